@@ -7,6 +7,7 @@ themselves (`per_frame`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -98,7 +99,7 @@ def protect(protector: Protector, clips: Tensor, *, name: str = "protector") -> 
     if out.shape != pixels.shape:
         raise PpferError(f"{name} returned shape {tuple(out.shape)} for clips of shape {tuple(pixels.shape)}; a protector keeps the shape")
     low, high = out.amin().item(), out.amax().item()
-    if not (low == low and high == high):
+    if math.isnan(low) or math.isnan(high):
         raise PpferError(f"{name} returned NaN")
     if low < -1e-4 or high > 1 + 1e-4:
         raise PpferError(f"{name} left [0, 1]: its values reach from {low:.3f} to {high:.3f}")

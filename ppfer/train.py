@@ -62,7 +62,7 @@ class Progress:
                 self.handle = display({"text/plain": line}, raw=True, display_id=True)
             else:
                 self.handle.update({"text/plain": line}, raw=True)
-        elif int(os.environ.get("RANK", 0)) == 0:
+        elif int(os.environ.get("RANK", "0")) == 0:
             print(line, flush=True)
 
 
@@ -89,7 +89,7 @@ class Batches:
         self.labels = [torch.as_tensor(np.asarray(y)).to(device) for y in labels]
         self.device, self.frames, self.augment = device, frames, augment
         self._epoch, self._order = -1, self.index
-        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
     def _clip_ids(self, step: int) -> Tensor:
         """The `batch` clips of this step: consecutive places in an endless row of shuffled epochs."""

@@ -1,0 +1,246 @@
+"""What a run is: a configuration, a folder of stage results, and the rule for when a result may be used again.
+
+``runs/<name>/<stage>/`` holds a stage's weights (safetensors), ``metrics.jsonl`` and ``manifest.json``. The manifest's
+key is a digest of the settings the stage depends on and of the keys of the stages it stands on; a result whose key
+still matches is loaded instead of made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppfer import __version__
+from ppfer.config import REPO, Config, PpferError, digest, to_dict
+
+
+class MissingInput(PpferError):
+    """A stage's result is not there yet; the message names the notebook that makes it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline.
+
+    Attributes:
+        name: folder under the run, e.g. "identity" or "recognizer/ppfer".
+        notebook: the notebook that makes it.
+        needs: stages whose results go in.
+        settings: everything else the result depends on; part of the key.
+        make: ``make(run, folder) -> summary``: does the work, leaves files in the folder.
+        load: ``load(run, folder) -> result``.
+    """
+
+    name: str
+    notebook: str
+    needs: tuple[str, ...]
+    settings: Any
+    make: Callable[[Run, Path], dict]
+    load: Callable[[Run, Path], Any]
+
+
+STAGES: dict[str, Callable[..., Stage]] = {}  # kind → function(config[, argument]) that describes the stage
+
+
+def define(function: Callable[..., Stage]) -> Callable[..., Stage]:
+    """Register a function that describes a stage under its own name; "kind/argument" passes the argument on."""
+    STAGES[function.__name__] = function
+    return function
+
+
+class Run:
+    """A configuration, its data and its results.
+
+    Args:
+        config: from `ppfer.config.load_config`.
+        runs_dir: parent of the run's folder.
+        device: default: CUDA if there, else CPU.
+
+    Attributes:
+        dir: ``runs_dir/<profile>[-<data folder>][-seed<n>]``.
+    """
+
+    def __init__(self, config: Config, runs_dir: str | Path = "runs", device: str | torch.device | None = None):
+        local = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        self.config = config
+        self.device = torch.device(device or (local if torch.cuda.is_available() else "cpu"))
+        self.dir = Path(runs_dir) / run_name(config)
+        self._results: dict[str, Any] = {}
+        self._keys: dict[str, str] = {}
+        self._tensors: dict[str, Tensor] = {}
+
+    # -- results -------------------------------------------------------------------------------------------------
+
+    def make(self, name: str) -> Any:
+        """The result of a stage, made now unless a matching one is there; its inputs must exist (`get`)."""
+        stage = self._stage(name)
+        folder, key = self.dir / name, self.key(name)
+        if self._manifest(name).get("key") != key:
+            self._begin(folder, key)
+            began = time.monotonic()
+            summary = stage.make(self, folder)
+            self._finish(stage, folder, key, summary, time.monotonic() - began)
+            self._results.pop(name, None)
+        return self.get(name)
+
+    def get(self, name: str) -> Any:
+        """The result of a finished stage.
+
+        Raises:
+            MissingInput: if it was never made or belongs to another configuration; names the notebook to run.
+        """
+        stage = self._stage(name)
+        manifest, key = self._manifest(name), self.key(name)
+        if manifest.get("key") != key:
+            why = "was made with other settings or inputs" if manifest else "does not exist yet"
+            raise MissingInput(f"{self.dir / name} {why}; run notebook {stage.notebook} with profile {self.config.profile} first")
+        if name not in self._results:
+            self._results[name] = stage.load(self, self.dir / name)
+        return self._results[name]
+
+    def has(self, name: str) -> bool:
+        """Whether a finished, matching result is there."""
+        try:
+            return self._manifest(name).get("key") == self.key(name)
+        except MissingInput:
+            return False
+
+    def summary(self, name: str) -> dict:
+        """What the stage's ``make`` returned, from its manifest."""
+        self.get(name)
+        return self._manifest(name)["summary"]
+
+    def metrics(self, name: str) -> list[dict]:
+        """Rows of the stage's ``metrics.jsonl``: step, loss and validation measures."""
+        return [json.loads(line) for line in (self.dir / name / "metrics.jsonl").read_text().splitlines()]
+
+    def key(self, name: str) -> str:
+        """Digest of the stage's settings and of the keys of all it stands on."""
+        if name not in self._keys:
+            stage = self._stage(name)
+            inputs = {need: self.key(need) for need in stage.needs}
+            self._keys[name] = digest({"stage": name, "settings": stage.settings, "inputs": inputs})
+        return self._keys[name]
+
+    def _stage(self, name: str) -> Stage:
+        kind, _, argument = name.partition("/")
+        if kind not in STAGES:
+            raise PpferError(f"unknown stage '{name}'; known: {', '.join(STAGES)}")
+        return STAGES[kind](self.config, argument) if argument else STAGES[kind](self.config)
+
+    def _manifest(self, name: str) -> dict:
+        path = self.dir / name / "manifest.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _begin(self, folder: Path, key: str) -> None:
+        """Keep what an interrupted attempt with the same key left behind; clear anything else."""
+        if not is_main():
+            return
+        mark = folder / "started.json"
+        if folder.exists() and (not mark.exists() or json.loads(mark.read_text())["key"] != key):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        mark.write_text(json.dumps({"key": key}))
+
+    def _finish(self, stage: Stage, folder: Path, key: str, summary: dict, seconds: float) -> None:
+        if not is_main():
+            return
+        manifest = {
+            "stage": stage.name, "key": key, "settings": stage.settings, "inputs": {n: self.key(n) for n in stage.needs},
+            "seed": self.config.seed, "profile": self.config.profile, "seconds": round(seconds, 2), "device": device_name(self.device),
+            "versions": versions(), "summary": summary,
+        }
+        write_json(folder / "manifest.json", manifest)
+
+    # -- data ----------------------------------------------------------------------------------------------------
+
+    @property
+    def table(self) -> Any:
+        """The table of the original clips (pandas): clip, actor, emotion, sentence, level, sex, age, race."""
+        return self.get("clips").table
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """Indices of the clips in "train", "val" and "test"."""
+        return self.get("split")
+
+    def classes(self, column: str) -> list[str]:
+        """Sorted values of a column: the order of the logits of any classifier over it."""
+        return self.get("clips").classes(column)
+
+    def labels(self, column: str) -> np.ndarray:
+        """(N,) int64 labels of the original clips."""
+        return self.get("clips").labels(column)
+
+    def tensor(self, name: str) -> Tensor:
+        """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; on the GPU if there is one."""
+        if name not in self._tensors:
+            self._tensors[name] = self.get(name).to(self.device)
+        return self._tensors[name]
+
+    def forget(self, name: str) -> None:
+        """Drop a store's pixels from memory."""
+        self._tensors.pop(name, None)
+        self._results.pop(name, None)
+
+
+def run_name(config: Config) -> str:
+    """Folder name of a run: the profile, the data if not the profile's own, the seed if not 0."""
+    from ppfer.config import PROFILES
+
+    name = config.profile
+    if config.data != PROFILES[config.profile].data:
+        name += "-" + Path(config.data).resolve().name
+    return name + (f"-seed{config.seed}" if config.seed else "")
+
+
+def data_path(path: str) -> Path:
+    """A data folder named in a config: as given if it exists, else relative to the repository."""
+    given = Path(path).expanduser()
+    return given if given.is_absolute() or given.exists() else REPO / given
+
+
+def is_main() -> bool:
+    """True in the one process that writes files."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def device_name(device: torch.device) -> str:
+    """E.g. "NVIDIA H100 80GB HBM3" or "CPU x86_64, 2 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Versions a result depends on."""
+    import torchvision
+
+    return {"ppfer": __version__, "python": platform.python_version(), "torch": torch.__version__,
+            "torchvision": torchvision.__version__, "numpy": np.__version__}
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1, default=str) + "\n")
+    partial.replace(path)
+
+
+def settings(config: Config, *names: str) -> dict:
+    """The named fields of a config as plain JSON types, for a stage's key."""
+    values = to_dict(config)
+    return {name: values[name] for name in names}
