@@ -80,7 +80,7 @@ class Config:
     seed: int = 0
     test: float = 0.3
     val: float = 0.1
-    split_by: str = ""  # "" closed set | a column whose values are held out, e.g. "sentence"
+    split_by: str = "auto"  # "" closed set | a column whose values are held out, e.g. "sentence" | "auto": see stages.split
     bands: Bands = field(default_factory=Bands)
     nets: Nets = field(default_factory=Nets)
     identity: Train = Train(400, 128, 3e-3)

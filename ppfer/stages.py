@@ -1,7 +1,7 @@
 """The stages of the method: small functions that wire config, data, networks and the loop together.
 
 Order: clips, wild, split → identity → pretrain → privacy (Algorithm 1) → protected/enhanced (G) → expression →
-compensation (Algorithm 2) → protected/ppfer (C) → recognizer/<protector> (F_u) and attack/<protector> (V_pl retrained).
+compensation (Algorithm 2) → protected/ppfer (C), and then what is trained on protected clips (`ppfer.tables`).
 Each function decorated with `define` describes one stage; `ppfer.run.Run` decides whether to make or load it.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ppfer import evaluate, nets, protect
 from ppfer.config import Config, PpferError, Train, digest, to_dict
-from ppfer.run import Run, Stage, data_path, define, is_main, settings, write_json
+from ppfer.run import Run, Stage, data_path, define, settings, write_json
 from ppfer.train import Batches, Progress, fit
 from ppfer.wavelets import BandSplit
 
@@ -100,14 +100,25 @@ def wild(config: Config) -> Stage:
 
 @define
 def split(config: Config) -> Stage:
-    """Train, validation and test parts: closed set, all actors on both sides (paper §4.1)."""
+    """Train, validation and test parts: closed set, all actors on both sides (paper §4.1).
+
+    ``split_by="auto"`` is the paper's random closed set, except for a metadata.csv folder in which every actor says
+    each of several sentences: there whole sentences are held out, so that no take of a test sentence is trained on.
+    """
     from ppfer import data
 
+    def column(run: Run) -> str | None:
+        if config.split_by != "auto":
+            return config.split_by or None
+        said = run.table.groupby("actor").sentence.agg(lambda s: frozenset(x for x in s if x))
+        plain_folder = not config.generate and (data_path(config.data) / "metadata.csv").is_file()
+        return "sentence" if plain_folder and said.nunique() == 1 and len(said.iloc[0]) > 2 else None
+
     def make(run: Run, folder: Path) -> dict:
-        parts = data.split(run.table, test=config.test, val=config.val, seed=config.seed, by=config.split_by or None)
+        parts = data.split(run.table, test=config.test, val=config.val, seed=config.seed, by=column(run))
         names = run.table.clip.to_numpy()
         write_json(folder / "split.json", {part: names[rows].tolist() for part, rows in parts.items()})
-        return {part: len(rows) for part, rows in parts.items()} | {"sha256": digest(json.loads((folder / "split.json").read_text()))}
+        return {part: len(rows) for part, rows in parts.items()} | {"held_out": column(run) or "", "sha256": digest(json.loads((folder / "split.json").read_text()))}
 
     def load(run: Run, folder: Path) -> dict[str, np.ndarray]:
         row = {name: i for i, name in enumerate(run.table.clip)}
@@ -152,33 +163,41 @@ def new_compensator(config: Config) -> nn.Module:
     """F_fc as the config names it; starts as (nearly) the identity."""
     from ppfer import uvit
 
-    return uvit.build_compensator(config.nets, config.size)
+    n = config.nets
+    if n.compensator == "pixel" and n.compensator_weights:
+        return uvit.PixelCompensator.transplant(n.compensator_weights, config.size, n.patch, n.heads)
+    if n.compensator == "pixel":
+        return uvit.PixelCompensator(config.size, n.patch, n.dim, n.depth, n.heads)
+    if n.compensator == "latent":
+        net = uvit.uvit_h2(n.compensator_weights or None, img_size=config.size // 8, checkpoint=True)
+        return uvit.LatentCompensator(net, uvit.load_autoencoder(n.autoencoder))
+    raise PpferError(f"unknown compensator '{n.compensator}'; known: pixel, latent")
 
 
-def _load(net: nn.Module, folder: Path, run: Run) -> nn.Module:
+def load_net(net: nn.Module, folder: Path, run: Run) -> nn.Module:
     """The best weights of a stage, frozen, on the run's device."""
     nets.load_weights(net, folder / "weights.safetensors")
     return nets.freeze(net.to(run.device))
 
 
-def _start(net: nn.Module, run: Run) -> nn.Module:
+def trainable(net: nn.Module, run: Run) -> nn.Module:
     """A trainable copy on the run's device."""
     return net.to(run.device).train().requires_grad_(True)
 
 
-def _seed(run: Run, name: str) -> int:
+def stage_seed(run: Run, name: str) -> int:
     """One seed per stage, from the run's seed: adding a stage does not change another's random numbers."""
     seed = int(digest({"seed": run.config.seed, "stage": name}), 16) % 2**31
     torch.manual_seed(seed)
     return seed
 
 
-def _fit(run: Run, folder: Path, name: str, objective: nn.Module, net: nn.Module, batches: Batches, train: Train, **keywords) -> dict:
+def fit_stage(run: Run, folder: Path, name: str, objective: nn.Module, net: nn.Module, batches: Batches, train: Train, **keywords) -> dict:
     return fit(objective.to(run.device), net, batches, train, folder, name=name, precision=run.config.precision,
                compile=run.config.compile, **keywords)
 
 
-def _batches(run: Run, name: str, index: np.ndarray, labels, train: Train, seed: int, *, frames: bool = True) -> Batches:
+def batches_of(run: Run, name: str, index: np.ndarray, labels, train: Train, seed: int, *, frames: bool = True) -> Batches:
     return Batches(run.tensor(name), index, labels, batch=train.batch, seed=seed, device=run.device, frames=frames, augment=train.augment)
 
 
@@ -228,20 +247,20 @@ def identity(config: Config) -> Stage:
     """A ResNet over identities, trained on the training clips (paper §4.2)."""
 
     def make(run: Run, folder: Path) -> dict:
-        seed, actors, pixels = _seed(run, "identity"), run.labels("actor"), run.tensor("clips")
-        net = _start(new_classifier(config, len(run.classes("actor"))), run)
+        seed, actors, pixels = stage_seed(run, "identity"), run.labels("actor"), run.tensor("clips")
+        net = trainable(new_classifier(config, len(run.classes("actor"))), run)
         bands, parts = band_split(config).to(run.device), run.parts
 
         def measure() -> dict[str, float]:
             return {"val_" + k: v.value for k, v in leak(run, net, pixels, parts["val"]).items()}
 
-        batches = _batches(run, "clips", parts["train"], actors, config.identity, seed, frames=not whole_clips(config))
-        summary = _fit(run, folder, "identity", IdentityObjective(net, bands), net, batches, config.identity, evaluate=measure,
+        batches = batches_of(run, "clips", parts["train"], actors, config.identity, seed, frames=not whole_clips(config))
+        summary = fit_stage(run, folder, "identity", IdentityObjective(net, bands), net, batches, config.identity, evaluate=measure,
                        score=lambda m: [-m["val_all_frames"]])
         return summary | {"test": {k: v.to_dict() for k, v in leak(run, net, pixels, parts["test"]).items()}}
 
     def load(run: Run, folder: Path) -> nn.Module:
-        return _load(new_classifier(config, len(run.classes("actor"))), folder, run)
+        return load_net(new_classifier(config, len(run.classes("actor"))), folder, run)
 
     needs = settings(config, "identity", "nets", "bands", "precision", "seed")
     needs["nets"] = {k: needs["nets"][k] for k in ("classifier", "classifier_weights")}
@@ -274,8 +293,8 @@ def pretrain(config: Config) -> Stage:
     """The U-Net that both enhancers start from, trained to reproduce its input."""
 
     def make(run: Run, folder: Path) -> dict:
-        seed, parts = _seed(run, "pretrain"), run.parts
-        net = _start(nets.UNet(width=config.nets.unet_width), run)
+        seed, parts = stage_seed(run, "pretrain"), run.parts
+        net = trainable(nets.UNet(width=config.nets.unet_width), run)
         objective = ReconstructionObjective(net, band_split(config).to(run.device))
         held = run.tensor("clips")[torch.as_tensor(parts["val"][:64])][:, ::4].to(run.device).float() / 255
         held = held if whole_clips(config) else held.flatten(0, 1)
@@ -284,11 +303,11 @@ def pretrain(config: Config) -> Stage:
         def measure() -> dict[str, float]:
             return {"val_l1": float(objective(held, None))}
 
-        batches = _batches(run, "clips", parts["train"], run.labels("actor"), config.pretrain, seed, frames=not whole_clips(config))
-        return _fit(run, folder, "pretrain", objective, net, batches, config.pretrain, evaluate=measure, score=lambda m: [m["val_l1"]])
+        batches = batches_of(run, "clips", parts["train"], run.labels("actor"), config.pretrain, seed, frames=not whole_clips(config))
+        return fit_stage(run, folder, "pretrain", objective, net, batches, config.pretrain, evaluate=measure, score=lambda m: [m["val_l1"]])
 
     def load(run: Run, folder: Path) -> nn.Module:
-        return _load(nets.UNet(width=config.nets.unet_width), folder, run)
+        return load_net(nets.UNet(width=config.nets.unet_width), folder, run)
 
     needs = settings(config, "pretrain", "bands", "precision", "seed") | {"unet_width": config.nets.unet_width}
     return Stage("pretrain", "04_privacy.ipynb", ("clips", "split"), needs, make, load)
@@ -361,19 +380,19 @@ def privacy(config: Config) -> Stage:
     """Algorithm 1: both enhancers against the frozen identity controller."""
 
     def make(run: Run, folder: Path) -> dict:
-        seed, controller, start = _seed(run, "privacy"), run.get("identity"), run.get("pretrain").state_dict()
+        seed, controller, start = stage_seed(run, "privacy"), run.get("identity"), run.get("pretrain").state_dict()
         enhancer = new_enhancer(config)
         for net in (enhancer.low, enhancer.high):
             net.load_state_dict(start)
-        _start(enhancer, run)
+        trainable(enhancer, run)
         objective = PrivacyObjective(enhancer, controller, config.privacy_loss, config.reconstruction)
-        batches = _batches(run, "clips", run.parts["train"], run.labels("actor"), config.privacy, seed, frames=not whole_clips(config))
+        batches = batches_of(run, "clips", run.parts["train"], run.labels("actor"), config.privacy, seed, frames=not whole_clips(config))
         rule = private_first(1 / len(run.classes("actor")), config.privacy_slack, "val_l1")
-        return _fit(run, folder, "privacy", objective, enhancer, batches, config.privacy, score=rule,
+        return fit_stage(run, folder, "privacy", objective, enhancer, batches, config.privacy, score=rule,
                     evaluate=_protected_check(run, enhancer, controller, run.tensor("clips")))
 
     def load(run: Run, folder: Path) -> nn.Module:
-        return _load(new_enhancer(config), folder, run)
+        return load_net(new_enhancer(config), folder, run)
 
     needs = settings(config, "privacy", "privacy_loss", "privacy_slack", "reconstruction", "precision", "seed")
     return Stage("privacy", "04_privacy.ipynb", ("identity", "pretrain"), needs, make, load)
@@ -414,12 +433,12 @@ def expression(config: Config) -> Stage:
     """C_fc: a ResNet over expressions, one random frame per in-the-wild clip, Surprise masked (paper §4.2)."""
 
     def make(run: Run, folder: Path) -> dict:
-        seed, store = _seed(run, "expression"), run.get("wild")
+        seed, store = stage_seed(run, "expression"), run.get("wild")
         labels = wild_labels(list(store.table.emotion), run.classes("emotion"))
         usable = np.flatnonzero(labels >= 0)
         order = np.random.default_rng(seed).permutation(usable)
         held, train = order[: len(order) // 8], order[len(order) // 8 :]
-        net = _start(new_classifier(config, len(run.classes("emotion"))), run)
+        net = trainable(new_classifier(config, len(run.classes("emotion"))), run)
 
         def measure() -> dict[str, float]:
             logits = evaluate.frame_logits(net, run.tensor("wild"), held, device=run.device, precision=config.precision)
@@ -427,13 +446,13 @@ def expression(config: Config) -> Stage:
             return {"val_accuracy": float(hits.float().mean()),
                     "val_loss": float(F.cross_entropy(logits.flatten(0, 1), torch.as_tensor(labels[held]).repeat_interleave(logits.shape[1])))}
 
-        batches = _batches(run, "wild", train, labels, config.expression, seed)
-        summary = _fit(run, folder, "expression", ClassificationObjective(net, config.expression.label_smoothing), net, batches,
+        batches = batches_of(run, "wild", train, labels, config.expression, seed)
+        summary = fit_stage(run, folder, "expression", ClassificationObjective(net, config.expression.label_smoothing), net, batches,
                        config.expression, evaluate=measure, score=lambda m: [m["val_loss"]])
         return summary | {"clips": len(usable), "masked": int((labels < 0).sum())}
 
     def load(run: Run, folder: Path) -> nn.Module:
-        return _load(new_classifier(config, len(run.classes("emotion"))), folder, run)
+        return load_net(new_classifier(config, len(run.classes("emotion"))), folder, run)
 
     needs = settings(config, "expression", "nets", "precision", "seed")
     needs["nets"] = {k: needs["nets"][k] for k in ("classifier", "classifier_weights")}
@@ -461,8 +480,8 @@ def compensation(config: Config) -> Stage:
     """Algorithm 2: the compensator on G under the frozen expression controller."""
 
     def make(run: Run, folder: Path) -> dict:
-        seed, validator, controller = _seed(run, "compensation"), run.get("identity"), run.get("expression")
-        net, parts = _start(new_compensator(config), run), run.parts
+        seed, validator, controller = stage_seed(run, "compensation"), run.get("identity"), run.get("expression")
+        net, parts = trainable(new_compensator(config), run), run.parts
         source, emotions = run.tensor("protected/enhanced"), run.labels("emotion")
         truth = torch.as_tensor(emotions[parts["val"]])
         leaks = _protected_check(run, lambda x: protect.per_frame(net, x), validator, source)
@@ -474,13 +493,13 @@ def compensation(config: Config) -> Stage:
             accuracy = (logits.argmax(-1) == truth[:, None]).float().mean()
             return leaks() | {"val_loss": float(loss), "val_accuracy": float(accuracy)}
 
-        batches = _batches(run, "protected/enhanced", parts["train"], emotions, config.compensation, seed)
+        batches = batches_of(run, "protected/enhanced", parts["train"], emotions, config.compensation, seed)
         rule = private_first(1 / len(run.classes("actor")), config.privacy_slack, "val_loss")
-        return _fit(run, folder, "compensation", CompensationObjective(net, controller), net, batches, config.compensation,
+        return fit_stage(run, folder, "compensation", CompensationObjective(net, controller), net, batches, config.compensation,
                     evaluate=measure, score=rule)
 
     def load(run: Run, folder: Path) -> nn.Module:
-        return _load(new_compensator(config), folder, run)
+        return load_net(new_compensator(config), folder, run)
 
     needs = settings(config, "compensation", "nets", "privacy_slack", "precision", "seed")
     return Stage("compensation", "05_compensation.ipynb", ("identity", "expression", "protected/enhanced"), needs, make, load)
@@ -491,170 +510,3 @@ def lambda_module(function: Callable[[Tensor], Tensor]) -> nn.Module:
     module = nn.Module()
     module.forward = function
     return module
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Protectors, and what is trained on the clips they make
-# --------------------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Protector:
-    """A row of the tables.
-
-    Attributes:
-        name: key, also the folder name.
-        title: as printed.
-        needs: stages it stands on.
-        build: ``build(run) -> clips → clips``.
-        what_ran: one line for the table: what exactly this is.
-        notebook: where its inputs are made.
-    """
-
-    name: str
-    title: str
-    needs: tuple[str, ...]
-    build: Callable[[Run], Callable[[Tensor], Tensor]]
-    what_ran: str
-    notebook: str = "05_compensation.ipynb"
-
-
-PROTECTORS: dict[str, Protector] = {}
-
-
-def register(protector: Protector) -> Protector:
-    """Add a protector to every table."""
-    PROTECTORS[protector.name] = protector
-    return protector
-
-
-register(Protector("none", "No privacy preservation", ("clips",), lambda run: protect.no_privacy, "the original clips"))
-register(Protector("enhanced", "PPFER without compensation (G)", ("privacy",), lambda run: run.get("privacy"),
-                   "Algorithm 1: one U-Net per band", "04_privacy.ipynb"))
-register(Protector("ppfer", "PPFER (C)", ("privacy", "compensation"),
-                   lambda run: protect.PPFER(run.get("privacy"), run.get("compensation")), "Algorithms 1 and 2: two U-Nets and a U-ViT"))
-
-
-def protector_named(name: str) -> Protector:
-    """The registered protector, or a sentence."""
-    if name not in PROTECTORS:
-        raise PpferError(f"unknown protector '{name}'; known: {', '.join(PROTECTORS)}")
-    return PROTECTORS[name]
-
-
-@define
-def protected(config: Config, name: str) -> Stage:
-    """All clips through a protector, as a ClipStore ("none" is the original store itself)."""
-    from ppfer.store import ClipStore
-
-    protector = protector_named(name)
-
-    def stream(run: Run):
-        progress = Progress(f"protected/{name}", len(run.table))
-        return protect.protect_all(protector.build(run), run.tensor("clips"), device=run.device, batch=16, name=name,
-                                   on_batch=progress.update)
-
-    def make(run: Run, folder: Path) -> dict:
-        if name == "none" or not config.keep_protected:
-            return {"what_ran": protector.what_ran}
-        source = run.get("clips")
-        if is_main():
-            ClipStore.from_array(folder / "store", stream(run), source.table, source={"protector": name, "clips": source.hash})
-        return {"what_ran": protector.what_ran}
-
-    def load(run: Run, folder: Path) -> object:
-        if name == "none":
-            return run.get("clips")
-        if not config.keep_protected:
-            return ClipStore.in_memory(torch.cat(list(stream(run))), run.table)
-        return ClipStore.open(folder / "store")
-
-    return Stage(f"protected/{name}", protector.notebook, ("clips", *protector.needs), settings(config, "keep_protected"), make, load)
-
-
-@define
-def recognizer(config: Config, name: str) -> Stage:
-    """F_u on a protector's clips: from scratch (or Kinetics) on the originals, from those weights on everything else."""
-    train = config.recognition if name == "none" else config.adaptation
-
-    def make(run: Run, folder: Path) -> dict:
-        seed, emotions, parts = _seed(run, f"recognizer/{name}"), run.labels("emotion"), run.parts
-        net = new_recognizer(config, len(run.classes("emotion")))
-        if name != "none":
-            net.load_state_dict(run.get("recognizer/none").state_dict())
-        _start(net, run)
-        pixels = run.tensor(f"protected/{name}")
-
-        def measure() -> dict[str, float]:
-            logits = evaluate.clip_logits(net, pixels, parts["val"], device=run.device, precision=config.precision)
-            truth = torch.as_tensor(emotions[parts["val"]])
-            return {"val_accuracy": float((logits.argmax(-1) == truth).float().mean()), "val_loss": float(F.cross_entropy(logits, truth))}
-
-        batches = _batches(run, f"protected/{name}", parts["train"], emotions, train, seed, frames=False)
-        return _fit(run, folder, f"recognizer/{name}", ClassificationObjective(net, train.label_smoothing), net, batches, train,
-                    evaluate=measure, score=lambda m: [-m["val_accuracy"], m["val_loss"]])
-
-    def load(run: Run, folder: Path) -> nn.Module:
-        return _load(new_recognizer(config, len(run.classes("emotion"))), folder, run)
-
-    needs = settings(config, "precision", "seed") | {"train": to_dict(train), "net": config.nets.recognizer, "weights": config.nets.recognizer_weights}
-    inputs = ("split", f"protected/{name}") + (() if name == "none" else ("recognizer/none",))
-    return Stage(f"recognizer/{name}", "06_recognition.ipynb", inputs, needs, make, load)
-
-
-@define
-def attack(config: Config, name: str) -> Stage:
-    """V_pl retrained on a protector's training clips: what an attacker with the protector in hand can still read."""
-
-    def make(run: Run, folder: Path) -> dict:
-        seed, actors, parts = _seed(run, f"attack/{name}"), run.labels("actor"), run.parts
-        net = new_classifier(config, len(run.classes("actor")))
-        net.load_state_dict(run.get("identity").state_dict())
-        _start(net, run)
-        pixels = run.tensor(f"protected/{name}")
-
-        def measure() -> dict[str, float]:
-            return {"val_" + k: v.value for k, v in leak(run, net, pixels, parts["val"]).items()}
-
-        batches = _batches(run, f"protected/{name}", parts["train"], actors, config.attack, seed)
-        return _fit(run, folder, f"attack/{name}", ClassificationObjective(net), net, batches, config.attack, evaluate=measure,
-                    score=lambda m: [-m["val_all_frames"]])
-
-    def load(run: Run, folder: Path) -> nn.Module:
-        return _load(new_classifier(config, len(run.classes("actor"))), folder, run)
-
-    return Stage(f"attack/{name}", "07_leakage.ipynb", ("split", "identity", f"protected/{name}"),
-                 settings(config, "attack", "precision", "seed"), make, load)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Measures of a protector
-# --------------------------------------------------------------------------------------------------------------------
-
-
-def measure_leakage(run: Run, name: str, *, retrained: bool = False, part: str = "test") -> dict[str, evaluate.Rate]:
-    """PLR of a protector's clips under the frozen validator, or under the one retrained on its training clips."""
-    validator = run.get(f"attack/{name}" if retrained else "identity")
-    pixels, index, train = run.tensor(f"protected/{name}"), run.parts[part], run.parts["train"]
-    logits = evaluate.frame_logits(validator, pixels, index, device=run.device, precision=run.config.precision)
-    actors = run.labels("actor")
-    rates = evaluate.leakage(logits, actors[index], seed=run.config.seed)
-    seen = evaluate.frame_logits(validator, pixels, train, device=run.device, precision=run.config.precision)
-    return rates | {"remapped": evaluate.remapped_leakage(seen, actors[train], logits, actors[index])}
-
-
-def measure_accuracy(run: Run, name: str, *, retrained: bool = True, part: str = "test") -> dict[str, evaluate.Rate]:
-    """Recall per expression and "average" on a protector's clips; F_u trained on them, or (frozen) on the originals."""
-    net = run.get(f"recognizer/{name}" if retrained else "recognizer/none")
-    index = run.parts[part]
-    logits = evaluate.clip_logits(net, run.tensor(f"protected/{name}"), index, device=run.device, precision=run.config.precision)
-    return evaluate.per_class(logits, run.labels("emotion")[index], run.classes("emotion"))
-
-
-def table_row(run: Run, name: str) -> dict:
-    """One row of Table 1: both protocols of both measures."""
-    protector = protector_named(name)
-    frozen, retrained = measure_leakage(run, name), measure_leakage(run, name, retrained=True)
-    return {"approach": protector.title, "what_ran": protector.what_ran, "plr": frozen["random_frame"],
-            "plr_retrained": retrained["random_frame"], "acc": measure_accuracy(run, name)["average"],
-            "acc_frozen": measure_accuracy(run, name, retrained=False)["average"]}
