@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ppfer.config import PpferError
+from ppfer.train import Progress
 from ppfer.wavelets import BandSplit
 
 Protector = Callable[[Tensor], Tensor]
@@ -115,3 +117,48 @@ def protect_all(protector: Protector, clips: Tensor, *, device: torch.device, ba
         yield protect(protector, clips[start : start + batch].to(device), name=name)
         if on_batch:
             on_batch(min(len(clips), start + batch))
+
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".flv", ".m4v")
+
+
+def protect_videos(protector: Protector, source: Path, out: Path, *, size: int, device: torch.device, chunk: int = 16) -> list[Path]:
+    """Protect a video file, or every video of a folder, frame for frame; sound is dropped, since a voice names its speaker.
+
+    Args:
+        protector: clips → clips.
+        source: a video or a folder.
+        out: folder for ``<name>.mp4``; sub-folders are kept.
+        size: side of the square centre crop the protector was trained at; the output has this size.
+        chunk: frames per pass.
+
+    Returns:
+        The files written.
+
+    Raises:
+        PpferError: if there is no video, or one cannot be read (the others are still written).
+    """
+    from ppfer.store import read_video, square, write_video
+
+    root = source if source.is_dir() else source.parent
+    files = sorted(p for p in source.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES) if source.is_dir() else [source]
+    if not files:
+        raise PpferError(f"there is no video in {source} ({', '.join(VIDEO_SUFFIXES)})")
+    written, failed = [], []
+    progress = Progress("protecting", len(files))
+    for count, path in enumerate(files, 1):
+        try:
+            frames, fps = read_video(path)
+        except PpferError as error:
+            failed.append(str(error))
+            continue
+        frames = square(frames, size)  # (T, 3, S, S) uint8
+        length = len(frames)
+        frames = torch.cat([frames, frames[-1:].expand(-length % chunk, -1, -1, -1)])  # whole chunks: time-axis bands need them
+        clips = frames.view(-1, chunk, 3, size, size)  # (chunks, chunk, 3, S, S)
+        done = torch.cat([part.cpu() for part in protect_all(protector, clips, device=device, batch=4, name="protector")])
+        written.append(write_video((out / path.relative_to(root)).with_suffix(".mp4"), done.flatten(0, 1)[:length], fps))
+        progress.update(count, path.name)
+    if failed:
+        raise PpferError(f"{len(failed)} of {len(files)} videos could not be read: " + "; ".join(failed[:5]))
+    return written

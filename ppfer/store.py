@@ -1,32 +1,57 @@
 """Video in, arrays out: read and write one video, decode a data set once into a memory-mapped ClipStore.
 
-Nothing else in the package opens a video file.
+Nothing else in the package opens a video file. Decoding happens in child processes, because some damaged files make
+the decoder hang or crash; torch and pandas are imported where they are used, so that those children start quickly.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
+import json
 import os
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
 
 from ppfer.config import PpferError
 
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from ppfer.data import Index
 
 LFS_MAGIC = b"version https://git-lfs"
+WHOLE = 0.75  # a video whose packets cover less of the duration its header declares counts as truncated
 
 
-def _require_file(path: Path) -> None:
-    """Raises PpferError when `path` is missing, empty or a Git-LFS pointer, before a decoder sees it."""
+# --- one video ------------------------------------------------------------------------------------------------------
+
+
+def file_fault(path: Path) -> str | None:
+    """Says what is wrong with a file before any decoder sees it: a reason that completes "<path> ...", or None."""
     if not path.is_file():
-        raise PpferError(f"{path} does not exist")
+        return "does not exist"
     if path.stat().st_size == 0:
-        raise PpferError(f"{path} is empty (0 bytes)")
+        return "is empty (0 bytes)"
     with path.open("rb") as file:
         if file.read(len(LFS_MAGIC)) == LFS_MAGIC:
-            raise PpferError(f"{path} is a Git-LFS pointer; run: git lfs pull")
+            return "is a Git-LFS pointer; run: git lfs pull"
+    return None
 
 
 def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
@@ -42,16 +67,18 @@ def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
         PpferError: the file is missing, empty, a Git-LFS pointer, or holds no frame that can be decoded.
     """
     import av
+    import torch
 
     path = Path(path)
-    _require_file(path)
+    if fault := file_fault(path):
+        raise PpferError(f"{path} {fault}")
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             rate = float(stream.average_rate or stream.guessed_rate or 25)
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     except (av.FFmpegError, IndexError) as error:
-        raise PpferError(f"{path} cannot be decoded: {error}") from error
+        raise PpferError(f"{path} cannot be decoded: it is damaged or no video") from error
     if not frames:
         raise PpferError(f"{path} holds no video frame")
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(), rate  # (T, 3, H, W)
@@ -74,15 +101,13 @@ def write_video(path: str | Path, frames: torch.Tensor | np.ndarray, fps: float 
     """
     import av
 
-    path, frames = Path(path), torch.as_tensor(frames).detach().cpu()
+    path, frames = Path(path), _as_uint8(frames)
     if frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
         raise PpferError(f"a video is frames of shape (T, 3, H, W) with T >= 1, not {tuple(frames.shape)}")
-    if frames.is_floating_point():
-        frames = (frames.float().clamp(0, 1) * 255).round().to(torch.uint8)
     height, width = frames.shape[2:]
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(partial), "w") as container:
             h264 = "libx264" in av.codecs_available
             stream = container.add_stream("libx264" if h264 else "mpeg4", rate=Fraction(fps).limit_denominator(1001))
@@ -94,7 +119,7 @@ def write_video(path: str | Path, frames: torch.Tensor | np.ndarray, fps: float 
                 stream.options = {"crf": str(crf)}
             else:
                 stream.bit_rate = max(200_000, int(0.3 * height * width * fps))
-            for frame in frames.permute(0, 2, 3, 1).contiguous().numpy():  # (H, W, 3)
+            for frame in np.ascontiguousarray(frames.transpose(0, 2, 3, 1)):  # (H, W, 3)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(stream.encode())
         os.replace(partial, path)
@@ -103,3 +128,479 @@ def write_video(path: str | Path, frames: torch.Tensor | np.ndarray, fps: float 
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _as_uint8(frames: torch.Tensor | np.ndarray) -> np.ndarray:
+    """uint8 as it is; float in [0, 1] (clamped) rounded to [0, 255]. Takes tensors of any device."""
+    if not isinstance(frames, np.ndarray):
+        frames = frames.detach().float().cpu().numpy() if frames.is_floating_point() else frames.cpu().numpy()
+    return frames if frames.dtype == np.uint8 else np.round(np.clip(frames, 0, 1) * 255).astype(np.uint8)
+
+
+def sample_positions(count: int, frames: int) -> list[int]:
+    """Mid-points of `frames` equal segments of a clip of `count` frames; a shorter clip repeats frames."""
+    return [(2 * i + 1) * count // (2 * frames) for i in range(frames)]
+
+
+def decode_clip(
+    path: str | Path, frames: int = 16, size: int = 96, crop: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
+    """Decodes a clip to a fixed shape: frames at uniform segment mid-points, cropped square, resized by area.
+
+    Args:
+        path: a video file, or a folder of numbered pictures (DFEW), taken in numeric order.
+        frames: frames to keep, T. A shorter clip repeats frames.
+        size: side S of the result in pixels. Where the crop already has this size, pixels are passed through.
+        crop: box (left, top, right, bottom) in pixels; the largest centred square by default.
+
+    Returns:
+        (T, 3, S, S) uint8, RGB.
+
+    Raises:
+        PpferError: the file is missing, empty, a Git-LFS pointer, truncated, not decodable, or has one frame only.
+    """
+    path = Path(path)
+    load = _load_pictures if path.is_dir() else _load_video
+    if not path.is_dir() and (fault := file_fault(path)):
+        raise PpferError(f"{path} {fault}")
+    return np.stack([_square(picture, size, crop) for picture in load(path, frames)])
+
+
+def _load_video(path: Path, frames: int) -> np.ndarray:
+    import av
+    import decord
+
+    try:  # a look at the packets first: decord hangs on some files that end early, or takes them for whole
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            declared = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
+            packets = [p for p in container.demux(stream) if p.size and p.dts is not None]
+            ends = [float((p.dts + (p.duration or 0)) * stream.time_base) for p in packets]
+            present = max(ends) - float(packets[0].dts * stream.time_base) if packets else 0.0
+    except (av.FFmpegError, IndexError) as error:
+        raise PpferError(f"{path} cannot be decoded: it is damaged or no video") from error
+    if present < WHOLE * declared:
+        raise PpferError(f"{path} is truncated: it holds {present:.1f} of {declared:.1f} s")
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        reader = decord.VideoReader(str(path), num_threads=1)
+        if len(reader) > 1:
+            return reader.get_batch(sample_positions(len(reader), frames)).asnumpy()  # (T, H, W, 3)
+    except (RuntimeError, decord.DECORDError) as error:
+        raise PpferError(f"{path} cannot be decoded: its frames are damaged") from error
+    raise PpferError(f"{path} has one frame only")
+
+
+def _load_pictures(folder: Path, frames: int) -> Iterator[np.ndarray]:
+    from PIL import Image
+
+    names = [f for f in folder.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png")]
+    names.sort(key=lambda f: (int("".join(re.findall(r"\d", f.stem)) or -1), f.name))  # 10.jpg after 9.jpg
+    if len(names) < 2:
+        raise PpferError(f"{folder} {'has one frame only' if names else 'holds no picture'}")
+    for position in sample_positions(len(names), frames):
+        try:
+            with Image.open(names[position]) as picture:
+                yield np.asarray(picture.convert("RGB"))
+        except (OSError, SyntaxError) as error:
+            raise PpferError(f"{folder} cannot be decoded: {names[position].name} is damaged") from error
+
+
+def _square(picture: np.ndarray, size: int, crop: tuple[float, float, float, float] | None) -> np.ndarray:
+    """(H, W, 3) to (3, size, size)."""
+    from PIL import Image
+
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = crop or (left, top, left + side, top + side)
+    if box == (0, 0, size, size) == (0, 0, width, height):
+        return picture.transpose(2, 0, 1)
+    area = Image.Resampling.BOX if box[2] - box[0] >= size else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(picture).resize((size, size), area, box=box)).transpose(2, 0, 1)
+
+
+# --- many videos: child processes that may hang or crash --------------------------------------------------------------
+
+
+def _serve() -> None:
+    """A child process: reads one JSON request a line, answers with a JSON line (the fault, or "") and the raw frames."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    with os.fdopen(os.dup(1), "wb") as reply:
+        os.dup2(2, 1)  # whatever a decoder prints must not end up in the reply
+        reply.write(b"ready\n")
+        reply.flush()
+        for request in sys.stdin:
+            path, frames, size = json.loads(request)
+            fault, clip = "", b""
+            try:
+                clip = decode_clip(path, frames, size).tobytes()
+            except PpferError as error:
+                fault = str(error).removeprefix(f"{path} ")
+            except Exception as error:  # a decoder's surprise rejects this file, not the run
+                fault = f"cannot be decoded: {type(error).__name__}"
+            reply.write(json.dumps(fault).encode() + b"\n" + clip)
+            reply.flush()
+
+
+class _Decoder:
+    """A child process that decodes one file after another; a file that hangs or crashes it costs only itself."""
+
+    command = (sys.executable, "-c", "from ppfer.store import _serve; _serve()")
+
+    def __init__(self, frames: int, size: int, timeout: float) -> None:
+        self.frames, self.size, self.timeout = frames, size, timeout
+        self.process: subprocess.Popen[bytes] | None = None
+        self.stopped = False
+
+    def __call__(self, path: str) -> np.ndarray | str:
+        """The clip (T, 3, S, S), or the reason why there is none."""
+        if self.process is None and not self._start():
+            return "was not decoded: stopped"
+        late = threading.Event()
+        timer = threading.Timer(self.timeout, lambda: (late.set(), self.process.kill()))
+        timer.start()
+        try:
+            self.process.stdin.write(json.dumps([path, self.frames, self.size]).encode() + b"\n")
+            self.process.stdin.flush()
+            fault = json.loads(self.process.stdout.readline())
+            count = self.frames * 3 * self.size**2
+            clip = b"" if fault else self.process.stdout.read(count)
+            return fault or np.frombuffer(clip, np.uint8).reshape(self.frames, 3, self.size, self.size)
+        except (ValueError, BrokenPipeError):  # the child is gone: nothing, or half an answer, came back
+            code = self.process.wait()
+            self.process = None
+            return f"hung the decoder: {self.timeout:g} s" if late.is_set() else f"crashed the decoder: exit {code}"
+        finally:
+            timer.cancel()
+
+    def _start(self) -> bool:
+        if not self.stopped:
+            places = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
+            )
+            if self.process.stdout.readline() != b"ready\n" and not self.stopped:
+                raise PpferError("the video decoder does not start; try: python -c 'import av, decord, PIL'")
+        return not self.stopped
+
+    def stop(self) -> None:
+        self.stopped = True
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+def _decode_all(
+    paths: list[str], frames: int, size: int, workers: int, timeout: float
+) -> Iterator[np.ndarray | str]:
+    """Decodes `paths` in `workers` child processes; yields clips or reasons in the order of `paths`."""
+    decoders = [_Decoder(frames, size, timeout) for _ in range(max(1, min(workers, len(paths))))]
+    idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
+    for decoder in decoders:
+        idle.put(decoder)
+
+    def decode(path: str) -> np.ndarray | str:
+        decoder = idle.get()
+        try:
+            return decoder(path)
+        finally:
+            idle.put(decoder)
+
+    pool, pending = ThreadPoolExecutor(len(decoders)), deque()
+    try:
+        for path in paths:
+            pending.append(pool.submit(decode, path))
+            if len(pending) > 8 * len(decoders):  # bounded: clips wait in memory
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for decoder in decoders:
+            decoder.stop()
+        pool.shutdown()
+
+
+# --- the store ------------------------------------------------------------------------------------------------------
+
+
+class ClipStore:
+    """Clips of one shape, decoded once: `clips.npy` (memory-mapped), `table.csv`, `rejected.csv`, `manifest.json`.
+
+    The manifest is written last and atomically: a folder without one holds no store, however much is in it.
+
+    Attributes:
+        clips: (N, T, 3, H, W) uint8 memory map, read-only.
+        table: DataFrame of N rows in the clips' order, every column text (see `ppfer.data.Index`).
+        rejected: DataFrame (path, reason) of all that was found and is not in the store.
+        manifest: shape, hash, and `source`: where the clips come from.
+        hash: sha256 of the clips and of the table without its paths: equal clips and labels, equal hash.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        import pandas as pd
+
+        self.folder = Path(folder)
+        try:
+            self.manifest = json.loads((self.folder / "manifest.json").read_text())
+            self.clips = np.load(self.folder / "clips.npy", mmap_mode="r")
+            self.table, self.rejected = (
+                pd.read_csv(self.folder / name, dtype=str, keep_default_na=False)
+                for name in ("table.csv", "rejected.csv")
+            )
+        except FileNotFoundError as error:
+            raise PpferError(f"{self.folder} holds no finished clip store ({Path(error.filename).name} is missing)")
+        except ValueError as error:
+            raise PpferError(f"{self.folder} holds a damaged clip store; delete it and decode again") from error
+        if list(self.clips.shape) != self.manifest["shape"] or len(self.table) != len(self.clips):
+            raise PpferError(f"{self.folder} holds a damaged clip store; delete it and decode again")
+        self.hash: str = self.manifest["hash"]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> ClipStore:
+        """Opens a finished store; PpferError when there is none, or it is damaged."""
+        return cls(folder)
+
+    @classmethod
+    def build(
+        cls,
+        index: Index,
+        folder: str | Path,
+        *,
+        frames: int = 16,
+        size: int = 96,
+        workers: int = 2,
+        progress: Callable[[int, int], None] | None = None,
+        timeout: float = 60.0,
+        max_rejected: float = 0.5,
+    ) -> ClipStore:
+        """Decodes every clip of an index, or opens the store if it was built from the same files with the same shape.
+
+        Interrupted at any point, the next call goes on after the last clip written. Clips that cannot be decoded are
+        left out and listed with their reason in `.rejected`; show `.summary()` before training.
+
+        Args:
+            index: what `ppfer.data.index` found.
+            folder: where the store lives.
+            frames: T, frames per clip.
+            size: H = W, pixels.
+            workers: child processes that decode.
+            progress: called with (clips done, clips in all) after each clip.
+            timeout: seconds after which a file counts as hanging and is rejected.
+            max_rejected: share of the videos found that may be rejected.
+
+        Raises:
+            PpferError: more than `max_rejected` of the videos found were rejected, none is left, or the disk is full.
+        """
+        import pandas as pd
+
+        folder, table = Path(folder), index.table
+        request = _request(index, frames, size)
+        with _writing(folder):
+            if (store := cls._finished(folder)) and store.manifest["source"].get("request") == request:
+                return store
+            log = folder / "decoded.jsonl"  # first line the request, then a line per clip: its fault, or ""
+            faults = _faults_so_far(log, request)
+            kept = faults.count("")
+            with _ClipFile(folder, (frames, 3, size, size), len(table), kept) as clips:
+                if clips.rows < kept or not faults:  # nothing to resume from
+                    faults, clips.rows = [], 0
+                    log.write_text(json.dumps(request) + "\n")
+                paths = list(table["path"])[len(faults) :]
+                with contextlib.closing(_decode_all(paths, frames, size, workers, timeout)) as decoded, log.open("a") as lines:
+                    for clip in decoded:
+                        if not isinstance(clip, str):
+                            clips.append(clip)
+                        faults.append(clip if isinstance(clip, str) else "")
+                        lines.write(json.dumps(faults[-1]) + "\n")
+                        lines.flush()
+                        if progress:
+                            progress(len(faults), len(table))
+                good = np.array([not fault for fault in faults], bool)
+                failed = pd.DataFrame({"path": table["path"], "reason": faults})[~good]
+                failed["path"] = [os.path.relpath(path, index.root) for path in failed["path"]]
+                rejected = pd.concat([index.rejected, failed], ignore_index=True)
+                found = len(table) + len(index.rejected)
+                rejected.to_csv(folder / "rejected.csv", index=False)
+                if not good.any() or len(rejected) > max_rejected * found:
+                    from ppfer.data import count_reasons
+
+                    raise PpferError(
+                        f"{len(rejected)} of the {found} videos found in {index.root} were rejected, more than the "
+                        f"{max_rejected:.0%} allowed; {folder / 'rejected.csv'} lists them:\n{count_reasons(rejected)}"
+                    )
+                source = {"kind": index.kind, "request": request, "found": found, "rejected": len(rejected)}
+                clips.finish(table[good], source)
+            log.unlink()
+        return cls(folder)
+
+    @classmethod
+    def from_array(
+        cls,
+        folder: str | Path,
+        clips: Iterable[torch.Tensor | np.ndarray],
+        table: pd.DataFrame,
+        source: dict | None = None,
+    ) -> ClipStore:
+        """Writes clips made elsewhere (protected, compensated) as a store.
+
+        Args:
+            folder: where the store lives; a store already there is replaced.
+            clips: yields clips (T, 3, H, W) or batches (B, T, 3, H, W), in the table's order, all of one shape: uint8,
+                or float in [0, 1] (clamped and rounded). On any device. It may be lazy.
+            table: one row per clip.
+            source: what to note in the manifest: where the clips come from. JSON types only.
+
+        Raises:
+            PpferError: as many clips as rows did not come, shapes differ, or the disk is full. Nothing is left then
+                that could be taken for a store.
+        """
+        import pandas as pd
+
+        folder = Path(folder)
+        with _writing(folder):
+            with contextlib.ExitStack() as stack:
+                file = None
+                for item in clips:
+                    item = _as_uint8(item)
+                    for clip in item if item.ndim == 5 else item[None]:
+                        file = file or stack.enter_context(_ClipFile(folder, clip.shape, len(table)))
+                        file.append(clip)
+                if file is None or file.rows != len(table):
+                    raise PpferError(f"{file.rows if file else 0} clips came for a table of {len(table)} rows")
+                pd.DataFrame(columns=["path", "reason"]).to_csv(folder / "rejected.csv", index=False)
+                file.finish(table, source or {})
+        return cls(folder)
+
+    @classmethod
+    def _finished(cls, folder: Path) -> ClipStore | None:
+        try:
+            return cls(folder)
+        except PpferError:
+            return None
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def classes(self, column: str) -> list[str]:
+        """The sorted values of a column: class k of `labels(column)` is `classes(column)[k]`."""
+        return sorted(self.table[column].unique())
+
+    def labels(self, column: str) -> np.ndarray:
+        """(N,) int64: the class of each clip in `classes(column)`."""
+        return np.searchsorted(np.array(self.classes(column)), self.table[column].to_numpy(str)).astype(np.int64)
+
+    def to(self, device: str | torch.device) -> torch.Tensor:
+        """All clips, (N, T, 3, H, W) uint8. On the CPU the memory map itself: pages are read as they are used."""
+        import torch
+
+        return torch.from_numpy(np.load(self.folder / "clips.npy", mmap_mode="c")).to(device)  # "c": writes stay private
+
+    def summary(self) -> str:
+        """What is in the store and what is not, in a few lines, to be shown before training."""
+        from ppfer.data import describe
+
+        count, frames, _, height, width = self.clips.shape
+        head = f"{self.folder}: {count} clips of {frames} frames, {height}x{width}"
+        return describe(head, self.table, self.rejected)
+
+
+class _ClipFile:
+    """clips.npy while it grows: rows of one shape, appended in order, the header last."""
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], expected: int, kept: int = 0) -> None:
+        self.folder, self.shape, self.row = folder, tuple(shape), int(np.prod(shape))
+        if len(shape) != 4:
+            raise PpferError(f"a clip has the shape (T, 3, H, W), not {self.shape}")
+        path = folder / "clips.npy"
+        (folder / "manifest.json").unlink(missing_ok=True)
+        if not kept:
+            path.unlink(missing_ok=True)  # not truncated: a map of the old file may still be open
+        path.touch()
+        self.file: BinaryIO = path.open("r+b")
+        self.start = self._header(expected)
+        present = max(0, path.stat().st_size - self.start)
+        self.rows = min(kept, present // self.row)
+        needed, free = expected * self.row - present, shutil.disk_usage(folder).free
+        if needed > free:
+            raise PpferError(
+                f"the disk of {folder} is too full: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; "
+                "free some, choose fewer or smaller frames, or another folder"
+            )
+
+    def _header(self, rows: int) -> int:
+        """Writes the header; its length does not depend on `rows` (NumPy pads it so that the first axis can grow)."""
+        self.file.seek(0)
+        header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *self.shape)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+        return self.file.tell()
+
+    def append(self, clip: np.ndarray) -> None:
+        if clip.shape != self.shape:
+            raise PpferError(f"a clip of shape {clip.shape} came among clips of shape {self.shape}")
+        self.file.seek(self.start + self.rows * self.row)
+        self.file.write(np.ascontiguousarray(clip))
+        self.file.flush()
+        self.rows += 1
+
+    def finish(self, table: pd.DataFrame, source: dict) -> None:
+        """Writes header, table and, last, the manifest."""
+        self._header(self.rows)
+        self.file.truncate(self.start + self.rows * self.row)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        digest = hashlib.sha256(table.drop(columns="path", errors="ignore").to_csv(index=False).encode())
+        self.file.seek(self.start)
+        while block := self.file.read(1 << 24):
+            digest.update(block)
+        table.to_csv(self.folder / "table.csv", index=False)
+        manifest = {"shape": [self.rows, *self.shape], "hash": digest.hexdigest(), "source": source}
+        partial = self.folder / "manifest.json.partial"
+        partial.write_text(json.dumps(manifest, indent=1) + "\n")
+        os.replace(partial, self.folder / "manifest.json")
+
+    def __enter__(self) -> _ClipFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def _request(index: Index, frames: int, size: int) -> dict:
+    """What a store is built from: the files with sizes and times, their labels, and the shape asked for."""
+    digest = hashlib.sha256(index.table.drop(columns="path").to_csv(index=False).encode())
+    for path in index.table["path"]:
+        stat = os.stat(path)
+        digest.update(f"{os.path.relpath(path, index.root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    digest.update(index.rejected.to_csv(index=False).encode())
+    return {"files": digest.hexdigest(), "frames": frames, "size": size}
+
+
+def _faults_so_far(log: Path, request: dict) -> list[str]:
+    """The faults ("" for none) of the clips already decoded for this request; a half-written last line is dropped."""
+    whole = [line for line in log.read_text().splitlines(True) if line.endswith("\n")] if log.exists() else []
+    if not whole or json.loads(whole[0]) != request:
+        return []
+    log.write_text("".join(whole))
+    return [json.loads(line) for line in whole[1:]]
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """One writer of a store at a time, and disk trouble as a sentence."""
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PpferError(f"the disk of {folder} is full; free some and run again, it goes on from here") from error
+        raise PpferError(f"{folder} cannot be written: {error}") from error

@@ -445,8 +445,8 @@ def _analyse(x: Tensor, plan: _Plan) -> list[Tensor]:
     details = []
     for step in plan.steps:
         bands = {"": x}
-        for dim, matrices in zip(plan.dims, step):
-            bands = {k + s: y for k, v in bands.items() for s, y in zip("ad", _split_axis(v, dim, matrices))}
+        for dim, matrices in zip(reversed(plan.dims), reversed(step)):  # last axis first: no copies between products
+            bands = {s + k: y for k, v in bands.items() for s, y in zip("ad", _split_axis(v, dim, matrices))}
         x = bands["a" * len(plan.dims)]
         details = [bands[key] for key in plan.keys] + details
     return [x, *details]
@@ -467,8 +467,8 @@ def _synthesise(raw: list[Tensor], plan: _Plan) -> Tensor:
     for step in reversed(plan.steps):
         bands = dict(zip(plan.keys, details)) | {"a" * len(plan.dims): x}
         details = details[len(plan.keys) :]
-        for dim, matrices in zip(reversed(plan.dims), reversed(step)):
-            bands = {k: _merge_axis(bands[k + "a"], bands[k + "d"], dim, matrices) for k in {k[:-1]: 0 for k in bands}}
+        for dim, matrices in zip(plan.dims, step):
+            bands = {k: _merge_axis(bands["a" + k], bands["d" + k], dim, matrices) for k in sorted({k[1:] for k in bands})}
         x = bands[""]
     return x
 

@@ -1,0 +1,35 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+export MPLBACKEND ?= Agg
+
+.PHONY: run test tables lab notebooks bench install clean
+
+run: install  ## the whole method on the shipped clips: notebooks 00-07 and 12
+	$(BIN)/ppfer run
+
+tables: install  ## every comparison: notebooks 08-11 (after make run)
+	$(BIN)/ppfer run --notebooks tables
+
+test: install  ## the tests, every notebook under profile smoke among them
+	$(BIN)/python -m pytest
+
+lab: install  ## JupyterLab on localhost
+	$(BIN)/jupyter lab --ip localhost notebooks
+
+notebooks: install  ## execute all notebooks and keep their outputs, for a commit
+	$(BIN)/ppfer run --notebooks all --in-place
+
+bench: install  ## side-by-side benchmarks; writes figures/bench
+	$(BIN)/python tests/bench/bench_bands.py
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else \"Python 3.11 or newer is needed, this is \" + sys.version)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[test,bench]"
+	touch $@
+
+clean:  ## remove the environment and all results
+	rm -rf $(VENV) runs
