@@ -1,0 +1,139 @@
+"""The loop: batches are a function of the step, a resumed run equals an uninterrupted one, frozen stays frozen."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ppfer import nets
+from ppfer.config import PpferError, Train
+from ppfer.stages import ClassificationObjective
+from ppfer.train import Batches, augment, fit, learning_rate
+
+CPU = torch.device("cpu")
+
+
+def toy(frames: bool = True, **keywords) -> Batches:
+    pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return Batches(pixels, np.arange(1, 9), np.arange(10) % 3, batch=3, seed=5, device=CPU, frames=frames, **keywords)
+
+
+def small_net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+def test_every_epoch_visits_each_clip_once():
+    batches = toy()
+    ids = torch.cat([batches._clip_ids(step) for step in range(8)])  # 24 places = 3 epochs of 8
+    for epoch in ids.view(3, 8):
+        assert sorted(epoch.tolist()) == list(range(1, 9))
+    assert ids[:8].tolist() != ids[8:16].tolist()
+
+
+def test_batches_depend_on_the_step_alone():
+    forward, backward = toy(), toy()
+    later = [backward(step) for step in (5, 2, 0)]
+    for step, batch in zip((5, 2, 0), later, strict=True):
+        for a, b in zip(forward(step), batch, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("frames", "shape"), [(True, (3, 3, 16, 16)), (False, (3, 4, 3, 16, 16))])
+def test_batch_shapes_and_range(frames, shape):
+    pixels, labels = toy(frames)(0)
+    assert pixels.shape == shape and labels.shape == (3,)
+    assert 0 <= pixels.min() and pixels.max() <= 1
+
+
+def test_processes_share_a_batch_out(monkeypatch):
+    whole = toy()
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    parts = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        parts.append(toy()(4))
+    for i, tensor in enumerate(whole(4)):
+        torch.testing.assert_close(torch.cat([p[i] for p in parts]), tensor, rtol=0, atol=0)
+
+
+def test_augment_without_flip_gain_or_shift_is_the_identity():
+    x = torch.rand(2, 5, 3, 32, 32)
+    same = augment(x, torch.zeros(2, dtype=torch.bool), torch.ones(2), [2, 2])
+    torch.testing.assert_close(same, x)
+    flipped = augment(x, torch.ones(2, dtype=torch.bool), torch.ones(2), [2, 2])
+    torch.testing.assert_close(flipped, x.flip(-1))
+
+
+def test_empty_training_part_is_a_sentence():
+    with pytest.raises(PpferError, match="no clips to train on"):
+        Batches(torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8), np.array([], dtype=int), np.zeros(1), batch=1, seed=0, device=CPU)
+
+
+def test_learning_rate_warms_up_and_falls():
+    config = Train(100, 1, 1.0, warmup=10)
+    values = [learning_rate(step, config) for step in range(100)]
+    assert values[0] == pytest.approx(0.1) and values[9] == pytest.approx(1.0)
+    assert values[-1] < 0.02 and all(a >= b for a, b in zip(values[10:], values[11:], strict=False))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_resumed_equals_uninterrupted(tmp_path, number):
+    config = Train(12, 3, 1e-2, evals=3)
+
+    def train(out, stop_at=None):
+        net, batches = small_net(), toy()
+
+        def feed(step):
+            if step == stop_at:
+                os.kill(os.getpid(), number)
+            return batches(step)
+
+        def measure():
+            return {"norm": float(net[0].weight.detach().norm())}
+
+        fit(ClassificationObjective(net), net, feed, config, out, name="toy", evaluate=measure)
+        return net
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", stop_at=7)
+    resumed = train(tmp_path / "parts")
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    rows = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (tmp_path / f / "metrics.jsonl").open()] for f in ("whole", "parts")]
+    assert rows[0] == rows[1]
+    assert not (tmp_path / "parts" / "checkpoint.pt").exists()
+
+
+def test_the_best_evaluation_is_kept(tmp_path):
+    net, scores, seen = small_net(), iter([3.0, 1.0, 2.0]), []
+
+    def measure():
+        seen.append(net[0].weight.detach().clone())
+        return {"value": next(scores)}
+
+    summary = fit(ClassificationObjective(net), net, toy(), Train(6, 3, 1e-2, evals=3), tmp_path, name="toy", evaluate=measure,
+                  score=lambda m: [m["value"]])
+    assert summary["best_step"] == 4
+    torch.testing.assert_close(net[0].weight, seen[1])
+    last = nets.read_weights(tmp_path / "last.safetensors")["0.weight"]
+    torch.testing.assert_close(last, seen[2])
+
+
+def test_diverging_training_is_a_sentence(tmp_path):
+    class Bad(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(()))
+
+        def forward(self, pixels, labels):
+            return self.w * float("nan")
+
+    bad = Bad()
+    with pytest.raises(PpferError, match="the loss is nan at step"):
+        fit(bad, bad, toy(), Train(3, 3, 1.0, evals=1), tmp_path, name="toy")
