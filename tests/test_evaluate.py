@@ -1,0 +1,93 @@
+"""Counts, intervals and the three attackers, against closed forms and libraries."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ppfer.evaluate import Rate, by_group, clip_logits, frame_logits, leakage, markdown, per_class, remapped_leakage, write_table
+
+CPU = torch.device("cpu")
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_solves_the_score_equation(kn):
+    """Both ends p of the Wilson interval satisfy (p̂ − p)² = z² p (1 − p) / n, and enclose p̂."""
+    rate = Rate(*kn)
+    for p in rate.interval:
+        assert (rate.value - p) ** 2 == pytest.approx(1.959963984540054**2 * p * (1 - p) / rate.n, abs=1e-9)
+    assert rate.interval[0] <= rate.value + 1e-12 and rate.value <= rate.interval[1] + 1e-12
+
+
+def test_the_papers_interval():
+    """45 of 2,232: REFERENCE gives 1.5–2.7 %."""
+    low, high = Rate(45, 2232).interval
+    assert (round(100 * low, 1), round(100 * high, 1)) == (1.5, 2.7)
+    assert str(Rate(45, 2232)) == "2.0 % (45/2232; 1.5–2.7)"
+
+
+def logits_naming(names: torch.Tensor, classes: int) -> torch.Tensor:
+    return nn.functional.one_hot(names, classes).float() * 9
+
+
+def test_leakage_of_a_known_validator():
+    truth = np.array([0, 1, 2, 0])
+    named = torch.tensor([[0, 0, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]])  # right on 2, 3, 0, 3 of 3 frames
+    rates = leakage(logits_naming(named, 3), truth)
+    assert rates["all_frames"] == Rate(8, 12)
+    assert rates["clip"] == Rate(3, 4)
+    assert rates["random_frame"].n == 4 and 2 <= rates["random_frame"].k <= 3
+
+
+def test_random_frame_is_seeded():
+    logits = torch.randn(200, 8, 5, generator=torch.Generator().manual_seed(0))
+    truth = np.arange(200) % 5
+    assert leakage(logits, truth, seed=1) == leakage(logits, truth, seed=1)
+    assert len({leakage(logits, truth, seed=s)["random_frame"].k for s in range(5)}) > 1
+
+
+def test_a_permutation_of_identities_does_not_hide_them():
+    """A protector that swaps names scores PLR 0, and the remapping attacker undoes it."""
+    truth = np.arange(40) % 4
+    logits = logits_naming(torch.as_tensor((truth + 1) % 4)[:, None].expand(40, 3), 4)
+    assert leakage(logits, truth)["all_frames"].k == 0
+    assert remapped_leakage(logits[:20], truth[:20], logits[20:], truth[20:]) == Rate(60, 60)
+
+
+def test_per_class_adds_up_to_the_average():
+    labels = np.array([0, 0, 1, 2, 2, 2])
+    rows = per_class(logits_naming(torch.tensor([0, 1, 1, 2, 0, 2]), 3), labels, ["a", "b", "c"])
+    assert rows == {"a": Rate(1, 2), "b": Rate(1, 1), "c": Rate(2, 3), "average": Rate(4, 6)}
+
+
+def test_by_group_partitions():
+    hits = np.array([True, False, True, True])
+    assert by_group(hits, ["x", "x", "y", ""]) == {"": Rate(1, 1), "x": Rate(1, 2), "y": Rate(1, 1)}
+
+
+def test_logits_follow_the_index():
+    """Frame and clip logits come in the order asked for, whatever the batch size."""
+    clips = torch.randint(0, 256, (7, 2, 3, 4, 4), dtype=torch.uint8)
+
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.flatten(1).mean(1, keepdim=True)
+
+    index = np.array([5, 0, 3, 3, 6])
+    expected = clips[torch.as_tensor(index)].float() / 255
+    for batch in (1, 2, 64):
+        frames = frame_logits(Mean(), clips, index, device=CPU, batch=batch)
+        torch.testing.assert_close(frames[..., 0], expected.flatten(2).mean(2))
+        whole = clip_logits(Mean(), clips, index, device=CPU, batch=batch)
+        torch.testing.assert_close(whole[:, 0], expected.flatten(1).mean(1))
+
+
+def test_tables_keep_counts(tmp_path):
+    rows = write_table([{"approach": "a", "plr": Rate(1, 4)}, {"approach": "b", "note": "x"}], tmp_path, "t")
+    assert json.loads((tmp_path / "t.json").read_text()) == rows == [{"approach": "a", "plr": {"k": 1, "n": 4}}, {"approach": "b", "note": "x"}]
+    assert "25.0 % (1/4; 4.6–69.9)" in (tmp_path / "t.md").read_text()
+    assert markdown(rows).count("\n") == 4
