@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
+import math
 import os
 import queue
 import re
@@ -134,7 +136,11 @@ def _as_uint8(frames: torch.Tensor | np.ndarray) -> np.ndarray:
     """uint8 as it is; float in [0, 1] (clamped) rounded to [0, 255]. Takes tensors of any device."""
     if not isinstance(frames, np.ndarray):
         frames = frames.detach().float().cpu().numpy() if frames.is_floating_point() else frames.cpu().numpy()
-    return frames if frames.dtype == np.uint8 else np.round(np.clip(frames, 0, 1) * 255).astype(np.uint8)
+    if frames.dtype == np.uint8:
+        return frames
+    if frames.dtype.kind != "f":
+        raise PpferError(f"frames are uint8 in [0, 255] or float in [0, 1], not {frames.dtype}")
+    return np.round(np.clip(frames, 0, 1) * 255).astype(np.uint8)
 
 
 def sample_positions(count: int, frames: int) -> list[int]:
@@ -224,7 +230,7 @@ def _square(picture: np.ndarray, size: int, crop: tuple[float, float, float, flo
 
 
 def _serve() -> None:
-    """A child process: reads one JSON request a line, answers with a JSON line (the fault, or "") and the raw frames."""
+    """A child process: reads a JSON request a line, answers with a JSON line (the fault, or "") and the raw frames."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     with os.fdopen(os.dup(1), "wb") as reply:
         os.dup2(2, 1)  # whatever a decoder prints must not end up in the reply
@@ -258,18 +264,16 @@ class _Decoder:
         if self.process is None and not self._start():
             return "was not decoded: stopped"
         late = threading.Event()
-        timer = threading.Timer(self.timeout, lambda: (late.set(), self.process.kill()))
+        process, shape = self.process, (self.frames, 3, self.size, self.size)
+        timer = threading.Timer(self.timeout, lambda: (late.set(), process.kill()))
         timer.start()
         try:
-            self.process.stdin.write(json.dumps([path, self.frames, self.size]).encode() + b"\n")
-            self.process.stdin.flush()
-            fault = json.loads(self.process.stdout.readline())
-            count = self.frames * 3 * self.size**2
-            clip = b"" if fault else self.process.stdout.read(count)
-            return fault or np.frombuffer(clip, np.uint8).reshape(self.frames, 3, self.size, self.size)
+            process.stdin.write(json.dumps([path, self.frames, self.size]).encode() + b"\n")
+            process.stdin.flush()
+            fault = json.loads(process.stdout.readline())
+            return fault or np.frombuffer(process.stdout.read(math.prod(shape)), np.uint8).reshape(shape)
         except (ValueError, BrokenPipeError):  # the child is gone: nothing, or half an answer, came back
-            code = self.process.wait()
-            self.process = None
+            code, self.process = process.wait(), None
             return f"hung the decoder: {self.timeout:g} s" if late.is_set() else f"crashed the decoder: exit {code}"
         finally:
             timer.cancel()
@@ -290,14 +294,12 @@ class _Decoder:
 
     def stop(self) -> None:
         self.stopped = True
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        if (process := self.process) is not None:
+            process.kill()
+            process.wait()
 
 
-def _decode_all(
-    paths: list[str], frames: int, size: int, workers: int, timeout: float
-) -> Iterator[np.ndarray | str]:
+def _decode_all(paths: list[str], frames: int, size: int, workers: int, timeout: float) -> Iterator[np.ndarray | str]:
     """Decodes `paths` in `workers` child processes; yields clips or reasons in the order of `paths`."""
     decoders = [_Decoder(frames, size, timeout) for _ in range(max(1, min(workers, len(paths))))]
     idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
@@ -339,32 +341,60 @@ class ClipStore:
         table: DataFrame of N rows in the clips' order, every column text (see `ppfer.data.Index`).
         rejected: DataFrame (path, reason) of all that was found and is not in the store.
         manifest: shape, hash, and `source`: where the clips come from.
-        hash: sha256 of the clips and of the table without its paths: equal clips and labels, equal hash.
+        folder: where the store lives; None in memory.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        import pandas as pd
-
-        self.folder = Path(folder)
-        try:
-            self.manifest = json.loads((self.folder / "manifest.json").read_text())
-            self.clips = np.load(self.folder / "clips.npy", mmap_mode="r")
-            self.table, self.rejected = (
-                pd.read_csv(self.folder / name, dtype=str, keep_default_na=False)
-                for name in ("table.csv", "rejected.csv")
-            )
-        except FileNotFoundError as error:
-            raise PpferError(f"{self.folder} holds no finished clip store ({Path(error.filename).name} is missing)")
-        except ValueError as error:
-            raise PpferError(f"{self.folder} holds a damaged clip store; delete it and decode again") from error
-        if list(self.clips.shape) != self.manifest["shape"] or len(self.table) != len(self.clips):
-            raise PpferError(f"{self.folder} holds a damaged clip store; delete it and decode again")
-        self.hash: str = self.manifest["hash"]
+    def __init__(
+        self,
+        clips: np.ndarray | torch.Tensor,
+        table: pd.DataFrame,
+        rejected: pd.DataFrame,
+        manifest: dict,
+        place: Path | None,
+    ) -> None:
+        self.clips, self.table, self.rejected, self.manifest, self.folder = clips, table, rejected, manifest, place
 
     @classmethod
     def open(cls, folder: str | Path) -> ClipStore:
-        """Opens a finished store; PpferError when there is none, or it is damaged."""
-        return cls(folder)
+        """Opens a finished store.
+
+        Raises:
+            PpferError: there is none, or it is damaged.
+        """
+        import pandas as pd
+
+        folder = Path(folder)
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text())
+            clips = np.load(folder / "clips.npy", mmap_mode="r")
+            tables = [
+                pd.read_csv(folder / name, dtype=str, keep_default_na=False) for name in ("table.csv", "rejected.csv")
+            ]
+        except FileNotFoundError as error:
+            name = Path(error.filename).name
+            raise PpferError(f"{folder} holds no finished clip store ({name} is missing)") from error
+        except ValueError as error:
+            raise PpferError(f"{folder} holds a damaged clip store; delete it and decode again") from error
+        if list(clips.shape) != manifest["shape"] or len(tables[0]) != len(clips):
+            raise PpferError(f"{folder} holds a damaged clip store; delete it and decode again")
+        return cls(clips, *tables, manifest, folder)
+
+    @classmethod
+    def in_memory(cls, clips: torch.Tensor | np.ndarray, table: pd.DataFrame, source: dict | None = None) -> ClipStore:
+        """A store without a folder: clips (N, T, 3, H, W) uint8, on any device, kept where they are."""
+        import pandas as pd
+
+        if len(clips) != len(table):
+            raise PpferError(f"{len(clips)} clips came for a table of {len(table)} rows")
+        manifest = {"shape": list(clips.shape), "source": source or {}}
+        return cls(clips, table.reset_index(drop=True), pd.DataFrame(columns=["path", "reason"]), manifest, None)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """sha256 of the clips and of the table without its paths: equal clips and labels, equal hash."""
+        if "hash" in self.manifest:
+            return self.manifest["hash"]
+        return _digest(self.table, (_as_uint8(clip).tobytes() for clip in self.clips))
 
     @classmethod
     def build(
@@ -375,7 +405,7 @@ class ClipStore:
         frames: int = 16,
         size: int = 96,
         workers: int = 2,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[int], object] | None = None,
         timeout: float = 60.0,
         max_rejected: float = 0.5,
     ) -> ClipStore:
@@ -390,7 +420,7 @@ class ClipStore:
             frames: T, frames per clip.
             size: H = W, pixels.
             workers: child processes that decode.
-            progress: called with (clips done, clips in all) after each clip.
+            progress: called with the number of clips done, of `len(index.table)`, after each clip.
             timeout: seconds after which a file counts as hanging and is rejected.
             max_rejected: share of the videos found that may be rejected.
 
@@ -400,9 +430,9 @@ class ClipStore:
         import pandas as pd
 
         folder, table = Path(folder), index.table
-        request = _request(index, frames, size)
+        request = {"files": index.fingerprint(), "frames": frames, "size": size}
         with _writing(folder):
-            if (store := cls._finished(folder)) and store.manifest["source"].get("request") == request:
+            if (store := _finished(folder)) and store.manifest["source"].get("request") == request:
                 return store
             log = folder / "decoded.jsonl"  # first line the request, then a line per clip: its fault, or ""
             faults = _faults_so_far(log, request)
@@ -411,16 +441,17 @@ class ClipStore:
                 if clips.rows < kept or not faults:  # nothing to resume from
                     faults, clips.rows = [], 0
                     log.write_text(json.dumps(request) + "\n")
-                paths = list(table["path"])[len(faults) :]
-                with contextlib.closing(_decode_all(paths, frames, size, workers, timeout)) as decoded, log.open("a") as lines:
-                    for clip in decoded:
+                todo = list(table["path"])[len(faults) :]
+                decoded = contextlib.closing(_decode_all(todo, frames, size, workers, timeout))
+                with decoded as results, log.open("a") as lines:
+                    for clip in results:
                         if not isinstance(clip, str):
                             clips.append(clip)
                         faults.append(clip if isinstance(clip, str) else "")
                         lines.write(json.dumps(faults[-1]) + "\n")
                         lines.flush()
                         if progress:
-                            progress(len(faults), len(table))
+                            progress(len(faults))
                 good = np.array([not fault for fault in faults], bool)
                 failed = pd.DataFrame({"path": table["path"], "reason": faults})[~good]
                 failed["path"] = [os.path.relpath(path, index.root) for path in failed["path"]]
@@ -437,7 +468,7 @@ class ClipStore:
                 source = {"kind": index.kind, "request": request, "found": found, "rejected": len(rejected)}
                 clips.finish(table[good], source)
             log.unlink()
-        return cls(folder)
+        return cls.open(folder)
 
     @classmethod
     def from_array(
@@ -475,14 +506,7 @@ class ClipStore:
                     raise PpferError(f"{file.rows if file else 0} clips came for a table of {len(table)} rows")
                 pd.DataFrame(columns=["path", "reason"]).to_csv(folder / "rejected.csv", index=False)
                 file.finish(table, source or {})
-        return cls(folder)
-
-    @classmethod
-    def _finished(cls, folder: Path) -> ClipStore | None:
-        try:
-            return cls(folder)
-        except PpferError:
-            return None
+        return cls.open(folder)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -499,23 +523,28 @@ class ClipStore:
         """All clips, (N, T, 3, H, W) uint8. On the CPU the memory map itself: pages are read as they are used."""
         import torch
 
-        return torch.from_numpy(np.load(self.folder / "clips.npy", mmap_mode="c")).to(device)  # "c": writes stay private
+        if self.folder is None:
+            return torch.as_tensor(self.clips).to(device)
+        return torch.from_numpy(np.load(self.folder / "clips.npy", mmap_mode="c")).to(
+            device
+        )  # "c": writes stay private
 
     def summary(self) -> str:
         """What is in the store and what is not, in a few lines, to be shown before training."""
         from ppfer.data import describe
 
-        count, frames, _, height, width = self.clips.shape
-        head = f"{self.folder}: {count} clips of {frames} frames, {height}x{width}"
+        _, frames, _, height, width = self.clips.shape
+        head = f"{self.folder or 'in memory'} ({frames} frames, {height}x{width})"
         return describe(head, self.table, self.rejected)
 
 
 class _ClipFile:
     """clips.npy while it grows: rows of one shape, appended in order, the header last."""
 
-    def __init__(self, folder: Path, shape: tuple[int, ...], expected: int, kept: int = 0) -> None:
-        self.folder, self.shape, self.row = folder, tuple(shape), int(np.prod(shape))
-        if len(shape) != 4:
+    def __init__(self, folder: Path, shape: tuple[int, ...], expected: int, kept: int | None = None) -> None:
+        """Keeps the first `kept` rows already there; None: what is left unfinished can't be resumed and is removed."""
+        self.folder, self.shape, self.row, self.resumable = folder, tuple(shape), int(np.prod(shape)), kept is not None
+        if len(shape) != 4 or shape[1] != 3:
             raise PpferError(f"a clip has the shape (T, 3, H, W), not {self.shape}")
         path = folder / "clips.npy"
         (folder / "manifest.json").unlink(missing_ok=True)
@@ -525,9 +554,10 @@ class _ClipFile:
         self.file: BinaryIO = path.open("r+b")
         self.start = self._header(expected)
         present = max(0, path.stat().st_size - self.start)
-        self.rows = min(kept, present // self.row)
+        self.rows = min(kept or 0, present // self.row)
         needed, free = expected * self.row - present, shutil.disk_usage(folder).free
         if needed > free:
+            self.file.close()
             raise PpferError(
                 f"the disk of {folder} is too full: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; "
                 "free some, choose fewer or smaller frames, or another folder"
@@ -554,12 +584,10 @@ class _ClipFile:
         self.file.truncate(self.start + self.rows * self.row)
         self.file.flush()
         os.fsync(self.file.fileno())
-        digest = hashlib.sha256(table.drop(columns="path", errors="ignore").to_csv(index=False).encode())
         self.file.seek(self.start)
-        while block := self.file.read(1 << 24):
-            digest.update(block)
+        digest = _digest(table, iter(lambda: self.file.read(1 << 24), b""))
         table.to_csv(self.folder / "table.csv", index=False)
-        manifest = {"shape": [self.rows, *self.shape], "hash": digest.hexdigest(), "source": source}
+        manifest = {"shape": [self.rows, *self.shape], "hash": digest, "source": source}
         partial = self.folder / "manifest.json.partial"
         partial.write_text(json.dumps(manifest, indent=1) + "\n")
         os.replace(partial, self.folder / "manifest.json")
@@ -567,18 +595,24 @@ class _ClipFile:
     def __enter__(self) -> _ClipFile:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         self.file.close()
+        if failure and not self.resumable:
+            (self.folder / "clips.npy").unlink()
 
 
-def _request(index: Index, frames: int, size: int) -> dict:
-    """What a store is built from: the files with sizes and times, their labels, and the shape asked for."""
-    digest = hashlib.sha256(index.table.drop(columns="path").to_csv(index=False).encode())
-    for path in index.table["path"]:
-        stat = os.stat(path)
-        digest.update(f"{os.path.relpath(path, index.root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    digest.update(index.rejected.to_csv(index=False).encode())
-    return {"files": digest.hexdigest(), "frames": frames, "size": size}
+def _finished(folder: Path) -> ClipStore | None:
+    try:
+        return ClipStore.open(folder)
+    except PpferError:
+        return None
+
+
+def _digest(table: pd.DataFrame, blocks: Iterable[bytes]) -> str:
+    digest = hashlib.sha256(table.drop(columns="path", errors="ignore").to_csv(index=False).encode())
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _faults_so_far(log: Path, request: dict) -> list[str]:
