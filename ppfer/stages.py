@@ -116,12 +116,12 @@ def split(config: Config) -> Stage:
 
     def make(run: Run, folder: Path) -> dict:
         parts = data.split(run.table, test=config.test, val=config.val, seed=config.seed, by=column(run))
-        names = run.table.clip.to_numpy()
+        names = run.table["clip"].to_numpy()
         write_json(folder / "split.json", {part: names[rows].tolist() for part, rows in parts.items()})
         return {part: len(rows) for part, rows in parts.items()} | {"held_out": column(run) or "", "sha256": digest(json.loads((folder / "split.json").read_text()))}
 
     def load(run: Run, folder: Path) -> dict[str, np.ndarray]:
-        row = {name: i for i, name in enumerate(run.table.clip)}
+        row = {name: i for i, name in enumerate(run.table["clip"])}
         names = json.loads((folder / "split.json").read_text())
         return {part: np.array([row[n] for n in members], dtype=np.int64) for part, members in names.items()}
 

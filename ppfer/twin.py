@@ -21,7 +21,6 @@ from ppfer import render
 if TYPE_CHECKING:
     import pandas as pd
 
-HEAD_MODEL = Path(__file__).parent.parent / "data" / "head_model.npz"
 FPS = 12
 CODES = {"ANG": "angry", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 WILD = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")  # DFEW's labels 1 to 7
@@ -102,3 +101,269 @@ def _rng(*key: object) -> np.random.Generator:
 def _smooth(x: np.ndarray) -> np.ndarray:
     x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)
+
+
+# --- who -----------------------------------------------------------------------------------------------------------------
+
+SKIN = {"Caucasian": ((0.95, 0.80, 0.71), (0.80, 0.60, 0.48)), "African American": ((0.62, 0.42, 0.31), (0.34, 0.21, 0.15)),
+        "Asian": ((0.93, 0.77, 0.63), (0.78, 0.58, 0.43))}
+HAIRS = np.array([(0.09, 0.07, 0.06), (0.20, 0.13, 0.09), (0.36, 0.24, 0.15), (0.55, 0.30, 0.16), (0.76, 0.60, 0.36)])
+IRISES = np.array([(0.25, 0.15, 0.08), (0.38, 0.25, 0.13), (0.33, 0.38, 0.22), (0.35, 0.48, 0.58), (0.45, 0.50, 0.52)])
+SHIRTS = np.array([(0.20, 0.22, 0.26), (0.24, 0.30, 0.42), (0.45, 0.44, 0.42), (0.40, 0.24, 0.25)])
+STYLES = {"Male": ("short", "buzz", "volume", "bald", "short", "long"), "Female": ("long", "bob", "fringe", "tied", "volume", "long")}
+
+
+def look(actor: Actor) -> render.Look:
+    """The face of an actor, drawn around what the head model knows of sex, age and ancestry."""
+    rng, who = _rng(actor.seed, "look", actor.id), actor.demographics
+    male, race, age = who["Sex"] == "Male", who["Race"], who["Age"]
+    model = render.head(torch.device("cpu")).model
+    covariates = [1, male, 0.62 + 0.38 * (age - 20) / 60, rng.beta(3, 3), race == "African American", race == "Asian"]
+    shape = np.array(covariates, np.float64) @ model["regression"] + 0.8 * model["residual"] * rng.normal(size=60)
+    fair, dark = np.array(SKIN[race])
+    skin = fair + (dark - fair) * rng.random() + rng.normal(0, 0.012, 3)
+    weights = (0.25, 0.35, 0.2, 0.08, 0.12) if race == "Caucasian" else (0.85, 0.15, 0, 0, 0)
+    hair = HAIRS[rng.choice(5, p=weights)] * rng.uniform(0.8, 1.2)
+    grey = np.clip((age - 45) / 25 + rng.normal(0, 0.2), 0, 0.85)
+    hair = hair + (rng.uniform(0.55, 0.8) - hair) * grey
+    iris = IRISES[rng.choice(5) if race == "Caucasian" else rng.choice(2)] * rng.uniform(0.85, 1.15)
+    lip = skin * [0.88, 0.62, 0.62] if male else skin * [0.92, rng.uniform(0.45, 0.65), rng.uniform(0.5, 0.65)]
+    bearded = male * (rng.random() < 0.45)
+    thick = rng.uniform(0.9, 1.5) if male else rng.uniform(0.6, 1.1)
+    return render.Look(
+        shape=shape, skin=skin, hair=hair, iris=iris, lip=lip, shirt=SHIRTS[rng.choice(4)],
+        style=STYLES[who["Sex"]][rng.choice(6)], hairline=rng.normal(0, 0.04) + 0.06 * male * (age > 50),
+        volume=rng.uniform(0.7, 1.4), brow=(thick, rng.normal(0, 0.015), rng.normal(0, 0.012), rng.uniform(0.55, 0.9)),
+        freckles=rng.uniform(0.4, 1) * (race == "Caucasian") * (rng.random() < 0.25),
+        beard=bearded * rng.choice([0.25, 0.4, 0.8, 0.9]), moustache=bearded * rng.uniform(0.3, 0.9), seed=int(rng.integers(2**31)))
+
+
+@functools.lru_cache(maxsize=256)
+def _appearance(actor: Actor) -> tuple[np.ndarray, np.ndarray]:
+    """Resting vertices and texture of an actor."""
+    model, face = render.head(torch.device("cpu")), look(actor)
+    return model.neutral(face), model.paint(face)
+
+
+# --- what ----------------------------------------------------------------------------------------------------------------
+
+
+def actor_specs(actor: Actor, frames: int = 16) -> list[ClipSpec]:
+    """The 82 clips of an actor as CREMA-D records them: IEO at three levels (neutral once), the others at XX."""
+    specs = []
+    for sentence in SENTENCES:
+        for code, emotion in CODES.items():
+            for level in ("LO", "MD", "HI") if sentence == "IEO" and code != "NEU" else ("XX",):
+                name = f"{actor.id}_{sentence}_{code}_{level}"
+                specs.append(ClipSpec(name, actor, sentence, emotion, level, frames, actor.seed))
+    return specs
+
+
+def main_specs(actors: int = 12, frames: int = 16, seed: int = 0, first_actor: int = 1001) -> list[ClipSpec]:
+    """All clips of `actors` consecutive actors."""
+    return [spec for i in range(actors) for spec in actor_specs(Actor(first_actor + i, seed), frames)]
+
+
+def wild_specs(clips: int = 600, frames: int = 16, seed: int = 0) -> list[ClipSpec]:
+    """The wild set: five clips per actor, seven expressions in turn, named 00001 upwards."""
+    names, sentences = [f"{i + 1:05d}" for i in range(clips)], list(SENTENCES)
+    return [ClipSpec(name, Actor(WILD_ACTOR + i // 5, seed), sentences[_rng(seed, name, "says").integers(12)], WILD[i % 7],
+                     "XX", frames, seed, wild=True) for i, name in enumerate(names)]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Everything of a clip that changes: actions (T, 52), pose (T, 6), lamp (9,), and its background (3, S, S) when drawn."""
+
+    actions: np.ndarray
+    pose: np.ndarray
+    lamp: np.ndarray
+
+
+def motion(spec: ClipSpec) -> Motion:
+    """How the face moves in a clip: speech, expression, blinks, gaze, head, light."""
+    rng, names = _rng(spec.seed, spec.name, "motion"), render.head(torch.device("cpu")).action
+    style = _rng(spec.actor.seed, "style", spec.actor.id)
+    seconds = np.arange(spec.frames) / FPS
+    length = spec.frames / FPS
+    actions = np.zeros((spec.frames, len(names)))
+    tilt = dict(zip(("Left", "Right"), 1 + style.normal(0, 0.12) * np.array([1, -1]), strict=True))  # lopsided people
+
+    def add(name: str, amount: np.ndarray) -> None:
+        for side, gain in {"": 1.0, **tilt}.items():
+            if name + side in names:
+                actions[:, names[name + side]] += gain * amount
+
+    course, (rise, fall, turn) = _course(spec, rng, seconds)
+    gains = {name: style.lognormal(0, 0.2) for name in sorted({n for apex in APEX.values() for n in apex})}
+    for name, apex in APEX[spec.emotion].items():
+        present = rng.random() > 0.12  # people leave parts of an expression out
+        add(name, present * apex * gains[name] * rng.lognormal(0, 0.2) * course)
+    for other in ("angry", "disgust", "fear", "happy", "sad"):  # a resting face is not blank, nor the same each time
+        bias = abs(style.normal(0, 0.06)) + abs(rng.normal(0, 0.07))
+        for name, apex in APEX[other].items():
+            add(name, np.full(spec.frames, bias * apex))
+    for name, amount in _speech(spec, rng, seconds).items():
+        add(name, amount * (0.75 + 0.25 * style.random()) * (1 - 0.3 * course))
+    flash = np.exp(-(((seconds - rng.uniform(0, length)) / 0.15) ** 2))  # conversational brow flashes, in any mood
+    add("browOuterUp" if rng.random() < 0.5 else "browInnerUp", flash * rng.uniform(0, 0.5))
+    blinks = sum(np.exp(-(((seconds - at) / 0.07) ** 2)) for at in rng.uniform(-0.3, length + 0.3, rng.integers(1, 3)))
+    add("eyeBlink", 0.95 * blinks)
+    gaze = rng.normal(0, 0.22, 2) + 0.15 * np.sin(seconds[:, None] * rng.uniform(1, 4, 2) + rng.uniform(0, 6, 2))
+    for sign, inner, outer in ((1, "eyeLookInRight", "eyeLookOutLeft"), (-1, "eyeLookInLeft", "eyeLookOutRight")):
+        actions[:, [names[inner], names[outer]]] += np.clip(sign * gaze[:, :1], 0, 1)
+    add("eyeLookUp", np.clip(gaze[:, 1], 0, 1))
+    add("eyeLookDown", np.clip(-gaze[:, 1], 0, 1))
+
+    spread = 2.0 if spec.wild else 1.0
+    rest = rng.normal(0, 1, 3) * [6, 3.5, 2.5] * spread
+    sway = np.stack([np.sin(seconds * rng.uniform(1.5, 5) + rng.uniform(0, 6)) for _ in range(3)], 1) * rng.uniform(0.5, 3, 3)
+    degrees = rest + sway + course[:, None] * np.array(turn) * rng.lognormal(0, 0.3)
+    shift = rng.normal(0, 0.015, 2) * spread + 0.01 * np.stack([np.sin(seconds * 2 + rng.uniform(0, 6)) for _ in range(2)], 1)
+    scale = np.full((spec.frames, 1), np.clip(rng.normal(1, 0.03 * spread), 0.85, 1.15))
+    pose = np.concatenate([np.radians(degrees), shift, scale], 1)
+
+    toward = np.array([rng.uniform(-0.9, 0.9) * min(spread, 1.3), rng.uniform(-0.1, 0.9), 1.0])
+    key = rng.uniform(0.6, 0.95) * (1 + rng.normal(0, 0.03 * spread**2, 3))
+    fill = rng.uniform(0.2, 0.4) * (1 + rng.normal(0, 0.03 * spread**2, 3))
+    lamp = np.concatenate([toward / np.linalg.norm(toward), key, fill])
+    return Motion(np.clip(actions, 0, 1.15), pose, lamp)
+
+
+def _course(spec: ClipSpec, rng: np.random.Generator, seconds: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """Strength of the expression over time: onset, hold, offset; four clips in ten peak only briefly."""
+    rise, fall, turn = COURSE[spec.emotion]
+    rise, fall = rise * rng.lognormal(0, 0.25), fall * rng.lognormal(0, 0.25)
+    length = seconds[-1] + 1 / FPS
+    start = rng.uniform(0.05, 0.3) * length
+    hold = rng.uniform(0.05, 0.2) if rng.random() < 0.4 else rng.uniform(0.3, 0.7) * length
+    if hold < 0.2:
+        start = rng.uniform(0.05, 0.55) * length
+    envelope = _smooth((seconds - start) / rise) * (1 - _smooth((seconds - start - rise - hold) / fall))
+    if spec.emotion == "fear":  # trembles
+        envelope = envelope * (1 + 0.15 * np.sin(seconds * 2 * np.pi * rng.uniform(3.5, 5)))
+    if spec.emotion == "happy":  # bounces
+        envelope = envelope * (1 + 0.12 * np.sin(seconds * 2 * np.pi * rng.uniform(1.8, 2.6)))
+    return envelope * rng.uniform(*LEVELS[spec.level]), (rise, fall, turn)
+
+
+def _speech(spec: ClipSpec, rng: np.random.Generator, seconds: np.ndarray) -> dict[str, np.ndarray]:
+    """Mouth actions over time for the spec's sentence, its letters spread over most of the clip."""
+    letters = [LETTERS.get(letter, "t") for letter in SENTENCES[spec.sentence] if letter.isalpha() or letter == " "]
+    length = seconds[-1] + 1 / FPS
+    begin, end = rng.uniform(0, 0.15) * length, rng.uniform(0.8, 1.0) * length
+    pace = np.cumsum(rng.lognormal(0, 0.2, len(letters)))
+    at = begin + (end - begin) * pace / pace[-1]
+    weight = np.exp(-(((seconds[:, None] - at) / 0.06) ** 2))  # (T, letters)
+    weight /= np.maximum(weight.sum(1, keepdims=True), 1)
+    loud = rng.uniform(0.6, 1.1)
+    track: dict[str, np.ndarray] = {}
+    for i, letter in enumerate(letters):
+        for name, amount in VISEMES[letter].items():
+            track[name] = track.get(name, 0) + loud * amount * weight[:, i]
+    return track
+
+
+def _background(spec: ClipSpec, size: int) -> np.ndarray:
+    """Linear-light background (3, size, size): CREMA-D's green screen, or for the wild set anything at all."""
+    rng = _rng(spec.seed, spec.name, "background")
+    x, y = np.meshgrid(np.linspace(-1, 1, size), np.linspace(-1, 1, size))
+    if not spec.wild:
+        shade = rng.uniform(0.85, 1.1) * (1 - 0.12 * (x - rng.uniform(-0.4, 0.4)) ** 2 - 0.06 * y)
+        return np.array([0.06, 0.30, 0.11])[:, None, None] * shade
+    picture = np.empty((3, size, size))
+    base, tint = rng.uniform(0.03, 0.6), rng.uniform(0.5, 1.5, 3)
+    noise = sum(render.noise(int(rng.integers(2**31)), size, size, 2 ** (k + 2)) / (k + 1) for k in range(3))
+    picture[:] = base * tint[:, None, None] * (0.4 + noise)
+    for _ in range(rng.integers(0, 6)):  # furniture
+        cx, cy, w, h = rng.uniform(-1, 1), rng.uniform(-1, 1), *rng.uniform(0.1, 0.7, 2)
+        picture[:, (np.abs(x - cx) < w) & (np.abs(y - cy) < h)] *= rng.uniform(0.4, 1.8, (3, 1))
+    return picture.clip(0, 1)
+
+
+# --- drawing -------------------------------------------------------------------------------------------------------------
+
+
+def render_clips(specs: list[ClipSpec], size: int = 96, device: torch.device | str | None = None) -> Tensor:
+    """Draw clips of equal length: uint8 (N, T, 3, size, size) on `device`."""
+    return _render(specs, size, device)[:, :, :3]
+
+
+def _render(specs: list[ClipSpec], size: int, device: torch.device | str | None) -> Tensor:
+    """As `render_clips`, with the head's coverage as a fourth channel."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model, frames = render.head(device), specs[0].frames
+    actors = list(dict.fromkeys(spec.actor for spec in specs))
+    faces, textures = zip(*map(_appearance, actors), strict=True)
+    put = functools.partial(torch.as_tensor, device=device)
+    neutral, texture = put(np.stack(faces)), put(np.stack(textures))
+    out = torch.empty(len(specs), frames, 4, size, size, dtype=torch.uint8, device=device)
+    at_once = 1 if device.type == "cpu" else max(1, 512 // frames)
+    for i in range(0, len(specs), at_once):
+        some = specs[i : i + at_once]
+        moves = [motion(spec) for spec in some]
+        stack = {key: put(np.concatenate([getattr(m, key) for m in moves]), dtype=torch.float32) for key in ("actions", "pose")}
+        lamp = put(np.stack([m.lamp for m in moves]), dtype=torch.float32).repeat_interleave(frames, 0)
+        background = put(np.stack([_background(s, size) for s in some]), dtype=torch.float32).repeat_interleave(frames, 0)
+        which = put([actors.index(s.actor) for s in some]).repeat_interleave(frames)
+        drawn = render.draw(model, neutral, texture, which, stack["actions"], stack["pose"], lamp, background, size)
+        out[i : i + at_once] = drawn.view(len(some), frames, 4, size, size)
+    return out
+
+
+def table(specs: list[ClipSpec]) -> "pd.DataFrame":
+    """The index of clips in memory, with the columns of `ppfer.data.index`; `path` is empty."""
+    import pandas as pd
+
+    people = [spec.actor.demographics for spec in specs]
+    return pd.DataFrame({
+        "clip": [s.name for s in specs], "path": "", "actor": [str(s.actor.id) for s in specs],
+        "emotion": [s.emotion for s in specs], "sentence": [s.sentence for s in specs], "level": [s.level for s in specs],
+        "sex": [p["Sex"] for p in people], "age": [str(p["Age"]) for p in people], "race": [p["Race"] for p in people]})
+
+
+def generate_arrays(actors: int = 91, size: int = 112, frames: int = 16, seed: int = 0,
+                    device: torch.device | str | None = None, *, wild: int = 0) -> tuple[Tensor, "pd.DataFrame"]:
+    """The twin straight into memory.
+
+    Args:
+        wild: this many clips of the wild set instead of the main set.
+
+    Returns:
+        clips, uint8 (N, T, 3, size, size) on `device`, and their table (see `table`).
+    """
+    specs = wild_specs(wild, frames, seed) if wild else main_specs(actors, frames, seed)
+    return render_clips(specs, size, device), table(specs)
+
+
+def generate(out: Path, *, actors: int = 12, size: int = 96, frames: int = 16, seed: int = 0, wild: int = 600,
+             device: torch.device | str | None = None, first_actor: int = 1001, workers: int = 2) -> None:
+    """Write the twin as files: `VideoMP4/`, `VideoDemographics.csv`, and `wild/` in DFEW's layout.
+
+    A clip that is already there is left alone, so an interrupted run resumes.
+    """
+    import pandas as pd
+
+    out = Path(out)
+    main, other = main_specs(actors, frames, seed, first_actor), wild_specs(wild, frames, seed)
+    people = [Actor(first_actor + i, seed).demographics for i in range(actors)]
+    jobs = [(spec, out / "VideoMP4" / f"{spec.name}.mp4") for spec in main]
+    jobs += [(spec, out / "wild" / "Clip" / "original" / f"{spec.name}.mp4") for spec in other]
+    for folder in {path.parent for _, path in jobs}:
+        folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(people).to_csv(out / "VideoDemographics.csv", index=False)
+    test = {spec.actor for spec in other if (spec.actor.id - WILD_ACTOR) % 5 == 4}  # other people than in training
+    for part in ("train", "test") if other else ():
+        rows = [(s.name, WILD.index(s.emotion) + 1) for s in other if (s.actor in test) == (part == "test")]
+        path = out / "wild" / "EmoLabel_DataSplit" / f"{part}(single-labeled)" / "set_1.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows, columns=["video_name", "label"]).to_csv(path, index=False)
+    todo = [job for job in jobs if not job[1].exists()]
+
+    def work(some: list[tuple[ClipSpec, Path]]) -> None:
+        for clip, (_, path) in zip(render_clips([spec for spec, _ in some], size, device).cpu(), some, strict=True):
+            _write(path, clip)
+
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        for _ in pool.map(work, [todo[i : i + 32] for i in range(0, len(todo), 32)]):
+            pass

@@ -211,18 +211,16 @@ def uvit_h2(
     Raises:
         PpferError: when the file is missing or is not H/2.
     """
-    net = UViT(img_size=img_size, checkpoint=checkpoint)
-    if weights is None:
-        return net
-    if not isinstance(weights, Mapping) and not Path(weights).is_file():
+    if weights is not None and not isinstance(weights, Mapping) and not Path(weights).is_file():
         raise PpferError(
             f"there are no U-ViT-H/2 weights at {weights}; fetch imagenet256_uvit_huge.pth, linked from "
             "https://github.com/baofff/U-ViT, and pass its path: nets.compensator_weights=PATH"
         )
-    state = read_weights(weights)
-    if "pos_embed" in state:
-        state["pos_embed"] = resize_pos_embed(state["pos_embed"], img_size // net.patch)
-    load_weights(net, state)
+    state = None if weights is None else read_weights(weights)  # before the network: it takes seconds to build
+    net = UViT(img_size=img_size, checkpoint=checkpoint)
+    if state is not None:
+        state |= {k: resize_pos_embed(v, img_size // net.patch) for k, v in state.items() if k.endswith("pos_embed")}
+        load_weights(net, state)
     return net
 
 
