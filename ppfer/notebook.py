@@ -80,7 +80,7 @@ def show(rows: list[dict], *, name: str = "", context: run.Run | None = None) ->
 def wrote(context: run.Run, *names: str) -> None:
     """Recap: what each stage did, how long it took and where it lies."""
     for name in names:
-        manifest = context._manifest(name)
+        manifest = context.manifest(name)
         best = ", ".join(f"{k} {v:.3f}" for k, v in manifest["summary"].get("best", {}).items())
         print(f"{context.dir.name}/{name}: {manifest['seconds']:.0f} s on {manifest['device']}" + (f"; best {best}" if best else ""))
 

@@ -100,14 +100,23 @@ class Run:
         Raises:
             MissingInput: if it was never made or belongs to another configuration; names the notebook to run.
         """
-        stage = self._stage(name)
-        manifest, key = self._manifest(name), self.key(name)
-        if manifest.get("key") != key:
-            why = "was made with other settings or inputs" if manifest else "does not exist yet"
-            raise MissingInput(f"{self.dir / name} {why}; run notebook {stage.notebook} with profile {self.config.profile} first")
+        stage, _ = self._stage(name), self.manifest(name)
         if name not in self._results:
             self._results[name] = stage.load(self, self.dir / name)
         return self._results[name]
+
+    def manifest(self, name: str) -> dict:
+        """How a finished stage was made: settings, inputs, seconds, device, versions, and the summary its ``make`` returned.
+
+        Raises:
+            MissingInput: as `get`.
+        """
+        manifest, key = self._manifest(name), self.key(name)
+        if manifest.get("key") != key:
+            why = "was made with other settings or inputs" if manifest else "does not exist yet"
+            notebook = self._stage(name).notebook
+            raise MissingInput(f"{self.dir / name} {why}; run notebook {notebook} with profile {self.config.profile} first")
+        return manifest
 
     def has(self, name: str) -> bool:
         """Whether a finished, matching result is there."""
@@ -118,8 +127,7 @@ class Run:
 
     def summary(self, name: str) -> dict:
         """What the stage's ``make`` returned, from its manifest."""
-        self.get(name)
-        return self._manifest(name)["summary"]
+        return self.manifest(name)["summary"]
 
     def metrics(self, name: str) -> list[dict]:
         """Rows of the stage's ``metrics.jsonl``: step, loss and validation measures."""

@@ -1,0 +1,97 @@
+"""When a result may be used again: same key loads, another key makes again, a missing input names its notebook."""
+
+import json
+
+import pytest
+
+from ppfer import run as runs
+from ppfer.config import PpferError, load_config
+from ppfer.run import MissingInput, Run, Stage, run_name
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Two tiny stages: "second" stands on "first" and on the setting `seed`; returns the list of what was made."""
+    log = []
+
+    def first(config):
+        def make(run, folder):
+            log.append("first")
+            (folder / "value").write_text(str(config.size))
+            return {"size": config.size}
+
+        return Stage("first", "00_first.ipynb", (), {"size": config.size}, make, lambda run, folder: int((folder / "value").read_text()))
+
+    def second(config, argument="x"):
+        def make(run, folder):
+            log.append(f"second/{argument}")
+            (folder / "left").write_text((folder / "left").read_text() + "+" if (folder / "left").exists() else "begun")
+            if config.frames == 13:
+                raise KeyboardInterrupt
+            return {"sum": run.get("first") + config.seed}
+
+        return Stage(f"second/{argument}", "01_second.ipynb", ("first",), {"seed": config.seed}, make, lambda run, folder: run.summary(f"second/{argument}"))
+
+    monkeypatch.setattr(runs, "STAGES", {"first": first, "second": second})
+    return log
+
+
+def at(tmp_path, **changes) -> Run:
+    return Run(load_config("demo", changes), tmp_path, device="cpu")
+
+
+def test_a_finished_stage_is_loaded(made, tmp_path):
+    assert at(tmp_path).make("first") == 64
+    assert at(tmp_path).make("first") == 64
+    assert made == ["first"]
+
+
+def test_changed_settings_make_it_and_what_stands_on_it_again(made, tmp_path):
+    for size in (64, 32):
+        run = at(tmp_path, size=size)
+        run.make("first")
+        run.make("second/a")
+    assert made == ["first", "second/a"] * 2
+    with pytest.raises(MissingInput, match="made with other settings or inputs; run notebook 00_first.ipynb"):
+        at(tmp_path, size=64).get("first")
+
+
+def test_unrelated_settings_do_not(made, tmp_path):
+    at(tmp_path).make("first")
+    at(tmp_path, privacy_loss="uniform").make("first")
+    assert made == ["first"]
+
+
+def test_missing_input_names_its_notebook(made, tmp_path):
+    with pytest.raises(MissingInput, match="first does not exist yet; run notebook 00_first.ipynb with profile demo first"):
+        at(tmp_path).make("second/a")
+    assert not (tmp_path / "demo" / "second" / "a" / "manifest.json").exists()
+
+
+def test_an_interrupted_attempt_is_kept_for_the_same_key_only(made, tmp_path):
+    at(tmp_path).make("first")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            at(tmp_path, frames=13).make("second/a")
+    left = tmp_path / "demo" / "second" / "a" / "left"
+    assert left.read_text() == "begun+"
+    assert not at(tmp_path).has("second/a")
+    at(tmp_path, **{"val": 0.2}).make("second/a")
+    assert left.read_text() == "begun++"  # same key: val is not among its settings
+
+
+def test_manifest_says_how(made, tmp_path):
+    run = at(tmp_path)
+    run.make("first")
+    manifest = json.loads((run.dir / "first" / "manifest.json").read_text())
+    assert {"key", "settings", "inputs", "seed", "seconds", "device", "versions", "summary"} <= manifest.keys()
+
+
+def test_unknown_stage_is_a_sentence(made, tmp_path):
+    with pytest.raises(PpferError, match="unknown stage 'third'; known: first, second"):
+        at(tmp_path).make("third")
+
+
+def test_run_names():
+    assert run_name(load_config("demo")) == "demo"
+    assert run_name(load_config("demo", {"seed": 2, "data": "/some/folder"})) == "demo-folder-seed2"
