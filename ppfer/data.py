@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -50,7 +51,7 @@ class Index:
         kind: "CREMA-D tree", "DFEW tree" or "folder with metadata.csv".
         root: the path.
         table: one row per usable clip, sorted by `clip`, every column text, "" where nothing is known. `clip` is
-            unique; `path` can be opened; `emotion` is a lower-case word. DFEW has one more column, `split` (train, test).
+            unique; `path` can be opened; `emotion` is a lower-case word. DFEW adds a column `split` (train, test).
         rejected: DataFrame (path relative to the root, reason). A reason completes the sentence "<path> ...".
     """
 
@@ -395,11 +396,11 @@ def actor_folds(table: pd.DataFrame, k: int = 5, seed: int = 0, val: float = 0.1
         k dictionaries as `split` returns.
 
     Raises:
-        PpferError: fewer actors than folds, or fewer than three actors.
+        PpferError: too few actors for k folds with someone left to train on and to validate on.
     """
     actors = np.array(sorted(table["actor"].unique()))
-    if not 2 <= k <= len(actors) or len(actors) < 3:
-        raise PpferError(f"{k} folds without shared actors need at least {max(k, 3)} actors; there are {len(actors)}")
+    if not 2 <= k <= len(actors) or len(actors) - math.ceil(len(actors) / k) < 1 + (val > 0):
+        raise PpferError(f"{len(actors)} actors are too few for {k} folds that share none")
     rng, folds = np.random.default_rng(seed), []
     column = table["actor"].reset_index(drop=True)
     for held in np.array_split(rng.permutation(actors), k):
