@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _common(run)
     run.add_argument("--notebooks", default="main", help="main (00–07, 12) | tables (08–11) | all | numbers, e.g. 03,04 (default: main)")
     run.add_argument("--no-notebooks", action="store_true", help="make the stages and tables without Jupyter")
-    run.add_argument("--in-place", action="store_true", help="keep the outputs in notebooks/ and the tables in figures/ (synthetic data only)")
+    run.add_argument("--in-place", action="store_true", help="keep outputs in notebooks/, tables and pictures in figures/ and README (synthetic data only)")
     run.set_defaults(command=_run)
 
     data = commands.add_parser("data", help="say what is in a folder of clips: usable, rejected and why")
@@ -113,6 +114,8 @@ def _context(args: argparse.Namespace):
 
 def _run(args: argparse.Namespace) -> None:
     settings = settings_of(args)
+    if args.in_place and "data" in settings:
+        raise PpferError("--in-place keeps pictures of faces in the repository; it is for the synthetic clips only")
     began = time.monotonic()
     context = _context(args)
     if not context.config.generate:
@@ -125,19 +128,14 @@ def _run(args: argparse.Namespace) -> None:
         tables.run_all(context)
     else:
         chosen = notebooks(args.notebooks)
-        if args.in_place and "data" in settings:
-            raise PpferError("--in-place keeps pictures of faces in the repository; it is for the synthetic clips only")
         for number, path in enumerate(chosen, 1):
             print(f"[{number}/{len(chosen)}] {path.name}", flush=True)
             execute(path, context.dir / "notebooks" / path.name, profile=args.profile, seed=args.seed,
                     runs_dir=args.runs_dir.resolve(), settings=settings)
             if args.in_place:
                 keep(context.dir / "notebooks" / path.name, path)
-        if args.in_place:
-            folder = REPO / "figures" / args.profile
-            for table in sorted((context.dir / "tables").glob("*")):
-                folder.mkdir(parents=True, exist_ok=True)
-                shutil.copy(table, folder / table.name)
+    if args.in_place:
+        publish(context)
     _report(context, time.monotonic() - began, executed=not args.no_notebooks)
 
 
@@ -278,6 +276,31 @@ def keep(executed: Path, target: Path) -> None:
     book.metadata = nbformat.from_dict({
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}})
     nbformat.write(book, target)
+
+
+def publish(context) -> None:
+    """Copy a synthetic run's tables to ``figures/<profile>/``, draw the README's pictures and refresh the README's tables."""
+    from ppfer import plots
+
+    folder = REPO / "figures" / context.config.profile
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in sorted((context.dir / "tables").glob("*")):
+        shutil.copy(table, folder / table.name)
+    plots.theme()
+    for name, figure in plots.overview(context).items():
+        figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=110)
+    readme = REPO / "README.md"
+    readme.write_text(fill(readme.read_text()))
+
+
+def fill(text: str) -> str:
+    """Replace what stands between ``<!-- figures/x/y.md -->`` and ``<!-- end -->`` by that file, wherever the file exists."""
+
+    def content(match: re.Match) -> str:
+        path = REPO / match["file"]
+        return f"<!-- {match['file']} -->\n\n{path.read_text()}\n<!-- end -->" if path.exists() else match[0]
+
+    return re.sub(r"<!-- (?P<file>figures/\S+\.md) -->.*?<!-- end -->", content, text, flags=re.DOTALL)
 
 
 # -- other commands --------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ppfer.evaluate import Rate
+    from ppfer.run import Run
 
 WIDE, NARROW = 6.4, 3.2  # inches
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # as well as colours: the palette has light entries
@@ -168,3 +169,27 @@ def confusion_counts(predicted: Tensor | np.ndarray, truth: np.ndarray, classes:
     counts = np.zeros((classes, classes), dtype=int)
     np.add.at(counts, (np.asarray(truth), np.asarray(predicted)), 1)
     return counts
+
+
+def overview(run: Run, *, count: int = 8) -> dict[str, Figure]:
+    """The README's two pictures, from a finished run on synthetic clips: "bands" and "protected".
+
+    "bands": one frame of two actors, split. "protected": V, both enhanced bands merged (G) and compensated (C) for the
+    apex-side middle frame of `count` test clips, the first of each (actor, expression) pair in turn.
+    """
+    from ppfer.stages import band_split
+
+    split = band_split(run.config)
+    table, test = run.table, run.parts["test"]
+    turn = table.loc[test].groupby("actor").cumcount()
+    chosen = turn.sort_values(kind="stable").index[:count].to_numpy()
+    stores = {"V original": run.tensor("clips"), "G protected": run.tensor("protected/enhanced"), "C compensated": run.tensor("protected/ppfer")}
+    middle = run.config.frames // 2
+    rows = [[pixels[i, middle] for i in chosen] for pixels in stores.values()]
+    labels = [f"{table.actor[i]} {table.emotion[i]}" for i in chosen]
+    pictures = {"protected": image_grid(rows, list(stores), labels, cell=1.1)}
+    if "t" not in run.config.bands.axes:
+        faces = torch.stack([stores["V original"][i, middle] for i in chosen[:2]]).float().cpu() / 255
+        parts = split.coefficients(*split.split(faces), like=faces)
+        pictures["bands"] = bands([{n: x[i] for n, x in parts.items()} for i in range(2)], labels[:2])
+    return pictures
