@@ -92,6 +92,11 @@ class Config:
     adaptation: Train = Train(200, 32, 1e-3, label_smoothing=0.1)  # F_u on protected clips, from the NPP weights
     attack: Train = Train(200, 128, 2e-3)  # V_pl retrained on protected clips
     recovery: Train = Train(150, 32, 1e-3, weight_decay=0.0)
+    contrast: Train = Train(150, 64, 1e-3)  # f_B of the trade-off framework, before its minimax
+    tradeoff: Train = Train(120, 8, 5e-4, weight_decay=0.0, evals=2)  # its minimax: f_A on even steps, f_T and f_B on odd
+    joint: Train = Train(60, 8, 5e-4, weight_decay=0.0, evals=2)  # ablation tasks 2 and 6: enhancers and F_u as a whole
+    tradeoff_weight: float = 1.0  # of the NT-Xent term that f_A maximises
+    flow_weights: str = ""  # "" classical flow (OpenCV) | "DEFAULT" RAFT through torchvision | path to its raft_large file
     privacy_loss: str = "paper"  # paper (−CE) | clamped (−min(CE, ln K)) | uniform (CE to the uniform distribution)
     privacy_slack: float = 0.01  # an epoch counts as private when val PLR ≤ 1/K + slack
     reconstruction: float = 0.0  # weight of an L1 term beside the privacy loss
@@ -126,6 +131,9 @@ PROFILES: dict[str, Config] = {
         adaptation=Train(6, 8, 1e-3, label_smoothing=0.1, evals=1, warmup=1),
         attack=Train(12, 24, 2e-3, evals=1, warmup=2),
         recovery=Train(6, 8, 1e-3, weight_decay=0.0, evals=1, warmup=1),
+        contrast=Train(4, 8, 1e-3, evals=1, warmup=1),
+        tradeoff=Train(4, 4, 5e-4, weight_decay=0.0, evals=1, warmup=1),
+        joint=Train(3, 4, 5e-4, weight_decay=0.0, evals=1, warmup=1),
     ),
     "twin": dataclasses.replace(
         _DEMO,
@@ -146,6 +154,9 @@ PROFILES: dict[str, Config] = {
         adaptation=Train(500, 64, 5e-4, label_smoothing=0.1),
         attack=Train(500, 256, 1e-3),
         recovery=Train(400, 64, 1e-3, weight_decay=0.0),
+        contrast=Train(300, 128, 1e-3),
+        tradeoff=Train(400, 32, 1e-4, weight_decay=0.0),
+        joint=Train(300, 32, 1e-4, weight_decay=0.0),
         compile=True,
         keep_protected=False,
     ),
@@ -171,6 +182,9 @@ PROFILES: dict[str, Config] = {
         adaptation=Train(10000, 16, 1e-4, evals=30),
         attack=Train(8000, 128, 1e-4),
         recovery=Train(10000, 16, 1e-4, weight_decay=0.0),
+        contrast=Train(8000, 64, 1e-4),
+        tradeoff=Train(20000, 8, 1e-4, weight_decay=0.0),
+        joint=Train(10000, 8, 1e-4, weight_decay=0.0),
         compile=True,
     ),
 }
