@@ -39,13 +39,14 @@ def smooth_normals(vertices: Tensor, faces: Tensor, around: Tensor) -> Tensor:
     return torch.nn.functional.normalize(normals, dim=-1)
 
 
-def rasterize(points: Tensor, faces: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def rasterize(points: Tensor, faces: Tensor, size: int, shown: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The nearest triangle under every pixel centre.
 
     Args:
         points: (N, V, 3): x to the right and y down in pixels, z in [-8, 8], larger is nearer.
         faces: (F, 3) int64, counter-clockwise seen from outside in a y-up world (back faces are dropped).
         size: width and height of the pictures in pixels.
+        shown: (N, F) bool, False for faces to leave out.
 
     Returns:
         pixel: (P,) int64 into N*size*size, the covered pixels; face: (P,) int64; weights: (P, 3) barycentric.
@@ -59,6 +60,8 @@ def rasterize(points: Tensor, faces: Tensor, size: int) -> tuple[Tensor, Tensor,
     (ux, uy), (vx, vy) = (xy[:, 1] - xy[:, 0]).T, (xy[:, 2] - xy[:, 0]).T
     area = ux * vy - uy * vx
     drawn = (area < 0) & (extent.amin(1) > 0)
+    if shown is not None:
+        drawn &= shown.flatten()
     extent, shortest = extent.amax(1), 0
     room = 2**18 if device.type == "cpu" else 2**26  # pixels tested at a time: on a CPU they should stay in its cache
     for patch in [p for p in PATCHES if p < size] + [size]:
@@ -125,15 +128,16 @@ SPAN = (-1.9, 1.1)  # heights the charts cover, in the model's units (0.12 m, or
 AXIS = -0.55  # depth of the head's vertical axis
 PIVOT = (0.0, -0.75, -0.7)  # the head turns about the top of the neck
 DISTANCE = 8.0  # camera to the origin
+VIEW = 2.4  # width of the picture at the origin's depth
 HAIR = {  # angle from the face's midline (rad) -> lowest hair; (thickness at top, side, back)
     "bald": None,
     "buzz": (((0, 0.68), (0.55, 0.66), (0.85, 0.36), (1.15, 0.1), (1.5, 0.22), (2.1, -0.2), (3.2, -0.5)), (0.025, 0.02, 0.02)),
-    "short": (((0, 0.66), (0.55, 0.62), (0.85, 0.34), (1.1, -0.1), (1.5, 0.2), (2.1, -0.3), (3.2, -0.6)), (0.12, 0.05, 0.06)),
-    "volume": (((0, 0.64), (0.55, 0.6), (0.85, 0.3), (1.1, 0.0), (1.5, 0.1), (2.1, -0.4), (3.2, -0.6)), (0.26, 0.17, 0.2)),
+    "short": (((0, 0.66), (0.55, 0.62), (0.85, 0.34), (1.1, -0.1), (1.4, 0.25), (2.1, -0.3), (3.2, -0.6)), (0.12, 0.05, 0.06)),
+    "volume": (((0, 0.64), (0.55, 0.6), (0.85, 0.3), (1.1, 0.0), (1.5, 0.22), (2.1, -0.4), (3.2, -0.6)), (0.26, 0.15, 0.2)),
     "fringe": (((0, 0.3), (0.5, 0.3), (0.8, 0.15), (1.1, -0.2), (1.5, -0.6), (2.1, -1.0), (3.2, -1.0)), (0.12, 0.1, 0.12)),
     "bob": (((0, 0.66), (0.5, 0.58), (0.8, 0.25), (1.05, -0.5), (1.5, -0.85), (2.1, -0.95), (3.2, -0.95)), (0.12, 0.12, 0.14)),
     "long": (((0, 0.68), (0.5, 0.6), (0.8, 0.3), (1.1, -0.6), (1.4, -1.6), (2.1, -1.8), (3.2, -1.8)), (0.1, 0.09, 0.12)),
-    "tied": (((0, 0.66), (0.55, 0.6), (0.85, 0.3), (1.15, -0.05), (1.5, 0.1), (2.1, -0.4), (3.2, -0.5)), (0.06, 0.04, 0.1)),
+    "tied": (((0, 0.66), (0.55, 0.6), (0.85, 0.3), (1.15, -0.05), (1.5, 0.2), (2.1, -0.4), (3.2, -0.5)), (0.06, 0.04, 0.1)),
 }
 
 
@@ -218,22 +222,26 @@ class Head:
         extra = len(self.source)
         return np.stack([u, v, np.pad(lip, (0, extra)), np.pad(lit, (0, extra), constant_values=1)], -1).astype(np.float32)
 
-    def neutral(self, look: Look) -> np.ndarray:
-        """Vertices (V, 3) of an actor at rest, hair included."""
+    def neutral(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices (V, 3) of an actor at rest, hair included, and which faces (F,) there are: hair only where it grows."""
         shape = self.model["mean"] + np.tensordot(look.shape.astype(np.float32), self.model["basis"].astype(np.float32), 1)
         shell = shape[self.source]
-        return np.concatenate([shape, shell + self._hair(look, shell)]).astype(np.float32)
+        off, there = self._hair(look, shell)
+        grows = np.concatenate([np.ones(self.size, bool), there > 0])
+        return np.concatenate([shape, shell + off]).astype(np.float32), grows[self.faces.cpu().numpy()].any(1)
 
-    def _hair(self, look: Look, shell: np.ndarray) -> np.ndarray:
-        """How far the hair stands off the skin (S, 3); under the skin where there is none."""
+    def _hair(self, look: Look, shell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How far the hair stands off the skin (S, 3), under the skin where there is none, and how much grows (S,)."""
         theta, y = self.chart[self.size :].T
-        outward = shell - np.array([0, 0.1, AXIS])
+        wide = np.abs(shell[(y > 0.25) & (y < 0.4), 0]).max()  # above the ears: hair runs over them, not around
+        base = np.where(y[:, None] < 0.3, shell.clip([-wide, -9, -9], [wide, 9, 9]), shell)
+        outward = base - np.array([0, 0.1, AXIS])
         flat = outward * [1, 0, 1]
         up = _step(y / 0.3)[:, None]
         direction = outward * up + flat * (1 - up)
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
         if HAIR[look.style] is None:
-            return -0.06 * direction
+            return -0.06 * direction, np.zeros(len(shell))
         line, (top, side, back) = HAIR[look.style]
         angle = np.abs(theta)
         lowest = np.interp(angle, *np.array(line).T) + look.hairline * np.exp(-((angle / 0.8) ** 2))
@@ -242,13 +250,13 @@ class Head:
         thick = np.where(angle < 2, side, back) * (1 - _step((y - 0.3) / 0.5)) + top * _step((y - 0.3) / 0.5)
         thick = thick * look.volume * (0.85 + 0.3 * bump)
         there = _step((y - lowest) / 0.1 + 0.3)
-        off = direction * (there * (thick + 0.05) - 0.05)[:, None]
+        off = direction * (there * (thick + 0.05) - 0.05)[:, None] + base - shell
         if look.style in ("long", "bob", "fringe"):  # below the ears it hangs instead of following the neck
             reach = np.linalg.norm(flat[:, [0, 2]], axis=1)
-            ear = (0.72 + thick) * (1 - 0.12 * _step((-y - 0.5) / 1.2))
+            ear = (0.68 + thick) * (1 - 0.12 * _step((-y - 0.5) / 1.2))
             hang = (angle > 0.95) & (y < 0.1) & (y > lowest)
             off[hang] += (flat / np.maximum(reach, 1e-3)[:, None] * np.clip(ear - reach - thick, 0, 0.5)[:, None])[hang]
-        return off
+        return off, there
 
     def paint(self, look: Look) -> np.ndarray:
         """The actor's texture, (2*256 + 64, 512, 3) linear light, uint8 of its square root (half as fine as sRGB, no table)."""
@@ -262,7 +270,7 @@ class Head:
         red += 0.8 * np.exp(-((theta / 0.13) ** 2) - ((y + 0.33) / 0.1) ** 2)  # tip of the nose
         skin *= 1 - 0.08 * red[..., None] * [0.1, 1, 0.9]
         for _ in range(int(60 * look.freckles)):
-            _spot(skin, theta, y, rng.normal(0, 0.4), rng.normal(-0.2, 0.14), rng.uniform(0.012, 0.022), 0.25)
+            _spot(skin, theta, y, rng.normal(0, 0.4), rng.normal(-0.2, 0.14), rng.uniform(0.008, 0.014), 0.22)
         for _ in range(rng.integers(0, 4)):
             _spot(skin, theta, y, rng.uniform(-0.8, 0.8), rng.uniform(-0.8, 0.5), rng.uniform(0.018, 0.03), 0.6)
         grain = noise(look.seed + 2, height, width, cells=128)
@@ -333,19 +341,19 @@ def pose_vertices(model: Head, neutral: Tensor, actions: Tensor, pose: Tensor) -
 
 
 def project(vertices: Tensor, pose: Tensor, size: float) -> Tensor:
-    """Pixels (N, V, 3): x right, y down, and depth, of a picture `size` pixels wide that shows 2.7 units."""
-    scale = pose[:, 5, None] * DISTANCE / (DISTANCE - vertices[..., 2]) * size / 2.7
+    """Pixels (N, V, 3): x right, y down, and depth, of a picture `size` pixels wide that shows VIEW units."""
+    scale = pose[:, 5, None] * DISTANCE / (DISTANCE - vertices[..., 2]) * size / VIEW
     x = size / 2 + vertices[..., 0] * scale + pose[:, 3, None] * size
-    y = size / 2 - (vertices[..., 1] + 0.12) * scale + pose[:, 4, None] * size
+    y = size / 2 - vertices[..., 1] * scale + pose[:, 4, None] * size
     return torch.stack([x, y, vertices[..., 2]], -1)
 
 
-def draw(model: Head, neutral: Tensor, textures: Tensor, which: Tensor, actions: Tensor, pose: Tensor, lamp: Tensor,
+def draw(model: Head, neutral: Tensor, shown: Tensor, textures: Tensor, which: Tensor, actions: Tensor, pose: Tensor, lamp: Tensor,
          background: Tensor, size: int, supersample: int = 2) -> Tensor:
     """Draw N frames.
 
     Args:
-        neutral: (A, V, 3) resting vertices per look; textures: (A, rows, 512, 3) uint8; which: (N,) look of each frame.
+        neutral, shown: (A, V, 3) and (A, F) from `Head.neutral` for each look; textures: (A, rows, 512, 3) uint8; which: (N,) look of each frame.
         actions: (N, 52); pose: (N, 6), see `pose_vertices`; lamp: (N, 9) direction, key colour, fill colour.
         background: (N, 3, size, size) linear light.
 
@@ -355,7 +363,7 @@ def draw(model: Head, neutral: Tensor, textures: Tensor, which: Tensor, actions:
     n, fine = len(which), size * supersample
     vertices = pose_vertices(model, neutral[which], actions, pose)
     normals = smooth_normals(vertices, model.faces, model.around)
-    pixel, face, weights = rasterize(project(vertices, pose, fine), model.faces, fine)
+    pixel, face, weights = rasterize(project(vertices, pose, fine), model.faces, fine, shown[which])
     frame = pixel // (fine * fine)
     normal = torch.nn.functional.normalize(interpolate(normals, model.faces, frame, face, weights), dim=-1)
     corner = model.faces[face]

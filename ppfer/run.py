@@ -40,6 +40,7 @@ class Stage:
         settings: everything else the result depends on; part of the key.
         make: ``make(run, folder) -> summary``: does the work, leaves files in the folder.
         load: ``load(run, folder) -> result``.
+        alone: made by the main process only, the others wait; training stages are made by all together.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Stage:
     settings: Any
     make: Callable[[Run, Path], dict]
     load: Callable[[Run, Path], Any]
+    alone: bool = False
 
 
 STAGES: dict[str, Callable[..., Stage]] = {}  # kind → function(config[, argument]) that describes the stage
@@ -86,12 +88,16 @@ class Run:
         """The result of a stage, made now unless a matching one is there; its inputs must exist (`get`)."""
         stage = self._stage(name)
         folder, key = self.dir / name, self.key(name)
-        if self._manifest(name).get("key") != key:
+        finished = self._manifest(name).get("key") == key
+        wait_for_everyone()
+        if not finished:
             self._begin(folder, key)
+            wait_for_everyone()
             began = time.monotonic()
-            summary = stage.make(self, folder)
-            self._finish(stage, folder, key, summary, time.monotonic() - began)
+            if is_main() or not stage.alone:
+                self._finish(stage, folder, key, stage.make(self, folder), began)
             self._results.pop(name, None)
+            wait_for_everyone()
         return self.get(name)
 
     def get(self, name: str) -> Any:
@@ -162,12 +168,12 @@ class Run:
         (folder / "manifest.json").unlink(missing_ok=True)
         mark.write_text(json.dumps({"key": key}))
 
-    def _finish(self, stage: Stage, folder: Path, key: str, summary: dict, seconds: float) -> None:
+    def _finish(self, stage: Stage, folder: Path, key: str, summary: dict, began: float) -> None:
         if not is_main():
             return
         manifest = {
             "stage": stage.name, "key": key, "settings": stage.settings, "inputs": {n: self.key(n) for n in stage.needs},
-            "seed": self.config.seed, "profile": self.config.profile, "seconds": round(seconds, 2), "device": device_name(self.device),
+            "seed": self.config.seed, "profile": self.config.profile, "seconds": round(time.monotonic() - began, 2), "device": device_name(self.device),
             "versions": versions(), "summary": summary,
         }
         write_json(folder / "manifest.json", manifest)
@@ -223,6 +229,14 @@ def data_path(path: str) -> Path:
 def is_main() -> bool:
     """True in the one process that writes files."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def wait_for_everyone() -> None:
+    """A barrier over the processes of ``accelerate launch``; nothing with one process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
 
 
 def device_name(device: torch.device) -> str:

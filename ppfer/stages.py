@@ -55,7 +55,7 @@ def _store_stage(config: Config, name: str, source: str, fields: tuple[str, ...]
     described = settings(config, "size", "frames", "generate", *fields)
     if not config.generate:
         described["files"] = chosen_clips(config, wild=wild).fingerprint()
-    return Stage(name, "00_data.ipynb", (), described, make, load)
+    return Stage(name, "00_data.ipynb", (), described, make, load, alone=True)
 
 
 def chosen_clips(config: Config, *, wild: bool = False):
@@ -125,7 +125,7 @@ def split(config: Config) -> Stage:
         names = json.loads((folder / "split.json").read_text())
         return {part: np.array([row[n] for n in members], dtype=np.int64) for part, members in names.items()}
 
-    return Stage("split", "00_data.ipynb", ("clips",), settings(config, "test", "val", "split_by", "seed"), make, load)
+    return Stage("split", "00_data.ipynb", ("clips",), settings(config, "test", "val", "split_by", "seed"), make, load, alone=True)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -90,8 +90,7 @@ def protected(config: Config, name: str) -> Stage:
         if name == "none" or not config.keep_protected:
             return {"what_ran": protector.what_ran}
         source = run.get("clips")
-        if is_main():
-            ClipStore.from_array(folder / "store", stream(run), source.table, source={"protector": name, "clips": source.hash})
+        ClipStore.from_array(folder / "store", stream(run), source.table, source={"protector": name, "clips": source.hash})
         return {"what_ran": protector.what_ran}
 
     def load(run: Run, folder: Path) -> object:
@@ -101,7 +100,8 @@ def protected(config: Config, name: str) -> Stage:
             return ClipStore.in_memory(torch.cat(list(stream(run))), run.table)
         return ClipStore.open(folder / "store")
 
-    return Stage(f"protected/{name}", protector.notebook, ("clips", *protector.needs), settings(config, "keep_protected"), make, load)
+    return Stage(f"protected/{name}", protector.notebook, ("clips", *protector.needs), settings(config, "keep_protected"), make, load,
+                 alone=True)
 
 
 @define

@@ -74,7 +74,7 @@ class Actor:
         """A row of VideoDemographics.csv; twelve consecutive actors hold both sexes and a mix like CREMA-D's."""
         rng, place = _rng(self.seed, "demographics", self.id), self.id % 12
         race = "African American" if place in (3, 6, 10) else "Asian" if place == 1 else "Caucasian"
-        return {"ActorID": self.id, "Age": int(rng.integers(20, 75)), "Sex": ("Male", "Female")[self.id % 2],
+        return {"ActorID": self.id, "Age": int(20 + 54 * rng.beta(1.1, 2.4)), "Sex": ("Male", "Female")[self.id % 2],
                 "Race": race, "Ethnicity": "Hispanic" if race == "Caucasian" and rng.random() < 0.15 else "Not Hispanic"}
 
 
@@ -110,7 +110,7 @@ SKIN = {"Caucasian": ((0.95, 0.80, 0.71), (0.80, 0.60, 0.48)), "African American
 HAIRS = np.array([(0.09, 0.07, 0.06), (0.20, 0.13, 0.09), (0.36, 0.24, 0.15), (0.55, 0.30, 0.16), (0.76, 0.60, 0.36)])
 IRISES = np.array([(0.25, 0.15, 0.08), (0.38, 0.25, 0.13), (0.33, 0.38, 0.22), (0.35, 0.48, 0.58), (0.45, 0.50, 0.52)])
 SHIRTS = np.array([(0.20, 0.22, 0.26), (0.24, 0.30, 0.42), (0.45, 0.44, 0.42), (0.40, 0.24, 0.25)])
-STYLES = {"Male": ("short", "buzz", "volume", "bald", "short", "long"), "Female": ("long", "bob", "fringe", "tied", "volume", "long")}
+STYLES = {"Male": ("short", "buzz", "volume", "bald", "short", "bob"), "Female": ("long", "bob", "fringe", "tied", "volume", "long")}
 
 
 def look(actor: Actor) -> render.Look:
@@ -124,7 +124,7 @@ def look(actor: Actor) -> render.Look:
     skin = fair + (dark - fair) * rng.random() + rng.normal(0, 0.012, 3)
     weights = (0.25, 0.35, 0.2, 0.08, 0.12) if race == "Caucasian" else (0.85, 0.15, 0, 0, 0)
     hair = HAIRS[rng.choice(5, p=weights)] * rng.uniform(0.8, 1.2)
-    grey = np.clip((age - 45) / 25 + rng.normal(0, 0.2), 0, 0.85)
+    grey = np.clip((age - 50) / 25 + rng.normal(0, 0.15), 0, 0.85)
     hair = hair + (rng.uniform(0.55, 0.8) - hair) * grey
     iris = IRISES[rng.choice(5) if race == "Caucasian" else rng.choice(2)] * rng.uniform(0.85, 1.15)
     lip = skin * [0.88, 0.62, 0.62] if male else skin * [0.92, rng.uniform(0.45, 0.65), rng.uniform(0.5, 0.65)]
@@ -139,10 +139,10 @@ def look(actor: Actor) -> render.Look:
 
 
 @functools.lru_cache(maxsize=256)
-def _appearance(actor: Actor) -> tuple[np.ndarray, np.ndarray]:
-    """Resting vertices and texture of an actor."""
+def _appearance(actor: Actor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Resting vertices, which faces there are, and texture of an actor."""
     model, face = render.head(torch.device("cpu")), look(actor)
-    return model.neutral(face), model.paint(face)
+    return *model.neutral(face), model.paint(face)
 
 
 # --- what ----------------------------------------------------------------------------------------------------------------
@@ -294,9 +294,8 @@ def _render(specs: list[ClipSpec], size: int, device: torch.device | str | None)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model, frames = render.head(device), specs[0].frames
     actors = list(dict.fromkeys(spec.actor for spec in specs))
-    faces, textures = zip(*map(_appearance, actors), strict=True)
     put = functools.partial(torch.as_tensor, device=device)
-    neutral, texture = put(np.stack(faces)), put(np.stack(textures))
+    neutral, shown, texture = (put(np.stack(part)) for part in zip(*map(_appearance, actors), strict=True))
     out = torch.empty(len(specs), frames, 4, size, size, dtype=torch.uint8, device=device)
     at_once = 1 if device.type == "cpu" else max(1, 512 // frames)
     for i in range(0, len(specs), at_once):
@@ -306,7 +305,7 @@ def _render(specs: list[ClipSpec], size: int, device: torch.device | str | None)
         lamp = put(np.stack([m.lamp for m in moves]), dtype=torch.float32).repeat_interleave(frames, 0)
         background = put(np.stack([_background(s, size) for s in some]), dtype=torch.float32).repeat_interleave(frames, 0)
         which = put([actors.index(s.actor) for s in some]).repeat_interleave(frames)
-        drawn = render.draw(model, neutral, texture, which, stack["actions"], stack["pose"], lamp, background, size)
+        drawn = render.draw(model, neutral, shown, texture, which, stack["actions"], stack["pose"], lamp, background, size)
         out[i : i + at_once] = drawn.view(len(some), frames, 4, size, size)
     return out
 

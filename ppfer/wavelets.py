@@ -11,10 +11,11 @@ It answers to horizontal edges, such as closed lips; *vertical* is the other way
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pywt
@@ -84,7 +85,7 @@ def synthesis_matrix(n: int, wavelet: str = "haar", level: int = 1, mode: str = 
 def row_slices(n: int, wavelet: str = "haar", level: int = 1, mode: str = "symmetric") -> tuple[slice, ...]:
     """Which rows of `analysis_matrix` are which: approximation, coarsest detail, ..., finest detail."""
     ends = [0, *accumulate(len(rows) for rows in _wavedec_of_identity(n, wavelet, level, mode))]
-    return tuple(slice(start, stop) for start, stop in zip(ends, ends[1:]))
+    return tuple(slice(start, stop) for start, stop in pairwise(ends))
 
 
 @lru_cache(maxsize=256)
@@ -185,15 +186,13 @@ class BandSplit(nn.Module):
         """
         if not frames.is_floating_point():
             raise TypeError(f"Frames must be floating point in [0, 1], not {frames.dtype}; divide uint8 frames by 255.")
-        plan = self._plan(frames, frames.shape)
+        plan = self._plan(frames.shape, frames.device, frames.dtype)
         with torch.autocast(frames.device.type, enabled=False):
             x = frames.to(plan.dtype).reshape(-1, plan.sizes[0], 3, *plan.sizes[1:])  # (B, T, 3, H, W)
             raw = _project(x, plan) if self.form == "image" else _analyse(x, plan)
             low, *high = (_affine(r, b.gain * b.scale, b.offset) for r, b in zip(raw, plan.bands))
-            if plan.padded:
-                h, w = plan.high[1:]
-                high = [F.pad(y, (0, w - y.shape[-1], 0, h - y.shape[-2]), value=0.5) for y in high]
-            high = high[0] if len(high) == 1 else torch.cat(high, dim=1)  # (B, sum of T_j, 3, h, w)
+            h, w = plan.high[1:]
+            high = _cat([_pad(y, h, w) for y in high], dim=1)  # (B, sum of T_j, 3, h, w)
         return low.flatten(0, 1).to(frames.dtype), high.flatten(0, 1).to(frames.dtype)
 
     def merge(self, low: Tensor, high: Tensor, like: Tensor | tuple[int, ...] | None = None) -> Tensor:
@@ -227,8 +226,8 @@ class BandSplit(nn.Module):
             Name to (B*T_j, 3, h_j, w_j), T_j = 1 unless time is split.
         """
         parts, plan, _ = self._unfold(low, high, like)
-        return {n: _affine(p, 1 / b.scale, -b.offset / b.scale).flatten(0, 1)
-                for n, p, b in zip(self.names, parts, plan.bands)}  # fmt: skip
+        signed = (_affine(p, 1 / b.scale, -b.offset / b.scale) for p, b in zip(parts, plan.bands))
+        return {name: x.flatten(0, 1) for name, x in zip(self.names, signed)}
 
     def details(self, high: Tensor, like: Tensor | tuple[int, ...] | None = None) -> dict[str, Tensor]:
         """Unfold `high` into its named sub-bands, still in [0, 1] with 0.5 for zero.
@@ -240,54 +239,45 @@ class BandSplit(nn.Module):
         Returns:
             Name to (B*T_j, 3, h_j, w_j) for every name but the approximation.
         """
-        if like is None and (self.level > 1 or "t" in self.axes) and self.form == "subband":
-            raise ValueError("details() needs the frames, or their shape, as `like` when levels > 1 or time is split.")
-        if like is None:
-            like = self._guess(high, high)
-        plan = self._plan(high, like if isinstance(like, tuple) else like.shape)
-        return {n: p.flatten(0, 1) for n, p in zip(self.names[1:], self._unfold_high(high, plan))}
+        if like is None and self.level > 1 and self.form == "subband":
+            raise ValueError("details() needs the frames, or their shape, as `like` when there is more than one level.")
+        shape = self._shape_of_frames(high, high) if like is None else tuple(getattr(like, "shape", like))
+        plan = self._plan(shape, high.device, high.dtype)
+        return {n: p.flatten(0, 1).to(high.dtype) for n, p in zip(self.names[1:], _unfold_high(high, plan))}
 
-    # ------------------------------------------------------------------------------------------------- bookkeeping
+    def _plan(self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> _Plan:
+        """What to do with frames of this shape."""
+        time = "t" in self.axes
+        if len(shape) not in ((5,) if time else (4, 5)) or shape[-3] != 3:
+            wanted = "clips (B, T, 3, H, W)" if time else "frames (N, 3, H, W) or clips (B, T, 3, H, W)"
+            raise ValueError(f"Splitting along {self.axes!r} takes {wanted}, not {tuple(shape)}.")
+        sizes = (shape[1] if time else 1, *shape[-2:])
+        dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        return _plan(self.wavelet, self.level, self.mode, self.form, self.axes, sizes, device, dtype)
 
-    def _plan(self, x: Tensor, shape: tuple[int, ...]) -> _Plan:
-        """What to do with frames of this shape, on x's device."""
-        clips = len(shape) == 5
-        if not (clips or (len(shape) == 4 and "t" not in self.axes)) or shape[-3] != 3:
-            wanted = "clips (B, T, 3, H, W)" if "t" in self.axes else "frames (N, 3, H, W) or clips (B, T, 3, H, W)"
-            raise ValueError(f"Axes {self.axes!r} need {wanted}, not {tuple(shape)}.")
-        sizes = (int(shape[1]) if "t" in self.axes else 1, int(shape[-2]), int(shape[-1]))
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return _plan(self.wavelet, self.level, self.mode, self.form, self.axes, sizes, x.device, dtype)
-
-    def _unfold(self, low: Tensor, high: Tensor, like: Tensor | tuple[int, ...] | None) -> tuple[list[Tensor], _Plan, tuple]:
+    def _unfold(self, low: Tensor, high: Tensor, like: Tensor | tuple[int, ...] | None):
         """Bands as a list of (B, T_j, 3, h_j, w_j) in the order of `names`, the plan, and the shape of the frames."""
-        if like is None:
-            like = self._guess(low, high)
-        shape = tuple(like if isinstance(like, tuple) else like.shape)
-        plan = self._plan(torch.empty((), dtype=torch.promote_types(low.dtype, high.dtype), device=low.device), shape)
-        b = shape[0] if "t" in self.axes or len(shape) == 4 else shape[0] * shape[1]
-        t, h, w = plan.bands[0].shape
-        want_high = (b * plan.high[0], 3, *plan.high[1:])
-        if low.shape != (b * t, 3, h, w) or high.shape != want_high:
-            raise ValueError(f"Frames of shape {shape} have bands of shape {(b * t, 3, h, w)} and {want_high}, "
-                             f"not {tuple(low.shape)} and {tuple(high.shape)}.")  # fmt: skip
-        return [low.to(plan.dtype).unflatten(0, (b, t)), *self._unfold_high(high, plan)], plan, shape
+        shape = self._shape_of_frames(low, high) if like is None else tuple(getattr(like, "shape", like))
+        plan = self._plan(shape, low.device, torch.promote_types(low.dtype, high.dtype))
+        count = math.prod(shape[:-3]) // plan.sizes[0]  # clips, or frames where time is not split
+        (t, h, w), (high_t, high_h, high_w) = plan.bands[0].shape, plan.high
+        wanted = (count * t, 3, h, w), (count * high_t, 3, high_h, high_w)
+        if (tuple(low.shape), tuple(high.shape)) != wanted:
+            raise ValueError(
+                f"Frames of shape {shape} have bands of shape {wanted[0]} and {wanted[1]}, "
+                f"not {tuple(low.shape)} and {tuple(high.shape)}; give merge() the frames that were split as `like`."
+            )
+        return [low.to(plan.dtype).unflatten(0, (count, t)), *_unfold_high(high, plan)], plan, shape
 
-    def _unfold_high(self, high: Tensor, plan: _Plan) -> list[Tensor]:
-        shapes = [band.shape for band in plan.bands[1:]]
-        parts = high.to(plan.dtype).unflatten(0, (-1, plan.high[0])).split([t for t, _, _ in shapes], dim=1)
-        return [part[..., :h, :w] for part, (_, h, w) in zip(parts, shapes)]
-
-    def _guess(self, low: Tensor, high: Tensor) -> tuple[int, ...]:
-        """The shape of the frames that were split, from the shapes of their bands."""
+    def _shape_of_frames(self, low: Tensor, high: Tensor) -> tuple[int, ...]:
+        """The likeliest shape of the frames these bands come from."""
         if "t" in self.axes:
-            raise ValueError("merge() needs the clips that were split, or their shape, as `like` when time is split.")
+            raise ValueError("Bands split over time need the clips they come from, or their shape, as `like`.")
         if self.form == "image":
             return tuple(low.shape)
-        sizes = [_guess(*s, self.wavelet, self.level, self.mode) for s in zip(low.shape[-2:], high.shape[-2:])]
-        if low is high:
-            return (len(high) // len(self.names[1:]), 3, *sizes)
-        return (len(low), 3, *sizes)
+        sizes = (_axis_length(*s, self.wavelet, self.level, self.mode) for s in zip(low.shape[-2:], high.shape[-2:]))
+        count = len(low) // (len(self.names) - 1) if low is high else len(low)
+        return count, 3, *sizes
 
 
 # ---------------------------------------------------------------------------------------------- plans: what is where
@@ -302,16 +292,22 @@ class _Band:
 
 
 @dataclass(frozen=True)
+class _Tile:
+    start: int  # the tile's matrix meets the samples (or the coefficients) start ... start + length - 1
+    length: int
+    matrix: Tensor
+
+
+@dataclass(frozen=True)
 class _Plan:
     sizes: tuple[int, int, int]  # T, H, W of one clip; T = 1 when time is not split
     dtype: torch.dtype
+    dims: tuple[int, ...]  # the transformed dimensions of (B, T, 3, H, W)
     bands: tuple[_Band, ...]  # in the order of BandSplit.names
     high: tuple[int, int, int]  # number of detail frames per clip, their height and width
-    padded: bool
-    dims: tuple[int, ...]  # transformed dimensions of (B, T, 3, H, W)
-    steps: tuple  # subband form: per level, finest first, per dimension the tiles of A and of S, or None for Haar
-    keys: tuple[str, ...]  # detail sub-bands of one level
-    projections: tuple[Tensor, ...]  # image form: per dimension P = S[:, :m0] A[:m0]
+    keys: tuple[str, ...] = ()  # subband form: the details of one level
+    steps: tuple = ()  # subband form: per level, finest first, per dimension (tiles of A, tiles of S), or None for Haar
+    projections: tuple[Tensor, ...] = ()  # image form: per dimension P = S[:, :m0] A[:m0]
 
 
 @torch.compiler.assume_constant_result
@@ -321,122 +317,99 @@ def _plan(*options) -> _Plan:
 
 @lru_cache(maxsize=128)
 def _cached_plan(wavelet, level, mode, form, axes, sizes, device, dtype) -> _Plan:
-    dims = AXES[axes]
-    lengths = {1: sizes[0], 3: sizes[1], 4: sizes[2]}
+    dims, options = AXES[axes], (wavelet, level, mode)
+    lengths = dict(zip((1, 3, 4), sizes))
     for n in (lengths[d] for d in dims):
         if level > max(1, pywt.dwt_max_level(n, wavelet)):
-            warnings.warn(f"Level {level} is deep for {wavelet} on an axis of length {n}: every coefficient of the last "
-                          "level feels the boundary. The split is still exact.", stacklevel=4)  # fmt: skip
+            warnings.warn(
+                f"Level {level} of {wavelet} is deep for an axis of length {n}: every coefficient of the last level "
+                "depends on how the boundary is extended. The split is still exact.",
+                stacklevel=5,
+            )
 
     def on_device(matrix: Tensor) -> Tensor:
-        with torch.inference_mode(False):  # an inference tensor in the cache could not be used in training later
+        with torch.inference_mode(False):  # a cached inference tensor could not be used in training later
             return matrix.to(device, dtype).contiguous()
 
     if form == "image":
-        projections = []
-        for n in (lengths[d] for d in dims):
-            rows = row_slices(n, wavelet, level, mode)[0]
-            a, s = analysis_matrix(n, wavelet, level, mode), synthesis_matrix(n, wavelet, level, mode)
-            projections.append(s[:, rows] @ a[rows])
-        low, high = _image_ranges(projections)
-        bands = (_band(sizes, *low, 1.0), _band(sizes, *high, 1.0))
-        return _Plan(sizes, dtype, bands, sizes, False, dims, (), (), tuple(map(on_device, projections)))
+        low_rows = [(lengths[d], row_slices(lengths[d], *options)[0]) for d in dims]
+        projections = [synthesis_matrix(n, *options)[:, r] @ analysis_matrix(n, *options)[r] for n, r in low_rows]
+        bands = (_band(sizes, *_range(projections)), _band(sizes, *_range_of_rest(projections)))
+        return _Plan(sizes, dtype, dims, bands, sizes, projections=tuple(map(on_device, projections)))
 
-    steps, details, gain, keys = [], [], 1.0, tuple(NAMES[axes])
+    keys, steps, details, gain = tuple(NAMES[axes]), [], [], 1.0
     for j in range(1, level + 1):
-        step, rows = [], []  # rows[axis]: {"a": ..., "d": ...} of the one-axis transform down to level j
-        for d in dims:
-            n = lengths[d]
-            haar = n % 2 == 0 and _is_haar(wavelet)
+        step, rows = [], {}  # rows[d]: averages and details of level j as functions of the samples along d
+        for d, whole in zip(dims, (sizes[(1, 3, 4).index(d)] for d in dims)):
+            haar = lengths[d] % 2 == 0 and pywt.Wavelet(wavelet).filter_bank == pywt.Wavelet("haar").filter_bank
+            step.append(None if haar else _tiles(lengths[d], wavelet, mode, on_device))
             gain *= 0.5**0.5 if haar else 1.0
-            step.append(None if haar else _tiles(n, wavelet, mode, on_device, size=64 if device.type == "cpu" else n))
-            lengths[d] = row_slices(n, wavelet, 1, mode)[0].stop
-            whole = {1: sizes[0], 3: sizes[1], 4: sizes[2]}[d]
-            a = analysis_matrix(whole, wavelet, j, mode)
-            rows.append(dict(zip("ad", (a[r] for r in row_slices(whole, wavelet, j, mode)[:2]))))
+            average, detail = row_slices(whole, wavelet, j, mode)[:2]
+            rows[d] = {"a": analysis_matrix(whole, wavelet, j, mode)[average],
+                       "d": analysis_matrix(whole, wavelet, j, mode)[detail]}  # fmt: skip
+            lengths[d] = average.stop
         steps.append(tuple(step))
-        shape = (lengths[1], lengths[3], lengths[4])
-
-        def band(key, symmetric):
-            sub = {d: len(r[k]) for d, r, k in zip(dims, rows, key)}
-            t, h, w = (sub.get(d, n) for d, n in zip((1, 3, 4), shape))
-            return _band((t, h, w), *_range([r[k] for r, k in zip(rows, key)], symmetric), gain)
-
-        details = [band(key, True) for key in keys] + details
-    bands = (band("a" * len(dims), False), *details)
-    t, h, w = (sum(b.shape[0] for b in details), max(b.shape[1] for b in details), max(b.shape[2] for b in details))
-    padded = any(b.shape[1:] != (h, w) for b in details)
-    return _Plan(sizes, dtype, bands, (t, h, w), padded, dims, tuple(steps), keys, ())
+        shape = tuple(lengths.values())
+        ranges = {key: _range([rows[d][k] for d, k in zip(dims, key)]) for key in keys + ("a" * len(dims),)}
+        bounds = {key: max(-lo, hi) for key, (lo, hi) in ranges.items()}  # symmetric: zero detail becomes 0.5
+        details = [_band(shape, -bounds[key], bounds[key], gain) for key in keys] + details
+    bands = (_band(shape, *ranges["a" * len(dims)], gain), *details)
+    high = sum(b.shape[0] for b in details), max(b.shape[1] for b in details), max(b.shape[2] for b in details)
+    return _Plan(sizes, dtype, dims, bands, high, keys, tuple(steps))
 
 
-@dataclass(frozen=True)
-class _Tile:
-    start: int  # the matrix meets columns start .. start + length, of both approximation and detail in the case of S
-    length: int
-    matrix: Tensor
+def _tiles(n: int, wavelet: str, mode: str, on_device) -> tuple[list[_Tile], list[_Tile]]:
+    """One step's A and S, both banded, cut into tiles without the zero columns around the band.
 
-
-def _tiles(n: int, wavelet: str, mode: str, on_device, size: int) -> tuple[list[_Tile], list[_Tile]]:
-    """One step's A and S cut into tiles of about `size` samples, zero columns left out: both are banded matrices.
-
-    A tile of A holds the rows of some approximation coefficients, then those of the same detail coefficients.
+    A tile of A makes some averages and then the details beside them; a tile of S takes both and makes some samples.
     """
-    a, s = analysis_matrix(n, wavelet, 1, mode), synthesis_matrix(n, wavelet, 1, mode)
-    count, parts = max(1, round(n / size)), ([], [])
-    a, s = a.unflatten(0, (2, -1)), s.unflatten(1, (2, -1))  # (2, m, n), (n, 2, m)
-    for rows_a, rows_s in zip(a.tensor_split(count, dim=1), s.tensor_split(count, dim=0)):
-        for tiles, used, tile in zip(parts, ((rows_a != 0).any(0).any(0), (rows_s != 0).any(0).any(0)), (rows_a, rows_s)):
-            columns = used.nonzero().flatten().tolist() or [0]
-            length = columns[-1] + 1 - columns[0]
-            matrix = tile[..., columns[0] : columns[-1] + 1]
-            matrix = matrix.flatten(0, 1) if tiles is parts[0] else matrix.flatten(1, 2)
-            tiles.append(_Tile(columns[0], length, on_device(matrix)))
-    return parts
+    a = analysis_matrix(n, wavelet, 1, mode).unflatten(0, (2, -1))  # (2, m, n)
+    s = synthesis_matrix(n, wavelet, 1, mode).unflatten(1, (2, -1)).transpose(0, 1)  # (2, n, m)
+    tiles = ([], [])
+    for side, (matrix, stack) in enumerate(((a, 0), (s, 1))):
+        for rows in matrix.tensor_split(max(1, round(n / 64)), dim=1):
+            used = rows.abs().sum((0, 1)).nonzero().flatten()
+            start, stop = int(used.min()), int(used.max()) + 1
+            tiles[side].append(_Tile(start, stop - start, on_device(torch.cat([*rows[..., start:stop]], dim=stack))))
+    return tiles
 
 
-def _band(shape, lo: float, hi: float, gain: float) -> _Band:
-    scale = 1 / (hi - lo) if hi - lo > 1e-12 else 1.0  # a sub-band that is always zero stays as it is
-    return _Band(tuple(shape), scale, -lo * scale, gain)
+def _band(shape: tuple[int, int, int], lo: float, hi: float, gain: float = 1.0) -> _Band:
+    scale = 1 / (hi - lo) if hi - lo > 1e-9 else 1.0  # a band that is always zero
+    return _Band(shape, scale, -lo * scale if hi - lo > 1e-9 else 0.5, gain)
 
 
-def _range(rows: list[Tensor], symmetric: bool) -> tuple[float, float]:
-    """Least and greatest value of (rows_1 x rows_2 x ...) applied to anything in [0, 1]: sums of negatives, positives."""
+def _sums(matrices: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Sums of the positive and of the negative entries (as positive numbers) in each row of matrix_1 x matrix_2 x ..."""
     positive, negative = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    for r in rows:
-        p, n = r.clamp(min=0).sum(1), (-r).clamp(min=0).sum(1)
-        positive, negative = (
-            (torch.outer(positive, p) + torch.outer(negative, n)).flatten(),
-            (torch.outer(positive, n) + torch.outer(negative, p)).flatten(),
-        )
-    lo, hi = -negative.max().item(), positive.max().item()
-    return (-max(-lo, hi), max(-lo, hi)) if symmetric else (lo, hi)
-
-
-def _image_ranges(projections: list[Tensor]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Ranges of low = (P x P x ...) X and of high = X - low."""
-    low = _range(projections, False)
-    positive, negative, diagonal = (torch.full((1,), v, dtype=torch.float64) for v in (1.0, 0.0, 1.0))
-    for m in projections:
+    for m in matrices:
         p, n = m.clamp(min=0).sum(1), (-m).clamp(min=0).sum(1)
-        positive, negative = (
-            (torch.outer(positive, p) + torch.outer(negative, n)).flatten(),
-            (torch.outer(positive, n) + torch.outer(negative, p)).flatten(),
-        )
-        diagonal = torch.outer(diagonal, m.diagonal()).flatten()
-    # row of I - P x P: the signs swap, and the diagonal entry q becomes 1 - q
-    up = negative - (-diagonal).clamp(min=0) + (1 - diagonal).clamp(min=0)
-    down = positive - diagonal.clamp(min=0) + (diagonal - 1).clamp(min=0)
+        same, other = (torch.outer(positive, u) + torch.outer(negative, v) for u, v in ((p, n), (n, p)))
+        positive, negative = same.flatten(), other.flatten()
+    return positive, negative
+
+
+def _range(matrices: list[Tensor]) -> tuple[float, float]:
+    """Least and greatest value of (matrix_1 x matrix_2 x ...) applied to anything in [0, 1]."""
+    positive, negative = _sums(matrices)
+    return -negative.max().item(), positive.max().item()
+
+
+def _range_of_rest(projections: list[Tensor]) -> tuple[float, float]:
+    """Range of X - (P_1 x P_2 x ...) X, symmetric: the signs swap and a diagonal entry q becomes 1 - q."""
+    positive, negative = _sums(projections)
+    q = torch.ones(1, dtype=torch.float64)
+    for p in projections:
+        q = torch.outer(q, p.diagonal()).flatten()
+    up = negative - (-q).clamp(min=0) + (1 - q).clamp(min=0)
+    down = positive - q.clamp(min=0) + (q - 1).clamp(min=0)
     bound = max(up.max().item(), down.max().item())
-    return low, (-bound, bound)
-
-
-def _is_haar(wavelet: str) -> bool:
-    return pywt.Wavelet(wavelet).filter_bank == pywt.Wavelet("haar").filter_bank
+    return -bound, bound
 
 
 @torch.compiler.assume_constant_result
-def _guess(low: int, high: int, wavelet: str, level: int, mode: str) -> int:
-    """The axis length, even if possible, whose last approximation has length `low` and biggest detail length `high`."""
+def _axis_length(low: int, high: int, wavelet: str, level: int, mode: str) -> int:
+    """The length, even if possible, of an axis whose last average has length `low` and biggest detail length `high`."""
 
     def fits(n: int) -> bool:
         lengths = [n]
@@ -446,7 +419,7 @@ def _guess(low: int, high: int, wavelet: str, level: int, mode: str) -> int:
 
     lengths = [n for n in range(1, (low << level) + 1) if fits(n)]
     if not lengths:
-        raise ValueError(f"No picture has bands of length {low} and {high} with {wavelet}/{mode}, level {level}.")
+        raise ValueError(f"No frame has bands {low} and {high} long with {wavelet}/{mode}, level {level}.")
     return max(lengths, key=lambda n: (n % 2 == 0, n))
 
 
@@ -457,6 +430,22 @@ def _affine(x: Tensor, scale: float, offset: float) -> Tensor:
     return torch.add(torch.tensor(offset, dtype=x.dtype), x, alpha=scale)  # one pass over the memory instead of two
 
 
+def _cat(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def _pad(x: Tensor, h: int, w: int) -> Tensor:
+    """Fill a small sub-band up with grey; level 1 never needs it."""
+    return x if x.shape[-2:] == (h, w) else F.pad(x, (0, w - x.shape[-1], 0, h - x.shape[-2]), value=0.5)
+
+
+def _unfold_high(high: Tensor, plan: _Plan) -> list[Tensor]:
+    """The detail sub-bands, each (B, T_j, 3, h_j, w_j)."""
+    shapes = [band.shape for band in plan.bands[1:]]
+    parts = high.to(plan.dtype).unflatten(0, (-1, plan.high[0])).split([t for t, _, _ in shapes], dim=1)
+    return [part[..., :h, :w] for part, (_, h, w) in zip(parts, shapes)]
+
+
 def _along(matrix: Tensor, x: Tensor, dim: int) -> Tensor:
     """Multiply a matrix (m, n) into dimension `dim` of x, which has length n there."""
     if dim == x.ndim - 1:
@@ -464,52 +453,55 @@ def _along(matrix: Tensor, x: Tensor, dim: int) -> Tensor:
     return (matrix @ x.flatten(dim + 1)).unflatten(-1, x.shape[dim + 1 :])
 
 
+def _project(x: Tensor, plan: _Plan) -> list[Tensor]:
+    """(B, T, 3, H, W) to its low-pass picture and the rest."""
+    low = x
+    for dim, matrix in zip(plan.dims, plan.projections):
+        low = _along(matrix, low, dim)
+    return [low, x - low]
+
+
 def _analyse(x: Tensor, plan: _Plan) -> list[Tensor]:
     """(B, T, 3, H, W) to the approximation and all details (before gain), in the order of BandSplit.names."""
     details = []
     for step in plan.steps:
         bands = {"": x}
-        for dim, tiles in zip(reversed(plan.dims), reversed(step)):  # last axis first: no copies between products
+        for dim, tiles in zip(reversed(plan.dims), reversed(step)):  # last axis first: no copies between the products
             bands = {s + k: y for k, v in bands.items() for s, y in zip("ad", _split_axis(v, dim, tiles))}
         x = bands["a" * len(plan.dims)]
         details = [bands[key] for key in plan.keys] + details
     return [x, *details]
 
 
-def _split_axis(x: Tensor, dim: int, tiles: tuple | None) -> tuple[Tensor, Tensor]:
-    if tiles is None:  # Haar on an even length: sums and differences of neighbours
-        even, odd = x.unflatten(dim, (-1, 2)).unbind(dim + 1)
-        return even + odd, even - odd
-    parts = [_along(t.matrix, x.narrow(dim, t.start, t.length), dim).chunk(2, dim) for t in tiles[0]]
-    return tuple(y[0] if len(y) == 1 else torch.cat(y, dim) for y in zip(*parts))
-
-
-def _synthesise(raw: list[Tensor], plan: _Plan) -> Tensor:
+def _synthesise(bands: list[Tensor], plan: _Plan) -> Tensor:
     """The inverse of `_analyse`."""
-    x, *details = raw
+    x, *details = bands
     for step in reversed(plan.steps):
         bands = dict(zip(plan.keys, details)) | {"a" * len(plan.dims): x}
         details = details[len(plan.keys) :]
         for dim, tiles in zip(plan.dims, step):
-            bands = {k: _merge_axis(bands["a" + k], bands["d" + k], dim, tiles) for k in sorted({k[1:] for k in bands})}
+            bands = {k[1:]: _merge_axis(v, bands["d" + k[1:]], dim, tiles) for k, v in bands.items() if k[0] == "a"}
         x = bands[""]
     return x
+
+
+def _split_axis(x: Tensor, dim: int, tiles: tuple | None) -> tuple[Tensor, Tensor]:
+    if tiles is None:  # Haar on an even length: sums and differences of neighbours
+        even, odd = x.unflatten(dim, (-1, 2)).unbind(dim + 1)
+        return even + odd, even - odd
+    pairs = [_along(t.matrix, x.narrow(dim, t.start, t.length), dim).chunk(2, dim) for t in tiles[0]]
+    return tuple(_cat(parts, dim) for parts in zip(*pairs))
 
 
 def _merge_axis(a: Tensor, d: Tensor, dim: int, tiles: tuple | None) -> Tensor:
     if tiles is None:
         x = a.new_empty([2 * n if i == dim else n for i, n in enumerate(a.shape)])
-        pairs = x.unflatten(dim, (-1, 2))  # written in place: five times faster than stacking along the last axis
-        pairs.select(dim + 1, 0).copy_(a + d)
-        pairs.select(dim + 1, 1).copy_(a - d)
+        pairs = x.unflatten(dim, (-1, 2))
+        for i, y in enumerate((a + d, a - d)):
+            pairs.select(dim + 1, i).copy_(y)  # five times faster than stacking along the last axis
         return x
-    both = (torch.cat([y.narrow(dim, t.start, t.length) for y in (a, d)], dim) for t in tiles[1])
-    parts = [_along(t.matrix, y, dim) for t, y in zip(tiles[1], both)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
-
-
-def _project(x: Tensor, plan: _Plan) -> list[Tensor]:
-    low = x
-    for dim, matrix in zip(plan.dims, plan.projections):
-        low = _along(matrix, low, dim)
-    return [low, x - low]
+    parts = []
+    for t in tiles[1]:
+        pair = torch.cat([y.narrow(dim, t.start, t.length) for y in (a, d)], dim)
+        parts.append(_along(t.matrix, pair, dim))
+    return _cat(parts, dim)
