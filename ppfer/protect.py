@@ -7,6 +7,7 @@ themselves (`per_frame`).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,6 +49,11 @@ class PrivacyEnhancer(nn.Module):
         low, high = self.bands.split(pixels)
         return self.low(low), self.high(high)
 
+    def views(self, pixels: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(band, enhanced band) for low and high: what each controller compares and judges."""
+        bands = self.bands.split(pixels)
+        return [(band, net(band)) for band, net in zip(bands, (self.low, self.high), strict=True)]
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Frames (N, 3, H, W), or clips (B, T, 3, H, W), to G of the same shape in [0, 1]."""
         low, high = self.enhance(pixels)
@@ -61,10 +67,14 @@ class FrameEnhancer(nn.Module):
         super().__init__()
         self.net = net
 
+    def views(self, pixels: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(frames, enhanced frames), each (N, 3, H, W): the one view there is."""
+        frames = pixels.flatten(0, -4)  # (N, 3, H, W) whatever the leading axes
+        return [(frames, self.net(frames))]
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Frames or clips to the same shape in [0, 1]."""
-        frames = pixels.flatten(0, -4)  # (N, 3, H, W) whatever the leading axes
-        return self.net(frames).float().clamp(0, 1).view_as(pixels)
+        return self.views(pixels)[0][1].float().clamp(0, 1).view_as(pixels)
 
 
 class PPFER(nn.Module):
@@ -109,12 +119,18 @@ def protect(protector: Protector, clips: Tensor, *, name: str = "protector") -> 
 
 
 def protect_all(protector: Protector, clips: Tensor, *, device: torch.device, batch: int, name: str,
-                on_batch: Callable[[int], None] | None = None) -> Iterator[Tensor]:
-    """Protect a whole (N, T, 3, H, W) uint8 tensor batch by batch; yields uint8 batches on `device`, in order."""
+                on_batch: Callable[[int], None] | None = None, rows: bool = False) -> Iterator[Tensor]:
+    """Protect a whole (N, T, 3, H, W) uint8 tensor batch by batch; yields uint8 batches on `device`, in order.
+
+    With `rows` the protector is called as ``protector(clips, rows)``, a range of the N: for one that knows more of a clip
+    than its pixels, such as where the landmarks of the face are.
+    """
     if isinstance(protector, nn.Module):
         protector.eval()
     for start in range(0, len(clips), batch):
-        yield protect(protector, clips[start : start + batch].to(device), name=name)
+        here = range(start, min(len(clips), start + batch))
+        apply = functools.partial(protector, rows=here) if rows else protector
+        yield protect(apply, clips[start : here.stop].to(device), name=name)
         if on_batch:
             on_batch(min(len(clips), start + batch))
 

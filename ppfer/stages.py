@@ -153,9 +153,13 @@ def new_recognizer(config: Config, classes: int) -> nn.Module:
     return nets.Recognizer(config.nets.recognizer, classes, weights=config.nets.recognizer_weights)
 
 
-def new_enhancer(config: Config) -> protect.PrivacyEnhancer:
-    """Two U-Nets behind the transform, random weights."""
+def new_enhancer(config: Config, where: str = "bands") -> nn.Module:
+    """Two U-Nets behind the transform, or with "frames" one without it; random weights."""
     width = config.nets.unet_width
+    if where == "frames":
+        return protect.FrameEnhancer(nets.UNet(width=width))
+    if where != "bands":
+        raise PpferError(f"an enhancer works on bands or frames, not on '{where}'")
     return protect.PrivacyEnhancer(band_split(config), nets.UNet(width=width), nets.UNet(width=width))
 
 
@@ -172,6 +176,15 @@ def new_compensator(config: Config) -> nn.Module:
         net = uvit.uvit_h2(n.compensator_weights or None, img_size=config.size // 8, checkpoint=True)
         return uvit.LatentCompensator(net, uvit.load_autoencoder(n.autoencoder))
     raise PpferError(f"unknown compensator '{n.compensator}'; known: pixel, latent")
+
+
+def start_enhancer(run: Run, where: str = "bands") -> nn.Module:
+    """A trainable enhancer, each U-Net with the pre-trained weights (paper §3.2: they start identical)."""
+    enhancer, start = new_enhancer(run.config, where), run.get("pretrain").state_dict()
+    for net in enhancer.children():
+        if isinstance(net, nets.UNet):
+            net.load_state_dict(start)
+    return trainable(enhancer, run)
 
 
 def load_net(net: nn.Module, folder: Path, run: Run) -> nn.Module:
@@ -333,17 +346,15 @@ def privacy_loss(logits: Tensor, labels: Tensor, preset: str) -> Tensor:
 class PrivacyObjective(nn.Module):
     """Algorithm 1, lines 4–10: maximise the frozen controller's cross-entropy on each enhanced band."""
 
-    def __init__(self, enhancer: protect.PrivacyEnhancer, controller: nn.Module, preset: str, reconstruction: float):
+    def __init__(self, enhancer: nn.Module, controller: nn.Module, preset: str, reconstruction: float):
         super().__init__()
         self.enhancer, self.controller = enhancer, nets.freeze(controller)
         self.preset, self.reconstruction = preset, reconstruction
 
     def forward(self, pixels: Tensor, actors: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) or (B, T, 3, H, W), labels (B,) → scalar."""
-        bands = self.enhancer.bands.split(pixels)
         loss = 0.0
-        for band, net in zip(bands, (self.enhancer.low, self.enhancer.high), strict=True):
-            enhanced = net(band)
+        for band, enhanced in self.enhancer.views(pixels):
             labels = actors.repeat_interleave(len(band) // len(actors))
             loss = loss + privacy_loss(self.controller(enhanced), labels, self.preset)
             if self.reconstruction:
@@ -376,26 +387,24 @@ def _protected_check(run: Run, protector: Callable[[Tensor], Tensor], validator:
 
 
 @define
-def privacy(config: Config) -> Stage:
-    """Algorithm 1: both enhancers against the frozen identity controller."""
+def privacy(config: Config, where: str = "bands") -> Stage:
+    """Algorithm 1: the enhancers against the frozen identity controller; "privacy/frames" has one, without the transform."""
+    name = "privacy" if where == "bands" else f"privacy/{where}"
 
     def make(run: Run, folder: Path) -> dict:
-        seed, controller, start = stage_seed(run, "privacy"), run.get("identity"), run.get("pretrain").state_dict()
-        enhancer = new_enhancer(config)
-        for net in (enhancer.low, enhancer.high):
-            net.load_state_dict(start)
-        trainable(enhancer, run)
+        seed, controller, enhancer = stage_seed(run, name), run.get("identity"), start_enhancer(run, where)
         objective = PrivacyObjective(enhancer, controller, config.privacy_loss, config.reconstruction)
         batches = batches_of(run, "clips", run.parts["train"], run.labels("actor"), config.privacy, seed, frames=not whole_clips(config))
         rule = private_first(1 / len(run.classes("actor")), config.privacy_slack, "val_l1")
-        return fit_stage(run, folder, "privacy", objective, enhancer, batches, config.privacy, score=rule,
+        return fit_stage(run, folder, name, objective, enhancer, batches, config.privacy, score=rule,
                     evaluate=_protected_check(run, enhancer, controller, run.tensor("clips")))
 
     def load(run: Run, folder: Path) -> nn.Module:
-        return load_net(new_enhancer(config), folder, run)
+        return load_net(new_enhancer(config, where), folder, run)
 
     needs = settings(config, "privacy", "privacy_loss", "privacy_slack", "reconstruction", "precision", "seed")
-    return Stage("privacy", "04_privacy.ipynb", ("identity", "pretrain"), needs, make, load)
+    notebook = "04_privacy.ipynb" if where == "bands" else "10_ablation.ipynb"
+    return Stage(name, notebook, ("identity", "pretrain"), needs, make, load)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -476,33 +485,45 @@ class CompensationObjective(nn.Module):
 
 
 @define
-def compensation(config: Config) -> Stage:
-    """Algorithm 2: the compensator on G under the frozen expression controller."""
+def compensation(config: Config, variant: str = "enhanced") -> Stage:
+    """Algorithm 2: the compensator on G under the frozen expression controller.
+
+    "compensation/<protector>" takes that protector's clips for G, "compensation/<protector>-mse" leaves the controller out
+    (ablation).
+    """
+    source, _, loss = variant.partition("-")
+    name = "compensation" if variant == "enhanced" else f"compensation/{variant}"
+    controlled = loss != "mse"
 
     def make(run: Run, folder: Path) -> dict:
-        seed, validator, controller = stage_seed(run, "compensation"), run.get("identity"), run.get("expression")
+        seed, validator = stage_seed(run, name), run.get("identity")
+        controller = run.get("expression") if controlled else None
         net, parts = trainable(new_compensator(config), run), run.parts
-        source, emotions = run.tensor("protected/enhanced"), run.labels("emotion")
+        pixels, emotions = run.tensor(f"protected/{source}"), run.labels("emotion")
         truth = torch.as_tensor(emotions[parts["val"]])
-        leaks = _protected_check(run, lambda x: protect.per_frame(net, x), validator, source)
+        leaks = _protected_check(run, lambda x: protect.per_frame(net, x), validator, pixels)
 
         def measure() -> dict[str, float]:
-            logits = evaluate.frame_logits(lambda_module(lambda x: controller(net(x))), source, parts["val"], device=run.device,
+            if controller is None:
+                return leaks()
+            logits = evaluate.frame_logits(lambda_module(lambda x: controller(net(x))), pixels, parts["val"], device=run.device,
                                            precision=config.precision, batch=16)
             loss = F.cross_entropy(logits.flatten(0, 1), truth.repeat_interleave(logits.shape[1]))
             accuracy = (logits.argmax(-1) == truth[:, None]).float().mean()
             return leaks() | {"val_loss": float(loss), "val_accuracy": float(accuracy)}
 
-        batches = batches_of(run, "protected/enhanced", parts["train"], emotions, config.compensation, seed)
-        rule = private_first(1 / len(run.classes("actor")), config.privacy_slack, "val_loss")
-        return fit_stage(run, folder, "compensation", CompensationObjective(net, controller), net, batches, config.compensation,
+        batches = batches_of(run, f"protected/{source}", parts["train"], emotions, config.compensation, seed)
+        rule = private_first(1 / len(run.classes("actor")), config.privacy_slack, "val_loss" if controlled else "val_l1")
+        return fit_stage(run, folder, name, CompensationObjective(net, controller), net, batches, config.compensation,
                     evaluate=measure, score=rule)
 
     def load(run: Run, folder: Path) -> nn.Module:
         return load_net(new_compensator(config), folder, run)
 
     needs = settings(config, "compensation", "nets", "privacy_slack", "precision", "seed")
-    return Stage("compensation", "05_compensation.ipynb", ("identity", "expression", "protected/enhanced"), needs, make, load)
+    notebook = "05_compensation.ipynb" if variant == "enhanced" else "10_ablation.ipynb"
+    inputs = ("identity", *(("expression",) if controlled else ()), f"protected/{source}")
+    return Stage(name, notebook, inputs, needs, make, load)
 
 
 def lambda_module(function: Callable[[Tensor], Tensor]) -> nn.Module:
