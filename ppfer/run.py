@@ -80,13 +80,14 @@ class Run:
         self.dir = Path(runs_dir) / run_name(config)
         self._results: dict[str, Any] = {}
         self._keys: dict[str, str] = {}
+        self._stages: dict[str, Stage] = {}  # described once: the data stages look at every file for it
         self._tensors: dict[str, Tensor] = {}
 
     # -- results -------------------------------------------------------------------------------------------------
 
     def make(self, name: str) -> Any:
         """The result of a stage, made now unless a matching one is there; its inputs must exist (`get`)."""
-        stage = self._stage(name)
+        stage = self.describe(name)
         folder, key = self.dir / name, self.key(name)
         finished = self._manifest(name).get("key") == key
         wait_for_everyone()
@@ -106,7 +107,7 @@ class Run:
         Raises:
             MissingInput: if it was never made or belongs to another configuration; names the notebook to run.
         """
-        stage, _ = self._stage(name), self.manifest(name)
+        stage, _ = self.describe(name), self.manifest(name)
         if name not in self._results:
             self._results[name] = stage.load(self, self.dir / name)
         return self._results[name]
@@ -120,7 +121,7 @@ class Run:
         manifest, key = self._manifest(name), self.key(name)
         if manifest.get("key") != key:
             why = "was made with other settings or inputs" if manifest else "does not exist yet"
-            notebook = self._stage(name).notebook
+            notebook = self.describe(name).notebook
             raise MissingInput(f"{self.dir / name} {why}; run notebook {notebook} with profile {self.config.profile} first")
         return manifest
 
@@ -142,16 +143,23 @@ class Run:
     def key(self, name: str) -> str:
         """Digest of the stage's settings and of the keys of all it stands on."""
         if name not in self._keys:
-            stage = self._stage(name)
+            stage = self.describe(name)
             inputs = {need: self.key(need) for need in stage.needs}
             self._keys[name] = digest({"stage": name, "settings": stage.settings, "inputs": inputs})
         return self._keys[name]
 
-    def _stage(self, name: str) -> Stage:
-        kind, _, argument = name.partition("/")
-        if kind not in STAGES:
-            raise PpferError(f"unknown stage '{name}'; known: {', '.join(STAGES)}")
-        return STAGES[kind](self.config, argument) if argument else STAGES[kind](self.config)
+    def describe(self, name: str) -> Stage:
+        """The stage of that name under this run's config.
+
+        Raises:
+            PpferError: if there is no such stage.
+        """
+        if name not in self._stages:
+            kind, _, argument = name.partition("/")
+            if kind not in STAGES:
+                raise PpferError(f"unknown stage '{name}'; known: {', '.join(STAGES)}")
+            self._stages[name] = STAGES[kind](self.config, argument) if argument else STAGES[kind](self.config)
+        return self._stages[name]
 
     def _manifest(self, name: str) -> dict:
         path = self.dir / name / "manifest.json"

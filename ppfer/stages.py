@@ -370,7 +370,7 @@ def private_first(chance: float, slack: float, then: str) -> Callable[[dict], li
     return lambda m: [round(max(0.0, m["val_plr"] - chance - slack), 6), m[then]]
 
 
-def _protected_check(run: Run, protector: Callable[[Tensor], Tensor], validator: nn.Module, source: Tensor) -> Callable[[], dict]:
+def protected_check(run: Run, protector: Callable[[Tensor], Tensor], validator: nn.Module, source: Tensor) -> Callable[[], dict]:
     """Validation measures of a protector under training: PLR of the frozen validator and L1 to its input."""
     index = run.parts["val"]
     held = source[torch.as_tensor(index)]
@@ -397,7 +397,7 @@ def privacy(config: Config, where: str = "bands") -> Stage:
         batches = batches_of(run, "clips", run.parts["train"], run.labels("actor"), config.privacy, seed, frames=not whole_clips(config))
         rule = private_first(1 / len(run.classes("actor")), config.privacy_slack, "val_l1")
         return fit_stage(run, folder, name, objective, enhancer, batches, config.privacy, score=rule,
-                    evaluate=_protected_check(run, enhancer, controller, run.tensor("clips")))
+                    evaluate=protected_check(run, enhancer, controller, run.tensor("clips")))
 
     def load(run: Run, folder: Path) -> nn.Module:
         return load_net(new_enhancer(config, where), folder, run)
@@ -501,7 +501,7 @@ def compensation(config: Config, variant: str = "enhanced") -> Stage:
         net, parts = trainable(new_compensator(config), run), run.parts
         pixels, emotions = run.tensor(f"protected/{source}"), run.labels("emotion")
         truth = torch.as_tensor(emotions[parts["val"]])
-        leaks = _protected_check(run, lambda x: protect.per_frame(net, x), validator, pixels)
+        leaks = protected_check(run, lambda x: protect.per_frame(net, x), validator, pixels)
 
         def measure() -> dict[str, float]:
             if controller is None:

@@ -6,7 +6,7 @@ Stages: protected/<protector> (its clips), recognizer/<protector> (F_u) and atta
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -39,7 +39,7 @@ class Protector:
         title: as printed.
         needs: stages it stands on.
         build: ``build(run) -> clips → clips``.
-        what_ran: one line for the table: what exactly this is.
+        what_ran: one line for the table: what exactly this is; or ``what_ran(run)`` that says it once it is made.
         notebook: where its inputs are made.
         rows: the built callable takes (clips, rows), see `protect.protect_all`.
         missing: ``missing(run)`` says what to install or to give before it can run; "" when nothing is missing.
@@ -49,13 +49,14 @@ class Protector:
     title: str
     needs: tuple[str, ...]
     build: Callable[[Run], Callable[[Tensor], Tensor]]
-    what_ran: str
+    what_ran: str | Callable[[Run], str]
     notebook: str = "05_compensation.ipynb"
     rows: bool = False
     missing: Callable[[Run], str] = lambda run: ""
 
 
 PROTECTORS: dict[str, Protector] = {}
+FIRST_TABLE = "08"  # stages of this notebook and later are made by the tables themselves
 
 
 def register(protector: Protector) -> Protector:
@@ -78,6 +79,12 @@ def protector_named(name: str) -> Protector:
     return PROTECTORS[name]
 
 
+def what_ran(run: Run, name: str) -> str:
+    """What exactly a protector is in this run."""
+    said = protector_named(name).what_ran
+    return said if isinstance(said, str) else said(run)
+
+
 @define
 def protected(config: Config, name: str) -> Stage:
     """All clips through a protector, as a ClipStore ("none" is the original store itself)."""
@@ -92,10 +99,10 @@ def protected(config: Config, name: str) -> Stage:
 
     def make(run: Run, folder: Path) -> dict:
         if name == "none" or not config.keep_protected:
-            return {"what_ran": protector.what_ran}
+            return {"what_ran": what_ran(run, name)}
         source = run.get("clips")
         ClipStore.from_array(folder / "store", stream(run), source.table, source={"protector": name, "clips": source.hash})
-        return {"what_ran": protector.what_ran}
+        return {"what_ran": what_ran(run, name)}
 
     def load(run: Run, folder: Path) -> object:
         if name == "none":
@@ -165,6 +172,48 @@ def attack(config: Config, name: str) -> Stage:
                  settings(config, "attack", "precision", "seed"), make, load)
 
 
+def ensure(run: Run, name: str) -> None:
+    """Make a stage and all it stands on that belongs to the tables; what the main notebooks make must be there.
+
+    Raises:
+        MissingInput: naming the main notebook (00–07) to run first.
+    """
+    stage = run.describe(name)
+    for need in stage.needs:
+        if run.describe(need).notebook >= FIRST_TABLE:
+            ensure(run, need)
+    run.make(name)
+
+
+def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """Make what a table over protectors needs: their inputs, their clips, and stages such as "recognizer" and "attack".
+
+    Args:
+        names: protectors.
+        kinds: stages "<kind>/<protector>" to make for each.
+
+    Returns:
+        The names that can run here; of the others `Protector.missing` tells what to install.
+
+    Raises:
+        PpferError: naming a protector that returns another shape, NaN or leaves [0, 1], before anything is trained on it.
+    """
+    ready = [name for name in names if not protector_named(name).missing(run)]
+    for name in ready:
+        protector = protector_named(name)
+        for need in protector.needs:
+            if run.describe(need).notebook >= FIRST_TABLE:
+                ensure(run, need)
+        next(protect.protect_all(protector.build(run), run.tensor("clips")[:2], device=run.device, batch=2, name=name, rows=protector.rows))
+        ensure(run, f"protected/{name}")
+    for name in ready:
+        for kind in kinds:
+            ensure(run, f"{kind}/{name}")
+        if not run.config.keep_protected:
+            run.forget(f"protected/{name}")
+    return ready
+
+
 def measure_leakage(run: Run, name: str, *, retrained: bool = False, part: str = "test", remapped: bool = True) -> dict[str, evaluate.Rate]:
     """PLR of a protector's clips under the frozen validator, or under the one retrained on its training clips.
 
@@ -194,9 +243,8 @@ def table_row(run: Run, name: str) -> dict:
 
     The paper's own row is ``plr`` beside ``acc_retrained``: V_pl never sees a protected clip, F_u is trained on them.
     """
-    protector = protector_named(name)
     frozen, retrained = (measure_leakage(run, name, retrained=again, remapped=False) for again in (False, True))
-    return {"approach": protector.title, "what_ran": protector.what_ran, "plr": frozen["random_frame"],
+    return {"approach": protector_named(name).title, "what_ran": what_ran(run, name), "plr": frozen["random_frame"],
             "plr_retrained": retrained["random_frame"], "acc": measure_accuracy(run, name, retrained=False)["average"],
             "acc_retrained": measure_accuracy(run, name)["average"]}
 
