@@ -92,6 +92,7 @@ class Config:
     adaptation: Train = Train(200, 32, 1e-3, label_smoothing=0.1)  # F_u on protected clips, from the NPP weights
     attack: Train = Train(200, 128, 2e-3)  # V_pl retrained on protected clips
     recovery: Train = Train(150, 32, 1e-3, weight_decay=0.0)
+    probe: Train = Train(80, 48, 3e-3)  # a classifier of one band (notebook 02)
     contrast: Train = Train(150, 64, 1e-3)  # f_B of the trade-off framework, before its minimax
     tradeoff: Train = Train(120, 8, 5e-4, weight_decay=0.0, evals=2)  # its minimax: f_A on even steps, f_T and f_B on odd
     joint: Train = Train(60, 8, 5e-4, weight_decay=0.0, evals=2)  # ablation tasks 2 and 6: enhancers and F_u as a whole
@@ -131,6 +132,7 @@ PROFILES: dict[str, Config] = {
         adaptation=Train(6, 8, 1e-3, label_smoothing=0.1, evals=1, warmup=1),
         attack=Train(12, 24, 2e-3, evals=1, warmup=2),
         recovery=Train(6, 8, 1e-3, weight_decay=0.0, evals=1, warmup=1),
+        probe=Train(6, 12, 3e-3, warmup=1),
         contrast=Train(4, 8, 1e-3, evals=1, warmup=1),
         tradeoff=Train(4, 4, 5e-4, weight_decay=0.0, evals=1, warmup=1),
         joint=Train(3, 4, 5e-4, weight_decay=0.0, evals=1, warmup=1),
@@ -154,6 +156,7 @@ PROFILES: dict[str, Config] = {
         adaptation=Train(500, 64, 5e-4, label_smoothing=0.1),
         attack=Train(500, 256, 1e-3),
         recovery=Train(400, 64, 1e-3, weight_decay=0.0),
+        probe=Train(600, 128, 3e-3),
         contrast=Train(300, 128, 1e-3),
         tradeoff=Train(400, 32, 1e-4, weight_decay=0.0),
         joint=Train(300, 32, 1e-4, weight_decay=0.0),
@@ -182,6 +185,7 @@ PROFILES: dict[str, Config] = {
         adaptation=Train(10000, 16, 1e-4, evals=30),
         attack=Train(8000, 128, 1e-4),
         recovery=Train(10000, 16, 1e-4, weight_decay=0.0),
+        probe=Train(2000, 128, 3e-3),
         contrast=Train(8000, 64, 1e-4),
         tradeoff=Train(20000, 8, 1e-4, weight_decay=0.0),
         joint=Train(10000, 8, 1e-4, weight_decay=0.0),
