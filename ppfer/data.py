@@ -255,7 +255,7 @@ def _index_folder(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
         if fault:
             rejected.append((name, fault))
         else:
-            clip = stem if unique else os.path.splitext(name)[0].replace(os.sep, "-")
+            clip = stem if unique else name.replace(os.sep, "-")
             known = {column: labels[column] for column in COLUMNS if column in labels}
             known["sex"] = labels.get("sex", "").lower()
             rows.append(known | {"clip": clip, "path": str(root / name), "emotion": emotion})

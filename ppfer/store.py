@@ -125,10 +125,11 @@ def write_video(path: str | Path, frames: torch.Tensor | np.ndarray, fps: float 
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(stream.encode())
         os.replace(partial, path)
-    except (OSError, av.FFmpegError) as error:
+    except (OSError, ValueError, av.FFmpegError) as error:
         raise PpferError(f"{path} could not be written: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return path
 
 
@@ -274,6 +275,7 @@ class _Decoder:
             return fault or np.frombuffer(process.stdout.read(math.prod(shape)), np.uint8).reshape(shape)
         except (ValueError, BrokenPipeError):  # the child is gone: nothing, or half an answer, came back
             code, self.process = process.wait(), None
+            _close_pipes(process)
             return f"hung the decoder: {self.timeout:g} s" if late.is_set() else f"crashed the decoder: exit {code}"
         finally:
             timer.cancel()
@@ -297,6 +299,12 @@ class _Decoder:
         if (process := self.process) is not None:
             process.kill()
             process.wait()
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # half a request may still be in the buffer
+        process.stdin.close()
+    process.stdout.close()
 
 
 def _decode_all(paths: list[str], frames: int, size: int, workers: int, timeout: float) -> Iterator[np.ndarray | str]:
@@ -324,8 +332,12 @@ def _decode_all(paths: list[str], frames: int, size: int, workers: int, timeout:
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for decoder in decoders:
-            decoder.stop()
+            decoder.stop()  # frees a thread that waits for an answer
         pool.shutdown()
+        for decoder in decoders:
+            decoder.stop()
+            if decoder.process:
+                _close_pipes(decoder.process)
 
 
 # --- the store ------------------------------------------------------------------------------------------------------

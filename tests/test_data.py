@@ -167,21 +167,24 @@ def test_all_pointers_says_what_to_run(tmp_path):
 def test_folder_with_metadata(tmp_path):
     csv = (
         "\ufeffPath, Actor ,emotion,Sex\n"
-        "a/1.mp4,01,Anger,Female\nb/1.mp4,02,happiness,\na/2.mp4,01,SAD,\na/3.mp4,01,bored,\na/4.mp4,,sad,\n"
+        "a/1.mp4,01,Anger,Female\na/1.flv,01,fear,\nb/1.mp4,02,happiness,\na/2.mp4,01,SAD,\na/3.mp4,01,bored,\na/4.mp4,,sad,\n"
         "a/5.mp4,02,fear,\na/1.mp4,01,anger,\nb\\2.mp4,02,Surprised,\n"
     )
-    names = ["a/1.mp4", "b/1.mp4", "a/2.mp4", "a/3.mp4", "a/4.mp4", "b/2.mp4", "extra.mp4"]
+    names = ["a/1.mp4", "a/1.flv", "b/1.mp4", "a/2.mp4", "a/3.mp4", "a/4.mp4", "b/2.mp4", "extra.mp4"]
     put(tmp_path, {"metadata.csv": csv.encode(), **dict.fromkeys(names)})
     index = data.index(tmp_path)
     assert index.table["clip"].is_unique
     assert dict(zip(index.table["path"], index.table["emotion"], strict=True)) == {
         str(tmp_path / "a/1.mp4"): "angry",
+        str(tmp_path / "a/1.flv"): "fear",
         str(tmp_path / "a/2.mp4"): "sad",
         str(tmp_path / "b/1.mp4"): "happy",
         str(tmp_path / "b/2.mp4"): "surprise",
     }
     assert set(index.table["actor"]) == {"01", "02"}
-    assert list(index.table["sex"]) == ["female", "", "", ""]
+    assert index.table.set_index("clip")["sex"].to_dict() == dict.fromkeys(index.table["clip"], "") | {
+        "a-1.mp4": "female"
+    }
     why = reasons(index)
     assert "unknown emotion: bored" in why["a/3.mp4"]
     assert "has no actor" in why["a/4.mp4"]
