@@ -227,6 +227,14 @@ def _square(picture: np.ndarray, size: int, crop: tuple[float, float, float, flo
     return np.asarray(Image.fromarray(picture).resize((size, size), area, box=box)).transpose(2, 0, 1)
 
 
+def square(frames: torch.Tensor, size: int) -> torch.Tensor:
+    """Every frame of a video as `decode_clip` would have it: (T, 3, H, W) uint8 to (T, 3, size, size), centre crop, area resize."""
+    import torch
+
+    pictures = frames.permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
+    return torch.from_numpy(np.stack([_square(picture, size, None) for picture in pictures]))
+
+
 # --- many videos: child processes that may hang or crash --------------------------------------------------------------
 
 
@@ -571,7 +579,7 @@ class _ClipFile:
         if needed > free:
             self.file.close()
             raise PpferError(
-                f"the disk of {folder} is too full: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; "
+                f"the disk of {folder} is too full: {needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free; "
                 "free some, choose fewer or smaller frames, or another folder"
             )
 
@@ -648,5 +656,5 @@ def _writing(folder: Path) -> Iterator[None]:
             yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PpferError(f"the disk of {folder} is full; free some and run again, it goes on from here") from error
+            raise PpferError(f"the disk of {folder} is full; free some and run again") from error
         raise PpferError(f"{folder} cannot be written: {error}") from error
