@@ -290,7 +290,7 @@ def test_an_interrupted_build_resumes(videos, built, tmp_path, after, torn):
 def test_a_full_disk_is_a_sentence_and_resumes(tree, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
-        with pytest.raises(PpferError, match=r"disk of .* is too full: 0.0 GB are needed"):
+        with pytest.raises(PpferError, match=r"disk of .* is too full: 0 MB are needed"):
             build(tree, tmp_path / "store")
     append = store._ClipFile.append
     with monkeypatch.context() as patch:
