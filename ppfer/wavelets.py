@@ -12,6 +12,7 @@ It answers to horizontal edges, such as closed lips; *vertical* is the other way
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -251,7 +252,7 @@ class BandSplit(nn.Module):
         if len(shape) not in ((5,) if time else (4, 5)) or shape[-3] != 3:
             wanted = "clips (B, T, 3, H, W)" if time else "frames (N, 3, H, W) or clips (B, T, 3, H, W)"
             raise ValueError(f"Splitting along {self.axes!r} takes {wanted}, not {tuple(shape)}.")
-        sizes = (shape[1] if time else 1, *shape[-2:])
+        sizes = tuple(operator.index(n) for n in (shape[1] if time else 1, *shape[-2:]))  # compiled: one graph per size
         dtype = torch.float64 if dtype == torch.float64 else torch.float32
         return _plan(self.wavelet, self.level, self.mode, self.form, self.axes, sizes, device, dtype)
 
@@ -275,7 +276,8 @@ class BandSplit(nn.Module):
             raise ValueError("Bands split over time need the clips they come from, or their shape, as `like`.")
         if self.form == "image":
             return tuple(low.shape)
-        sizes = (_axis_length(*s, self.wavelet, self.level, self.mode) for s in zip(low.shape[-2:], high.shape[-2:]))
+        lengths = zip(map(operator.index, low.shape[-2:]), map(operator.index, high.shape[-2:]))
+        sizes = (_axis_length(*pair, self.wavelet, self.level, self.mode) for pair in lengths)
         count = len(low) // (len(self.names) - 1) if low is high else len(low)
         return count, 3, *sizes
 
