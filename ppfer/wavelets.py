@@ -217,7 +217,9 @@ class BandSplit(nn.Module):
             x = raw[0] + raw[1] if self.form == "image" else _synthesise(raw, plan)  # (B, T, 3, H, W)
         return x.reshape(shape).to(torch.promote_types(low.dtype, high.dtype))
 
-    def coefficients(self, low: Tensor, high: Tensor, like: Tensor | tuple[int, ...] | None = None) -> dict[str, Tensor]:
+    def coefficients(
+        self, low: Tensor, high: Tensor, like: Tensor | tuple[int, ...] | None = None
+    ) -> dict[str, Tensor]:
         """The signed sub-bands in PyWavelets' own units, by name: what is in `low` and `high` before the affine maps.
 
         Args:
