@@ -151,8 +151,9 @@ class UViT(nn.Module):
         batch = len(x)
         tokens = self.patch_embed(x)  # (B, L, dim)
         if self.time:
-            t = torch.as_tensor(0.0 if timesteps is None else timesteps, device=x.device, dtype=torch.float32)
-            tokens = torch.cat([timestep_embedding(t.expand(batch), self.dim)[:, None].to(tokens.dtype), tokens], dim=1)
+            if not isinstance(timesteps, Tensor):
+                timesteps = torch.full((batch,), float(timesteps or 0), device=x.device)
+            tokens = torch.cat([timestep_embedding(timesteps, self.dim)[:, None].to(tokens.dtype), tokens], dim=1)
         if self.classes:
             labels = torch.full((batch,), self.classes - 1, device=x.device) if labels is None else labels
             tokens = torch.cat([self.label_emb(labels)[:, None].to(tokens.dtype), tokens], dim=1)
@@ -187,9 +188,14 @@ def resize_pos_embed(pos_embed: Tensor, patches: int, extras: int = 2) -> Tensor
     """Interpolate a positional embedding (1, extras + n², dim) to (1, extras + patches², dim), bicubically.
 
     The `extras` leading entries (label and time token) are kept as they are.
+
+    Raises:
+        PpferError: when the embedding is not that of `extras` tokens and a square of patches.
     """
     extra, grid = pos_embed[:, :extras], pos_embed[:, extras:]
     side = math.isqrt(grid.shape[1])
+    if side**2 != grid.shape[1]:
+        raise PpferError(f"pos_embed {tuple(pos_embed.shape)} is not {extras} tokens and a square of patches")
     if side == patches:
         return pos_embed
     grid = grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, dim, side, side)

@@ -133,6 +133,14 @@ def test_input_size_is_what_the_backbone_sees():
     torch.testing.assert_close(net(board), net(torch.full((1, 3, 40, 40), 0.5)), rtol=0.05, atol=0.02)
 
 
+def test_bf16_frames_are_judged_like_others():
+    """An enhancer under autocast hands bf16 on."""
+    net = nets.Classifier("resnet_small", 3, input_size=32).eval()
+    for size in (24, 48):
+        x = torch.rand(2, 3, size, size).bfloat16()
+        torch.testing.assert_close(net(x), net(x.float()), rtol=0.02, atol=0.02)
+
+
 def test_width_sets_the_size_of_the_small_networks():
     for make in (lambda w: nets.Classifier("resnet_small", 6, width=w), lambda w: nets.Recognizer("r3d_small", 6, width=w)):
         assert 3.5 < count(make(32)) / count(make(16)) < 4.1

@@ -168,6 +168,8 @@ def test_positional_embedding_is_interpolated_on_its_grid():
     assert wide.shape == (1, 2 + 256, 1) and wide[0, :2, 0].tolist() == [100.0, 200.0]
     grid = wide[0, 2:, 0].view(16, 16)
     torch.testing.assert_close(grid, grid[:1].expand(16, 16))  # still the same in every row
+    with pytest.raises(PpferError, match="not 2 tokens and a square"):
+        uvit.resize_pos_embed(torch.zeros(1, 78 + 64, 1), 16)  # a text-conditional U-ViT's
     torch.testing.assert_close(grid[0, 4:12], (torch.arange(4, 12) - 0.5) / 2, rtol=0, atol=0.06)
 
 
