@@ -62,6 +62,7 @@ class Train:
     evals: int = 4  # evaluations on the validation part, evenly spread, the last one after the last step
     label_smoothing: float = 0.0
     augment: bool = True  # random shift and horizontal flip; brightness for frames
+    colour: float = 0.0  # random colour cast of frames, as a share of each channel
 
 
 @dataclass(frozen=True)

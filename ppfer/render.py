@@ -39,14 +39,15 @@ def smooth_normals(vertices: Tensor, faces: Tensor, around: Tensor) -> Tensor:
     return torch.nn.functional.normalize(normals, dim=-1)
 
 
-def rasterize(points: Tensor, faces: Tensor, size: int, shown: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def rasterize(points: Tensor, faces: Tensor, size: int, shown: Tensor | None = None,
+              double: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The nearest triangle under every pixel centre.
 
     Args:
         points: (N, V, 3): x to the right and y down in pixels, z in [-8, 8], larger is nearer.
         faces: (F, 3) int64, counter-clockwise seen from outside in a y-up world (back faces are dropped).
         size: width and height of the pictures in pixels.
-        shown: (N, F) bool, False for faces to leave out.
+        shown: (N, F) bool, False for faces to leave out; double: (F,) bool, faces also drawn from behind.
 
     Returns:
         pixel: (P,) int64 into N*size*size, the covered pixels; face: (P,) int64; weights: (P, 3) barycentric.
@@ -59,7 +60,8 @@ def rasterize(points: Tensor, faces: Tensor, size: int, shown: Tensor | None = N
     extent = high - low + 1  # (N*F, 2) pixel centres in the bounding box, not positive where there is none
     (ux, uy), (vx, vy) = (xy[:, 1] - xy[:, 0]).T, (xy[:, 2] - xy[:, 0]).T
     area = ux * vy - uy * vx
-    drawn = (area < 0) & (extent.amin(1) > 0)
+    front = area < 0 if double is None else (area < 0) | (double.repeat(n) & (area > 0))
+    drawn = front & (extent.amin(1) > 0)
     if shown is not None:
         drawn &= shown.flatten()
     extent, shortest = extent.amax(1), 0
@@ -139,6 +141,10 @@ HAIR = {  # angle from the face's midline (rad) -> lowest hair; (thickness at to
     "long": (((0, 0.68), (0.5, 0.6), (0.8, 0.3), (1.1, -0.6), (1.4, -1.6), (2.1, -1.8), (3.2, -1.8)), (0.1, 0.09, 0.12)),
     "tied": (((0, 0.66), (0.55, 0.6), (0.85, 0.3), (1.15, -0.05), (1.5, 0.2), (2.1, -0.4), (3.2, -0.5)), (0.06, 0.04, 0.1)),
 }
+
+
+BROW = ((0.1, 0.38, 0.62, 0.85), (0.145, 0.19, 0.205, 0.115))  # angles and heights of the middle line of a brow
+JAW = ((1.2, 0.0), (1.18, -0.2), (1.12, -0.38), (1.0, -0.55), (0.85, -0.7), (0.62, -0.82), (0.4, -0.9), (0.2, -0.95))
 
 
 @dataclass(frozen=True)
@@ -222,6 +228,30 @@ class Head:
         extra = len(self.source)
         return np.stack([u, v, np.pad(lip, (0, extra)), np.pad(lit, (0, extra), constant_values=1)], -1).astype(np.float32)
 
+    @functools.cached_property
+    def landmarks(self) -> np.ndarray:
+        """Vertex numbers (68,) of the usual facial landmarks in iBUG's order: jaw, brows, nose, eyes, lips."""
+        mean, theta = self.model["mean"], self.chart[: self.size, 0]
+        skin = np.flatnonzero(self.model["part"] == 0)
+
+        def nearest(angle: float, height: float) -> int:
+            return skin[np.argmin((theta[skin] - angle) ** 2 + (mean[skin, 1] - height) ** 2)]
+
+        def around(loop: np.ndarray, degrees: tuple[int, ...]) -> list[int]:  # from the viewer's left over the top
+            ring = (mean[loop] - (mean[loop].max(0) + mean[loop].min(0)) / 2)[:, :2]
+            ring /= np.abs(ring).max(0)
+            return [loop[np.argmax(ring @ [np.cos(a), np.sin(a)] / np.linalg.norm(ring, axis=1))] for a in np.radians(degrees)]
+
+        jaw = [nearest(-a, y) for a, y in JAW] + [nearest(0, -0.96)] + [nearest(a, y) for a, y in JAW[::-1]]
+        angles = np.linspace(0.15, 0.8, 5)
+        brow = [nearest(-a, np.interp(a, *BROW)) for a in angles[::-1]] + [nearest(a, np.interp(a, *BROW)) for a in angles]
+        nose = [nearest(0, y) for y in (0.0, -0.12, -0.24, -0.36)] + [nearest(a, -0.44) for a in (-0.16, -0.08, 0, 0.08, 0.16)]
+        lids = [np.flatnonzero((self.model["socket_ring"] == 0) & (sign * mean[:, 0] > 0)) for sign in (-1, 1)]
+        eyes = [v for loop in lids for v in around(loop, (180, 115, 65, 0, -65, -115))]
+        outer, inner = (np.flatnonzero(self.model["mouth_ring"] == ring) for ring in (7, 1))
+        lips = around(outer, (180, 140, 110, 90, 70, 40, 0, -40, -70, -90, -110, -140))
+        return np.array([*jaw, *brow, *nose, *eyes, *lips, *around(inner, (180, 135, 90, 45, 0, -45, -90, -135))])
+
     def neutral(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
         """Vertices (V, 3) of an actor at rest, hair included, and which faces (F,) there are: hair only where it grows."""
         shape = self.model["mean"] + np.tensordot(look.shape.astype(np.float32), self.model["basis"].astype(np.float32), 1)
@@ -281,11 +311,11 @@ class Head:
         skin += (look.hair * 0.75 - skin) * (0.85 * cover)[..., None]
         thick, high, arch, dark = look.brow
         x = np.abs(theta)
-        middle = 0.145 + high + np.interp(x, [0.1, 0.38, 0.62, 0.85], [0, 0.045 + arch, 0.06 + arch, -0.03])
+        middle = high + np.interp(x, *BROW) + arch * np.interp(x, BROW[0], (0, 1, 1, 0))
         half = 0.030 * thick * np.interp(x, [0.1, 0.3, 0.6, 0.85], [0.9, 1.1, 0.9, 0.25])
         brow = _step((half - np.abs(y - middle)) / 0.04 + 0.5) * _step((x - 0.13) / 0.06) * _step((0.82 - x) / 0.08)
         skin += (look.hair * 0.55 - skin) * (dark * brow * (0.75 + 0.5 * grain).clip(0, 1))[..., None]
-        neckline = -1.3 + 0.12 * np.cos(theta * 2)
+        neckline = -1.27 - 0.06 * np.cos(theta)
         skin = np.where((y < neckline)[..., None], look.shirt * (1 + 0.12 * blotch[..., None]), skin)
         strands = noise(look.seed + 3, 8, width, cells=170)[np.arange(height) * 8 // height]
         curl = noise(look.seed + 4, height, width, cells=90)
@@ -344,7 +374,7 @@ def project(vertices: Tensor, pose: Tensor, size: float) -> Tensor:
     """Pixels (N, V, 3): x right, y down, and depth, of a picture `size` pixels wide that shows VIEW units."""
     scale = pose[:, 5, None] * DISTANCE / (DISTANCE - vertices[..., 2]) * size / VIEW
     x = size / 2 + vertices[..., 0] * scale + pose[:, 3, None] * size
-    y = size / 2 - vertices[..., 1] * scale + pose[:, 4, None] * size
+    y = size / 2 - (vertices[..., 1] - 0.05) * scale + pose[:, 4, None] * size
     return torch.stack([x, y, vertices[..., 2]], -1)
 
 
@@ -363,9 +393,10 @@ def draw(model: Head, neutral: Tensor, shown: Tensor, textures: Tensor, which: T
     n, fine = len(which), size * supersample
     vertices = pose_vertices(model, neutral[which], actions, pose)
     normals = smooth_normals(vertices, model.faces, model.around)
-    pixel, face, weights = rasterize(project(vertices, pose, fine), model.faces, fine, shown[which])
+    pixel, face, weights = rasterize(project(vertices, pose, fine), model.faces, fine, shown[which], model.part == len(model.parts))
     frame = pixel // (fine * fine)
     normal = torch.nn.functional.normalize(interpolate(normals, model.faces, frame, face, weights), dim=-1)
+    normal = torch.where((model.part[face] == len(model.parts))[:, None] & (normal[:, 2:] < 0), -normal, normal)
     corner = model.faces[face]
     u, v, lip, lit = sum(model.surface[corner[:, k]] * weights[:, k, None] for k in range(3)).unbind(-1)
     part, row = model.part[face], 2 * CHART[1] + EYE // 2

@@ -211,7 +211,8 @@ def fit_stage(run: Run, folder: Path, name: str, objective: nn.Module, net: nn.M
 
 
 def batches_of(run: Run, name: str, index: np.ndarray, labels, train: Train, seed: int, *, frames: bool = True) -> Batches:
-    return Batches(run.tensor(name), index, labels, batch=train.batch, seed=seed, device=run.device, frames=frames, augment=train.augment)
+    return Batches(run.tensor(name), index, labels, batch=train.batch, seed=seed, device=run.device, frames=frames,
+                   augment=train.augment, colour=train.colour)
 
 
 def leak(run: Run, validator: nn.Module, pixels: Tensor, index: np.ndarray) -> dict[str, evaluate.Rate]:

@@ -76,18 +76,19 @@ class Batches:
         batch: clips per step over all processes.
         frames: True gives one random frame of each clip, (B, 3, H, W); False gives clips, (B, T, 3, H, W).
         augment: one random shift per batch, horizontal flip and brightness per sample.
+        colour: each sample's channels are scaled by factors in [1 − colour, 1 + colour]; only with `augment`.
 
     Calling it with a step returns ``(pixels float in [0, 1], labels…)`` on `device`.
     """
 
     def __init__(self, clips: Tensor, index: np.ndarray, labels: np.ndarray | tuple[np.ndarray, ...], *, batch: int,
-                 seed: int, device: torch.device, frames: bool = True, augment: bool = True):
+                 seed: int, device: torch.device, frames: bool = True, augment: bool = True, colour: float = 0.0):
         if len(index) == 0:
             raise PpferError("there are no clips to train on: the training part of the split is empty")
         self.clips, self.index, self.batch, self.seed = clips, torch.as_tensor(index), batch, seed
         labels = labels if isinstance(labels, tuple) else (labels,)
         self.labels = [torch.as_tensor(np.asarray(y)).to(device) for y in labels]
-        self.device, self.frames, self.augment = device, frames, augment
+        self.device, self.frames, self.augment, self.colour = device, frames, augment, colour
         self._epoch, self._order = -1, self.index
         self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -108,14 +109,15 @@ class Batches:
         ids = self._clip_ids(step)
         pick = torch.randint(self.clips.shape[1], (self.batch,), generator=g)
         flip, gain = torch.rand(self.batch, generator=g) < 0.5, 0.8 + 0.4 * torch.rand(self.batch, generator=g)
+        tint = gain[:, None] * (1 + self.colour * (2 * torch.rand(self.batch, 3, generator=g) - 1))
         shift = torch.randint(0, 1 + self.clips.shape[-1] // 8, (2,), generator=g).tolist()
         mine = slice(self.rank * self.batch // self.world, (self.rank + 1) * self.batch // self.world)
-        ids, pick, flip, gain = (x[mine].to(self.clips.device) for x in (ids, pick, flip, gain))
+        ids, pick, flip, tint = (x[mine].to(self.clips.device) for x in (ids, pick, flip, tint))
         pixels = self.clips[ids, pick] if self.frames else self.clips[ids]
         pixels = pixels.to(self.device, non_blocking=True).float().div_(255)
         if self.augment:
-            flip, gain = flip.to(self.device), gain.to(self.device)
-            pixels = augment(pixels, flip, gain if self.frames else torch.ones_like(gain), shift)
+            flip, tint = flip.to(self.device), tint.to(self.device)
+            pixels = augment(pixels, flip, tint if self.frames else torch.ones_like(tint), shift)
         ids = ids.to(self.device)
         return (pixels, *(y[ids] for y in self.labels))
 
@@ -124,16 +126,17 @@ def _generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step * 7_919 + 12_345) % 2**63)
 
 
-def augment(pixels: Tensor, flip: Tensor, gain: Tensor, shift: list[int]) -> Tensor:
-    """Flip samples, scale their brightness, and move the whole batch by up to 1/16 of its width.
+def augment(pixels: Tensor, flip: Tensor, tint: Tensor, shift: list[int]) -> Tensor:
+    """Flip samples, scale their colours, and move the whole batch by up to 1/16 of its width.
 
     Args:
         pixels: (B, ..., 3, H, W) in [0, 1].
-        flip: (B,) bool. gain: (B,) factors. shift: two integers in [0, H/8]; H/16 is no shift.
+        flip: (B,) bool. tint: (B, 3) factors. shift: two integers in [0, H/8]; H/16 is no shift.
     """
     shape = (-1,) + (1,) * (pixels.dim() - 1)
     pixels = torch.where(flip.view(shape), pixels.flip(-1), pixels)
-    pixels = (pixels * gain.view(shape)).clamp_(0, 1)
+    tint = tint.view(len(pixels), *(1,) * (pixels.dim() - 4), 3, 1, 1)
+    pixels = (pixels * tint).clamp_(0, 1)
     size, pad = pixels.shape[-1], pixels.shape[-1] // 16
     if pad:
         flat = F.pad(pixels.flatten(0, -4), (pad,) * 4, mode="replicate")

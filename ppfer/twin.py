@@ -7,6 +7,7 @@ seeded by the data set's seed and its own name alone, so any subset, in any orde
 
 import functools
 import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,17 @@ import torch
 from torch import Tensor
 
 from ppfer import render
+from ppfer.config import PpferError
+from ppfer.store import write_video
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FPS = 12
+CRF = 20  # quality of the files: about 7 KB a clip at 96 pixels
 CODES = {"ANG": "angry", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 WILD = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")  # DFEW's labels 1 to 7
-WILD_ACTOR = 5001  # actors of the wild set count from here
+WILD_ACTOR, WILD_PEOPLE = 5001, 150  # actors of the wild set count from here; painting a face takes longer than a clip
 SENTENCES = {
     "IEO": "it's eleven o'clock", "TIE": "that is exactly what happened", "IOM": "i'm on my way to the meeting",
     "IWW": "i wonder what this is about", "TAI": "the airplane is almost full", "MTI": "maybe tomorrow it will be cold",
@@ -33,13 +37,13 @@ SENTENCES = {
 }
 # Facial actions at the apex, after EMFACS (Friesen & Ekman 1983); a name without a side means both sides.
 APEX = {
-    "angry": {"browDown": 0.95, "eyeSquint": 0.3, "eyeWide": 0.15, "noseSneer": 0.35, "mouthPress": 0.6, "mouthFrown": 0.3,
+    "angry": {"browDown": 1.1, "eyeSquint": 0.3, "eyeWide": 0.15, "noseSneer": 0.4, "mouthPress": 0.7, "mouthFrown": 0.35,
               "mouthRollLower": 0.25, "jawForward": 0.3},
     "disgust": {"noseSneer": 1.0, "mouthUpperUp": 0.65, "browDown": 0.45, "eyeSquint": 0.45, "cheekSquint": 0.4,
                 "mouthFrown": 0.35, "mouthShrugLower": 0.3},
     "fear": {"browInnerUp": 0.85, "browOuterUp": 0.45, "browDown": 0.25, "eyeWide": 0.9, "mouthStretch": 0.7,
              "mouthLowerDown": 0.35, "jawOpen": 0.12},
-    "happy": {"mouthSmile": 0.85, "cheekSquint": 0.7, "eyeSquint": 0.3, "mouthUpperUp": 0.2, "mouthDimple": 0.3},
+    "happy": {"mouthSmile": 1.0, "cheekSquint": 0.8, "eyeSquint": 0.3, "mouthUpperUp": 0.2, "mouthDimple": 0.3},
     "neutral": {},
     "sad": {"browInnerUp": 0.9, "browDown": 0.25, "mouthFrown": 0.85, "mouthShrugLower": 0.55, "eyeLookDown": 0.35,
             "eyeBlink": 0.15},
@@ -59,7 +63,12 @@ VISEMES = {
 }
 LETTERS = {**dict.fromkeys("a", "a"), **dict.fromkeys("eh", "e"), **dict.fromkeys("iy", "i"), **dict.fromkeys("o", "o"),
            **dict.fromkeys("uwq", "u"), **dict.fromkeys("mbp", "m"), **dict.fromkeys("fv", "f"), " ": " "}
-LEVELS = {"LO": (0.35, 0.5), "MD": (0.55, 0.75), "HI": (0.95, 1.1), "XX": (0.5, 1.0)}
+LEVELS = {"LO": (0.45, 0.65), "MD": (0.75, 1.0), "HI": (1.25, 1.5), "XX": (0.7, 1.35)}
+WILD_LEVEL = (1.0, 1.5)  # films show expressions at their strongest
+BRIEF, WILD_BRIEF = 0.4, 0.1  # share of clips whose expression peaks only for a moment
+GAIN = 1.15  # over EMFACS's amplitudes, for pictures this small
+MOOD = 0.3  # share of the peak that colours the whole clip, before the onset, at the apex and after the offset
+RESTING, FLASH, HUSH = 0.03, 0.3, 0.5  # a resting face's bias, brow flashes in any mood, how far an expression quiets the mouth
 
 
 @dataclass(frozen=True)
@@ -165,9 +174,10 @@ def main_specs(actors: int = 12, frames: int = 16, seed: int = 0, first_actor: i
 
 
 def wild_specs(clips: int = 600, frames: int = 16, seed: int = 0) -> list[ClipSpec]:
-    """The wild set: five clips per actor, seven expressions in turn, named 00001 upwards."""
+    """The wild set: at least five clips per actor, `WILD_PEOPLE` actors at most, seven expressions in turn, named 00001 upwards."""
+    people = max(1, min(WILD_PEOPLE, clips // 5))
     names, sentences = [f"{i + 1:05d}" for i in range(clips)], list(SENTENCES)
-    return [ClipSpec(name, Actor(WILD_ACTOR + i // 5, seed), sentences[_rng(seed, name, "says").integers(12)], WILD[i % 7],
+    return [ClipSpec(name, Actor(WILD_ACTOR + i % people, seed), sentences[_rng(seed, name, "says").integers(12)], WILD[i % 7],
                      "XX", frames, seed, wild=True) for i, name in enumerate(names)]
 
 
@@ -194,19 +204,19 @@ def motion(spec: ClipSpec) -> Motion:
             if name + side in names:
                 actions[:, names[name + side]] += gain * amount
 
-    course, (rise, fall, turn) = _course(spec, rng, seconds)
+    course, mood, turn = _course(spec, rng, seconds)
     gains = {name: style.lognormal(0, 0.2) for name in sorted({n for apex in APEX.values() for n in apex})}
     for name, apex in APEX[spec.emotion].items():
         present = rng.random() > 0.12  # people leave parts of an expression out
-        add(name, present * apex * gains[name] * rng.lognormal(0, 0.2) * course)
+        add(name, present * apex * gains[name] * rng.lognormal(0, 0.2) * GAIN * (mood + course))
     for other in ("angry", "disgust", "fear", "happy", "sad"):  # a resting face is not blank, nor the same each time
-        bias = abs(style.normal(0, 0.06)) + abs(rng.normal(0, 0.07))
+        bias = abs(style.normal(0, RESTING)) + abs(rng.normal(0, RESTING))
         for name, apex in APEX[other].items():
             add(name, np.full(spec.frames, bias * apex))
     for name, amount in _speech(spec, rng, seconds).items():
-        add(name, amount * (0.75 + 0.25 * style.random()) * (1 - 0.3 * course))
+        add(name, amount * (0.75 + 0.25 * style.random()) * (1 - HUSH * np.clip(course, 0, 1)))
     flash = np.exp(-(((seconds - rng.uniform(0, length)) / 0.15) ** 2))  # conversational brow flashes, in any mood
-    add("browOuterUp" if rng.random() < 0.5 else "browInnerUp", flash * rng.uniform(0, 0.5))
+    add("browOuterUp" if rng.random() < 0.5 else "browInnerUp", flash * rng.uniform(0, FLASH))
     blinks = sum(np.exp(-(((seconds - at) / 0.07) ** 2)) for at in rng.uniform(-0.3, length + 0.3, rng.integers(1, 3)))
     add("eyeBlink", 0.95 * blinks)
     gaze = rng.normal(0, 0.22, 2) + 0.15 * np.sin(seconds[:, None] * rng.uniform(1, 4, 2) + rng.uniform(0, 6, 2))
@@ -215,7 +225,7 @@ def motion(spec: ClipSpec) -> Motion:
     add("eyeLookUp", np.clip(gaze[:, 1], 0, 1))
     add("eyeLookDown", np.clip(-gaze[:, 1], 0, 1))
 
-    spread = 2.0 if spec.wild else 1.0
+    spread = 1.6 if spec.wild else 1.0
     rest = rng.normal(0, 1, 3) * [6, 3.5, 2.5] * spread
     sway = np.stack([np.sin(seconds * rng.uniform(1.5, 5) + rng.uniform(0, 6)) for _ in range(3)], 1) * rng.uniform(0.5, 3, 3)
     degrees = rest + sway + course[:, None] * np.array(turn) * rng.lognormal(0, 0.3)
@@ -227,24 +237,27 @@ def motion(spec: ClipSpec) -> Motion:
     key = rng.uniform(0.6, 0.95) * (1 + rng.normal(0, 0.03 * spread**2, 3))
     fill = rng.uniform(0.2, 0.4) * (1 + rng.normal(0, 0.03 * spread**2, 3))
     lamp = np.concatenate([toward / np.linalg.norm(toward), key, fill])
-    return Motion(np.clip(actions, 0, 1.15), pose, lamp)
+    limit = np.array([1.1 if name.startswith(("eyeBlink", "eyeLook", "jawOpen")) else 1.7 for name in names])
+    return Motion(np.clip(actions, 0, limit), pose, lamp)
 
 
-def _course(spec: ClipSpec, rng: np.random.Generator, seconds: np.ndarray) -> tuple[np.ndarray, tuple]:
-    """Strength of the expression over time: onset, hold, offset; four clips in ten peak only briefly."""
+def _course(spec: ClipSpec, rng: np.random.Generator, seconds: np.ndarray) -> tuple[np.ndarray, float, tuple]:
+    """Strength of the expression over time, of the mood throughout, and the head's turn at the apex. Over time: onset, hold, offset; a share of clips (`BRIEF`) peak only for a moment."""
     rise, fall, turn = COURSE[spec.emotion]
     rise, fall = rise * rng.lognormal(0, 0.25), fall * rng.lognormal(0, 0.25)
     length = seconds[-1] + 1 / FPS
     start = rng.uniform(0.05, 0.3) * length
-    hold = rng.uniform(0.05, 0.2) if rng.random() < 0.4 else rng.uniform(0.3, 0.7) * length
-    if hold < 0.2:
+    brief = rng.random() < (WILD_BRIEF if spec.wild else BRIEF)
+    hold = rng.uniform(0.05, 0.2) if brief else rng.uniform(0.3, 0.7) * length
+    if brief:
         start = rng.uniform(0.05, 0.55) * length
     envelope = _smooth((seconds - start) / rise) * (1 - _smooth((seconds - start - rise - hold) / fall))
     if spec.emotion == "fear":  # trembles
         envelope = envelope * (1 + 0.15 * np.sin(seconds * 2 * np.pi * rng.uniform(3.5, 5)))
     if spec.emotion == "happy":  # bounces
         envelope = envelope * (1 + 0.12 * np.sin(seconds * 2 * np.pi * rng.uniform(1.8, 2.6)))
-    return envelope * rng.uniform(*LEVELS[spec.level]), (rise, fall, turn)
+    strength = rng.uniform(*(WILD_LEVEL if spec.wild else LEVELS[spec.level]))
+    return envelope * strength, MOOD * strength, turn
 
 
 def _speech(spec: ClipSpec, rng: np.random.Generator, seconds: np.ndarray) -> dict[str, np.ndarray]:
@@ -310,6 +323,14 @@ def _render(specs: list[ClipSpec], size: int, device: torch.device | str | None)
     return out
 
 
+def landmarks(spec: ClipSpec) -> np.ndarray:
+    """The 68 facial landmarks of a clip, iBUG's order: (T, 68, 2), x and y as shares of the picture's width and height."""
+    model, moves = render.head(torch.device("cpu")), motion(spec)
+    actions, pose = (torch.as_tensor(part, dtype=torch.float32) for part in (moves.actions, moves.pose))
+    vertices = render.pose_vertices(model, torch.from_numpy(_appearance(spec.actor)[0]), actions, pose)
+    return render.project(vertices[:, model.landmarks], pose, 1.0)[..., :2].numpy()
+
+
 def table(specs: list[ClipSpec]) -> "pd.DataFrame":
     """The index of clips in memory, with the columns of `ppfer.data.index`; `path` is empty."""
     import pandas as pd
@@ -340,10 +361,24 @@ def generate(out: Path, *, actors: int = 12, size: int = 96, frames: int = 16, s
     """Write the twin as files: `VideoMP4/`, `VideoDemographics.csv`, and `wild/` in DFEW's layout.
 
     A clip that is already there is left alone, so an interrupted run resumes.
+
+    Args:
+        first_actor: number of the first actor; the wild set's people count from WILD_ACTOR.
+        workers: threads that draw and encode.
+
+    Raises:
+        PpferError: a number out of range, or `out` holds clips made with other settings.
     """
     import pandas as pd
 
     out = Path(out)
+    if not (actors >= 1 and wild >= 0 and frames >= 2 and size >= 16 and 1 <= first_actor <= WILD_ACTOR - actors):
+        raise PpferError(f"the twin takes actors >= 1 numbered below {WILD_ACTOR}, wild >= 0, frames >= 2 and size >= 16, not "
+                         f"actors={actors} from {first_actor}, wild={wild}, frames={frames}, size={size}")
+    made = dict(size=size, frames=frames, seed=seed, fps=FPS)
+    note = out / "twin.json"
+    if note.exists() and json.loads(note.read_text()) != made:
+        raise PpferError(f"{out} holds clips made with {note.read_text().strip()}; give an empty folder")
     main, other = main_specs(actors, frames, seed, first_actor), wild_specs(wild, frames, seed)
     people = [Actor(first_actor + i, seed).demographics for i in range(actors)]
     jobs = [(spec, out / "VideoMP4" / f"{spec.name}.mp4") for spec in main]
@@ -357,12 +392,14 @@ def generate(out: Path, *, actors: int = 12, size: int = 96, frames: int = 16, s
         path = out / "wild" / "EmoLabel_DataSplit" / f"{part}(single-labeled)" / "set_1.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows, columns=["video_name", "label"]).to_csv(path, index=False)
+    note.write_text(json.dumps(made) + "\n")
     todo = [job for job in jobs if not job[1].exists()]
 
     def work(some: list[tuple[ClipSpec, Path]]) -> None:
         for clip, (_, path) in zip(render_clips([spec for spec, _ in some], size, device).cpu(), some, strict=True):
-            _write(path, clip)
+            write_video(path, clip, FPS, crf=CRF)
 
+    batch = 8
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        for _ in pool.map(work, [todo[i : i + 32] for i in range(0, len(todo), 32)]):
+        for _ in pool.map(work, [todo[i : i + batch] for i in range(0, len(todo), batch)]):
             pass

@@ -63,9 +63,9 @@ def test_processes_share_a_batch_out(monkeypatch):
 
 def test_augment_without_flip_gain_or_shift_is_the_identity():
     x = torch.rand(2, 5, 3, 32, 32)
-    same = augment(x, torch.zeros(2, dtype=torch.bool), torch.ones(2), [2, 2])
+    same = augment(x, torch.zeros(2, dtype=torch.bool), torch.ones(2, 3), [2, 2])
     torch.testing.assert_close(same, x)
-    flipped = augment(x, torch.ones(2, dtype=torch.bool), torch.ones(2), [2, 2])
+    flipped = augment(x, torch.ones(2, dtype=torch.bool), torch.ones(2, 3), [2, 2])
     torch.testing.assert_close(flipped, x.flip(-1))
 
 
