@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ppfer.config import PpferError
+
 AXES = {"hw": (3, 4), "t": (1,), "thw": (1, 3, 4)}  # which dimensions of (B, T, 3, H, W) each option transforms
 
 # One letter per transformed axis, a = average and d = detail, in the order of AXES. The spatial order is wavedec2's.
@@ -55,7 +57,7 @@ def analysis_matrix(n: int, wavelet: str = "haar", level: int = 1, mode: str = "
         (see `row_slices`). Cached and shared: clone it before changing it.
 
     Raises:
-        ValueError: If the wavelet, level or mode does not exist, or the axis is too short for the mode.
+        PpferError: If the wavelet, level or mode does not exist, or the axis is too short for the mode.
     """
     return torch.from_numpy(np.concatenate(_wavedec_of_identity(n, wavelet, level, mode)))
 
@@ -97,16 +99,18 @@ def _wavedec_of_identity(n: int, wavelet: str, level: int, mode: str) -> list[np
             warnings.simplefilter("ignore")  # too deep a level: `_plan` says it once, in a sentence
             return pywt.wavedec(np.eye(n), wavelet, mode, level, axis=0)
     except ValueError as error:
-        raise ValueError(f"Cannot split an axis of length {n} {level} times with {wavelet}/{mode}: {error}") from None
+        raise PpferError(
+            f"an axis of length {n} cannot be split {level} times with {wavelet}/{mode}: {error}"
+        ) from None
 
 
 def _check_options(wavelet: str, level: int, mode: str) -> None:
     if wavelet not in pywt.wavelist(kind="discrete"):
-        raise ValueError(f"{wavelet!r} is no discrete wavelet; choose one of pywt.wavelist(kind='discrete').")
+        raise PpferError(f"unknown discrete wavelet '{wavelet}'; known: {', '.join(pywt.wavelist(kind='discrete'))}")
     if mode not in pywt.Modes.modes:
-        raise ValueError(f"{mode!r} is no boundary mode; choose one of {', '.join(pywt.Modes.modes)}.")
+        raise PpferError(f"unknown boundary mode '{mode}'; known: {', '.join(pywt.Modes.modes)}")
     if not isinstance(level, int) or level < 1:
-        raise ValueError(f"The level must be a whole number of at least 1, not {level!r}.")
+        raise PpferError(f"the level is a whole number of at least 1, not {level!r}")
 
 
 # ------------------------------------------------------------------------------------------------------- the layer
@@ -138,7 +142,7 @@ class BandSplit(nn.Module):
         axes: ``"hw"`` (each frame), ``"t"`` (each pixel over time) or ``"thw"`` (both).
 
     Raises:
-        ValueError: If an option does not exist.
+        PpferError: If an option does not exist.
     """
 
     def __init__(
@@ -147,9 +151,9 @@ class BandSplit(nn.Module):
         super().__init__()
         _check_options(wavelet, level, mode)
         if form not in ("subband", "image"):
-            raise ValueError(f"{form!r} is no form of a band; choose 'subband' or 'image'.")
+            raise PpferError(f"unknown form '{form}'; known: subband, image")
         if axes not in AXES:
-            raise ValueError(f"Cannot transform the axes {axes!r}; choose 'hw', 't' or 'thw'.")
+            raise PpferError(f"unknown axes '{axes}'; known: {', '.join(AXES)}")
         self.wavelet, self.level, self.mode, self.form, self.axes = wavelet, level, mode, form, axes
 
     def extra_repr(self) -> str:
@@ -182,11 +186,10 @@ class BandSplit(nn.Module):
             low (n, 3, h, w) and high (m, 3, h', w'), both in [0, 1] and of the frames' dtype; see the class for the order.
 
         Raises:
-            ValueError: If the shape does not fit the axes.
-            TypeError: If the frames are not floating point.
+            PpferError: If the shape does not fit the axes, or the frames are not floating point.
         """
         if not frames.is_floating_point():
-            raise TypeError(f"Frames must be floating point in [0, 1], not {frames.dtype}; divide uint8 frames by 255.")
+            raise PpferError(f"frames are floating point in [0, 1], not {frames.dtype}; divide uint8 frames by 255")
         plan = self._plan(frames.shape, frames.device, frames.dtype)
         with torch.autocast(frames.device.type, enabled=False):
             x = frames.to(plan.dtype).reshape(-1, plan.sizes[0], 3, *plan.sizes[1:])  # (B, T, 3, H, W)
@@ -209,7 +212,7 @@ class BandSplit(nn.Module):
             Frames of `like`'s shape.
 
         Raises:
-            ValueError: If the bands do not fit each other or `like`.
+            PpferError: If the bands do not fit each other or `like`.
         """
         parts, plan, shape = self._unfold(low, high, like)
         with torch.autocast(low.device.type, enabled=False):
@@ -243,7 +246,7 @@ class BandSplit(nn.Module):
             Name to (B*T_j, 3, h_j, w_j) for every name but the approximation.
         """
         if like is None and self.level > 1 and self.form == "subband":
-            raise ValueError("details() needs the frames, or their shape, as `like` when there is more than one level.")
+            raise PpferError("bands of more than one level need the frames they come from, or their shape, as `like`")
         shape = self._shape_of_frames(high, high) if like is None else tuple(getattr(like, "shape", like))
         plan = self._plan(shape, high.device, high.dtype)
         return {n: p.flatten(0, 1).to(high.dtype) for n, p in zip(self.names[1:], _unfold_high(high, plan))}
@@ -253,7 +256,7 @@ class BandSplit(nn.Module):
         time = "t" in self.axes
         if len(shape) not in ((5,) if time else (4, 5)) or shape[-3] != 3:
             wanted = "clips (B, T, 3, H, W)" if time else "frames (N, 3, H, W) or clips (B, T, 3, H, W)"
-            raise ValueError(f"Splitting along {self.axes!r} takes {wanted}, not {tuple(shape)}.")
+            raise PpferError(f"splitting along '{self.axes}' takes {wanted}, not {tuple(shape)}")
         sizes = tuple(operator.index(n) for n in (shape[1] if time else 1, *shape[-2:]))  # compiled: one graph per size
         dtype = torch.float64 if dtype == torch.float64 else torch.float32
         return _plan(self.wavelet, self.level, self.mode, self.form, self.axes, sizes, device, dtype)
@@ -266,16 +269,16 @@ class BandSplit(nn.Module):
         (t, h, w), (high_t, high_h, high_w) = plan.bands[0].shape, plan.high
         wanted = (count * t, 3, h, w), (count * high_t, 3, high_h, high_w)
         if (tuple(low.shape), tuple(high.shape)) != wanted:
-            raise ValueError(
-                f"Frames of shape {shape} have bands of shape {wanted[0]} and {wanted[1]}, "
-                f"not {tuple(low.shape)} and {tuple(high.shape)}; give merge() the frames that were split as `like`."
+            raise PpferError(
+                f"frames of shape {shape} have bands of shape {wanted[0]} and {wanted[1]}, not {tuple(low.shape)} and "
+                f"{tuple(high.shape)}; give the frames that were split, or their shape, as `like`"
             )
         return [low.to(plan.dtype).unflatten(0, (count, t)), *_unfold_high(high, plan)], plan, shape
 
     def _shape_of_frames(self, low: Tensor, high: Tensor) -> tuple[int, ...]:
         """The likeliest shape of the frames these bands come from."""
         if "t" in self.axes:
-            raise ValueError("Bands split over time need the clips they come from, or their shape, as `like`.")
+            raise PpferError("bands split over time need the clips they come from, or their shape, as `like`")
         if self.form == "image":
             return tuple(low.shape)
         lengths = zip(map(operator.index, low.shape[-2:]), map(operator.index, high.shape[-2:]))
@@ -326,8 +329,8 @@ def _cached_plan(wavelet, level, mode, form, axes, sizes, device, dtype) -> _Pla
     for n in (lengths[d] for d in dims):
         if level > max(1, pywt.dwt_max_level(n, wavelet)):
             warnings.warn(
-                f"Level {level} of {wavelet} is deep for an axis of length {n}: every coefficient of the last level "
-                "depends on how the boundary is extended. The split is still exact.",
+                f"level {level} of {wavelet} is deep for an axis of length {n}: every coefficient of the last level "
+                "depends on how the boundary is extended; the split is still exact",
                 stacklevel=5,
             )
 
@@ -423,7 +426,7 @@ def _axis_length(low: int, high: int, wavelet: str, level: int, mode: str) -> in
 
     lengths = [n for n in range(1, (low << level) + 1) if fits(n)]
     if not lengths:
-        raise ValueError(f"No frame has bands {low} and {high} long with {wavelet}/{mode}, level {level}.")
+        raise PpferError(f"no frame has bands {low} and {high} long with {wavelet}/{mode}, level {level}")
     return max(lengths, key=lambda n: (n % 2 == 0, n))
 
 

@@ -10,10 +10,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from ppfer.config import PpferError
 from ppfer.wavelets import NAMES, BandSplit, analysis_matrix, row_slices, synthesis_matrix
 
 WAVELETS = pywt.wavelist(kind="discrete")
-pytestmark = pytest.mark.filterwarnings("ignore:Level")  # tiny frames: pywt's and our own words on deep levels
+pytestmark = pytest.mark.filterwarnings("ignore:level")  # tiny frames: pywt's and our own words on deep levels
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 lengths = st.integers(5, 26)
@@ -216,34 +217,30 @@ def test_it_compiles_to_one_graph_per_size():
         torch.testing.assert_close(compiled(x), x, rtol=0, atol=1e-9)
 
 
+def zeros(*shape):
+    return torch.zeros(*shape)
+
+
 @pytest.mark.parametrize(
-    ("make", "error", "words"),
+    ("make", "words"),
     [
-        (lambda: BandSplit("morl"), ValueError, "no discrete wavelet"),
-        (lambda: BandSplit(mode="mirror"), ValueError, "no boundary mode; choose one of zero"),
-        (lambda: BandSplit(level=0), ValueError, "at least 1"),
-        (lambda: BandSplit(form="picture"), ValueError, "'subband' or 'image'"),
-        (lambda: BandSplit(axes="wh"), ValueError, "'hw', 't' or 'thw'"),
-        (
-            lambda: BandSplit().split(torch.zeros(1, 3, 4, 4, dtype=torch.uint8)),
-            TypeError,
-            "divide uint8 frames by 255",
-        ),
-        (lambda: BandSplit().split(torch.zeros(1, 1, 4, 4)), ValueError, r"takes frames \(N, 3, H, W\)"),
-        (lambda: BandSplit(axes="t").split(torch.zeros(1, 3, 4, 4)), ValueError, r"takes clips \(B, T, 3, H, W\)"),
-        (lambda: BandSplit("db2", mode="reflect").split(torch.zeros(1, 3, 1, 8)), ValueError, "axis of length 1"),
-        (
-            lambda: BandSplit().merge(torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 4, 4)),
-            ValueError,
-            "have bands of shape",
-        ),
-        (lambda: BandSplit(axes="t").merge(*[torch.zeros(2, 3, 4, 4)] * 2), ValueError, "need the clips"),
-        (lambda: BandSplit(level=2).details(torch.zeros(6, 3, 4, 4)), ValueError, "needs the frames"),
-        (lambda: BandSplit("db4", level=2).merge(*[torch.zeros(6, 3, 4, 4)] * 2), ValueError, "No frame has bands"),
+        (lambda: BandSplit("morl"), "unknown discrete wavelet 'morl'; known: bior1.1"),
+        (lambda: BandSplit(mode="mirror"), "unknown boundary mode 'mirror'; known: zero"),
+        (lambda: BandSplit(level=0), "at least 1, not 0"),
+        (lambda: BandSplit(form="picture"), "known: subband, image"),
+        (lambda: BandSplit(axes="wh"), "known: hw, t, thw"),
+        (lambda: BandSplit().split(zeros(1, 3, 4, 4).byte()), "divide uint8 frames by 255"),
+        (lambda: BandSplit().split(zeros(1, 1, 4, 4)), r"takes frames \(N, 3, H, W\)"),
+        (lambda: BandSplit(axes="t").split(zeros(1, 3, 4, 4)), r"takes clips \(B, T, 3, H, W\)"),
+        (lambda: BandSplit("db2", mode="reflect").split(zeros(1, 3, 1, 8)), "axis of length 1 cannot be split"),
+        (lambda: BandSplit().merge(zeros(1, 3, 4, 4), zeros(2, 3, 4, 4)), "have bands of shape"),
+        (lambda: BandSplit(axes="t").merge(zeros(2, 3, 4, 4), zeros(2, 3, 4, 4)), "need the clips"),
+        (lambda: BandSplit(level=2).details(zeros(6, 3, 4, 4)), "need the frames"),
+        (lambda: BandSplit("db4", level=2).merge(zeros(6, 3, 4, 4), zeros(6, 3, 4, 4)), "no frame has bands"),
     ],
 )
-def test_errors_are_sentences(make, error, words):
-    with pytest.raises(error, match=words):
+def test_errors_are_sentences(make, words):
+    with pytest.raises(PpferError, match=words):
         make()
 
 
@@ -253,5 +250,5 @@ def test_a_level_too_deep_warns_and_still_reconstructs():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         back = bands.merge(*bands.split(x), like=x)
-    assert any("Level 4 of db5 is deep for an axis of length 19" in str(w.message) for w in caught)
+    assert any("level 4 of db5 is deep for an axis of length 19" in str(w.message) for w in caught)
     torch.testing.assert_close(back, x, rtol=0, atol=1e-8)
