@@ -27,6 +27,24 @@ FRAMES = 4  # frames of each test clip that SSIM, PSNR and PLR are measured on, 
 # --------------------------------------------------------------------------------------------------------------------
 
 
+class Recovery(nn.Module):
+    """The attacker: the paper's full-scale U-Net, which here says what to add to the protected frame.
+
+    Its last layer starts at zero, so the attack starts from handing the protected frame over and can only learn from there. A
+    U-Net that must first learn to copy needs many more steps for the same strength, and a weak attack flatters protectors.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.net = nets.RecoveryUNet(width=width)
+        nn.init.zeros_(self.net.head.weight)
+        nn.init.zeros_(self.net.head.bias)
+
+    def forward(self, protected: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] → a guess at the originals, not clamped."""
+        return protected + self.net(protected)
+
+
 class RecoveryObjective(nn.Module):
     """L1 between the U-Net's guess and the original frame (paper §4.5)."""
 
@@ -42,7 +60,7 @@ class RecoveryObjective(nn.Module):
 def quality(recovered: Tensor, original: Tensor) -> dict[str, float]:
     """How close recovered frames are to the originals: "ssim" and "psnr", means over frames.
 
-    SSIM with an 11×11 Gaussian window of σ 1.5; PSNR in dB, averaged per frame; data range 1. An exact copy has an
+    SSIM with an 11×11 Gaussian window of σ 1.5, reflected at the borders; PSNR in dB, averaged per frame; data range 1. An exact copy has an
     infinite PSNR, so each frame counts at most 100 dB.
 
     Args:
@@ -91,7 +109,7 @@ def recovery(config: Config, name: str) -> Stage:
 
     def make(run: Run, folder: Path) -> dict:
         seed, parts = stage_seed(run, f"recovery/{name}"), run.parts
-        net = trainable(nets.RecoveryUNet(width=config.nets.recovery_width), run)
+        net = trainable(Recovery(config.nets.recovery_width), run)
         pixels = run.tensor(f"protected/{name}")
         ids = np.arange(len(pixels))  # two streams with one seed draw the same clips, frames and shifts
         protected, original = (batches_of(run, store, parts["train"], ids, config.recovery, seed) for store in (f"protected/{name}", "clips"))
@@ -108,7 +126,7 @@ def recovery(config: Config, name: str) -> Stage:
         return summary | {"test": {k: v.to_dict() if isinstance(v, evaluate.Rate) else v for k, v in test.items()}}
 
     def load(run: Run, folder: Path) -> nn.Module:
-        return load_net(nets.RecoveryUNet(width=config.nets.recovery_width), folder, run)
+        return load_net(Recovery(config.nets.recovery_width), folder, run)
 
     needs = settings(config, "recovery", "precision", "seed") | {"width": config.nets.recovery_width}
     return Stage(f"recovery/{name}", NOTEBOOK, ("split", "identity", f"protected/{name}"), needs, make, load)

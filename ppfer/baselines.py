@@ -237,10 +237,10 @@ def two_views(clips: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor
     second = (first + torch.randint(1, length, (count,), generator=generator)) % length
     views = []
     for pick in (first, second):
-        flip, gain = torch.rand(count, generator=generator) < 0.5, 0.8 + 0.4 * torch.rand(count, generator=generator)
+        flip, tint = torch.rand(count, generator=generator) < 0.5, (0.8 + 0.4 * torch.rand(count, 1, generator=generator)).expand(-1, 3)
         shift = torch.randint(0, 1 + clips.shape[-1] // 8, (2,), generator=generator).tolist()
         frames = clips[torch.arange(count, device=clips.device), pick.to(clips.device)]  # (B, 3, H, W)
-        views.append(augment(frames, flip.to(clips.device), gain.to(clips.device), shift))
+        views.append(augment(frames, flip.to(clips.device), tint.to(clips.device), shift))
     return views[0], views[1]
 
 

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     twin.add_argument("--actors", type=int, default=12)
     twin.add_argument("--size", type=int, default=96, help="pixels, square")
     twin.add_argument("--frames", type=int, default=16)
-    twin.add_argument("--wild", type=int, default=600, help="in-the-wild clips of other actors")
+    twin.add_argument("--wild", type=int, default=1400, help="in-the-wild clips of other actors")
     twin.add_argument("--seed", type=int, default=0)
     twin.add_argument("--device", default=None, help="cpu | cuda (default: cuda if there)")
     twin.add_argument("--out", type=Path, required=True)

@@ -102,6 +102,7 @@ class Config:
     privacy_loss: str = "paper"  # paper (−CE) | clamped (−min(CE, ln K)) | uniform (CE to the uniform distribution)
     privacy_slack: float = 0.01  # an epoch counts as private when val PLR ≤ 1/K + slack
     reconstruction: float = 0.0  # weight of an L1 term beside the privacy loss
+    fidelity: float = 0.0  # weight of an L1 term between C and G beside the compensator's loss
     precision: str = "auto"  # auto (bf16 on CUDA, fp32 elsewhere) | fp32 | bf16
     compile: bool = False
     keep_protected: bool = True  # protected clips are kept on disk; False: made again in memory when needed

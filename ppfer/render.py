@@ -198,6 +198,8 @@ class Head:
         self.actions = put(actions.reshape(len(names), -1))  # (52, 3V)
         self.around = vertex_faces(self.faces, len(self.mean))
         self.sway = put(_step((self.mean[:, 1] + 1.4) / 0.6).astype(np.float32))[:, None]  # shoulders stay where they are
+        inside = np.isin(self.model["part"], [self.parts.index("teeth"), self.parts.index("tongue")])
+        self.sunk = put(np.pad(0.12 * inside, (0, len(self.source))).astype(np.float32))  # teeth stay behind chin and lips
         self.surface = put(self._surface())
         gloss = {"eye": (0.5, 60.0), "teeth": (0.25, 30.0), "tongue": (0.2, 20.0), "skin": (0.06, 14.0), "hair": (0.07, 10.0)}
         self.gloss = put(np.array([gloss.get(name, (0.0, 1.0)) for name in [*self.parts, "hair"]], np.float32))
@@ -393,7 +395,9 @@ def draw(model: Head, neutral: Tensor, shown: Tensor, textures: Tensor, which: T
     n, fine = len(which), size * supersample
     vertices = pose_vertices(model, neutral[which], actions, pose)
     normals = smooth_normals(vertices, model.faces, model.around)
-    pixel, face, weights = rasterize(project(vertices, pose, fine), model.faces, fine, shown[which], model.part == len(model.parts))
+    points = project(vertices, pose, fine)
+    points[..., 2] -= model.sunk
+    pixel, face, weights = rasterize(points, model.faces, fine, shown[which], model.part == len(model.parts))
     frame = pixel // (fine * fine)
     normal = torch.nn.functional.normalize(interpolate(normals, model.faces, frame, face, weights), dim=-1)
     normal = torch.where((model.part[face] == len(model.parts))[:, None] & (normal[:, 2:] < 0), -normal, normal)

@@ -470,11 +470,15 @@ def expression(config: Config) -> Stage:
 
 
 class CompensationObjective(nn.Module):
-    """Algorithm 2, lines 4–9: F_fc minimises the frozen C_fc's cross-entropy; without C_fc (Task 4), MSE to its input G."""
+    """Algorithm 2, lines 4–9: F_fc minimises the frozen C_fc's cross-entropy; without C_fc (Task 4), MSE to its input G.
 
-    def __init__(self, compensator: nn.Module, controller: nn.Module | None):
+    `fidelity` weighs an L1 term between C and G (0 is the paper's loss): a compensator that sees C_fc alone repaints the
+    frame until little is left in it for anybody but C_fc.
+    """
+
+    def __init__(self, compensator: nn.Module, controller: nn.Module | None, fidelity: float = 0.0):
         super().__init__()
-        self.compensator = compensator
+        self.compensator, self.fidelity = compensator, fidelity
         self.controller = nets.freeze(controller) if controller is not None else None
 
     def forward(self, frames: Tensor, emotions: Tensor) -> Tensor:
@@ -482,7 +486,8 @@ class CompensationObjective(nn.Module):
         compensated = self.compensator(frames)
         if self.controller is None:
             return F.mse_loss(compensated, frames)
-        return F.cross_entropy(self.controller(compensated), emotions)
+        loss = F.cross_entropy(self.controller(compensated), emotions)
+        return loss + self.fidelity * F.l1_loss(compensated, frames) if self.fidelity else loss
 
 
 @define
@@ -515,13 +520,13 @@ def compensation(config: Config, variant: str = "enhanced") -> Stage:
 
         batches = batches_of(run, f"protected/{source}", parts["train"], emotions, config.compensation, seed)
         rule = private_first(1 / len(run.classes("actor")), config.privacy_slack, "val_loss" if controlled else "val_l1")
-        return fit_stage(run, folder, name, CompensationObjective(net, controller), net, batches, config.compensation,
-                    evaluate=measure, score=rule)
+        return fit_stage(run, folder, name, CompensationObjective(net, controller, config.fidelity), net, batches, config.compensation,
+                         evaluate=measure, score=rule)
 
     def load(run: Run, folder: Path) -> nn.Module:
         return load_net(new_compensator(config), folder, run)
 
-    needs = settings(config, "compensation", "nets", "privacy_slack", "precision", "seed")
+    needs = settings(config, "compensation", "fidelity", "nets", "privacy_slack", "precision", "seed")
     notebook = "05_compensation.ipynb" if variant == "enhanced" else "10_ablation.ipynb"
     inputs = ("identity", *(("expression",) if controlled else ()), f"protected/{source}")
     return Stage(name, notebook, inputs, needs, make, load)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FPS = 12
-CRF = 20  # quality of the files: about 7 KB a clip at 96 pixels
+CRF = 23  # quality of the files: about 6 KB a clip at 96 pixels
 CODES = {"ANG": "angry", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 WILD = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")  # DFEW's labels 1 to 7
 WILD_ACTOR, WILD_PEOPLE = 5001, 150  # actors of the wild set count from here; painting a face takes longer than a clip
@@ -173,7 +173,7 @@ def main_specs(actors: int = 12, frames: int = 16, seed: int = 0, first_actor: i
     return [spec for i in range(actors) for spec in actor_specs(Actor(first_actor + i, seed), frames)]
 
 
-def wild_specs(clips: int = 600, frames: int = 16, seed: int = 0) -> list[ClipSpec]:
+def wild_specs(clips: int = 1400, frames: int = 16, seed: int = 0) -> list[ClipSpec]:
     """The wild set: at least five clips per actor, `WILD_PEOPLE` actors at most, seven expressions in turn, named 00001 upwards."""
     people = max(1, min(WILD_PEOPLE, clips // 5))
     names, sentences = [f"{i + 1:05d}" for i in range(clips)], list(SENTENCES)
@@ -356,7 +356,7 @@ def generate_arrays(actors: int = 91, size: int = 112, frames: int = 16, seed: i
     return render_clips(specs, size, device), table(specs)
 
 
-def generate(out: Path, *, actors: int = 12, size: int = 96, frames: int = 16, seed: int = 0, wild: int = 600,
+def generate(out: Path, *, actors: int = 12, size: int = 96, frames: int = 16, seed: int = 0, wild: int = 1400,
              device: torch.device | str | None = None, first_actor: int = 1001, workers: int = 2) -> None:
     """Write the twin as files: `VideoMP4/`, `VideoDemographics.csv`, and `wild/` in DFEW's layout.
 
@@ -375,7 +375,7 @@ def generate(out: Path, *, actors: int = 12, size: int = 96, frames: int = 16, s
     if not (actors >= 1 and wild >= 0 and frames >= 2 and size >= 16 and 1 <= first_actor <= WILD_ACTOR - actors):
         raise PpferError(f"the twin takes actors >= 1 numbered below {WILD_ACTOR}, wild >= 0, frames >= 2 and size >= 16, not "
                          f"actors={actors} from {first_actor}, wild={wild}, frames={frames}, size={size}")
-    made = dict(size=size, frames=frames, seed=seed, fps=FPS)
+    made = {"size": size, "frames": frames, "seed": seed, "fps": FPS}
     note = out / "twin.json"
     if note.exists() and json.loads(note.read_text()) != made:
         raise PpferError(f"{out} holds clips made with {note.read_text().strip()}; give an empty folder")
