@@ -197,6 +197,6 @@ def _compared(rows: Sequence[dict], published: Mapping[str, Mapping[str, float]]
                 lines.append(f"| {name} | {measure} | {theirs:g} | {count} | | not run |")
                 continue
             rate = as_rate(cell)
-            same = 100 * rate.interval[0] <= theirs <= 100 * rate.interval[1] if rate else abs(cell - theirs) <= MARGIN[measure]
+            same = 100 * rate.interval[0] - 1e-6 <= theirs <= 100 * rate.interval[1] + 1e-6 if rate else abs(cell - theirs) <= MARGIN[measure]
             lines.append(f"| {name} | {measure} | {theirs:g} | {count} | {said_of(cell)} | {'yes' if same else 'no'} |")
     return lines

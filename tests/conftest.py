@@ -7,6 +7,8 @@ from ppfer import tables
 from ppfer.config import load_config
 from ppfer.run import STAGES, Run, Stage
 
+torch.set_num_threads(1)  # tensors this small only wait for each other's threads, all the more on a busy machine
+
 FEW = {f"{stage}.{key}": value for key, value in {"steps": 3, "batch": 4, "evals": 1, "warmup": 1}.items()
        for stage in ("identity", "pretrain", "privacy", "expression", "compensation", "recognition", "adaptation", "attack", "recovery",
                      "contrast", "tradeoff", "joint")}  # fmt: skip
