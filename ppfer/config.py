@@ -77,21 +77,21 @@ class Config:
     wild_clips: int = 0  # 0: all
     generate: bool = False  # True: the twin is rendered into memory instead of decoded from `data`
     size: int = 64  # pixels, square
-    frames: int = 16
+    frames: int = 8
     seed: int = 0
     test: float = 0.3
     val: float = 0.1
     split_by: str = "auto"  # "" closed set | a column whose values are held out, e.g. "sentence" | "auto": see stages.split
     bands: Bands = field(default_factory=Bands)
     nets: Nets = field(default_factory=Nets)
-    identity: Train = Train(400, 128, 3e-3)
-    pretrain: Train = Train(150, 32, 1e-3, weight_decay=0.0)
-    privacy: Train = Train(150, 48, 5e-4, weight_decay=0.0, evals=6)
-    expression: Train = Train(400, 128, 3e-3)
-    compensation: Train = Train(200, 64, 5e-4, weight_decay=0.0)
-    recognition: Train = Train(400, 32, 2e-3, label_smoothing=0.1)
-    adaptation: Train = Train(200, 32, 1e-3, label_smoothing=0.1)  # F_u on protected clips, from the NPP weights
-    attack: Train = Train(200, 128, 2e-3)  # V_pl retrained on protected clips
+    identity: Train = Train(200, 128, 3e-3)
+    pretrain: Train = Train(120, 32, 1e-3, weight_decay=0.0)
+    privacy: Train = Train(60, 48, 1e-4, weight_decay=0.0, evals=20)  # private within some 20 steps: look often
+    expression: Train = Train(500, 128, 3e-3, label_smoothing=0.1, colour=0.4)
+    compensation: Train = Train(400, 48, 2e-4, weight_decay=0.0)
+    recognition: Train = Train(700, 32, 2e-3, label_smoothing=0.1)
+    adaptation: Train = Train(300, 32, 1e-3, label_smoothing=0.1)  # F_u on protected clips, from the NPP weights
+    attack: Train = Train(120, 128, 2e-3)  # V_pl retrained on protected clips
     recovery: Train = Train(150, 32, 1e-3, weight_decay=0.0)
     probe: Train = Train(80, 48, 3e-3)  # a classifier of one band (notebook 02)
     contrast: Train = Train(150, 64, 1e-3)  # f_B of the trade-off framework, before its minimax
@@ -108,10 +108,6 @@ class Config:
     keep_protected: bool = True  # protected clips are kept on disk; False: made again in memory when needed
 
 
-def _train(config: Config, **changes: Train) -> Config:
-    return dataclasses.replace(config, **changes)
-
-
 _DEMO = Config(profile="demo")
 
 PROFILES: dict[str, Config] = {
@@ -123,7 +119,7 @@ PROFILES: dict[str, Config] = {
         clips_per_actor=24,
         wild_clips=42,
         size=32,
-        frames=8,
+        frames=4,
         nets=Nets(unet_width=4, recovery_width=4, dim=32, depth=2, heads=2),
         identity=Train(24, 24, 3e-3, evals=2, warmup=2),
         pretrain=Train(8, 8, 1e-3, weight_decay=0.0, evals=1, warmup=1),
@@ -146,6 +142,7 @@ PROFILES: dict[str, Config] = {
         wild_clips=3600,
         generate=True,
         size=112,
+        frames=16,
         nets=Nets(
             classifier="resnet50", recognizer="r3d_18", unet_width=64, recovery_width=64, patch=7, dim=512, depth=12, heads=8
         ),
@@ -172,6 +169,7 @@ PROFILES: dict[str, Config] = {
         wild="data/dfew",
         wild_clips=3600,
         size=224,
+        frames=16,
         nets=Nets(
             classifier="resnet50", recognizer="r3d_18", unet_width=64, recovery_width=64,
             compensator="latent", patch=2, dim=1152, depth=28, heads=16,
