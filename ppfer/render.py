@@ -252,7 +252,11 @@ class Head:
         eyes = [v for loop in lids for v in around(loop, (180, 115, 65, 0, -65, -115))]
         outer, inner = (np.flatnonzero(self.model["mouth_ring"] == ring) for ring in (7, 1))
         lips = around(outer, (180, 140, 110, 90, 70, 40, 0, -40, -70, -90, -110, -140))
-        return np.array([*jaw, *brow, *nose, *eyes, *lips, *around(inner, (180, 135, 90, 45, 0, -45, -90, -135))])
+        falls = self.model["actions"][self.action["jawOpen"], inner, 1].astype(float)  # tells the lower lip from the upper
+        low, top = inner[falls < falls.mean()], inner[falls >= falls.mean()]
+        corners = inner[np.argmin(mean[inner, 0])], inner[np.argmax(mean[inner, 0])]
+        middle = [[loop[np.argmin(abs(mean[loop, 0] - x))] for x in (-0.1, 0, 0.1)] for loop in (top, low)]
+        return np.array([*jaw, *brow, *nose, *eyes, *lips, corners[0], *middle[0], corners[1], *middle[1][::-1]])
 
     def neutral(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
         """Vertices (V, 3) of an actor at rest, hair included, and which faces (F,) there are: hair only where it grows."""
