@@ -58,8 +58,8 @@ def sample_heads(model: anny.Anny, count: int, seed: int) -> tuple[np.ndarray, n
     for i in range(count):
         race = rng.dirichlet([0.25] * 3)
         sex, age, weight = rng.integers(0, 2) + rng.normal(0, 0.08), rng.uniform(0.62, 1.0), rng.beta(3, 3)
-        shape = dict(gender=np.clip(sex, 0, 1), age=age, weight=weight, muscle=rng.uniform(0.3, 0.7), height=0.5,
-                     proportions=0.6, african=race[0], asian=race[1], caucasian=race[2])
+        shape = {"gender": np.clip(sex, 0, 1), "age": age, "weight": weight, "muscle": rng.uniform(0.3, 0.7), "height": 0.5,
+                 "proportions": 0.6, "african": race[0], "asian": race[1], "caucasian": race[2]}
         changes = {}
         for name in labels:  # left and right change together, nearly
             side = name[:2] in ("l-", "r-")
