@@ -86,7 +86,7 @@ class Bisection:
     Attributes:
         at: the strength whose value came closest to the target. value: that value. target: what was asked for.
         tried: every (strength, value), in order; the first two are the ends of the range.
-        reached: whether the target lies between the values at the two ends.
+        reached: whether the ends' values enclose the target.
     """
 
     at: float
@@ -98,13 +98,15 @@ class Bisection:
     def __str__(self) -> str:
         if self.reached:
             return f"σ = {self.at:.2f} px gave {100 * self.value:.1f} % on validation, for {100 * self.target:.1f} %"
-        (low, first), (high, last) = self.tried[:2]
-        return (f"the target of {100 * self.target:.1f} % is out of reach: σ from {low:.2f} to {high:.2f} px gave {100 * first:.1f} % to "
-                f"{100 * last:.1f} % on validation; σ = {self.at:.2f} px came closest, {100 * self.value:.1f} %")
+        (low, high), values = (self.tried[0][0], self.tried[1][0]), [100 * value for _, value in self.tried]
+        return (f"the target of {100 * self.target:.1f} % is out of reach: σ from {low:.2f} to {high:.2f} px gave {min(values):.1f} % to "
+                f"{max(values):.1f} % on validation; σ = {self.at:.2f} px came closest, {100 * self.value:.1f} %")
 
 
 def bisect(measure: Callable[[float], float], target: float, low: float, high: float, *, steps: int = 10, tolerance: float = 0.0) -> Bisection:
     """Find the strength at which a falling measure meets a target, halving the range's logarithm.
+
+    Where the two ends do not enclose the target, the range is searched in even steps of its logarithm instead.
 
     Args:
         measure: strength → value, roughly falling.
@@ -112,16 +114,19 @@ def bisect(measure: Callable[[float], float], target: float, low: float, high: f
         low, high: positive ends of the range.
         steps: at most this many measurements between the ends.
         tolerance: a value this close to the target is good enough.
+
+    Returns:
+        The strength whose value came closest, the weaker one of equals.
     """
     tried = [(low, measure(low)), (high, measure(high))]
     reached = tried[1][1] <= target <= tried[0][1]
-    for _ in range(steps if reached else 0):
-        if min(abs(value - target) for _, value in tried) <= tolerance:
-            break
+    if not reached:
+        tried += [(s, measure(s)) for s in (low * (high / low) ** (i / (steps + 1)) for i in range(1, steps + 1))]
+    while reached and len(tried) < steps + 2 and min(abs(value - target) for _, value in tried) > tolerance:
         middle = math.sqrt(low * high)
         tried.append((middle, measure(middle)))
         low, high = (middle, high) if tried[-1][1] > target else (low, middle)
-    at, value = min(tried, key=lambda pair: abs(pair[1] - target))
+    at, value = min(tried, key=lambda pair: (abs(pair[1] - target), pair[0]))
     return Bisection(at, value, target, tried, reached)
 
 

@@ -45,9 +45,10 @@ def test_bisection_meets_a_reachable_target(target):
 
 def test_an_unreachable_target_says_what_range_it_saw():
     seen = []
-    found = bisect(lambda s: seen.append(s) or 0.5 + 0.1 / s, 0.2, 0.25, 10)
-    assert not found.reached and found.at == 10 and seen == [0.25, 10]
-    assert "20.0 % is out of reach: σ from 0.25 to 10.00 px gave 90.0 % to 51.0 %" in str(found)
+    found = bisect(lambda s: seen.append(s) or 0.5 + 0.1 / s, 0.2, 0.25, 10, steps=4)
+    assert not found.reached and found.at == 10 and len(seen) == 6 and sorted(seen)[0] == 0.25 and sorted(seen)[-1] == 10
+    assert "20.0 % is out of reach: σ from 0.25 to 10.00 px gave 51.0 % to 90.0 %" in str(found)
+    assert bisect(lambda s: 0.5, 0.2, 1, 4).at == 1  # no more blur than it takes
 
 
 # -- the trade-off framework -----------------------------------------------------------------------------------------
