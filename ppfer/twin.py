@@ -174,10 +174,9 @@ def main_specs(actors: int = 12, frames: int = 16, seed: int = 0, first_actor: i
 
 
 def wild_specs(clips: int = 1400, frames: int = 16, seed: int = 0) -> list[ClipSpec]:
-    """The wild set: at least five clips per actor, `WILD_PEOPLE` actors at most, seven expressions in turn, named 00001 upwards."""
-    people = max(1, min(WILD_PEOPLE, clips // 5))
+    """The wild set: `WILD_PEOPLE` actors and seven expressions in turn, named 00001 upwards; fewer clips are a prefix of more."""
     names, sentences = [f"{i + 1:05d}" for i in range(clips)], list(SENTENCES)
-    return [ClipSpec(name, Actor(WILD_ACTOR + i % people, seed), sentences[_rng(seed, name, "says").integers(12)], WILD[i % 7],
+    return [ClipSpec(name, Actor(WILD_ACTOR + i % WILD_PEOPLE, seed), sentences[_rng(seed, name, "says").integers(12)], WILD[i % 7],
                      "XX", frames, seed, wild=True) for i, name in enumerate(names)]
 
 
