@@ -1,15 +1,16 @@
 """Probes: how much of a label can be read from one band? A small classifier sees one view of the clips and nothing else.
 
-A view is a cut (which axes, how deep) and a side of it. Both sides are pictures of full size (``form="image"``), so that
-every probe has the same network, the same number of pictures and the same budget, and only the content differs. Nothing
-is lost by that: a full-size detail picture and its detail sub-bands are linear maps of each other.
+A view is a cut (which axes, how deep) and a side of it. Both sides are pictures of full size, as
+``BandSplit(form="image")`` makes them: every probe has the same network, the same number of pictures and the same budget,
+and only the content differs. Nothing is lost by that: full-size detail and detail sub-bands are linear maps of each other.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from ppfer.evaluate import Rate
 from ppfer.run import Run, Stage, define, settings
 from ppfer.stages import ClassificationObjective, batches_of, lambda_module, load_net, stage_seed, trainable
 from ppfer.train import augment, fit
-from ppfer.wavelets import BandSplit
+from ppfer.wavelets import analysis_matrix, row_slices, synthesis_matrix
 
 BANDS, LABELS = ("frame", "low", "high"), ("actor", "emotion")
 
@@ -31,7 +32,7 @@ class View:
     """What a probe sees and what it is asked.
 
     Attributes:
-        axes: "hw", "t" or "thw", as `BandSplit`.
+        axes: which axes are cut, "hw", "t" or "thw", as in `ppfer.wavelets.BandSplit`.
         level: how often the cut is repeated; low keeps what survives all of them.
         band: "frame" (no cut), "low" or "high".
         label: "actor" or "emotion".
@@ -58,16 +59,42 @@ class View:
             raise PpferError(f"unknown probe '{name}'; a name is <hw|t|thw>[level]-<frame|low|high>-<actor|emotion>, e.g. hw-low-actor")
         return View(match[1], int(match[2] or level), match[3], match[4])
 
-    def of(self, pixels: Tensor, wavelet: str = "haar", mode: str = "symmetric") -> Tensor:
-        """The view of frames (N, 3, H, W) or clips (B, T, 3, H, W) in [0, 1]: same shape and range, zero detail is 0.5.
+    @property
+    def over_time(self) -> bool:
+        """Whether a picture of the view depends on the whole clip."""
+        return "t" in self.axes and self.band != "frame"
 
-        Raises:
-            ValueError: if time is cut and frames are given.
+    def pictures(self, clips: Tensor, times: Tensor, wavelet: str = "haar", mode: str = "symmetric") -> Tensor:
+        """The view's pictures at chosen times, without computing the others.
+
+        With P = S[:, :m] A[:m] per axis, the part of a signal that its approximation keeps, low = P X Pᵀ and high = X − low.
+
+        Args:
+            clips: (B, T, 3, H, W) in [0, 1].
+            times: (B, K) int64 frame numbers.
+            wavelet, mode: as in `ppfer.wavelets.BandSplit`.
+
+        Returns:
+            (B, K, 3, H, W): frames; low in [0, 1], a little beyond for smooth wavelets; high as 0.5 + high / 2.
         """
+        frames = clips[torch.arange(len(clips), device=clips.device)[:, None], times]  # (B, K, 3, H, W)
         if self.band == "frame":
-            return pixels
-        low, high = BandSplit(wavelet, self.level, mode, form="image", axes=self.axes).split(pixels)
-        return (low if self.band == "low" else high).view_as(pixels)
+            return frames
+        low, device = frames, clips.device
+        if "t" in self.axes:
+            weights = _keeps(clips.shape[1], wavelet, self.level, mode).to(device)[times]  # (B, K, T)
+            low = torch.bmm(weights, clips.flatten(2)).view_as(frames)
+        if "hw" in self.axes:
+            rows, columns = (_keeps(n, wavelet, self.level, mode).to(device) for n in clips.shape[-2:])
+            low = rows @ low @ columns.T
+        return low if self.band == "low" else 0.5 + (frames - low) / 2
+
+
+@lru_cache(maxsize=32)
+def _keeps(n: int, wavelet: str, level: int, mode: str) -> Tensor:
+    """P (n, n) float32: what the approximation keeps of a signal of length n."""
+    rows = row_slices(n, wavelet, level, mode)[0]
+    return (synthesis_matrix(n, wavelet, level, mode)[:, rows] @ analysis_matrix(n, wavelet, level, mode)[rows]).float()
 
 
 @define
@@ -75,43 +102,42 @@ def probe(config: Config, name: str) -> Stage:
     """A classifier of actors or expressions from single pictures of one view (see `View.named` for `name`).
 
     Probes of one label start from the same weights and see the same clips in the same order. There is no selection
-    among checkpoints: the weights after the last step are kept, and measured once, on the test part.
+    among checkpoints: the weights after the last step are measured once, on the test part. Actors are learnt quickly and
+    get a third of ``config.probe.steps``.
     """
-    view = View.named(name, config.bands.level)
-    clips_needed = view.band != "frame" and "t" in view.axes
-
-    def pictures(pixels: Tensor) -> Tensor:
-        return view.of(pixels, config.bands.wavelet, config.bands.mode)
+    view, bands = View.named(name, config.bands.level), config.bands
+    train = replace(config.probe, steps=-(-config.probe.steps // 3)) if view.label == "actor" else config.probe
 
     def network(run: Run) -> nn.Module:
         return nets.Classifier("resnet_small", len(run.classes(view.label)), input_size=config.size)
 
     def make(run: Run, folder: Path) -> dict:
-        seed, labels = stage_seed(run, f"probe/{view.label}"), run.labels(view.label)
+        seed = stage_seed(run, f"probe/{view.label}")
         net = trainable(network(run), run)
-        draw = batches_of(run, "clips", run.parts["train"], labels, config.probe, seed, frames=not clips_needed)
-        draw.augment = False  # after the view: a shift or a flip of the frames would move the cut's grid
+        clips = batches_of(run, "clips", run.parts["train"], run.labels(view.label), replace(train, augment=False), seed,
+                           frames=not view.over_time)
 
         def batches(step: int) -> tuple[Tensor, Tensor]:
-            pixels, truth = draw(step)
+            pixels, truth = clips(step)
+            pixels = pixels if view.over_time else pixels[:, None]  # (B, T or 1, 3, H, W)
             g = torch.Generator().manual_seed(seed + step)
-            flip, shift = torch.rand(len(pixels), generator=g) < 0.5, torch.randint(0, 1 + config.size // 8, (2,), generator=g)
-            seen = pictures(pixels)
-            if clips_needed:  # one random picture of each clip: (B, T, 3, H, W) → (B, 3, H, W)
-                seen = seen[torch.arange(len(seen)), torch.randint(seen.shape[1], (len(seen),), generator=g)]
-            if config.probe.augment:
-                seen = augment(seen, flip.to(seen.device), torch.ones(len(seen), device=seen.device), shift.tolist())
+            times, flip = torch.randint(pixels.shape[1], (len(pixels), 1), generator=g), torch.rand(len(pixels), generator=g) < 0.5
+            shift = torch.randint(0, 1 + config.size // 8, (2,), generator=g).tolist()
+            seen = view.pictures(pixels, times.to(run.device), bands.wavelet, bands.mode)[:, 0]  # (B, 3, H, W)
+            if train.augment:  # of the view: shifting the frames would move them against the cut's grid
+                seen = augment(seen, flip.to(run.device), torch.ones(len(seen), 3, device=run.device), shift)
             return seen, truth
 
-        objective = ClassificationObjective(net, config.probe.label_smoothing).to(run.device)
-        summary = fit(objective, net, batches, config.probe, folder, name=f"probe/{name}", precision=config.precision)
+        objective = ClassificationObjective(net, train.label_smoothing).to(run.device)
+        summary = fit(objective, net, batches, train, folder, name=f"probe/{name}", precision=config.precision)
         return summary | {"test": {k: v.to_dict() for k, v in measure(run, net).items()}, "classes": len(run.classes(view.label))}
 
     def measure(run: Run, net: nn.Module) -> dict[str, Rate]:
-        every = max(1, config.frames // 4)  # four pictures of each test clip are enough
+        every = max(1, config.frames // 4)  # four pictures of each test clip
+        at = torch.arange(every // 2, config.frames, every, device=run.device)
 
         def logits_of(clips: Tensor) -> Tensor:
-            seen = pictures(clips)[:, every // 2 :: every]  # (b, 4, 3, H, W)
+            seen = view.pictures(clips, at.expand(len(clips), -1), bands.wavelet, bands.mode)  # (b, 4, 3, H, W)
             return net(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
 
         index = run.parts["test"]
@@ -124,7 +150,7 @@ def probe(config: Config, name: str) -> Stage:
 
     needs = settings(config, "probe", "precision", "seed")
     if view.band != "frame":
-        needs |= {"wavelet": config.bands.wavelet, "mode": config.bands.mode, "level": view.level}
+        needs |= {"wavelet": bands.wavelet, "mode": bands.mode, "level": view.level}
     return Stage(f"probe/{name}", "02_bands.ipynb", ("clips", "split"), needs, make, load)
 
 
