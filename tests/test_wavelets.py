@@ -2,7 +2,9 @@
 
 import pickle
 import warnings
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import pywt
@@ -215,6 +217,18 @@ def test_it_compiles_to_one_graph_per_size():
     for size in (16, 24):
         x = clips(2, 3, size, size)
         torch.testing.assert_close(compiled(x), x, rtol=0, atol=1e-9)
+
+
+def test_the_notebook_teaches_the_same_haar():
+    cells = nbformat.read(Path(__file__).parents[1] / "notebooks" / "01_wavelets.ipynb", as_version=4).cells
+    (cell,) = (c for c in cells if "haar-by-hand" in c.metadata.get("tags", []))
+    taught = {}
+    exec(cell.source, taught)  # noqa: S102
+    x = clips(2, 3, 10, 8)
+    mine, ours = taught["haar_split"](x), BandSplit().coefficients(*BandSplit().split(x)).values()
+    for a, b in zip(mine, ours, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    torch.testing.assert_close(taught["haar_merge"](*mine), x, rtol=0, atol=1e-12)
 
 
 def zeros(*shape):
