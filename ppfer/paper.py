@@ -127,30 +127,31 @@ def figure1(rows: Sequence[dict]) -> Figure:
     """Leakage against accuracy (the paper's Figure 1): ours under both validators, and the paper's points, marked as theirs.
 
     Black is our frozen V_pl, white our retrained one, a line between the two; grey crosses are the paper's. Accuracy is F_u's,
-    trained on what it is shown. The best corner is the upper left.
+    trained on what it is shown. Numbers name the approaches; the best corner is the upper left.
 
     Args:
         rows: of Table 1; rows without numbers are left out.
     """
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
     drawn = [row for row in rows if "plr" in row]
     frozen, retrained, accuracy = ([value_of(row[key]) for row in drawn] for key in ("plr", "plr_retrained", "acc_retrained"))
     for x, moved, y in zip(frozen, retrained, accuracy, strict=True):
         axis.plot([x, moved], [y, y], color="0.6", linewidth=0.8, zorder=1)
     axis.scatter(frozen, accuracy, marker="o", color="black", s=45, label="ours, V_pl frozen", zorder=3)
     axis.scatter(retrained, accuracy, marker="o", facecolor="white", edgecolor="black", s=45, label="ours, V_pl retrained", zorder=2)
-    theirs = [TABLE1[row["approach"]] for row in drawn if row["approach"] in TABLE1]
-    axis.scatter([p["plr"] for p in theirs], [p["acc"] for p in theirs], marker="x", color="0.45", s=40, label="the paper's, on CREMA-D", zorder=2)
-    for row, x, y in zip(drawn, frozen, accuracy, strict=True):
-        axis.annotate(row["approach"], (x, y), (4, 5), textcoords="offset points", fontsize=8)
-    for row in drawn:
-        if row["approach"] in TABLE1:
-            point = TABLE1[row["approach"]]
-            axis.annotate(row["approach"], (point["plr"], point["acc"]), (4, -10), textcoords="offset points", fontsize=7, color="0.45", style="italic")
-    axis.set(xlabel="privacy leakage ratio, % (lower is better)", ylabel="accuracy of F_u, % (higher is better)", xlim=(-3, 112), ylim=(0, 105))
-    axis.legend(fontsize=8, loc="lower right")
+    theirs = {i: TABLE1[row["approach"]] for i, row in enumerate(drawn, 1) if row["approach"] in TABLE1}
+    axis.scatter([p["plr"] for p in theirs.values()], [p["acc"] for p in theirs.values()], marker="x", color="0.45", s=40,
+                 label="the paper's, on CREMA-D", zorder=2)
+    for i, (x, y) in enumerate(zip(frozen, accuracy, strict=True), 1):
+        axis.annotate(str(i), (x, y), (-3, 7), textcoords="offset points", fontsize=9, weight="bold")
+    for i, point in theirs.items():
+        axis.annotate(str(i), (point["plr"], point["acc"]), (5, -9), textcoords="offset points", fontsize=8, color="0.45", style="italic")
+    axis.set(xlabel="privacy leakage ratio, % (lower is better)", ylabel="accuracy of F_u, % (higher is better)", xlim=(-3, 105), ylim=(0, 105))
+    for i, row in enumerate(drawn, 1):
+        axis.plot([], [], " ", label=f"{i}  {row['approach']}")
+    figure.legend(*axis.get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     return figure
 
 

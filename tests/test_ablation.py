@@ -109,7 +109,7 @@ def test_figure1_marks_the_papers_points_as_theirs():
     import matplotlib.pyplot as plt
 
     figure = paper.figure1([row("Gaussian blur 2", 270, 240), row("PPFER (C)", 25, 100), {"approach": "Optical flow", "what_ran": "left out"}])
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     counts = [len(c.get_offsets()) for c in figure.axes[0].collections]
     plt.close(figure)
-    assert labels == ["ours, V_pl frozen", "ours, V_pl retrained", "the paper's, on CREMA-D"] and counts == [2, 2, 2]
+    assert labels == ["ours, V_pl frozen", "ours, V_pl retrained", "the paper's, on CREMA-D", "1  Gaussian blur 2", "2  PPFER (C)"] and counts == [2, 2, 2]
