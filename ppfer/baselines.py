@@ -1,7 +1,7 @@
 """The paper's baselines as protectors (§4.3): Gaussian blur, the trade-off framework, optical flow; Table 1 is a loop over them.
 
-Image swapping lives in `ppfer.swap`. Stages: blurred (F_u on blur of every strength), blur/plr and blur/acc (σ by bisection),
-contrast (f_B of the trade-off framework) and tradeoff (its minimax).
+The blur itself is in `ppfer.protect`, image swapping in `ppfer.swap`. Stages: blurred (F_u on blur of every strength),
+blur/plr and blur/acc (σ by bisection), contrast (f_B of the trade-off framework) and tradeoff (its minimax).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import itertools
 import json
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppfer import evaluate, nets, protect
+from ppfer import (
+    evaluate,
+    nets,
+    protect,
+    swap,  # noqa: F401  (registers image swapping)
+)
 from ppfer.config import Config, PpferError
+from ppfer.protect import GaussianBlur
 from ppfer.run import Run, Stage, define, settings, write_json
 from ppfer.stages import (
     ClassificationObjective,
@@ -42,41 +47,6 @@ NOTEBOOK = "08_baselines.ipynb"
 # --------------------------------------------------------------------------------------------------------------------
 # Gaussian blur
 # --------------------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=64)
-def blur_matrix(n: int, sigma: float) -> Tensor:
-    """Gaussian blur along an axis of length n, reflected at its ends, is a matrix: (n, n) float32, rows summing to 1.
-
-    The kernel has 2⌈3σ⌉+1 taps. Cached and shared: clone it before changing it.
-
-    Raises:
-        PpferError: if the kernel reaches beyond the reflection, that is for σ > (n − 1) / 3.
-    """
-    radius = math.ceil(3 * sigma)
-    if not 0 < sigma or radius >= n:
-        raise PpferError(f"a blur of σ = {sigma:g} does not fit {n} pixels; σ must lie in (0, {(n - 1) // 3}]")
-    x = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    kernel = torch.exp(-(x**2) / (2 * sigma**2))
-    basis = F.pad(torch.eye(n, dtype=torch.float64)[:, None], (radius, radius), mode="reflect")  # (n, 1, n + 2·radius)
-    columns = F.conv1d(basis, (kernel / kernel.sum()).view(1, 1, -1))  # (n, 1, n): row j is the blurred j-th basis vector
-    return columns[:, 0].T.float().contiguous()
-
-
-class GaussianBlur(nn.Module):
-    """Frames or clips (..., H, W) blurred with one σ in pixels (paper §4.3): X → B_h X B_wᵀ.
-
-    Equal to torchvision's ``gaussian_blur`` with kernel 2⌈3σ⌉+1, at a fraction of its cost for wide kernels.
-    """
-
-    def __init__(self, sigma: float):
-        super().__init__()
-        self.sigma = sigma
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Same shape, in [0, 1]."""
-        rows, columns = (blur_matrix(n, self.sigma).to(pixels.device) for n in pixels.shape[-2:])
-        return (rows @ pixels @ columns.T).clamp(0, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppfer.baselines import NOTEBOOK, GaussianBlur
 from ppfer.config import Config, PpferError
+from ppfer.protect import GaussianBlur
 from ppfer.run import Run, Stage, data_path, define
 from ppfer.tables import Protector, register
 from ppfer.train import Progress
 
+NOTEBOOK = "08_baselines.ipynb"
 DONOR = 1999  # an actor of the twin that no data set of ours holds
 DETECTION_SIDE = 288  # dlib's detector wants faces of 80 pixels or more
 
