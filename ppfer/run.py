@@ -229,9 +229,9 @@ def run_name(config: Config) -> str:
 
 
 def data_path(path: str) -> Path:
-    """A data folder named in a config: as given if it exists, else relative to the repository."""
+    """A data folder named in a config, absolute (stores keep it): as given if it exists, else relative to the repository."""
     given = Path(path).expanduser()
-    return given if given.is_absolute() or given.exists() else REPO / given
+    return given.absolute() if given.is_absolute() or given.exists() else REPO / given
 
 
 def is_main() -> bool:
