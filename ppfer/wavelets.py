@@ -335,8 +335,8 @@ def _cached_plan(wavelet, level, mode, form, axes, sizes, device, dtype) -> _Pla
             )
 
     def on_device(matrix: Tensor) -> Tensor:
-        with torch.inference_mode(False):  # a cached inference tensor could not be used in training later
-            return matrix.to(device, dtype).contiguous()
+        with torch.inference_mode(False):  # cloned: a cached inference tensor could not be used in training later
+            return matrix.to(device, dtype).clone(memory_format=torch.contiguous_format)
 
     if form == "image":
         low_rows = [(lengths[d], row_slices(lengths[d], *options)[0]) for d in dims]
