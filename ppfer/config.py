@@ -37,7 +37,7 @@ class Nets:
 
     classifier: str = "resnet_small"  # identity controller, leakage validator, expression controller
     recognizer: str = "r3d_small"
-    unet_width: int = 16  # 64 in the paper
+    unet_width: int = 12  # 64 in the paper
     recovery_width: int = 16
     compensator: str = "pixel"  # pixel (C) | latent (A, needs H/2 and the Stable-Diffusion autoencoder)
     patch: int = 8
@@ -84,14 +84,14 @@ class Config:
     split_by: str = "auto"  # "" closed set | a column whose values are held out, e.g. "sentence" | "auto": see stages.split
     bands: Bands = field(default_factory=Bands)
     nets: Nets = field(default_factory=Nets)
-    identity: Train = Train(200, 128, 3e-3)
-    pretrain: Train = Train(120, 32, 1e-3, weight_decay=0.0)
-    privacy: Train = Train(60, 48, 1e-4, weight_decay=0.0, evals=20)  # private within some 20 steps: look often
-    expression: Train = Train(500, 128, 3e-3, label_smoothing=0.1, colour=0.4)
-    compensation: Train = Train(400, 48, 2e-4, weight_decay=0.0)
+    identity: Train = Train(150, 128, 3e-3)
+    pretrain: Train = Train(100, 32, 1e-3, weight_decay=0.0, evals=2)
+    privacy: Train = Train(50, 32, 1e-4, weight_decay=0.0, evals=16)  # private within some 20 steps: look often
+    expression: Train = Train(400, 128, 3e-3, label_smoothing=0.1, colour=0.4)
+    compensation: Train = Train(350, 32, 2e-4, weight_decay=0.0)
     recognition: Train = Train(700, 32, 2e-3, label_smoothing=0.1)
-    adaptation: Train = Train(300, 32, 1e-3, label_smoothing=0.1)  # F_u on protected clips, from the NPP weights
-    attack: Train = Train(120, 128, 2e-3)  # V_pl retrained on protected clips
+    adaptation: Train = Train(250, 32, 1e-3, label_smoothing=0.1)  # F_u on protected clips, from the NPP weights
+    attack: Train = Train(100, 128, 2e-3, evals=2)  # V_pl retrained on protected clips
     recovery: Train = Train(150, 32, 1e-3, weight_decay=0.0)
     probe: Train = Train(240, 64, 3e-3)  # a classifier of one band (notebook 02); a third of the steps when asked for the actor
     contrast: Train = Train(150, 64, 1e-3)  # f_B of the trade-off framework, before its minimax
