@@ -92,6 +92,7 @@ def test_outputs_are_clean_or_absent(path):
             assert output.output_type != "error"
             text = json.dumps(output.get("text", "") or {k: v for k, v in output.get("data", {}).items() if k.startswith("text/")})
             assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+            text = re.sub(r"base64,[\w+/=]+", "", text)  # an embedded video
             assert not re.search(r"(?<![\w.])/(?:home|work|tmp|root|Users|mnt)/", text), text[:300]
     counts = [c.execution_count for c in cells(path)]
     assert counts in ([None] * len(counts), list(range(1, len(counts) + 1))), "run top to bottom, in one go"
