@@ -92,7 +92,7 @@ class Config:
     recognition: Train = Train(700, 32, 2e-3, label_smoothing=0.1)
     adaptation: Train = Train(250, 32, 1e-3, label_smoothing=0.1)  # F_u on protected clips, from the NPP weights
     attack: Train = Train(100, 128, 2e-3, evals=2)  # V_pl retrained on protected clips
-    recovery: Train = Train(150, 32, 1e-3, weight_decay=0.0)
+    recovery: Train = Train(150, 16, 1e-3, weight_decay=0.0)
     probe: Train = Train(240, 64, 3e-3)  # a classifier of one band (notebook 02); a third of the steps when asked for the actor
     contrast: Train = Train(150, 64, 1e-3)  # f_B of the trade-off framework, before its minimax
     tradeoff: Train = Train(120, 8, 5e-4, weight_decay=0.0, evals=2)  # its minimax: f_A on even steps, f_T and f_B on odd
