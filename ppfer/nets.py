@@ -105,7 +105,7 @@ class Classifier(nn.Module):
 
     Args:
         backbone: "resnet50", "resnet18" (timm; state-dict names are torchvision's) or "resnet_small", a narrow
-            ResNet for CPUs (0.3 M parameters at width 16, 18 MMAC per 64² frame).
+            ResNet for CPUs (0.3 M parameters at width 16, 6 MMAC per 64² frame).
         num_classes: number of logits.
         input_size: side of the square the network sees; None leaves frames as they come.
         weights: None from scratch, "DEFAULT" ImageNet weights through torchvision, or a path; see `load_backbone`.
