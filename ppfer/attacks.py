@@ -94,9 +94,9 @@ def assess(run: Run, recovered: Tensor, index: np.ndarray) -> dict:
     PLR is the frozen V_pl's, as in the paper: "plr" on one random of the t frames, "plr_all_frames" on all.
     """
     truth = some_frames(run.tensor("clips"), index, recovered.shape[1])
-    scores = [quality(r.float() / 255, o.to(r.device).float() / 255) for r, o in zip(recovered.split(64), truth.split(64), strict=True)
-              for r, o in [(r.flatten(0, 1), o.flatten(0, 1))]]
-    sizes = np.array([len(part) for part in recovered.split(64)])
+    pairs = list(zip(recovered.split(64), truth.split(64), strict=True))
+    scores = [quality(*(x.flatten(0, 1).to(run.device).float() / 255 for x in pair)) for pair in pairs]
+    sizes = [len(part) for part, _ in pairs]
     logits = evaluate.frame_logits(run.get("identity"), recovered, np.arange(len(recovered)), device=run.device, precision=run.config.precision)
     rates = evaluate.leakage(logits, run.labels("actor")[index], seed=run.config.seed)
     return {key: float(np.average([s[key] for s in scores], weights=sizes)) for key in ("ssim", "psnr")} | {

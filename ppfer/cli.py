@@ -113,15 +113,17 @@ def _context(args: argparse.Namespace):
 
 
 def _run(args: argparse.Namespace) -> None:
+    from ppfer.run import is_main
+
     settings = settings_of(args)
     if args.in_place and "data" in settings:
         raise PpferError("--in-place keeps pictures of faces in the repository; it is for the synthetic clips only")
     began = time.monotonic()
     context = _context(args)
-    if not context.config.generate:
-        from ppfer.stages import chosen_clips
-
-        print(chosen_clips(context.config).summary(), flush=True)
+    if not context.config.generate:  # said before anything trains: how many clips there are, and which were rejected
+        store = context.make("clips")
+        if is_main():
+            print(store.summary(), flush=True)
     if args.no_notebooks:
         from ppfer import tables
 
@@ -134,18 +136,16 @@ def _run(args: argparse.Namespace) -> None:
                     runs_dir=args.runs_dir.resolve(), settings=settings)
             if args.in_place:
                 keep(context.dir / "notebooks" / path.name, path)
-    if args.in_place:
+    if args.in_place and is_main():
         publish(context)
-    _report(context, time.monotonic() - began, executed=not args.no_notebooks)
+    if is_main():
+        _report(context, time.monotonic() - began, executed=not args.no_notebooks)
 
 
 def _report(context, seconds: float, *, executed: bool) -> None:
     """The results table and where to look next."""
     from ppfer import evaluate
-    from ppfer.run import is_main
 
-    if not is_main():
-        return
     for name in ("main", "table2"):
         path = context.dir / "tables" / f"{name}.json"
         if path.exists():

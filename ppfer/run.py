@@ -207,8 +207,15 @@ class Run:
         return self.get("clips").labels(column)
 
     def tensor(self, name: str) -> Tensor:
-        """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; on the GPU if there is one."""
+        """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; on the GPU if there is one.
+
+        A GPU that is more than half full forgets protected clips first, the oldest first.
+        """
+        name = "clips" if name == "protected/none" else name
         if name not in self._tensors:
+            for old in [n for n in self._tensors if n.startswith("protected/")] if self.device.type == "cuda" else []:
+                if torch.cuda.memory_allocated(self.device) > torch.cuda.get_device_properties(self.device).total_memory / 2:
+                    self.forget(old)
             self._tensors[name] = self.get(name).to(self.device)
         return self._tensors[name]
 

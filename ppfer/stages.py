@@ -41,7 +41,7 @@ def _store_stage(config: Config, name: str, source: str, fields: tuple[str, ...]
         index = chosen_clips(config, wild=wild)
         progress = Progress(f"{name}: decoding", len(index.table))
         store = ClipStore.build(index, folder / "store", frames=config.frames, size=config.size, progress=progress.update)
-        return {"clips": len(store), "rejected": len(index.rejected), "index": index.summary(), "sha256": store.hash}
+        return {"clips": len(store), "rejected": len(store.rejected), "sha256": store.hash}
 
     def load(run: Run, folder: Path) -> object:
         if config.generate:
@@ -66,7 +66,7 @@ def chosen_clips(config: Config, *, wild: bool = False):
     """
     from ppfer import data
 
-    index = data.index(data_path(config.wild if wild else config.data))
+    index = data.index(data_path(config.wild if wild else config.data), keep_faults=config.keep_faults)
     table = index.table
     if wild:
         if config.wild_clips:

@@ -209,8 +209,6 @@ def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:
     for name in ready:
         for kind in kinds:
             ensure(run, f"{kind}/{name}")
-        if not run.config.keep_protected:
-            run.forget(f"protected/{name}")
     return ready
 
 
