@@ -136,7 +136,7 @@ def blurred(config: Config) -> Stage:
         return fit_stage(run, folder, "blurred", objective, net, batches, train)
 
     def load(run: Run, folder: Path) -> nn.Module:
-        return load_net(new_recognizer(config, len(run.classes("emotion"))), folder, run)
+        return load_net(new_recognizer(config, len(run.classes("emotion")), pretrained=False), folder, run)
 
     return Stage("blurred", NOTEBOOK, ("split", "recognizer/none"), settings(config, "adaptation", "precision", "seed"), make, load)
 

@@ -207,7 +207,7 @@ def _r3d_small(num_classes: int, width: int) -> nn.Module:
 
     def stem() -> nn.Sequential:
         conv = nn.Conv3d(3, width, 3, stride=2, padding=1, bias=False)
-        pool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))  # a quarter of the time, and no accuracy lost
+        pool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))  # half the time at equal width
         return nn.Sequential(conv, nn.BatchNorm3d(width), nn.ReLU(inplace=True), pool)
 
     net = SmallR3D(BasicBlock, [Conv3DSimple] * 4, [1, 1, 1, 1], stem)

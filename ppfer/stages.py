@@ -143,14 +143,15 @@ def whole_clips(config: Config) -> bool:
     return "t" in config.bands.axes
 
 
-def new_classifier(config: Config, classes: int) -> nn.Module:
-    """A ResNet over `classes`, from scratch or from the weights the config names."""
-    return nets.Classifier(config.nets.classifier, classes, input_size=config.size, weights=config.nets.classifier_weights)
+def new_classifier(config: Config, classes: int, *, pretrained: bool = True) -> nn.Module:
+    """A ResNet over `classes`, from the weights the config names (if any) unless the caller brings its own."""
+    return nets.Classifier(config.nets.classifier, classes, input_size=config.size,
+                           weights=config.nets.classifier_weights if pretrained else "")
 
 
-def new_recognizer(config: Config, classes: int) -> nn.Module:
-    """An R3D network over `classes`, from scratch or from the weights the config names."""
-    return nets.Recognizer(config.nets.recognizer, classes, weights=config.nets.recognizer_weights)
+def new_recognizer(config: Config, classes: int, *, pretrained: bool = True) -> nn.Module:
+    """An R3D network over `classes`, from the weights the config names (if any) unless the caller brings its own."""
+    return nets.Recognizer(config.nets.recognizer, classes, weights=config.nets.recognizer_weights if pretrained else "")
 
 
 def new_enhancer(config: Config, where: str = "bands") -> nn.Module:
@@ -274,7 +275,7 @@ def identity(config: Config) -> Stage:
         return summary | {"test": {k: v.to_dict() for k, v in leak(run, net, pixels, parts["test"]).items()}}
 
     def load(run: Run, folder: Path) -> nn.Module:
-        return load_net(new_classifier(config, len(run.classes("actor"))), folder, run)
+        return load_net(new_classifier(config, len(run.classes("actor")), pretrained=False), folder, run)
 
     needs = settings(config, "identity", "nets", "bands", "precision", "seed")
     needs["nets"] = {k: needs["nets"][k] for k in ("classifier", "classifier_weights")}
@@ -462,7 +463,7 @@ def expression(config: Config) -> Stage:
         return summary | {"clips": len(usable), "masked": int((labels < 0).sum())}
 
     def load(run: Run, folder: Path) -> nn.Module:
-        return load_net(new_classifier(config, len(run.classes("emotion"))), folder, run)
+        return load_net(new_classifier(config, len(run.classes("emotion")), pretrained=False), folder, run)
 
     needs = settings(config, "expression", "nets", "precision", "seed")
     needs["nets"] = {k: needs["nets"][k] for k in ("classifier", "classifier_weights")}

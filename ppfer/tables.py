@@ -122,7 +122,7 @@ def recognizer(config: Config, name: str) -> Stage:
 
     def make(run: Run, folder: Path) -> dict:
         seed, emotions, parts = stage_seed(run, f"recognizer/{name}"), run.labels("emotion"), run.parts
-        net = new_recognizer(config, len(run.classes("emotion")))
+        net = new_recognizer(config, len(run.classes("emotion")), pretrained=name == "none")
         if name != "none":
             net.load_state_dict(run.get("recognizer/none").state_dict())
         trainable(net, run)
@@ -138,7 +138,7 @@ def recognizer(config: Config, name: str) -> Stage:
                     evaluate=measure, score=lambda m: [-m["val_accuracy"], m["val_loss"]])
 
     def load(run: Run, folder: Path) -> nn.Module:
-        return load_net(new_recognizer(config, len(run.classes("emotion"))), folder, run)
+        return load_net(new_recognizer(config, len(run.classes("emotion")), pretrained=False), folder, run)
 
     needs = settings(config, "precision", "seed") | {"train": to_dict(train), "net": config.nets.recognizer, "weights": config.nets.recognizer_weights}
     inputs = ("split", f"protected/{name}") + (() if name == "none" else ("recognizer/none",))
@@ -152,7 +152,7 @@ def attack(config: Config, name: str) -> Stage:
 
     def make(run: Run, folder: Path) -> dict:
         seed, actors, parts = stage_seed(run, f"attack/{name}"), run.labels("actor"), run.parts
-        net = new_classifier(config, len(run.classes("actor")))
+        net = new_classifier(config, len(run.classes("actor")), pretrained=False)
         net.load_state_dict(run.get("identity").state_dict())
         trainable(net, run)
         pixels = run.tensor(f"protected/{name}")
@@ -165,7 +165,7 @@ def attack(config: Config, name: str) -> Stage:
                     score=lambda m: [-m["val_all_frames"]])
 
     def load(run: Run, folder: Path) -> nn.Module:
-        return load_net(new_classifier(config, len(run.classes("actor"))), folder, run)
+        return load_net(new_classifier(config, len(run.classes("actor")), pretrained=False), folder, run)
 
     notebook = max("07_leakage.ipynb", protector_named(name).notebook)
     return Stage(f"attack/{name}", notebook, ("split", "identity", f"protected/{name}"),
