@@ -8,7 +8,7 @@ export MPLBACKEND ?= Agg
 run: install  ## the whole method on the shipped clips: notebooks 00-07 and 12
 	$(BIN)/ppfer run
 
-tables: install  ## every comparison: notebooks 08-11 (after make run)
+tables: install  ## every comparison: notebooks 08-10 (after make run)
 	$(BIN)/ppfer run --notebooks tables
 
 test: install  ## the tests, every notebook under profile smoke among them

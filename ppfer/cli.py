@@ -18,7 +18,7 @@ from ppfer import __version__
 from ppfer.config import PROFILES, REPO, PpferError, load_config
 
 MAIN = ("00", "01", "02", "03", "04", "05", "06", "07", "12")  # the whole method, once
-TABLES = ("08", "09", "10", "11")  # comparisons, attacks, ablations, beyond the paper
+TABLES = ("08", "09", "10")  # comparisons, attacks, ablations
 NOTEBOOKS = REPO / "notebooks"
 
 
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run the notebooks, headless and in order; finished stages are reused")
     _common(run)
-    run.add_argument("--notebooks", default="main", help="main (00–07, 12) | tables (08–11) | all | numbers, e.g. 03,04 (default: main)")
+    run.add_argument("--notebooks", default="main", help="main (00–07, 12) | tables (08–10) | all | numbers, e.g. 03,04 (default: main)")
     run.add_argument("--no-notebooks", action="store_true", help="make the stages and tables without Jupyter")
     run.add_argument("--in-place", action="store_true", help="keep outputs in notebooks/, tables and pictures in figures/ and README (synthetic data only)")
     run.set_defaults(command=_run)
@@ -198,12 +198,12 @@ def execute(path: Path, out: Path, **parameters: object) -> None:
     given = {k: str(v) if isinstance(v, Path) else v for k, v in parameters.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    # BLAS and OpenMP threads spin between kernels' calls; the package decides for itself. Headless: no widgets.
+
     with _relay() as progress, _interrupts():
         os.environ.update(PPFER_PROGRESS=str(progress), PPFER_HEADLESS="1")
         try:
             papermill.execute_notebook(str(path), str(out), given, cwd=str(path.parent), kernel_name="python3",
-                                       progress_bar=False, log_output=False)
+                                       progress_bar=False, log_output=False, extra_arguments=["--log-level=40"])  # errors only
         except papermill.PapermillExecutionError as error:
             if error.ename == "KeyboardInterrupt":
                 raise KeyboardInterrupt from None

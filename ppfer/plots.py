@@ -23,7 +23,7 @@ def theme() -> None:
     """The project's look; called once by `ppfer.notebook.start`."""
     import seaborn as sns
 
-    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc={"figure.dpi": 80, "savefig.dpi": 80})
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc={"figure.dpi": 66, "savefig.dpi": 66})
 
 
 def _picture(image: Tensor | np.ndarray) -> np.ndarray:
