@@ -156,7 +156,8 @@ BEFORE_TASK_2 = dataclasses.replace(TASKS[1], compensator=False, compensation_co
 for task in (*TASKS, BEFORE_TASK_2):
     if task.protector != "enhanced":
         title = task.title + (" before compensation" if task is BEFORE_TASK_2 else "")
-        register(Protector(task.protector, title, tuple(filter(None, (task.enhancer, task.compensation))), task.build, task.description, NOTEBOOK))
+        register(Protector(task.protector, title, tuple(filter(None, (task.enhancer, task.compensation))), task.build, task.description, NOTEBOOK,
+                           source=task.source if task.compensator else ""))
 
 
 def table4(run: Run, tasks: tuple[Task, ...] = (*TASKS, FULL)) -> list[dict]:

@@ -124,7 +124,7 @@ class BlurredObjective(nn.Module):
 @define
 def blurred(config: Config) -> Stage:
     """F_u adapted to blur of every strength, so that the bisection for accuracy need not train a network per σ."""
-    train = config.adaptation
+    train = dataclasses.replace(config.adaptation, steps=-(-config.adaptation.steps // 2))  # it only steers the search
 
     def make(run: Run, folder: Path) -> dict:
         seed, emotions = stage_seed(run, "blurred"), run.labels("emotion")
@@ -443,16 +443,16 @@ register(Protector("flow", "Optical flow", ("flow_estimator",), build_flow,
 TABLE1 = ("none", "blur1", "blur2", "tradeoff", "flow", "swap", "ppfer")
 
 
-def table1(run: Run, names: tuple[str, ...] = TABLE1) -> list[dict]:
-    """Table 1: PLR and ACC of every approach, both protocols; makes what is missing.
+def table1(run: Run, names: tuple[str, ...] = TABLE1, *, retrained: bool = True) -> list[dict]:
+    """Table 1: PLR and ACC of every approach, both protocols or only the frozen one; makes what is missing.
 
     An approach that cannot run here keeps its row, without numbers, saying what to install.
 
     Raises:
         PpferError: naming a protector that breaks the protocol, before anything is measured.
     """
-    ready = prepare(run, names, ("recognizer", "attack"))
-    return [table_row(run, name) if name in ready else left_out(run, name) for name in names]
+    ready = prepare(run, names, ("recognizer", "attack") if retrained else ())
+    return [table_row(run, name, retrained=retrained) if name in ready else left_out(run, name) for name in names]
 
 
 def left_out(run: Run, name: str) -> dict:

@@ -93,11 +93,11 @@ class Config:
     recognition: Train = Train(700, 32, 2e-3, label_smoothing=0.1)
     adaptation: Train = Train(300, 32, 1e-3, label_smoothing=0.1)  # F_u on protected clips, from the NPP weights
     attack: Train = Train(100, 128, 2e-3, evals=2)  # V_pl retrained on protected clips
-    recovery: Train = Train(150, 16, 1e-3, weight_decay=0.0)
+    recovery: Train = Train(120, 16, 1e-3, weight_decay=0.0)
     probe: Train = Train(240, 64, 3e-3)  # a classifier of one band (notebook 02); a third of the steps when asked for the actor
     contrast: Train = Train(150, 64, 1e-3)  # f_B of the trade-off framework, before its minimax
-    tradeoff: Train = Train(120, 8, 5e-4, weight_decay=0.0, evals=2)  # its minimax: f_A on even steps, f_T and f_B on odd
-    joint: Train = Train(60, 8, 5e-4, weight_decay=0.0, evals=2)  # ablation tasks 2 and 6: enhancers and F_u as a whole
+    tradeoff: Train = Train(100, 8, 5e-4, weight_decay=0.0, evals=2)  # its minimax: f_A on even steps, f_T and f_B on odd
+    joint: Train = Train(40, 8, 5e-4, weight_decay=0.0, evals=2)  # ablation tasks 2 and 6: enhancers and F_u as a whole
     tradeoff_weight: float = 1.0  # of the NT-Xent term that f_A maximises
     flow_weights: str = ""  # "" classical flow (OpenCV) | "DEFAULT" RAFT through torchvision | path to its raft_large file
     privacy_loss: str = "paper"  # paper (−CE) | clamped (−min(CE, ln K)) | uniform (CE to the uniform distribution)

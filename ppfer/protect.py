@@ -122,9 +122,12 @@ class PPFER(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Frames or clips to C of the same shape in [0, 1]."""
-        protected = self.enhancer(pixels)
+        return self.compensate(self.enhancer(pixels))
+
+    def compensate(self, protected: Tensor) -> Tensor:
+        """G, frames or clips, to C of the same shape in [0, 1]."""
         frames = protected.flatten(0, -4)  # (N, 3, H, W)
-        return self.compensator(frames).float().clamp(0, 1).view_as(pixels)
+        return self.compensator(frames).float().clamp(0, 1).view_as(protected)
 
 
 @torch.inference_mode()

@@ -42,6 +42,7 @@ class Protector:
         what_ran: one line for the table: what exactly this is; or ``what_ran(run)`` that says it once it is made.
         notebook: where its inputs are made.
         rows: the built callable takes (clips, rows), see `protect.protect_all`.
+        source: a protector whose stored clips only need compensating (``build`` gives a `protect.PPFER`): saves a pass.
         missing: ``missing(run)`` says what to install or to give before it can run; "" when nothing is missing.
     """
 
@@ -52,6 +53,7 @@ class Protector:
     what_ran: str | Callable[[Run], str]
     notebook: str = "05_compensation.ipynb"
     rows: bool = False
+    source: str = ""
     missing: Callable[[Run], str] = lambda run: ""
 
 
@@ -94,7 +96,8 @@ def protected(config: Config, name: str) -> Stage:
 
     def stream(run: Run):
         progress = Progress(f"protected/{name}", len(run.table))
-        return protect.protect_all(protector.build(run), run.tensor("clips"), device=run.device, batch=16, name=name,
+        built, clips = protector.build(run), run.tensor(f"protected/{protector.source or 'none'}")
+        return protect.protect_all(built.compensate if protector.source else built, clips, device=run.device, batch=16, name=name,
                                    on_batch=progress.update, rows=protector.rows)
 
     def make(run: Run, folder: Path) -> dict:
@@ -236,15 +239,16 @@ def measure_accuracy(run: Run, name: str, *, retrained: bool = True, part: str =
     return evaluate.per_class(logits, run.labels("emotion")[index], run.classes("emotion"))
 
 
-def table_row(run: Run, name: str) -> dict:
-    """One row of Table 1: PLR and ACC with networks trained on the originals (frozen) and on the protected clips (retrained).
+def table_row(run: Run, name: str, *, retrained: bool = True) -> dict:
+    """One row of Table 1: PLR and ACC with networks trained on the originals (frozen) and, if asked, on the protected clips.
 
     The paper's own row is ``plr`` beside ``acc_retrained``: V_pl never sees a protected clip, F_u is trained on them.
     """
-    frozen, retrained = (measure_leakage(run, name, retrained=again, remapped=False) for again in (False, True))
-    return {"approach": protector_named(name).title, "what_ran": what_ran(run, name), "plr": frozen["random_frame"],
-            "plr_retrained": retrained["random_frame"], "acc": measure_accuracy(run, name, retrained=False)["average"],
-            "acc_retrained": measure_accuracy(run, name)["average"]}
+    row = {"approach": protector_named(name).title, "what_ran": what_ran(run, name)}
+    for suffix, again in (("", False), ("_retrained", True))[: 1 + retrained]:
+        row[f"plr{suffix}"] = measure_leakage(run, name, retrained=again, remapped=False)["random_frame"]
+        row[f"acc{suffix}"] = measure_accuracy(run, name, retrained=again)["average"]
+    return {k: row[k] for k in ("approach", "what_ran", "plr", "plr_retrained", "acc", "acc_retrained") if k in row}
 
 
 def table2(run: Run, names: tuple[str, ...] = ("none", "enhanced", "ppfer")) -> list[dict]:
