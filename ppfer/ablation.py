@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppfer import evaluate, protect
+from ppfer import attacks, baselines, evaluate, paper, protect
 from ppfer.config import Config
-from ppfer.run import Run, Stage, define, settings
+from ppfer.run import Run, Stage, define, is_main, settings
 from ppfer.stages import (
     batches_of,
     fit_stage,
@@ -30,7 +30,7 @@ from ppfer.stages import (
     start_enhancer,
     trainable,
 )
-from ppfer.tables import Protector, prepare, register, table_row
+from ppfer.tables import Protector, leakage_table, prepare, register, table_row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,6 +164,21 @@ def table4(run: Run, tasks: tuple[Task, ...] = (*TASKS, FULL)) -> list[dict]:
     """Table 4: PLR and ACC of every task, both protocols; makes what is missing."""
     prepare(run, [task.protector for task in tasks], ("recognizer", "attack"))
     return [table_row(run, task.protector) | {"approach": task.title, "what_ran": task.description} for task in tasks]
+
+
+def compare(run: Run) -> None:
+    """Tables 1, 3 and 4, the stronger questions and the page of discrepancies, without notebooks (after `tables.run_all`)."""
+    folder = run.dir / "tables"
+    names = tuple(prepare(run, baselines.TABLE1, ()))
+    made = {"table1": lambda: baselines.table1(run), "table1_attackers": lambda: leakage_table(run, names),
+            "table1_attributes": lambda: attacks.attribute_table(run, names) if attacks.attributes_of(run) else [],
+            "table3": lambda: attacks.table3(run), "table4": lambda: table4(run)}
+    for name, make in made.items():
+        rows = make()
+        if is_main() and rows:
+            evaluate.write_table(rows, folder, name)
+    if is_main():
+        (folder / "discrepancies.md").write_text(paper.discrepancies(folder))
 
 
 def diagram(tasks: tuple[Task, ...]) -> Figure:

@@ -163,7 +163,7 @@ def table3(run: Run, names: tuple[str, ...] = baselines.TABLE1) -> list[dict]:
 # Sex, race, age group: the mechanism of PLR with other labels (paper §3.4)
 # --------------------------------------------------------------------------------------------------------------------
 
-ATTRIBUTES = ("sex", "race", "age group")
+ATTRIBUTES = ("sex", "race", "age_group")
 
 
 def attribute_labels(table, column: str) -> tuple[np.ndarray, list[str]]:
@@ -171,12 +171,12 @@ def attribute_labels(table, column: str) -> tuple[np.ndarray, list[str]]:
 
     Args:
         table: of clips (pandas), with columns sex, race, age.
-        column: "sex", "race" or "age group": under 30, 30 to 49, 50 and over.
+        column: "sex", "race" or "age_group": under 30, 30 to 49, 50 and over.
 
     Raises:
         PpferError: if fewer than two groups are named.
     """
-    if column == "age group":
+    if column == "age_group":
         words = ["" if not a else "under 30" if float(a) < 30 else "30 to 49" if float(a) < 50 else "50 and over" for a in table["age"]]
     else:
         words = list(table[column])

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the notebooks, headless and in order; finished stages are reused")
     _common(run)
     run.add_argument("--notebooks", default="main", help="main (00–07, 12) | tables (08–10) | all | numbers, e.g. 03,04 (default: main)")
-    run.add_argument("--no-notebooks", action="store_true", help="make the stages and tables without Jupyter")
+    run.add_argument("--no-notebooks", action="store_true", help="make the stages and tables (main, tables or all) without Jupyter")
     run.add_argument("--in-place", action="store_true", help="keep outputs in notebooks/, tables and pictures in figures/ and README (synthetic data only)")
     run.set_defaults(command=_run)
 
@@ -125,9 +125,12 @@ def _run(args: argparse.Namespace) -> None:
         if is_main():
             print(store.summary(), flush=True)
     if args.no_notebooks:
-        from ppfer import tables
+        from ppfer import ablation, tables
 
-        tables.run_all(context)
+        if args.notebooks != "tables":
+            tables.run_all(context)
+        if args.notebooks in ("tables", "all"):
+            ablation.compare(context)
     else:
         chosen = notebooks(args.notebooks)
         for number, path in enumerate(chosen, 1):

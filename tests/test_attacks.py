@@ -116,7 +116,7 @@ def test_mean_image_is_the_mean_of_training_frames(tiny_run):
 
 def test_age_groups_and_unknown_labels():
     table = pd.DataFrame({"age": ["20", "30", "49", "50", ""], "sex": ["male", "female", "", "male", "male"], "race": [""] * 5})
-    labels, classes = attribute_labels(table, "age group")
+    labels, classes = attribute_labels(table, "age_group")
     assert [classes[i] if i >= 0 else "" for i in labels] == ["under 30", "30 to 49", "30 to 49", "50 and over", ""]
     assert attribute_labels(table, "sex")[0].tolist() == [1, 0, -1, 1, 1]
     with pytest.raises(PpferError, match="names 0 values of race"):
@@ -124,12 +124,12 @@ def test_age_groups_and_unknown_labels():
 
 
 def test_attribute_table_measures_what_is_labelled(tiny_run):
-    assert attacks.attributes_of(tiny_run) == ["sex", "age group"]
+    assert attacks.attributes_of(tiny_run) == ["sex", "age_group"]
     rows = attacks.attribute_table(tiny_run, ("none",))
     test = tiny_run.parts["test"]
     males = int((tiny_run.table["sex"].to_numpy()[test] == "male").sum())
     assert rows[-1]["sex"] == Rate(males, len(test))  # two of three actors
-    assert set(rows[0]) == {"approach", "sex", "sex_retrained", "age group", "age group_retrained"} and rows[0]["sex"].n == len(test)
+    assert set(rows[0]) == {"approach", "sex", "sex_retrained", "age_group", "age_group_retrained"} and rows[0]["sex"].n == len(test)
 
 
 def test_an_attacker_who_names_every_actor_names_every_group(tiny_run):
