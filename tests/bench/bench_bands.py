@@ -8,11 +8,15 @@ them; the medians are compared. Prints a table and writes the rows to figures/be
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin while they wait stall each
+# other as soon as another process wants a core, and then a benchmark measures that
 
 import ptwt
 import pywt
