@@ -267,6 +267,8 @@ class TradeoffObjective(nn.Module):
     Networks that a step does not train are in eval mode, without gradients; AdamW skips parameters without one.
     """
 
+    alternates = True  # see `train.fit`
+
     def __init__(self, anonymizer: nn.Module, recognizer: nn.Module, budget: nn.Module, seed: int, *, weight: float = 1.0,
                  label_smoothing: float = 0.0):
         super().__init__()

@@ -245,16 +245,20 @@ class IdentityObjective(nn.Module):
 
 
 def mixed_views(bands: BandSplit, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Half frames, a quarter low bands, a quarter details, resized to frame size: (n, 3, H, W) and (n,) labels."""
-    size, half, quarter = pixels.shape[-2:], len(pixels) // 2, len(pixels) // 4
-    low, high = bands.split(pixels[half:])
-    parts = [(pixels[:half].flatten(0, -4), labels[:half])]
-    for band, y, offset in ((low, labels[half:], 0), (high, labels[half:], 1)):
-        y = y.repeat_interleave(len(band) // len(y))
-        step = max(1, len(band) // max(1, quarter))
-        band, y = band[offset % step :: step], y[offset % step :: step]
-        parts.append((F.interpolate(band, size, mode="bilinear", align_corners=False), y))
-    return torch.cat([p for p, _ in parts]), torch.cat([y for _, y in parts])
+    """Half frames, a quarter low bands, a quarter details, resized to frame size: (n, 3, H, W) and (n,) labels.
+
+    The second half of the batch gives one picture a sample: low and detail in turn, and of the details each sub-band in turn.
+    """
+    size, half = pixels.shape[-2:], len(pixels) // 2
+    frames, rest = pixels[:half], labels[half:]
+    views = [frames.flatten(0, -4)]  # (half or half·T, 3, H, W)
+    names = [labels[:half].repeat_interleave(len(views[0]) // max(1, half))]
+    for first, band in enumerate(bands.split(pixels[half:])):
+        per = len(band) // len(rest)  # pictures of this band per sample
+        sample = torch.arange(first, len(rest), 2, device=band.device)
+        views.append(F.interpolate(band[sample * per + sample // 2 % per], size, mode="bilinear", align_corners=False))
+        names.append(rest[sample])
+    return torch.cat(views), torch.cat(names)
 
 
 @define

@@ -194,7 +194,8 @@ def fit(objective: nn.Module, net: nn.Module, batches: Callable[[int], tuple], c
     """Train `net` through `objective`; leave the best and the last weights in `out` and the best in `net`.
 
     Args:
-        objective: ``forward(*batch) -> loss``; contains `net`. Frozen parts must be `nets.freeze`-d.
+        objective: ``forward(*batch) -> loss``; contains `net`. Frozen parts must be `nets.freeze`-d. One that trains other
+            networks at other steps has a true attribute ``alternates``.
         net: what is saved: ``weights.safetensors`` (best by `score`) and ``last.safetensors``.
         batches: step → batch; see `Batches`.
         out: stage folder; ``metrics.jsonl`` and ``checkpoint.pt`` live here. A checkpoint found there is resumed.
@@ -207,11 +208,12 @@ def fit(objective: nn.Module, net: nn.Module, batches: Callable[[int], tuple], c
     Raises:
         PpferError: when the loss stops being finite. KeyboardInterrupt passes through after a checkpoint is written.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
     out.mkdir(parents=True, exist_ok=True)
     device = next(net.parameters()).device
-    accelerator = Accelerator(cpu=device.type == "cpu")
+    unused = DistributedDataParallelKwargs(find_unused_parameters=getattr(objective, "alternates", False))
+    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused])
     channels_last(objective)
     trained = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=device.type == "cuda")
