@@ -1,7 +1,6 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-export MPLBACKEND ?= Agg
 
 .PHONY: run test tables lab notebooks bench install clean
 

@@ -203,7 +203,8 @@ def execute(path: Path, out: Path, **parameters: object) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
     with _relay() as progress, _interrupts():
-        os.environ.update(PPFER_PROGRESS=str(progress), PPFER_HEADLESS="1")
+        before = dict(os.environ)  # the kernel's environment: figures inline whatever this process draws with
+        os.environ.update(PPFER_PROGRESS=str(progress), PPFER_HEADLESS="1", MPLBACKEND="module://matplotlib_inline.backend_inline")
         try:
             papermill.execute_notebook(str(path), str(out), given, cwd=str(path.parent), kernel_name="python3",
                                        progress_bar=False, log_output=False, extra_arguments=["--log-level=40"])  # errors only
@@ -214,8 +215,8 @@ def execute(path: Path, out: Path, **parameters: object) -> None:
                 raise PpferError(error.evalue) from None
             raise PpferError(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}; the executed copy is {out}") from error
         finally:
-            os.environ.pop("PPFER_PROGRESS")
-            os.environ.pop("PPFER_HEADLESS")
+            os.environ.clear()
+            os.environ.update(before)
 
 
 class _relay:
@@ -283,8 +284,11 @@ def keep(executed: Path, target: Path) -> None:
 
 def publish(context) -> None:
     """Copy a synthetic run's tables to ``figures/<profile>/``, draw the README's pictures and refresh the README's tables."""
+    import matplotlib
+
     from ppfer import plots
 
+    matplotlib.use("Agg")
     folder = REPO / "figures" / context.config.profile
     folder.mkdir(parents=True, exist_ok=True)
     for table in sorted((context.dir / "tables").glob("*")):
