@@ -59,17 +59,16 @@ def test_a_probe_finds_colour_in_the_low_band_and_twice_the_same(tiny_run):
     from dataclasses import replace
 
     from ppfer.config import Train
-    from ppfer.run import Run
 
     config = replace(tiny_run.config, probe=Train(90, 12, 3e-3, warmup=1, augment=False))
-    run = Run(config, tiny_run.dir.parent, device="cpu")
+    run = type(tiny_run)(config, tiny_run.dir.parent, device="cpu")
     run.make("probe/hw2-low-actor")
     found = probes.result(run, "probe/hw2-low-actor", "all_frames")
     assert found.n == 4 * len(run.parts["test"]) and found.value > 0.6
     first = run.get("probe/hw2-low-actor").state_dict()
     assert not any(p.requires_grad for p in run.get("probe/hw2-low-actor").parameters())
     (run.dir / "probe/hw2-low-actor/manifest.json").unlink()
-    again = Run(config, tiny_run.dir.parent, device="cpu")
+    again = type(tiny_run)(config, tiny_run.dir.parent, device="cpu")
     again.make("probe/hw2-low-actor")
     for a, b in zip(first.values(), again.get("probe/hw2-low-actor").state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
