@@ -76,7 +76,7 @@ class Config:
     clips_per_actor: int = 0  # 0: all; else this many, evenly over expressions (smoke)
     wild_clips: int = 0  # 0: all
     keep_faults: bool = False  # keep the four clips CREMA-D is known to have got wrong (the paper's 7,442 count them)
-    generate: bool = False  # True: the twin is rendered into memory instead of decoded from `data`
+    generate: bool = False  # True: the twin is rendered straight into the store instead of decoded from `data`
     size: int = 64  # pixels, square
     frames: int = 8
     seed: int = 0
@@ -149,20 +149,20 @@ PROFILES: dict[str, Config] = {
         nets=Nets(
             classifier="resnet50", recognizer="r3d_18", unet_width=64, recovery_width=64, patch=7, dim=512, depth=12, heads=8
         ),
-        identity=Train(1200, 256, 1e-3),
-        pretrain=Train(300, 64, 1e-3, weight_decay=0.0),
-        privacy=Train(300, 64, 1e-4, weight_decay=0.0, evals=6),
-        expression=Train(1200, 256, 1e-3),
-        compensation=Train(1000, 128, 2e-4, weight_decay=0.0),
+        identity=Train(1000, 256, 1e-3),
+        pretrain=Train(300, 64, 1e-3, weight_decay=0.0, evals=2),
+        privacy=Train(150, 64, 1e-4, weight_decay=0.0, evals=15),
+        privacy_slack=0.005,
+        expression=Train(1000, 256, 1e-3, label_smoothing=0.1, colour=0.4),
+        compensation=Train(800, 128, 2e-4, weight_decay=0.0),
         recognition=Train(1000, 64, 1e-3, label_smoothing=0.1),
-        adaptation=Train(500, 64, 5e-4, label_smoothing=0.1),
-        attack=Train(500, 256, 1e-3),
-        recovery=Train(400, 64, 1e-3, weight_decay=0.0),
+        adaptation=Train(1000, 64, 1e-3, label_smoothing=0.1),
+        attack=Train(400, 256, 1e-3, evals=2),
+        recovery=Train(300, 64, 1e-3, weight_decay=0.0, evals=2),
         probe=Train(600, 128, 3e-3),
         contrast=Train(300, 128, 1e-3),
-        tradeoff=Train(400, 32, 1e-4, weight_decay=0.0),
-        joint=Train(300, 32, 1e-4, weight_decay=0.0),
-        compile=True,
+        tradeoff=Train(300, 32, 1e-4, weight_decay=0.0, evals=2),
+        joint=Train(200, 32, 1e-4, weight_decay=0.0, evals=2),
         keep_protected=False,
     ),
     "paper": dataclasses.replace(

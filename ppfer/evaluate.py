@@ -38,7 +38,7 @@ class Rate:
             return (0.0, 1.0)
         z, p = 1.959963984540054, self.value
         centre, spread = p + z * z / (2 * self.n), z * math.sqrt(p * (1 - p) / self.n + z * z / (4 * self.n**2))
-        return ((centre - spread) / (1 + z * z / self.n), (centre + spread) / (1 + z * z / self.n))
+        return (max(0.0, (centre - spread) / (1 + z * z / self.n)), min(1.0, (centre + spread) / (1 + z * z / self.n)))
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer.config import PpferError
-from ppfer.train import Progress
+from ppfer.train import Progress, autocast
 from ppfer.wavelets import BandSplit
 
 Protector = Callable[[Tensor], Tensor]
@@ -65,7 +65,8 @@ class GaussianBlur(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Same shape, in [0, 1]."""
         rows, columns = (blur_matrix(n, self.sigma).to(pixels.device) for n in pixels.shape[-2:])
-        return (rows @ pixels @ columns.T).clamp(0, 1)
+        with torch.autocast(pixels.device.type, enabled=False):
+            return (rows @ pixels @ columns.T).clamp(0, 1)
 
 
 class PrivacyEnhancer(nn.Module):
@@ -146,7 +147,8 @@ def protect(protector: Protector, clips: Tensor, *, name: str = "protector") -> 
         PpferError: if the result has another shape, holds NaN or leaves [0, 1].
     """
     pixels = clips.float() / 255 if clips.dtype == torch.uint8 else clips.float()
-    out = protector(pixels)
+    with autocast(clips.device, "auto"):
+        out = protector(pixels).float()
     if out.shape != pixels.shape:
         raise PpferError(f"{name} returned shape {tuple(out.shape)} for clips of shape {tuple(pixels.shape)}; a protector keeps the shape")
     low, high = out.amin().item(), out.amax().item()

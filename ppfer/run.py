@@ -109,7 +109,8 @@ class Run:
         """
         stage, _ = self.describe(name), self.manifest(name)
         if name not in self._results:
-            self._results[name] = stage.load(self, self.dir / name)
+            with torch.random.fork_rng(devices=[]):  # loading must not move the caller's random numbers: a stage is seeded
+                self._results[name] = stage.load(self, self.dir / name)  # before it asks for its inputs
         return self._results[name]
 
     def manifest(self, name: str) -> dict:

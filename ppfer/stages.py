@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ppfer import evaluate, nets, protect
 from ppfer.config import Config, PpferError, Train, digest, to_dict
 from ppfer.run import Run, Stage, data_path, define, settings, write_json
-from ppfer.train import Batches, Progress, fit
+from ppfer.train import Batches, Progress, channels_last, fit
 from ppfer.wavelets import BandSplit
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -30,26 +30,26 @@ from ppfer.wavelets import BandSplit
 
 
 def _store_stage(config: Config, name: str, source: str, fields: tuple[str, ...]) -> Stage:
-    """A ClipStore decoded from a folder, or rendered by the twin's generator when ``config.generate``."""
+    """A ClipStore decoded from a folder, or rendered by the twin's generator, without video files, when ``config.generate``."""
     from ppfer.store import ClipStore
 
     wild = name == "wild"
 
     def make(run: Run, folder: Path) -> dict:
         if config.generate:
-            return {"generated": True}
+            from ppfer import twin
+
+            progress = Progress(f"{name}: rendering", config.wild_clips if wild else 82 * config.actors)
+            pixels, table = twin.generate_arrays(actors=config.actors, size=config.size, frames=config.frames, seed=0,
+                                                 wild=config.wild_clips if wild else 0, device=run.device, progress=progress.update)
+            store = ClipStore.from_array(folder / "store", pixels.split(64), table, source={"generated": name})
+            return {"clips": len(store), "rejected": 0, "sha256": store.hash}
         index = chosen_clips(config, wild=wild)
         progress = Progress(f"{name}: decoding", len(index.table))
         store = ClipStore.build(index, folder / "store", frames=config.frames, size=config.size, progress=progress.update)
         return {"clips": len(store), "rejected": len(store.rejected), "sha256": store.hash}
 
     def load(run: Run, folder: Path) -> object:
-        if config.generate:
-            from ppfer import twin
-
-            pixels, table = twin.generate_arrays(actors=config.actors, size=config.size, frames=config.frames, seed=0,
-                                                 wild=config.wild_clips if wild else 0, device=run.device)
-            return ClipStore.in_memory(pixels, table)
         return ClipStore.open(folder / "store")
 
     described = settings(config, "size", "frames", "generate", *fields)
@@ -191,7 +191,8 @@ def start_enhancer(run: Run, where: str = "bands") -> nn.Module:
 def load_net(net: nn.Module, folder: Path, run: Run) -> nn.Module:
     """The best weights of a stage, frozen, on the run's device."""
     nets.load_weights(net, folder / "weights.safetensors")
-    return nets.freeze(net.to(run.device))
+    net = nets.freeze(net.to(run.device))
+    return channels_last(net) if run.device.type == "cuda" else net
 
 
 def trainable(net: nn.Module, run: Run) -> nn.Module:

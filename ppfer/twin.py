@@ -8,7 +8,10 @@ seeded by the data set's seed and its own name alone, so any subset, in any orde
 import functools
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -301,13 +304,23 @@ def render_clips(specs: list[ClipSpec], size: int = 96, device: torch.device | s
     return _render(specs, size, device)[:, :, :3]
 
 
-def _render(specs: list[ClipSpec], size: int, device: torch.device | str | None) -> Tensor:
+def _faces(actors: list[Actor]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """`_appearance` of each actor; many are painted by as many processes as there are cores."""
+    workers = min(16, os.cpu_count() or 1)
+    if len(actors) < 4 * workers or workers < 4:
+        return [_appearance(actor) for actor in actors]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_appearance, actors, chunksize=4))
+
+
+def _render(specs: list[ClipSpec], size: int, device: torch.device | str | None, progress: Callable[[int], None] | None = None) -> Tensor:
     """As `render_clips`, with the head's coverage as a fourth channel."""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model, frames = render.head(device), specs[0].frames
     actors = list(dict.fromkeys(spec.actor for spec in specs))
     put = functools.partial(torch.as_tensor, device=device)
-    neutral, shown, texture = (put(np.stack(part)) for part in zip(*map(_appearance, actors), strict=True))
+    neutral, shown, texture = (put(np.stack(part)) for part in zip(*_faces(actors), strict=True))
+    places = {actor: i for i, actor in enumerate(actors)}
     out = torch.empty(len(specs), frames, 4, size, size, dtype=torch.uint8, device=device)
     at_once = 1 if device.type == "cpu" else max(1, 512 // frames)
     for i in range(0, len(specs), at_once):
@@ -316,9 +329,11 @@ def _render(specs: list[ClipSpec], size: int, device: torch.device | str | None)
         stack = {key: put(np.concatenate([getattr(m, key) for m in moves]), dtype=torch.float32) for key in ("actions", "pose")}
         lamp = put(np.stack([m.lamp for m in moves]), dtype=torch.float32).repeat_interleave(frames, 0)
         background = put(np.stack([_background(s, size) for s in some]), dtype=torch.float32).repeat_interleave(frames, 0)
-        which = put([actors.index(s.actor) for s in some]).repeat_interleave(frames)
+        which = put([places[s.actor] for s in some]).repeat_interleave(frames)
         drawn = render.draw(model, neutral, shown, texture, which, stack["actions"], stack["pose"], lamp, background, size)
         out[i : i + at_once] = drawn.view(len(some), frames, 4, size, size)
+        if progress:
+            progress(i + len(some))
     return out
 
 
@@ -342,17 +357,19 @@ def table(specs: list[ClipSpec]) -> "pd.DataFrame":
 
 
 def generate_arrays(actors: int = 91, size: int = 112, frames: int = 16, seed: int = 0,
-                    device: torch.device | str | None = None, *, wild: int = 0) -> tuple[Tensor, "pd.DataFrame"]:
+                    device: torch.device | str | None = None, *, wild: int = 0,
+                    progress: Callable[[int], None] | None = None) -> tuple[Tensor, "pd.DataFrame"]:
     """The twin straight into memory.
 
     Args:
         wild: this many clips of the wild set instead of the main set.
+        progress: called with the number of clips drawn so far.
 
     Returns:
         clips, uint8 (N, T, 3, size, size) on `device`, and their table (see `table`).
     """
     specs = wild_specs(wild, frames, seed) if wild else main_specs(actors, frames, seed)
-    return render_clips(specs, size, device), table(specs)
+    return _render(specs, size, device, progress)[:, :, :3].contiguous(), table(specs)
 
 
 def generate(out: Path, *, actors: int = 12, size: int = 96, frames: int = 16, seed: int = 0, wild: int = 1400,

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from ppfer import run as runs
 from ppfer.config import PpferError, load_config
@@ -95,3 +96,19 @@ def test_unknown_stage_is_a_sentence(made, tmp_path):
 def test_run_names():
     assert run_name(load_config("demo")) == "demo"
     assert run_name(load_config("demo", {"seed": 2, "data": "/some/folder"})) == "demo-folder-seed2"
+
+
+def test_loading_an_input_leaves_random_numbers_alone(made, tmp_path, monkeypatch):
+    """A stage that builds a network after `get` must get the same one whether its input was in memory or on disk."""
+
+    def noisy(config):
+        return Stage("noisy", "00_noisy.ipynb", (), {}, lambda run, folder: {}, lambda run, folder: float(torch.rand(())))
+
+    monkeypatch.setitem(runs.STAGES, "noisy", noisy)
+    run, drawn = at(tmp_path), []
+    run.make("noisy")
+    for again in (run, at(tmp_path)):  # in memory, then on disk
+        torch.manual_seed(3)
+        again.get("noisy")
+        drawn.append(float(torch.rand(())))
+    assert drawn[0] == drawn[1]

@@ -1,0 +1,41 @@
+"""What the benchmarks share: rows, ratios and where they are kept.
+
+A row is ``{"what", "ours", "peer", "peer_name", "unit", "ratio", "device"}``; a ratio above 1 means ours is better. Rows of
+other devices already in the file stay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin while they wait stall each
+# other as soon as another process wants a core, and then a benchmark measures that
+
+import torch
+
+FOLDER = Path(__file__).resolve().parents[2] / "figures" / "bench"
+
+
+def pick_device(arguments: list[str]) -> torch.device:
+    """``cpu`` or ``cuda`` from the command line; default: cuda if there. At most two threads on a CPU."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    return torch.device(arguments[1] if len(arguments) > 1 else "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def row(what: str, ours: float, peer: float, peer_name: str, unit: str, device: str, *, smaller: bool = False, **more: object) -> dict:
+    """One comparison, printed; `smaller` when a smaller number is better (times, bytes)."""
+    made = {"what": what, "ours": round(ours, 3), "peer": round(peer, 3), "peer_name": peer_name, "unit": unit,
+            "ratio": round(peer / ours if smaller else ours / peer, 2), "device": device, **more}
+    print(f"{what:66} {ours:10,.2f} {unit:9} {peer_name:>34} {peer:10,.2f}  ratio {made['ratio']:.2f}", flush=True)
+    return made
+
+
+def keep(rows: list[dict], name: str) -> None:
+    """Write the rows to figures/bench/<name>.json beside those of other devices."""
+    path = FOLDER / f"{name}.json"
+    others = [r for r in json.loads(path.read_text()) if r["device"] != rows[0]["device"]] if path.exists() else []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(others + rows, indent=1, ensure_ascii=False) + "\n")
+    print(f"wrote figures/bench/{name}.json")
