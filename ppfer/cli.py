@@ -1,4 +1,4 @@
-"""The command line: ``ppfer run``, ``ppfer data``, ``ppfer twin``, ``ppfer protect``."""
+"""The command line: ``ppfer run``, ``ppfer data``, ``ppfer twin``, ``ppfer cost``, ``ppfer protect``."""
 
 from __future__ import annotations
 
@@ -66,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     twin.add_argument("--device", default=None, help="cpu | cuda (default: cuda if there)")
     twin.add_argument("--out", type=Path, required=True)
     twin.set_defaults(command=_twin)
+
+    cost = commands.add_parser("cost", help="memory and time of a profile's stages, before anyone starts them")
+    _common(cost)
+    cost.set_defaults(command=_cost)
 
     protect = commands.add_parser("protect", help="protect a video or a folder of videos with a finished run")
     _common(protect)
@@ -287,12 +291,14 @@ def publish(context) -> None:
     import matplotlib
 
     from ppfer import plots
+    from ppfer.run import write_json
 
     matplotlib.use("Agg")
     folder = REPO / "figures" / context.config.profile
     folder.mkdir(parents=True, exist_ok=True)
     for table in sorted((context.dir / "tables").glob("*")):
         shutil.copy(table, folder / table.name)
+    write_json(folder / "manifest.json", context.finished())
     plots.theme()
     for name, figure in plots.overview(context).items():
         figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=110)
@@ -326,6 +332,12 @@ def _twin(args: argparse.Namespace) -> None:
     from ppfer import twin
 
     twin.generate(args.out, actors=args.actors, size=args.size, frames=args.frames, seed=args.seed, wild=args.wild, device=args.device)
+
+
+def _cost(args: argparse.Namespace) -> None:
+    from ppfer import cost
+
+    print(cost.report(load_config(args.profile, {"seed": args.seed, **settings_of(args)})))
 
 
 def _protect(args: argparse.Namespace) -> None:

@@ -187,6 +187,13 @@ class Run:
         }
         write_json(folder / "manifest.json", manifest)
 
+    def finished(self) -> dict[str, dict]:
+        """Stage → what its manifest says of its making, for all that is finished in the run's folder."""
+        said = (json.loads(path.read_text()) for path in sorted(self.dir.rglob("manifest.json")))
+        return {m["stage"]: {k: m["summary"][k] for k in ("steps", "best_step") if k in m["summary"]}
+                | {"training_seconds": m["summary"].get("seconds", 0)} | {k: m[k] for k in ("seconds", "seed", "device", "versions", "key")}
+                for m in said if "stage" in m}
+
     # -- data ----------------------------------------------------------------------------------------------------
 
     @property

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -363,10 +364,9 @@ class LatentCompensator(nn.Module):
         return self.decode(self.compensate(self.encode(frames)))
 
 
-def alpha_bar() -> Tensor:
+def alpha_bar() -> np.ndarray:
     """ᾱ_1 … ᾱ_1000 (float64) of Stable Diffusion's schedule, β = linspace(√.00085, √.012, 1000)²."""
-    betas = torch.linspace(math.sqrt(0.00085), math.sqrt(0.012), 1000, dtype=torch.float64) ** 2
-    return (1 - betas).cumprod(0)
+    return np.cumprod(1 - np.linspace(math.sqrt(0.00085), math.sqrt(0.012), 1000) ** 2)
 
 
 def load_autoencoder(path: str | Path) -> nn.Module:

@@ -20,38 +20,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from ppfer import attacks, nets, stages, tables, train
-from ppfer.config import Config, Train, load_config
+from ppfer import cost, train
+from ppfer.config import Train, load_config
 from ppfer.run import device_name
 
-CLIPS, ACTORS = 512, 91
-
-
-def objectives(config: Config) -> dict[str, tuple[object, Train, bool]]:
-    """Stage → (function that builds its objective, its settings, whether it sees frames)."""
-    from ppfer.protect import PrivacyEnhancer
-
-    def unet() -> nets.UNet:
-        return nets.UNet(width=config.nets.unet_width)
-
-    bands = stages.band_split(config)
-    return {
-        "identity (and V_pl, C_fc)": (lambda: stages.IdentityObjective(stages.new_classifier(config, ACTORS), bands), config.identity, True),
-        "pretrain": (lambda: stages.ReconstructionObjective(unet(), bands), config.pretrain, True),
-        "privacy": (lambda: stages.PrivacyObjective(PrivacyEnhancer(bands, unet(), unet()), stages.new_classifier(config, ACTORS), "paper", 0.0),
-                    config.privacy, True),
-        "compensation": (lambda: stages.CompensationObjective(stages.new_compensator(config), stages.new_classifier(config, 6)),
-                         config.compensation, True),
-        "recognition (F_u)": (lambda: stages.ClassificationObjective(stages.new_recognizer(config, 6), 0.1), config.recognition, False),
-        "recovery": (lambda: Reconstruct(attacks.Recovery(config.nets.recovery_width)), config.recovery, True),
-    }
-
-
-class Reconstruct(attacks.RecoveryObjective):
-    """The recovery attack on unprotected frames: the cost is the same."""
-
-    def forward(self, frames: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return super().forward(frames, frames)
+CLIPS, ACTORS = 256, 91
 
 
 class Clips(Dataset):
@@ -122,7 +95,9 @@ def run(device: torch.device) -> list[dict]:
     clips = rng.integers(0, 255, (CLIPS, config.frames, 3, config.size, config.size), dtype=np.uint8)
     on_device, labels = torch.from_numpy(clips).to(device), rng.integers(0, 6, CLIPS)
     peak, rows, gpu = matrix_rate(device), [], device.type == "cuda"
-    for name, (build, setting, frames) in objectives(config).items():
+    for name, (build, setting, frames) in cost.objectives(config, ACTORS).items():
+        if name in ("expression", "recognizer/ppfer", "attack/ppfer"):  # the same networks as identity and recognizer/none
+            continue
         batches = train.Batches(on_device, np.arange(CLIPS), labels, batch=setting.batch, seed=0, device=device, frames=frames)
         objective = build().to(device)
         with FlopCounterMode(display=False) as counter:
