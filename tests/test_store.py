@@ -81,6 +81,13 @@ def test_write_then_read(tmp_path, height, width, fps, dtype):
     assert os.listdir(tmp_path / "new") == ["a.mp4"]
 
 
+def test_full_colour_keeps_what_half_size_colour_mixes(tmp_path):
+    stripes = torch.zeros(4, 3, 32, 32)
+    stripes[:, 0, :, ::2], stripes[:, 2, :, 1::2] = 1, 1  # red and blue columns in turn
+    lost = [(read_video(write_video(tmp_path / f"{full}.mp4", stripes, crf=4, full_colour=full))[0] / 255 - stripes).abs().mean() for full in (False, True)]
+    assert lost[1] < 0.03 < 0.2 < lost[0]
+
+
 def test_write_refuses_other_shapes_and_leaves_nothing(tmp_path):
     for bad in (torch.zeros(0, 3, 8, 8), torch.zeros(8, 8, 3), torch.zeros(4, 8, 8, 3)):
         with pytest.raises(PpferError, match=r"frames of shape \(T, 3, H, W\)"):
