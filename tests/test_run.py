@@ -112,3 +112,12 @@ def test_loading_an_input_leaves_random_numbers_alone(made, tmp_path, monkeypatc
         again.get("noisy")
         drawn.append(float(torch.rand(())))
     assert drawn[0] == drawn[1]
+
+
+def test_finished_lists_what_was_made(made, tmp_path):
+    run = at(tmp_path)
+    run.make("first")
+    run.make("second/a")
+    listed = run.finished()
+    assert set(listed) == {"first", "second/a"} and listed["first"]["device"].startswith("CPU")
+    assert listed["second/a"]["key"] == run.key("second/a") and listed["first"]["seconds"] >= 0

@@ -13,6 +13,7 @@ import av
 import common
 import decord
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from ppfer.config import REPO
 
@@ -26,7 +27,8 @@ def with_decord(path: str) -> np.ndarray:
 def with_av(path: str) -> np.ndarray:
     with av.open(path) as container:
         container.streams.video[0].thread_count = 1
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        convert = VideoReformatter()  # one for the file: a frame's own would set up its conversion anew
+        return np.stack([convert.reformat(frame, format="rgb24").to_ndarray() for frame in container.decode(video=0)])
 
 
 def run() -> list[dict]:
