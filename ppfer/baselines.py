@@ -10,7 +10,9 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -386,11 +388,12 @@ class OpticalFlow(nn.Module):
 
     Args:
         estimate: clip (T, 3, H, W) → flow (T − 1, 2, H, W).
+        workers: clips at once; for an estimate that computes on the CPU and does not hold Python's lock.
     """
 
-    def __init__(self, estimate: Callable[[Tensor], Tensor]):
+    def __init__(self, estimate: Callable[[Tensor], Tensor], workers: int = 1):
         super().__init__()
-        self.estimate = estimate
+        self.estimate, self.workers = estimate, workers
 
     def forward(self, clips: Tensor) -> Tensor:
         """(B, T, 3, H, W) → the same shape in [0, 1]."""
@@ -398,14 +401,17 @@ class OpticalFlow(nn.Module):
 
         if clips.shape[1] < 2:
             raise PpferError("optical flow needs clips of at least two frames")
-        wheels = [flow_to_image(self.estimate(clip)) for clip in clips]  # uint8 (T − 1, 3, H, W), scaled within each clip
+        with ThreadPoolExecutor(self.workers) as pool:
+            each = pool.map if self.workers > 1 else map  # a network stays in this thread, where autocast and inference mode hold
+            flows = list(each(self.estimate, clips))
+        wheels = [flow_to_image(flow) for flow in flows]  # uint8 (T − 1, 3, H, W), scaled within each clip
         return torch.stack([torch.cat([w, w[-1:]]) for w in wheels]).float() / 255
 
 
 def build_flow(run: Run) -> nn.Module:
     """RAFT where the config names its weights, else the classical method."""
     if not run.config.flow_weights:
-        return OpticalFlow(classical_flow)
+        return OpticalFlow(classical_flow, workers=os.cpu_count() or 1)
     net = raft(run.config.flow_weights).to(run.device)
     return OpticalFlow(lambda clip: raft_flow(net, clip))
 
