@@ -63,7 +63,7 @@ def joint(config: Config, where: str) -> Stage:
 
         def accuracy(part: str) -> evaluate.Rate:
             held = run.tensor("clips")[torch.as_tensor(parts[part])]
-            made = torch.cat(list(protect.protect_all(enhancer, held, device=run.device, batch=16, name=f"joint/{where}")))
+            made = torch.cat(list(protect.protect_all(enhancer, held, device=run.device, batch=16, name=f"joint/{where}", precision=config.precision)))
             logits = evaluate.clip_logits(recognizer, made, np.arange(len(made)), device=run.device, precision=config.precision)
             return evaluate.rate(logits.argmax(-1).numpy() == emotions[parts[part]])
 

@@ -312,7 +312,7 @@ def tradeoff(config: Config) -> Stage:
         leaks = protected_check(run, anonymizer, run.get("identity"), run.tensor("clips"))
 
         def measure() -> dict[str, float]:
-            made = protect.protect_all(anonymizer, held, device=run.device, batch=16, name="trade-off framework")
+            made = protect.protect_all(anonymizer, held, device=run.device, batch=16, name="trade-off framework", precision=config.precision)
             logits = evaluate.clip_logits(recognizer, torch.cat(list(made)), np.arange(len(held)), device=run.device, precision=config.precision)
             return leaks() | {"val_accuracy": evaluate.rate(logits.argmax(-1).numpy() == emotions[parts["val"]]).value}
 
@@ -401,9 +401,11 @@ class OpticalFlow(nn.Module):
 
         if clips.shape[1] < 2:
             raise PpferError("optical flow needs clips of at least two frames")
-        with ThreadPoolExecutor(self.workers) as pool:
-            each = pool.map if self.workers > 1 else map  # a network stays in this thread, where autocast and inference mode hold
-            flows = list(each(self.estimate, clips))
+        if self.workers == 1:  # a network stays in this thread, where inference mode holds
+            flows = [self.estimate(clip) for clip in clips]
+        else:
+            with ThreadPoolExecutor(self.workers) as pool:
+                flows = list(pool.map(self.estimate, clips))
         wheels = [flow_to_image(flow) for flow in flows]  # uint8 (T − 1, 3, H, W), scaled within each clip
         return torch.stack([torch.cat([w, w[-1:]]) for w in wheels]).float() / 255
 

@@ -346,4 +346,5 @@ def _protect(args: argparse.Namespace) -> None:
 
     context = _context(args)
     protector = protector_named("ppfer").build(context)
-    protect_videos(protector, args.videos, args.out, size=context.config.size, device=context.device)
+    protect_videos(protector, args.videos, args.out, size=context.config.size, device=context.device,
+                   precision=context.config.precision)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -120,26 +120,27 @@ def sample(config: Config, frames: bool) -> tuple[int, ...]:
     return (3, config.size, config.size) if frames else (config.frames, 3, config.size, config.size)
 
 
+@lru_cache
+def measured_rate(name: str) -> float:
+    """Operations per second that a stage of profile twin reached in the measured run, validation included."""
+    twin, run = load_config("twin"), json.loads(MEASURED.read_text())[name]
+    build, train, frames = objectives(twin)[name]
+    return count(build, stages.band_split(twin), train.batch, sample(twin, frames))[0] * run["steps"] / run["training_seconds"]
+
+
 def estimate(config: Config) -> list[dict]:
     """A row per stage: parameters that learn, operations and memory of a step, and minutes on the GPU that was measured."""
-    measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
-    twin, rows = load_config("twin"), []
-    known, half = objectives(twin), 4 if config.precision == "fp32" else 2
+    rows, width = [], 4 if config.precision == "fp32" else 2
     for name, (build, train, frames) in objectives(config).items():
         row = {"stage": name, "steps": train.steps, "batch": train.batch}
         try:
-            operations, memory, learn = count(build, stages.band_split(config), train.batch, sample(config, frames), half)
+            operations, memory, learn = count(build, stages.band_split(config), train.batch, sample(config, frames), width)
         except PpferError as error:
             rows.append(row | {"note": str(error)})
             continue
-        row |= {"parameters, M": round(learn / 1e6, 1), "TFLOP per step": round(operations / 1e12, 2), "memory, GiB": round(memory / 2**30, 1)}
-        timed = LIKE.get(name, name)
-        if timed in measured:
-            peer, setting, single = known[timed]
-            step, run = count(peer, stages.band_split(twin), setting.batch, sample(twin, single))[0], measured[timed]
-            rate = step * run["steps"] / run["training_seconds"]  # operations per second
-            row |= {"minutes": round(operations * train.steps / rate / 60, 1)}
-        rows.append(row)
+        minutes = operations * train.steps / measured_rate(LIKE.get(name, name)) / 60
+        rows.append(row | {"parameters, M": round(learn / 1e6, 1), "TFLOP per step": round(operations / 1e12, 2),
+                           "memory, GiB": round(memory / 2**30, 1), "minutes": round(minutes, 1)})
     return rows
 
 
@@ -149,7 +150,7 @@ def report(config: Config) -> str:
 
     rows = estimate(config)
     total = sum(row.get("minutes", 0) for row in rows)
-    device = next(iter(json.loads(MEASURED.read_text()).values()))["device"] if MEASURED.exists() else "no measured run"
+    device = next(iter(json.loads(MEASURED.read_text()).values()))["device"]
     return (f"Profile {config.profile}, frames of {config.size}², clips of {config.frames} frames\n\n" + evaluate.markdown(rows)
             + f"\nMinutes are scaled by operations from profile twin as measured on: {device}; sum {total / 60:.1f} h; decoding is not counted."
             "\nMemory is an estimate for one step on one process, without the clips (uint8) and cuDNN's workspace.")

@@ -132,13 +132,14 @@ class PPFER(nn.Module):
 
 
 @torch.inference_mode()
-def protect(protector: Protector, clips: Tensor, *, name: str = "protector") -> Tensor:
+def protect(protector: Protector, clips: Tensor, *, name: str = "protector", precision: str = "auto") -> Tensor:
     """Run a protector and hold it to the protocol.
 
     Args:
         protector: clips → clips.
         clips: (B, T, 3, H, W) uint8 or float in [0, 1].
         name: for error messages.
+        precision: see `ppfer.train.autocast`.
 
     Returns:
         (B, T, 3, H, W) uint8, rounded: what would be written to a file.
@@ -147,7 +148,7 @@ def protect(protector: Protector, clips: Tensor, *, name: str = "protector") -> 
         PpferError: if the result has another shape, holds NaN or leaves [0, 1].
     """
     pixels = clips.float() / 255 if clips.dtype == torch.uint8 else clips.float()
-    with autocast(clips.device, "auto"):
+    with autocast(clips.device, precision):
         out = protector(pixels).float()
     if out.shape != pixels.shape:
         raise PpferError(f"{name} returned shape {tuple(out.shape)} for clips of shape {tuple(pixels.shape)}; a protector keeps the shape")
@@ -160,7 +161,7 @@ def protect(protector: Protector, clips: Tensor, *, name: str = "protector") -> 
 
 
 def protect_all(protector: Protector, clips: Tensor, *, device: torch.device, batch: int, name: str,
-                on_batch: Callable[[int], None] | None = None, rows: bool = False) -> Iterator[Tensor]:
+                on_batch: Callable[[int], None] | None = None, rows: bool = False, precision: str = "auto") -> Iterator[Tensor]:
     """Protect a whole (N, T, 3, H, W) uint8 tensor batch by batch; yields uint8 batches on `device`, in order.
 
     With `rows` the protector is called as ``protector(clips, rows)``, a range of the N: for one that knows more of a clip
@@ -171,7 +172,7 @@ def protect_all(protector: Protector, clips: Tensor, *, device: torch.device, ba
     for start in range(0, len(clips), batch):
         here = range(start, min(len(clips), start + batch))
         apply = functools.partial(protector, rows=here) if rows else protector
-        yield protect(apply, clips[start : here.stop].to(device), name=name)
+        yield protect(apply, clips[start : here.stop].to(device), name=name, precision=precision)
         if on_batch:
             on_batch(min(len(clips), start + batch))
 
@@ -179,7 +180,8 @@ def protect_all(protector: Protector, clips: Tensor, *, device: torch.device, ba
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".flv", ".m4v")
 
 
-def protect_videos(protector: Protector, source: Path, out: Path, *, size: int, device: torch.device, chunk: int = 16) -> list[Path]:
+def protect_videos(protector: Protector, source: Path, out: Path, *, size: int, device: torch.device, chunk: int = 16,
+                   precision: str = "auto") -> list[Path]:
     """Protect a video file, or every video of a folder, frame for frame; sound is dropped, since a voice names its speaker.
 
     Colour keeps its full resolution in the files (`store.write_video`): at half, F_u reads the files clearly worse than the frames (notebook 12).
@@ -190,6 +192,7 @@ def protect_videos(protector: Protector, source: Path, out: Path, *, size: int, 
         out: folder for ``<name>.mp4``; sub-folders are kept.
         size: side of the square centre crop the protector was trained at; the output has this size.
         chunk: frames per pass.
+        precision: see `ppfer.train.autocast`.
 
     Returns:
         The files written.
@@ -215,7 +218,7 @@ def protect_videos(protector: Protector, source: Path, out: Path, *, size: int, 
         length = len(frames)
         frames = torch.cat([frames, frames[-1:].expand(-length % chunk, -1, -1, -1)])  # whole chunks: time-axis bands need them
         clips = frames.view(-1, chunk, 3, size, size)  # (chunks, chunk, 3, S, S)
-        done = torch.cat([part.cpu() for part in protect_all(protector, clips, device=device, batch=4, name="protector")])
+        done = torch.cat([part.cpu() for part in protect_all(protector, clips, device=device, batch=4, name="protector", precision=precision)])
         written.append(write_video((out / path.relative_to(root)).with_suffix(".mp4"), done.flatten(0, 1)[:length], fps, full_colour=True))
         progress.update(count, path.name)
     if failed:

@@ -385,7 +385,7 @@ def protected_check(run: Run, protector: Callable[[Tensor], Tensor], validator: 
     actors = run.labels("actor")[index]
 
     def measure() -> dict[str, float]:
-        out = torch.cat(list(protect.protect_all(protector, held, device=run.device, batch=32, name="protector")))
+        out = torch.cat(list(protect.protect_all(protector, held, device=run.device, batch=32, name="protector", precision=run.config.precision)))
         logits = evaluate.frame_logits(validator, out, np.arange(len(out)), device=run.device, precision=run.config.precision)
         distance = (out.float() - held.to(out.device).float()).abs().mean() / 255
         return {"val_plr": evaluate.leakage(logits, actors)["all_frames"].value, "val_l1": float(distance)}

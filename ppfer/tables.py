@@ -98,7 +98,7 @@ def protected(config: Config, name: str) -> Stage:
         progress = Progress(f"protected/{name}", len(run.table))
         built, clips = protector.build(run), run.tensor(f"protected/{protector.source or 'none'}")
         return protect.protect_all(built.compensate if protector.source else built, clips, device=run.device, batch=16, name=name,
-                                   on_batch=progress.update, rows=protector.rows)
+                                   on_batch=progress.update, rows=protector.rows, precision=config.precision)
 
     def make(run: Run, folder: Path) -> dict:
         if name == "none" or not config.keep_protected:
@@ -207,7 +207,8 @@ def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:
         for need in protector.needs:
             if run.describe(need).notebook >= FIRST_TABLE:
                 ensure(run, need)
-        next(protect.protect_all(protector.build(run), run.tensor("clips")[:2], device=run.device, batch=2, name=name, rows=protector.rows))
+        next(protect.protect_all(protector.build(run), run.tensor("clips")[:2], device=run.device, batch=2, name=name, rows=protector.rows,
+                                 precision=run.config.precision))
         ensure(run, f"protected/{name}")
     for name in ready:
         for kind in kinds:

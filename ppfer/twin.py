@@ -299,9 +299,10 @@ def _background(spec: ClipSpec, size: int) -> np.ndarray:
 # --- drawing -------------------------------------------------------------------------------------------------------------
 
 
-def render_clips(specs: list[ClipSpec], size: int = 96, device: torch.device | str | None = None) -> Tensor:
-    """Draw clips of equal length: uint8 (N, T, 3, size, size) on `device`."""
-    return _render(specs, size, device)[:, :, :3]
+def render_clips(specs: list[ClipSpec], size: int = 96, device: torch.device | str | None = None,
+                 progress: Callable[[int], None] | None = None) -> Tensor:
+    """Draw clips of equal length: uint8 (N, T, 3, size, size) on `device`; `progress` is told how many are drawn."""
+    return _render(specs, size, device, progress)[:, :, :3]
 
 
 def _faces(actors: list[Actor]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -369,7 +370,7 @@ def generate_arrays(actors: int = 91, size: int = 112, frames: int = 16, seed: i
         clips, uint8 (N, T, 3, size, size) on `device`, and their table (see `table`).
     """
     specs = wild_specs(wild, frames, seed) if wild else main_specs(actors, frames, seed)
-    return _render(specs, size, device, progress)[:, :, :3].contiguous(), table(specs)
+    return render_clips(specs, size, device, progress), table(specs)
 
 
 def generate(out: Path, *, actors: int = 12, size: int = 96, frames: int = 16, seed: int = 0, wild: int = 1400,

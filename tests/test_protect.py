@@ -48,3 +48,13 @@ def test_protect_all_keeps_order_and_count():
     assert [len(b) for b in batches] == [3, 1]
     expected = (CLIPS.repeat(2, 1, 1, 1, 1).float() / 2).round().to(torch.uint8)
     assert (torch.cat(batches).int() - expected.int()).abs().max() <= 1
+
+
+def test_precision_is_the_callers():
+    """A run in float32 must not protect in bf16, nor the other way round; blur stays in float32 either way."""
+    seen = []
+    for precision in ("fp32", "bf16"):
+        protect.protect(lambda x: seen.append((x.flatten(3) @ x.flatten(3).mT).dtype) or x, CLIPS, precision=precision)
+    assert seen == [torch.float32, torch.bfloat16]
+    blur = protect.GaussianBlur(1.0)
+    assert torch.equal(protect.protect(blur, CLIPS, precision="bf16"), protect.protect(blur, CLIPS, precision="fp32"))

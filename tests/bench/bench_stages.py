@@ -18,9 +18,8 @@ import common
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.flop_counter import FlopCounterMode
 
-from ppfer import cost, train
+from ppfer import cost, stages, train
 from ppfer.config import Train, load_config
 from ppfer.run import device_name
 
@@ -99,9 +98,7 @@ def run(device: torch.device) -> list[dict]:
         if name in ("expression", "recognizer/ppfer", "attack/ppfer"):  # the same networks as identity and recognizer/none
             continue
         batches = train.Batches(on_device, np.arange(CLIPS), labels, batch=setting.batch, seed=0, device=device, frames=frames)
-        objective = build().to(device)
-        with FlopCounterMode(display=False) as counter:
-            objective(*batches(0)).backward()
+        operations = cost.count(build, stages.band_split(config), setting.batch, cost.sample(config, frames))[0]
         memory = []
         if gpu:
             torch.cuda.reset_peak_memory_stats()
@@ -114,7 +111,7 @@ def run(device: torch.device) -> list[dict]:
         if gpu:
             memory.append(torch.cuda.max_memory_allocated() / 2**30)
             torch.cuda.empty_cache()
-        share = counter.get_total_flops() / setting.batch * ours / peak
+        share = operations / setting.batch * ours / peak
         rows.append(common.row(f"{name}, batch {setting.batch}", ours, peer, "eager fp32 DataLoader loop", f"{'frames' if frames else 'clips'}/s",
                                device_name(device), share_of_matrix_rate=round(share, 3), **({"peak_gib": [round(m, 2) for m in memory]} if gpu else {})))
         common.keep(rows, "stages")
