@@ -14,7 +14,7 @@ test: install  ## the tests, every notebook under profile smoke among them
 	$(BIN)/python -m pytest
 
 lab: install  ## JupyterLab on localhost
-	$(BIN)/jupyter lab --ip localhost notebooks
+	$(BIN)/jupyter lab --ip localhost $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 notebooks: install  ## execute all notebooks and keep their outputs, for a commit
 	$(BIN)/ppfer run --notebooks all --in-place

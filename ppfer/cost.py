@@ -152,5 +152,5 @@ def report(config: Config) -> str:
     total = sum(row.get("minutes", 0) for row in rows)
     device = next(iter(json.loads(MEASURED.read_text()).values()))["device"]
     return (f"Profile {config.profile}, frames of {config.size}², clips of {config.frames} frames\n\n" + evaluate.markdown(rows)
-            + f"\nMinutes are scaled by operations from profile twin as measured on: {device}; sum {total / 60:.1f} h; decoding is not counted."
+            + f"\nMinutes are scaled by operations from profile twin as measured on: {device}; sum {total / 60:.1f} h; decoding and rows without minutes are not counted."
             "\nMemory is an estimate for one step on one process, without the clips (uint8) and cuDNN's workspace.")
