@@ -177,6 +177,8 @@ def compare(run: Run) -> None:
         rows = make()
         if is_main() and rows:
             evaluate.write_table(rows, folder, name)
+        if is_main() and name == "table1":
+            paper.figure1(rows).savefig(folder / "figure1.svg")
     if is_main():
         (folder / "discrepancies.md").write_text(paper.discrepancies(folder))
 

@@ -413,6 +413,9 @@ class OpticalFlow(nn.Module):
 def build_flow(run: Run) -> nn.Module:
     """RAFT where the config names its weights, else the classical method."""
     if not run.config.flow_weights:
+        import cv2
+
+        cv2.setNumThreads(1)  # whole clips are spread over threads; OpenCV's own would get in their way
         return OpticalFlow(classical_flow, workers=os.cpu_count() or 1)
     net = raft(run.config.flow_weights).to(run.device)
     return OpticalFlow(lambda clip: raft_flow(net, clip))

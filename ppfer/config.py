@@ -149,20 +149,20 @@ PROFILES: dict[str, Config] = {
         nets=Nets(
             classifier="resnet50", recognizer="r3d_18", unet_width=64, recovery_width=64, patch=7, dim=512, depth=12, heads=8
         ),
-        identity=Train(1000, 256, 1e-3),
+        identity=Train(800, 256, 1e-3),
         pretrain=Train(300, 64, 1e-3, weight_decay=0.0, evals=2),
-        privacy=Train(60, 64, 3e-5, weight_decay=0.0, evals=20),  # private within some 20 steps: look often, step lightly
+        privacy=Train(60, 64, 5e-5, weight_decay=0.0, evals=15),  # private within some 40 steps: look often, step lightly
         privacy_slack=0.005,
-        expression=Train(1000, 256, 1e-3, label_smoothing=0.1, colour=0.4),
-        compensation=Train(800, 128, 2e-4, weight_decay=0.0),
-        recognition=Train(1000, 64, 1e-3, label_smoothing=0.1),
-        adaptation=Train(1000, 64, 1e-3, label_smoothing=0.1),
+        expression=Train(600, 256, 1e-3, label_smoothing=0.1, colour=0.4),
+        compensation=Train(320, 128, 2e-4, weight_decay=0.0, evals=8),
+        recognition=Train(700, 64, 1e-3, label_smoothing=0.1),
+        adaptation=Train(300, 64, 1e-3, label_smoothing=0.1),
         attack=Train(400, 256, 1e-3, evals=2),
         recovery=Train(300, 64, 1e-3, weight_decay=0.0, evals=2),
         probe=Train(600, 128, 3e-3),
-        contrast=Train(300, 128, 1e-3),
-        tradeoff=Train(300, 32, 1e-4, weight_decay=0.0, evals=2),
-        joint=Train(200, 32, 1e-4, weight_decay=0.0, evals=2),
+        contrast=Train(150, 128, 1e-3),
+        tradeoff=Train(200, 32, 1e-4, weight_decay=0.0, evals=2),
+        joint=Train(100, 32, 1e-4, weight_decay=0.0, evals=2),
         keep_protected=False,
     ),
     "paper": dataclasses.replace(

@@ -172,10 +172,11 @@ def confusion_counts(predicted: Tensor | np.ndarray, truth: np.ndarray, classes:
 
 
 def overview(run: Run, *, count: int = 8) -> dict[str, Figure]:
-    """The README's two pictures, from a finished run on synthetic clips: "bands" and "protected".
+    """The README's pictures, from a finished run on synthetic clips: "bands", "protected" and two of training curves.
 
     "bands": one frame of two actors, split. "protected": V, both enhanced bands merged (G) and compensated (C) for the
-    apex-side middle frame of `count` test clips, the first of each (actor, expression) pair in turn.
+    apex-side middle frame of `count` test clips, the first of each (actor, expression) pair in turn. "curves_protection":
+    Algorithms 1 and 2 under the frozen controllers. "curves_readers": F_u and V_pl, each learning to read V, G and C.
     """
     from ppfer.stages import band_split
 
@@ -192,4 +193,10 @@ def overview(run: Run, *, count: int = 8) -> dict[str, Figure]:
         faces = torch.stack([stores["V original"][i, middle] for i in chosen[:2]]).float().cpu() / 255
         parts = split.coefficients(*split.split(faces), like=faces)
         pictures["bands"] = bands([{n: x[i] for n, x in parts.items()} for i in range(2)], labels[:2])
+    chance = 1 / len(run.classes("actor"))
+    pictures["curves_protection"] = curves({"Algorithm 1": run.metrics("privacy"), "Algorithm 2": run.metrics("compensation")},
+                                           ("val_plr", "val_l1", "val_accuracy"), reference={"val_plr": chance})
+    readers = {f"{kind} on {short}": run.metrics(f"{stage}/{name}") for stage, kind in (("recognizer", "F_u"), ("attack", "V_pl"))
+               for name, short in (("none", "V"), ("enhanced", "G"), ("ppfer", "C")) if run.has(f"{stage}/{name}")}
+    pictures["curves_readers"] = curves(readers, ("loss", "val_accuracy", "val_all_frames"), reference={"val_all_frames": chance})
     return pictures

@@ -167,6 +167,15 @@ class Look:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Landmarks:
+    """68 vertices of a `Head`: their numbers (68,), actions (52, 204) and sway (68, 1)."""
+
+    vertices: np.ndarray
+    actions: Tensor
+    sway: Tensor
+
+
 class Head:
     """The head model on a device: topology, shape, actions, and where to paint what."""
 
@@ -231,8 +240,14 @@ class Head:
         return np.stack([u, v, np.pad(lip, (0, extra)), np.pad(lit, (0, extra), constant_values=1)], -1).astype(np.float32)
 
     @functools.cached_property
-    def landmarks(self) -> np.ndarray:
-        """Vertex numbers (68,) of the usual facial landmarks in iBUG's order: jaw, brows, nose, eyes, lips."""
+    def landmarks(self) -> "Landmarks":
+        """The usual facial landmarks, for `pose_vertices` without the rest of the head."""
+        chosen = self._landmark_vertices()
+        actions = self.actions.view(len(self.actions), -1, 3)[:, chosen].flatten(1)
+        return Landmarks(chosen, actions, self.sway[chosen])
+
+    def _landmark_vertices(self) -> np.ndarray:
+        """Vertex numbers (68,) of the landmarks in iBUG's order: jaw, brows, nose, eyes, lips."""
         mean, theta = self.model["mean"], self.chart[: self.size, 0]
         skin = np.flatnonzero(self.model["part"] == 0)
 
@@ -365,7 +380,7 @@ def head(device: torch.device) -> Head:
     return Head(device)
 
 
-def pose_vertices(model: Head, neutral: Tensor, actions: Tensor, pose: Tensor) -> Tensor:
+def pose_vertices(model: Head | Landmarks, neutral: Tensor, actions: Tensor, pose: Tensor) -> Tensor:
     """Vertices (N, V, 3) after facial actions (N, 52) and head pose (N, 6): yaw, pitch, roll in rad, shift x, y, scale."""
     vertices = neutral + (actions @ model.actions).view(len(actions), -1, 3)
     (cy, cp, cr), (sy, sp, sr) = torch.cos(pose[:, :3]).T, torch.sin(pose[:, :3]).T

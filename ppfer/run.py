@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -85,8 +86,8 @@ class Run:
 
     # -- results -------------------------------------------------------------------------------------------------
 
-    def make(self, name: str) -> Any:
-        """The result of a stage, made now unless a matching one is there; its inputs must exist (`get`)."""
+    def make(self, name: str, *, load: bool = True) -> Any:
+        """The result of a stage, made now unless a matching one is there; its inputs must exist (`get`). None without `load`."""
         stage = self.describe(name)
         folder, key = self.dir / name, self.key(name)
         finished = self._manifest(name).get("key") == key
@@ -99,7 +100,7 @@ class Run:
                 self._finish(stage, folder, key, stage.make(self, folder), began)
             self._results.pop(name, None)
             wait_for_everyone()
-        return self.get(name)
+        return self.get(name) if load else None
 
     def get(self, name: str) -> Any:
         """The result of a finished stage.
@@ -217,20 +218,21 @@ class Run:
     def tensor(self, name: str) -> Tensor:
         """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; on the GPU if there is one.
 
-        A GPU that is more than half full forgets protected clips first, the oldest first.
+        Room is made by putting protected clips aside, the oldest first: from a GPU of which a fifth is taken to main memory, and
+        out of that where less is left than four such stores take; then they are read or made again.
         """
         name = "clips" if name == "protected/none" else name
         if name not in self._tensors:
             for old in [n for n in self._tensors if n.startswith("protected/")] if self.device.type == "cuda" else []:
-                if torch.cuda.memory_allocated(self.device) > torch.cuda.get_device_properties(self.device).total_memory / 2:
-                    self.forget(old)
+                if torch.cuda.memory_allocated(self.device) > torch.cuda.get_device_properties(self.device).total_memory / 5:
+                    del self._tensors[old]
+                    self._results[old].offload()
+            for old in [n for n in self._results if n.startswith("protected/") and n != name]:
+                if psutil.virtual_memory().available < 4 * self.get("clips").clips.nbytes:
+                    self._tensors.pop(old, None)
+                    del self._results[old]
             self._tensors[name] = self.get(name).to(self.device)
         return self._tensors[name]
-
-    def forget(self, name: str) -> None:
-        """Drop a store's pixels from memory."""
-        self._tensors.pop(name, None)
-        self._results.pop(name, None)
 
 
 def run_name(config: Config) -> str:

@@ -552,6 +552,11 @@ class ClipStore:
             device
         )  # "c": writes stay private
 
+    def offload(self) -> None:
+        """Moves clips that are kept on a GPU to main memory; a store on disk stays as it is."""
+        if self.folder is None and not isinstance(self.clips, np.ndarray):
+            self.clips = self.clips.cpu()
+
     def summary(self) -> str:
         """What is in the store and what is not, in a few lines, to be shown before training."""
         from ppfer.data import describe

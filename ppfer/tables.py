@@ -185,7 +185,7 @@ def ensure(run: Run, name: str) -> None:
     for need in stage.needs:
         if run.describe(need).notebook >= FIRST_TABLE:
             ensure(run, need)
-    run.make(name)
+    run.make(name, load=False)
 
 
 def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:

@@ -220,8 +220,6 @@ def fit(objective: nn.Module, net: nn.Module, batches: Callable[[int], tuple], c
     channels_last(objective)
     trained = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=device.type == "cuda")
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # one shape for a whole stage: let cuDNN look for its fastest kernel
     compiled = compile and device.type == "cuda" and not alternates
     wrapped = torch.compile(objective, mode="reduce-overhead") if compiled else objective
     wrapped, optimizer = accelerator.prepare(wrapped, optimizer)

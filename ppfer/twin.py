@@ -8,10 +8,9 @@ seeded by the data set's seed and its own name alone, so any subset, in any orde
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -306,12 +305,9 @@ def render_clips(specs: list[ClipSpec], size: int = 96, device: torch.device | s
 
 
 def _faces(actors: list[Actor]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """`_appearance` of each actor; many are painted by as many processes as there are cores."""
-    workers = min(16, os.cpu_count() or 1)
-    if len(actors) < 4 * workers or workers < 4:
-        return [_appearance(actor) for actor in actors]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(_appearance, actors, chunksize=4))
+    """`_appearance` of each actor, painted by several threads: NumPy lets go of Python's lock."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(_appearance, actors))
 
 
 def _render(specs: list[ClipSpec], size: int, device: torch.device | str | None, progress: Callable[[int], None] | None = None) -> Tensor:
@@ -324,17 +320,24 @@ def _render(specs: list[ClipSpec], size: int, device: torch.device | str | None,
     places = {actor: i for i, actor in enumerate(actors)}
     out = torch.empty(len(specs), frames, 4, size, size, dtype=torch.uint8, device=device)
     at_once = 1 if device.type == "cpu" else max(1, 512 // frames)
-    for i in range(0, len(specs), at_once):
-        some = specs[i : i + at_once]
+
+    def act(some: list[ClipSpec]) -> list[np.ndarray]:
         moves = [motion(spec) for spec in some]
-        stack = {key: put(np.concatenate([getattr(m, key) for m in moves]), dtype=torch.float32) for key in ("actions", "pose")}
-        lamp = put(np.stack([m.lamp for m in moves]), dtype=torch.float32).repeat_interleave(frames, 0)
-        background = put(np.stack([_background(s, size) for s in some]), dtype=torch.float32).repeat_interleave(frames, 0)
-        which = put([places[s.actor] for s in some]).repeat_interleave(frames)
-        drawn = render.draw(model, neutral, shown, texture, which, stack["actions"], stack["pose"], lamp, background, size)
-        out[i : i + at_once] = drawn.view(len(some), frames, 4, size, size)
-        if progress:
-            progress(i + len(some))
+        per_frame = [np.concatenate([getattr(m, key) for m in moves]) for key in ("actions", "pose")]
+        return [*per_frame, np.stack([m.lamp for m in moves]), np.stack([_background(s, size) for s in some])]
+
+    with ThreadPoolExecutor(1) as ahead:  # the next clips are acted while these are drawn
+        acted = ahead.submit(act, specs[:at_once])
+        for i in range(0, len(specs), at_once):
+            some = specs[i : i + at_once]
+            actions, pose, lamp, background = (put(part, dtype=torch.float32) for part in acted.result())
+            acted = ahead.submit(act, specs[i + at_once : i + 2 * at_once]) if i + at_once < len(specs) else None
+            which = put([places[s.actor] for s in some]).repeat_interleave(frames)
+            lamp, background = (part.repeat_interleave(frames, 0) for part in (lamp, background))
+            drawn = render.draw(model, neutral, shown, texture, which, actions, pose, lamp, background, size)
+            out[i : i + at_once] = drawn.view(len(some), frames, 4, size, size)
+            if progress:
+                progress(i + len(some))
     return out
 
 
@@ -342,8 +345,9 @@ def landmarks(spec: ClipSpec) -> np.ndarray:
     """The 68 facial landmarks of a clip, iBUG's order: (T, 68, 2), x and y as shares of the picture's width and height."""
     model, moves = render.head(torch.device("cpu")), motion(spec)
     actions, pose = (torch.as_tensor(part, dtype=torch.float32) for part in (moves.actions, moves.pose))
-    vertices = render.pose_vertices(model, torch.from_numpy(_appearance(spec.actor)[0]), actions, pose)
-    return render.project(vertices[:, model.landmarks], pose, 1.0)[..., :2].numpy()
+    neutral = torch.from_numpy(_appearance(spec.actor)[0][model.landmarks.vertices])
+    vertices = render.pose_vertices(model.landmarks, neutral, actions, pose)
+    return render.project(vertices, pose, 1.0)[..., :2].numpy()
 
 
 def table(specs: list[ClipSpec]) -> "pd.DataFrame":

@@ -124,7 +124,7 @@ def test_expressions_move_the_landmarks_they_should() -> None:
                     actions[0, model.action[name + side]] = amount
         still = torch.tensor([[0.0, 0, 0, 0, 0, 1]])
         faces = [torch.from_numpy(twin._appearance(actor)[0]) for actor in ACTORS]
-        return np.mean([render.project(render.pose_vertices(model, face, actions, still)[:, model.landmarks], still, 96)[0]
+        return np.mean([render.project(render.pose_vertices(model, face, actions, still)[:, model.landmarks.vertices], still, 96)[0]
                         for face in faces], 0)
 
     neutral, shapes = mean("neutral"), {emotion: mean(emotion) for emotion in twin.APEX}

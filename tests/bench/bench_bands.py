@@ -7,17 +7,12 @@ them; the medians are compared. Prints a table and writes the rows to figures/be
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin while they wait stall each
-# other as soon as another process wants a core, and then a benchmark measures that
-
+import common
 import ptwt
 import pywt
 import torch
@@ -25,7 +20,6 @@ import torch
 from ppfer.run import device_name
 from ppfer.wavelets import BandSplit
 
-OUT = Path(__file__).resolve().parents[2] / "figures" / "bench" / "bands.json"
 REPEATS = 25
 AXES = (-2, -1)
 
@@ -67,31 +61,34 @@ def contestants(x: torch.Tensor, wavelet: str, train: bool) -> dict[str, Callabl
     )
 
 
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second that a plain copy of a large tensor reads and writes: the floor below every transform."""
+    x = torch.rand(2**26 if device.type == "cuda" else 2**24, device=device)
+    return 2 * x.nbytes / (medians({"copy": x.clone}, device)["copy"] / 1e3)
+
+
 def run(device: str | torch.device = "cpu") -> list[dict]:
-    """Rows of what, ours, peer (the faster one), peer_name, unit, ratio (peer / ours: above 1 ours is faster), device."""
+    """Rows of what, ours, peer (the faster one), peer_name, unit, ratio (peer / ours: above 1 ours is faster), device.
+
+    "share_of_floor": the time to read the frames and write the bands, read those and write the frames (backward: twice) at the rate
+    of a plain copy, over ours.
+    """
     device, rows = torch.device(device), []
+    rate, gpu = copy_rate(device), device.type == "cuda"
     for train in (False, True):
         for wavelet in ("haar", "db4"):
-            for size in (112, 224):
-                x = torch.rand(32, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+            for count, size in ((32, 112), (32, 224), *([(2048, 112)] if gpu else [])):
+                x = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+                if gpu:
+                    torch.cuda.reset_peak_memory_stats()
                 times = medians(contestants(x, wavelet, train), device)
                 ours, (peer, peer_name) = times.pop("ours"), min((v, k) for k, v in times.items())
-                rows.append({
-                    "what": f"split + merge{', forward + backward' if train else ''}: {wavelet}, 32×3×{size}×{size}",
-                    "ours": round(ours, 3), "peer": round(peer, 3), "peer_name": peer_name, "unit": "ms",
-                    "ratio": round(peer / ours, 2), "device": device_name(device),
-                })  # fmt: skip
-                r = rows[-1]
-                print(
-                    f"{r['what']:58} {r['ours']:9.2f} ms  {peer_name:>10} {r['peer']:9.2f} ms  {r['ratio']:5.2f}× as fast"
-                )
+                rows.append(common.row(f"split + merge{', forward + backward' if train else ''}: {wavelet}, {count}×3×{size}×{size}", ours, peer,
+                                       peer_name, "ms", device_name(device), smaller=True,
+                                       share_of_floor=round(4 * x.nbytes * (2 if train else 1) / rate * 1e3 / ours, 3),
+                                       **({"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)} if gpu else {})))
     return rows
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(min(2, torch.get_num_threads()))
-    rows = run(sys.argv[1] if len(sys.argv) > 1 else "cuda" if torch.cuda.is_available() else "cpu")
-    kept = [r for r in json.loads(OUT.read_text()) if r["device"] != rows[0]["device"]] if OUT.exists() else []
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(kept + rows, indent=1, ensure_ascii=False) + "\n")
-    print(f"wrote {OUT.relative_to(Path.cwd()) if OUT.is_relative_to(Path.cwd()) else OUT}")
+    common.keep(run(common.pick_device(sys.argv)), "bands")

@@ -1,14 +1,19 @@
 """Each training stage against a plain loop of the kind papers publish: ``python tests/bench/bench_stages.py [cpu|cuda]``.
 
 Both train the same objective on the same clips at the twin's size (the demo's on a CPU). Ours is `ppfer.train.fit` as the stages call
-it, compiled on a GPU, timed between two lines of its own log, so that data path, augmentation and logging are in and
-compilation is not. The peer is eager float32 with a DataLoader over samples and plain AdamW. A row also says how much memory each
-took at most and which share of the device's bf16 matrix rate (measured here) ours reached.
+it, timed between two lines of its own log, so that data path, augmentation and logging are in and compilation is not; on a GPU
+once as profile twin runs it and once with ``compile=true``, which pays in longer stages. The peer is eager float32 with a
+DataLoader over samples and plain AdamW. A row also says how much memory each took at most, which share of the device's bf16 matrix
+rate (measured here) ours reached, and which share of a step the transform takes. On a GPU a last row is one
+training step of the latent compensator at its real size, U-ViT-H/2 with random weights, where diffusers is installed.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib.util
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -19,11 +24,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ppfer import cost, stages, train
+from ppfer import cost, nets, stages, train, uvit
 from ppfer.config import Train, load_config
 from ppfer.run import device_name
 
 CLIPS, ACTORS = 256, 91
+SAME = ("recognizer/ppfer", "attack/ppfer")  # the same networks as recognizer/none and expression
+BANDS = ("identity", "pretrain", "privacy")  # whose steps split frames
 
 
 class Clips(Dataset):
@@ -58,12 +65,12 @@ def peer_rate(objective: torch.nn.Module, data: Clips, batch: int, device: torch
     return steps * batch / (time.perf_counter() - began)
 
 
-def our_rate(objective: torch.nn.Module, batches: train.Batches, setting: Train, device: torch.device, steps: int) -> float:
+def our_rate(objective: torch.nn.Module, batches: train.Batches, setting: Train, device: torch.device, steps: int, compiled: bool) -> float:
     """Samples per second of `fit`, from its log between the middle and the end."""
     net = next(p for p in objective.children() if any(q.requires_grad for q in p.parameters()))
     setting = Train(steps, setting.batch, 1e-4)
     with tempfile.TemporaryDirectory() as folder:
-        train.fit(objective.to(device), net, batches, setting, Path(folder), name="bench", compile=device.type == "cuda")
+        train.fit(objective.to(device), net, batches, setting, Path(folder), name="bench", compile=compiled)
         rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     first, last = rows[len(rows) // 2], rows[-1]
     return (last["step"] - first["step"]) * setting.batch / (last["seconds"] - first["seconds"])
@@ -87,35 +94,96 @@ def matrix_rate(device: torch.device) -> float:
     return 10 * 2 * n**3 / (time.perf_counter() - began)
 
 
+def bands_seconds(name: str, bands: torch.nn.Module, pixels: torch.Tensor, device: torch.device) -> float:
+    """Seconds of a step that the transform takes; the identity stage splits half of its batch."""
+    pixels, times = pixels[len(pixels) // 2 :] if name == "identity" else pixels, []
+    for _ in range(20):
+        wait(device)
+        began = time.perf_counter()
+        bands.split(pixels)
+        wait(device)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+class Peak:
+    """GiB of GPU memory at most since the last `take`; 0 elsewhere."""
+
+    def __init__(self, gpu: bool):
+        self.gpu = gpu
+
+    def take(self) -> float:
+        if not self.gpu:
+            return 0.0
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        torch._dynamo.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return round(peak, 2)
+
+
 def run(device: torch.device) -> list[dict]:
     """Rows for every stage; samples are frames, or clips for F_u."""
-    config = load_config("twin" if device.type == "cuda" else "demo")
+    gpu = device.type == "cuda"
+    config = load_config("twin" if gpu else "demo")
     rng = np.random.default_rng(0)
     clips = rng.integers(0, 255, (CLIPS, config.frames, 3, config.size, config.size), dtype=np.uint8)
     on_device, labels = torch.from_numpy(clips).to(device), rng.integers(0, 6, CLIPS)
-    peak, rows, gpu = matrix_rate(device), [], device.type == "cuda"
-    for name, (build, setting, frames) in cost.objectives(config, ACTORS).items():
-        if name in ("expression", "recognizer/ppfer", "attack/ppfer"):  # the same networks as identity and recognizer/none
-            continue
-        batches = train.Batches(on_device, np.arange(CLIPS), labels, batch=setting.batch, seed=0, device=device, frames=frames)
-        operations = cost.count(build, stages.band_split(config), setting.batch, cost.sample(config, frames))[0]
-        memory = []
-        if gpu:
-            torch.cuda.reset_peak_memory_stats()
-        ours = our_rate(build(), batches, setting, device, 120 if gpu else 8)
-        if gpu:
-            memory.append(torch.cuda.max_memory_allocated() / 2**30)
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        peer = peer_rate(build(), Clips(clips, labels, frames), setting.batch, device, 10 if gpu else 4)
-        if gpu:
-            memory.append(torch.cuda.max_memory_allocated() / 2**30)
-            torch.cuda.empty_cache()
-        share = operations / setting.batch * ours / peak
-        rows.append(common.row(f"{name}, batch {setting.batch}", ours, peer, "eager fp32 DataLoader loop", f"{'frames' if frames else 'clips'}/s",
-                               device_name(device), share_of_matrix_rate=round(share, 3), **({"peak_gib": [round(m, 2) for m in memory]} if gpu else {})))
-        common.keep(rows, "stages")
+    bands, ceiling, rows, peers, peak = stages.band_split(config).to(device), matrix_rate(device), [], {}, Peak(gpu)
+    chosen = {name: made for name, made in cost.objectives(config, ACTORS).items() if name not in SAME}
+    for compiled in (False, True) if gpu else (False,):
+        for name, (build, setting, frames) in chosen.items():
+            batches = train.Batches(on_device, np.arange(CLIPS), labels, batch=setting.batch, seed=0, device=device, frames=frames)
+            peak.take()
+            steps = (200 if frames else 80) if gpu else 8  # enough that a line of the log covers several
+            ours, memory = our_rate(build(), batches, setting, device, steps, compiled), peak.take()
+            if not compiled:
+                operations = cost.count(build, stages.band_split(config), setting.batch, cost.sample(config, frames))[0] / setting.batch
+                rate = peer_rate(build(), Clips(clips, labels, frames), setting.batch, device, 10 if gpu else 4)
+                peers[name] = rate, operations, peak.take()
+            rate, operations, their_memory = peers[name]
+            more = {"share_of_matrix_rate": round(operations * ours / ceiling, 3)}
+            if name in BANDS:
+                more["bands_share"] = round(bands_seconds(name, bands, batches(0)[0], device) * ours / setting.batch, 4)
+            if gpu:
+                more["peak_gib"] = [memory, their_memory]
+            rows.append(common.row(f"{name}, batch {setting.batch}{', compiled' if compiled else ''}", ours, rate, "eager fp32 DataLoader loop",
+                                   f"{'frames' if frames else 'clips'}/s", device_name(device), **more))
+            common.keep(rows, "stages")
+        if gpu and not compiled and importlib.util.find_spec("diffusers"):
+            rows.append(latent_row(device, peak))
+            common.keep(rows, "stages")
     return rows
+
+
+def latent_row(device: torch.device, peak: Peak) -> dict:
+    """U-ViT-H/2 between Stable Diffusion's autoencoder and C_fc: a training step on 32 frames of 256², blocks recomputed."""
+    count = 32
+    with device:
+        net = uvit.LatentCompensator(uvit.uvit_h2(None, img_size=32, checkpoint=True), cost.new_autoencoder())
+        objective = stages.CompensationObjective(net, nets.Classifier("resnet50", 6, input_size=256)).train()
+        pixels, labels = torch.rand(count, 3, 256, 256), torch.zeros(count, dtype=torch.long)
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-5, fused=True)
+
+    def rate(some: int, precision: str) -> float:
+        for step in range(5):
+            if step == 2:
+                wait(device)
+                began = time.perf_counter()
+            with train.autocast(device, precision):
+                loss = objective(pixels[:some], labels[:some])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        wait(device)
+        return 3 * some / (time.perf_counter() - began)
+
+    peak.take()
+    ours, memory = rate(count, "auto"), peak.take()
+    peer, their_memory = rate(count // 4, "fp32"), peak.take()  # 32 frames in float32 do not fit
+    return common.row(f"compensation by U-ViT-H/2 and the autoencoder, 256², batch {count}", ours, peer, f"fp32, batch {count // 4}", "frames/s",
+                      device_name(device), peak_gib=[memory, their_memory])
 
 
 if __name__ == "__main__":
