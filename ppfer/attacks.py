@@ -17,7 +17,7 @@ from ppfer import baselines, evaluate, nets
 from ppfer.config import Config, PpferError
 from ppfer.run import Run, Stage, define, settings
 from ppfer.stages import ClassificationObjective, batches_of, fit_stage, load_net, new_classifier, stage_seed, trainable
-from ppfer.tables import ensure, prepare, protector_named, what_ran
+from ppfer.tables import ensure, prepare, protector_named, validator_logits, what_ran
 
 NOTEBOOK = "09_recovery.ipynb"
 FRAMES = 4  # frames of each test clip that SSIM, PSNR and PLR are measured on, evenly spaced
@@ -246,7 +246,7 @@ def attribute_table(run: Run, names: tuple[str, ...] = baselines.TABLE1) -> list
             continue
         row = {"approach": protector_named(name).title}
         pixels, options = run.tensor(f"protected/{name}"), {"device": run.device, "precision": run.config.precision}
-        posterior = evaluate.frame_logits(run.get(f"attack/{name}"), pixels, index, **options).softmax(-1)  # (n, T, actors)
+        posterior = validator_logits(run, f"attack/{name}", name, "test").softmax(-1)  # (n, T, actors)
         for column in columns:
             truth, classes = labels[column]
             logits = evaluate.frame_logits(run.get(f"attribute/{column}"), pixels, known[column], **options)

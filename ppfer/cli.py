@@ -133,6 +133,8 @@ def _run(args: argparse.Namespace) -> None:
 
         if args.notebooks != "tables":
             tables.run_all(context)
+            if args.in_place and is_main():  # now: the comparisons take longer, and may be stopped
+                publish(context)
         if args.notebooks in ("tables", "all"):
             ablation.compare(context)
     else:

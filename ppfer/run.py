@@ -83,6 +83,7 @@ class Run:
         self._keys: dict[str, str] = {}
         self._stages: dict[str, Stage] = {}  # described once: the data stages look at every file for it
         self._tensors: dict[str, Tensor] = {}
+        self.kept: dict[str, Tensor] = {}  # by keys of stages: what is quicker kept than computed again
 
     # -- results -------------------------------------------------------------------------------------------------
 

@@ -235,6 +235,8 @@ class IdentityObjective(nn.Module):
     BatchNorm; so half of each batch are frames, a quarter low bands, a quarter details, all at frame size.
     """
 
+    captures = True  # see `train.fit`
+
     def __init__(self, net: nn.Module, bands: BandSplit):
         super().__init__()
         self.net, self.bands = net, bands
@@ -353,6 +355,8 @@ def privacy_loss(logits: Tensor, labels: Tensor, preset: str) -> Tensor:
 class PrivacyObjective(nn.Module):
     """Algorithm 1, lines 4–10: maximise the frozen controller's cross-entropy on each enhanced band."""
 
+    captures = True  # see `train.fit`
+
     def __init__(self, enhancer: nn.Module, controller: nn.Module, preset: str, reconstruction: float):
         super().__init__()
         self.enhancer, self.controller = enhancer, nets.freeze(controller)
@@ -421,6 +425,8 @@ def privacy(config: Config, where: str = "bands") -> Stage:
 
 class ClassificationObjective(nn.Module):
     """Cross-entropy of a network on its input: C_fc, F_u, and attackers."""
+
+    captures = True  # see `train.fit`
 
     def __init__(self, net: nn.Module, label_smoothing: float = 0.0):
         super().__init__()

@@ -216,19 +216,27 @@ def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:
     return ready
 
 
+def validator_logits(run: Run, validator: str, name: str, part: str) -> Tensor:
+    """`evaluate.frame_logits` of a stage's network on a part of a protector's clips; kept, since several tables look at them."""
+    key = f"{run.key(validator)} {run.key(f'protected/{name}')} {part}"
+    if key not in run.kept:
+        run.kept[key] = evaluate.frame_logits(run.get(validator), run.tensor(f"protected/{name}"), run.parts[part], device=run.device,
+                                              precision=run.config.precision)
+    return run.kept[key]
+
+
 def measure_leakage(run: Run, name: str, *, retrained: bool = False, part: str = "test", remapped: bool = True) -> dict[str, evaluate.Rate]:
     """PLR of a protector's clips under the frozen validator, or under the one retrained on its training clips.
 
     ``remapped`` (see `evaluate.remapped_leakage`) looks at all training clips too; leave it out where time counts.
     """
-    validator = run.get(f"attack/{name}" if retrained else "identity")
-    pixels, index, train = run.tensor(f"protected/{name}"), run.parts[part], run.parts["train"]
-    logits = evaluate.frame_logits(validator, pixels, index, device=run.device, precision=run.config.precision)
-    actors = run.labels("actor")
+    validator = f"attack/{name}" if retrained else "identity"
+    actors, index, train = run.labels("actor"), run.parts[part], run.parts["train"]
+    logits = validator_logits(run, validator, name, part)
     rates = evaluate.leakage(logits, actors[index], seed=run.config.seed)
     if not remapped:
         return rates
-    seen = evaluate.frame_logits(validator, pixels, train, device=run.device, precision=run.config.precision)
+    seen = validator_logits(run, validator, name, "train")
     return rates | {"remapped": evaluate.remapped_leakage(seen, actors[train], logits, actors[index])}
 
 

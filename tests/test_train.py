@@ -137,3 +137,19 @@ def test_diverging_training_is_a_sentence(tmp_path):
     bad = Bad()
     with pytest.raises(PpferError, match="the loss is nan at step"):
         fit(bad, bad, toy(), Train(3, 3, 1.0, evals=1), tmp_path, name="toy")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_captured_stage_learns_what_an_eager_one_learns(tmp_path):
+    class Eager(ClassificationObjective):
+        captures = False
+
+    device, trained = torch.device("cuda"), {}
+    pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
+    for kind in (ClassificationObjective, Eager):
+        net = small_net().to(device)
+        batches = Batches(pixels, np.arange(1, 9), np.arange(10) % 3, batch=3, seed=5, device=device)
+        summary = fit(kind(net), net, batches, Train(20, 3, 1e-2, warmup=2), tmp_path / kind.__name__, name="toy", precision="fp32")
+        trained[kind] = [p.detach().cpu() for p in net.parameters()] + [net[1].running_mean.cpu(), torch.tensor(summary["loss"])]
+    for a, b in zip(*trained.values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
