@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ppfer.config import PpferError
 
+WHOLE = ("cuda",)  # devices where one product with a whole matrix beats many small operations
 AXES = {"hw": (3, 4), "t": (1,), "thw": (1, 3, 4)}  # which dimensions of (B, T, 3, H, W) each option transforms
 
 # One letter per transformed axis, a = average and d = detail, in the order of AXES. The spatial order is wavedec2's.
@@ -131,8 +132,9 @@ class BandSplit(nn.Module):
         rest, so that undoing the two affine maps (`coefficients`) and adding gives the frames.
 
     It has no parameters and no state: matrices are computed once per size in float64 and shared. float64 frames are
-    transformed in float64, all others in float32, whatever autocast says. With TF32 matrix products allowed, wavelets
-    other than Haar on even sizes are exact only to TF32.
+    transformed in float64, all others in float32, whatever autocast says. Where TF32 matrix products are allowed (by
+    default they are not), it is exact only to TF32. On a GPU one level along height and width is two products with whole
+    matrices; elsewhere Haar is sums and differences, and the matrices of other wavelets are cut into tiles.
 
     Args:
         wavelet: Any discrete wavelet of PyWavelets.
@@ -193,8 +195,11 @@ class BandSplit(nn.Module):
         plan = self._plan(frames.shape, frames.device, frames.dtype)
         with torch.autocast(frames.device.type, enabled=False):
             x = frames.to(plan.dtype).reshape(-1, plan.sizes[0], 3, *plan.sizes[1:])  # (B, T, 3, H, W)
-            raw = _project(x, plan) if self.form == "image" else _analyse(x, plan)
-            low, *high = (_affine(r, b.gain * b.scale, b.offset) for r, b in zip(raw, plan.bands))
+            if plan.whole:
+                low, *high = _analyse_whole(x, plan.whole)
+            else:
+                raw = _project(x, plan) if self.form == "image" else _analyse(x, plan)
+                low, *high = (_affine(r, b.gain * b.scale, b.offset) for r, b in zip(raw, plan.bands))
             h, w = plan.high[1:]
             high = _cat([_pad(y, h, w) for y in high], dim=1)  # (B, sum of T_j, 3, h, w)
         return low.flatten(0, 1).to(frames.dtype), high.flatten(0, 1).to(frames.dtype)
@@ -216,8 +221,11 @@ class BandSplit(nn.Module):
         """
         parts, plan, shape = self._unfold(low, high, like)
         with torch.autocast(low.device.type, enabled=False):
-            raw = [_affine(p, b.gain / b.scale, -b.gain * b.offset / b.scale) for p, b in zip(parts, plan.bands)]
-            x = raw[0] + raw[1] if self.form == "image" else _synthesise(raw, plan)  # (B, T, 3, H, W)
+            if plan.whole:
+                x = _synthesise_whole(parts, plan.whole)
+            else:
+                raw = [_affine(p, b.gain / b.scale, -b.gain * b.offset / b.scale) for p, b in zip(parts, plan.bands)]
+                x = raw[0] + raw[1] if self.form == "image" else _synthesise(raw, plan)  # (B, T, 3, H, W)
         return x.reshape(shape).to(torch.promote_types(low.dtype, high.dtype))
 
     def coefficients(
@@ -306,6 +314,15 @@ class _Tile:
 
 
 @dataclass(frozen=True)
+class _Whole:
+    analysis: tuple[Tensor, Tensor]  # A of height and of width, each over its largest entry
+    synthesis: tuple[Tensor, Tensor]  # S of both
+    scale: Tensor  # of every coefficient's sub-band, laid out as A X Aᵀ is
+    gain: Tensor  # the same times both largest entries
+    offset: Tensor
+
+
+@dataclass(frozen=True)
 class _Plan:
     sizes: tuple[int, int, int]  # T, H, W of one clip; T = 1 when time is not split
     dtype: torch.dtype
@@ -315,6 +332,7 @@ class _Plan:
     keys: tuple[str, ...] = ()  # subband form: the details of one level
     steps: tuple = ()  # subband form: per level, finest first, per dimension (tiles of A, tiles of S), or None for Haar
     projections: tuple[Tensor, ...] = ()  # image form: per dimension P = S[:, :m0] A[:m0]
+    whole: _Whole | None = None
 
 
 @torch.compiler.assume_constant_result
@@ -362,7 +380,17 @@ def _cached_plan(wavelet, level, mode, form, axes, sizes, device, dtype) -> _Pla
         details = [_band(shape, -bounds[key], bounds[key], gain) for key in keys] + details
     bands = (_band(shape, *ranges["a" * len(dims)], gain), *details)
     high = sum(b.shape[0] for b in details), max(b.shape[1] for b in details), max(b.shape[2] for b in details)
-    return _Plan(sizes, dtype, dims, bands, high, keys, tuple(steps))
+    whole = None
+    if device.type in WHOLE and axes == "hw" and level == 1:
+        names = "aa", *keys
+        layout = [[bands[names.index(rows + columns)] for columns in "ad"] for rows in "ad"]
+        spread = torch.ones(shape[1:], dtype=torch.float64)
+        scale, offset = (torch.cat([torch.cat([spread * getattr(b, field) for b in row], 1) for row in layout]) for field in ("scale", "offset"))
+        forth, back = ([make(n, *options) for n in sizes[1:]] for make in (analysis_matrix, synthesis_matrix))
+        most = [m.abs().max().item() for m in forth]  # taken out of them: Haar's become 1 and -1, and equal pixels exactly grey
+        whole = _Whole(tuple(on_device(m / x) for m, x in zip(forth, most)), tuple(map(on_device, back)), on_device(scale),
+                       on_device(scale * math.prod(most)), on_device(offset))
+    return _Plan(sizes, dtype, dims, bands, high, keys, tuple(steps), whole=whole)
 
 
 def _tiles(n: int, wavelet: str, mode: str, on_device) -> tuple[list[_Tile], list[_Tile]]:
@@ -478,6 +506,22 @@ def _analyse(x: Tensor, plan: _Plan) -> list[Tensor]:
         x = bands["a" * len(plan.dims)]
         details = [bands[key] for key in plan.keys] + details
     return [x, *details]
+
+
+def _analyse_whole(x: Tensor, whole: _Whole) -> list[Tensor]:
+    """(B, 1, 3, H, W) to all sub-bands, affine map included, each (B, 1, 3, h, w)."""
+    rows, columns = whole.analysis
+    y = torch.addcmul(whole.offset, rows @ (x[:, 0] @ columns.T), whole.gain).unflatten(-2, (2, -1)).unflatten(-1, (2, -1))
+    y = y.permute(0, 4, 2, 1, 3, 5)  # (B, width's a or d, height's a or d, 3, h, w)
+    return [band.unsqueeze(1) for half in y.unbind(1) for band in half.unbind(1)]
+
+
+def _synthesise_whole(bands: list[Tensor], whole: _Whole) -> Tensor:
+    """The inverse of `_analyse_whole`."""
+    rows, columns = whole.synthesis
+    y = torch.cat(bands, 1).unflatten(1, (2, 2)).permute(0, 3, 2, 4, 1, 5)  # (B, 3, height's a or d, h, width's a or d, w)
+    y = (y.flatten(4).flatten(2, 3) - whole.offset) / whole.scale  # (B, 3, 2h, 2w)
+    return (rows @ (y @ columns.T)).unsqueeze(1)
 
 
 def _synthesise(bands: list[Tensor], plan: _Plan) -> Tensor:

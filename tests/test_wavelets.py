@@ -12,6 +12,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from ppfer import wavelets
 from ppfer.config import PpferError
 from ppfer.wavelets import NAMES, BandSplit, analysis_matrix, row_slices, synthesis_matrix
 
@@ -278,3 +279,20 @@ def test_a_level_too_deep_warns_and_still_reconstructs():
         back = bands.merge(*bands.split(x), like=x)
     assert any("level 4 of db5 is deep for an axis of length 19" in str(w.message) for w in caught)
     torch.testing.assert_close(back, x, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(("wavelet", "size"), [("haar", (16, 24)), ("haar", (15, 18)), ("db4", (32, 40)), ("bior2.2", (21, 16))])
+def test_whole_matrices_as_on_a_gpu_give_the_same_bands_frames_and_gradients(wavelet, size, monkeypatch):
+    frames = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    made = {}
+    for devices in (("cuda",), ("cuda", "cpu")):
+        monkeypatch.setattr(wavelets, "WHOLE", devices)
+        wavelets._cached_plan.cache_clear()
+        bands, x = BandSplit(wavelet), frames.clone().requires_grad_()
+        low, high = bands.split(x)
+        back = bands.merge(low.square(), high.square(), like=x)
+        made[devices] = low, high, back, *torch.autograd.grad(back.square().sum(), x)
+        torch.testing.assert_close(bands.merge(low, high, like=x), x, rtol=0, atol=1e-9)
+    wavelets._cached_plan.cache_clear()
+    for a, b in zip(*made.values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
