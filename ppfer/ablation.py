@@ -56,6 +56,7 @@ def joint(config: Config, where: str) -> Stage:
 
     def make(run: Run, folder: Path) -> dict:
         seed, parts, emotions = stage_seed(run, f"joint/{where}"), run.parts, run.labels("emotion")
+        run.put_aside()  # whole clips through U-Nets and an R3D network take much memory
         enhancer, recognizer = start_enhancer(run, where), new_recognizer(config, len(run.classes("emotion")))
         recognizer.load_state_dict(run.get("recognizer/none").state_dict())
         objective = JointObjective(enhancer, trainable(recognizer, run), config.adaptation.label_smoothing)

@@ -302,6 +302,7 @@ def tradeoff(config: Config) -> Stage:
 
     def make(run: Run, folder: Path) -> dict:
         seed, parts, emotions = stage_seed(run, "tradeoff"), run.parts, run.labels("emotion")
+        run.put_aside()  # whole clips through a U-Net and an R3D network: the hungriest of all stages
         anonymizer = start_enhancer(run, "frames")
         recognizer, budget = new_recognizer(config, len(run.classes("emotion"))), new_budget(config)
         recognizer.load_state_dict(run.get("recognizer/none").state_dict())

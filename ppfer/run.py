@@ -224,16 +224,20 @@ class Run:
         """
         name = "clips" if name == "protected/none" else name
         if name not in self._tensors:
-            for old in [n for n in self._tensors if n.startswith("protected/")] if self.device.type == "cuda" else []:
-                if torch.cuda.memory_allocated(self.device) > torch.cuda.get_device_properties(self.device).total_memory / 5:
-                    del self._tensors[old]
-                    self._results[old].offload()
+            self.put_aside(0.2)
             for old in [n for n in self._results if n.startswith("protected/") and n != name]:
                 if psutil.virtual_memory().available < 4 * self.get("clips").clips.nbytes:
                     self._tensors.pop(old, None)
                     del self._results[old]
             self._tensors[name] = self.get(name).to(self.device)
         return self._tensors[name]
+
+    def put_aside(self, share: float = 0.0) -> None:
+        """Move protected clips from the GPU to main memory, the oldest first, while more than this share of the GPU is taken."""
+        for old in [n for n in self._tensors if n.startswith("protected/")] if self.device.type == "cuda" else []:
+            if torch.cuda.memory_allocated(self.device) > share * torch.cuda.get_device_properties(self.device).total_memory:
+                del self._tensors[old]
+                self._results[old].offload()
 
 
 def run_name(config: Config) -> str:

@@ -121,3 +121,14 @@ def test_finished_lists_what_was_made(made, tmp_path):
     listed = run.finished()
     assert set(listed) == {"first", "second/a"} and listed["first"]["device"].startswith("CPU")
     assert listed["second/a"]["key"] == run.key("second/a") and listed["first"]["seconds"] >= 0
+
+
+def test_protected_clips_make_room_where_memory_is_short(tiny_run, monkeypatch):
+    from types import SimpleNamespace
+
+    run = type(tiny_run)(tiny_run.config, tiny_run.dir.parent, "cpu")
+    first = run.tensor("protected/enhanced").clone()
+    monkeypatch.setattr("ppfer.run.psutil.virtual_memory", lambda: SimpleNamespace(available=0))
+    run.tensor("protected/ppfer")
+    assert "protected/enhanced" not in run._tensors and "protected/enhanced" not in run._results
+    assert torch.equal(run.tensor("protected/enhanced"), first)

@@ -87,8 +87,9 @@ def run(device: str | torch.device = "cpu") -> list[dict]:
                                        peer_name, "ms", device_name(device), smaller=True,
                                        share_of_floor=round(4 * x.nbytes * (2 if train else 1) / rate * 1e3 / ours, 3),
                                        **({"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)} if gpu else {})))
+                common.keep(rows, "bands")
     return rows
 
 
 if __name__ == "__main__":
-    common.keep(run(common.pick_device(sys.argv)), "bands")
+    run(common.pick_device(sys.argv))

@@ -53,8 +53,8 @@ def peer_rate(objective: torch.nn.Module, data: Clips, batch: int, device: torch
     objective.to(device).train()
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-4)
     batches = iter(DataLoader(data, batch, num_workers=8 if device.type == "cuda" else 0, pin_memory=device.type == "cuda"))
-    for step in range(steps + 2):
-        if step == 2:
+    for step in range(steps + 3):
+        if step == 3:
             wait(device)
             began = time.perf_counter()
         pixels, labels = (x.to(device, non_blocking=True) for x in next(batches))
@@ -140,7 +140,7 @@ def run(device: torch.device) -> list[dict]:
             ours, memory = our_rate(build(), batches, setting, device, steps, compiled), peak.take()
             if not compiled:
                 operations = cost.count(build, stages.band_split(config), setting.batch, cost.sample(config, frames))[0] / setting.batch
-                rate = peer_rate(build(), Clips(clips, labels, frames), setting.batch, device, 10 if gpu else 4)
+                rate = peer_rate(build(), Clips(clips, labels, frames), setting.batch, device, (40 if frames else 10) if gpu else 4)  # more than the loader's workers hold ready
                 peers[name] = rate, operations, peak.take()
             rate, operations, their_memory = peers[name]
             more = {"share_of_matrix_rate": round(operations * ours / ceiling, 3)}

@@ -38,4 +38,3 @@ def keep(rows: list[dict], name: str) -> None:
     others = [r for r in json.loads(path.read_text()) if r["device"] != rows[0]["device"]] if path.exists() else []
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(others + rows, indent=1, ensure_ascii=False) + "\n")
-    print(f"wrote figures/bench/{name}.json")
