@@ -7,6 +7,7 @@ compensation, with or without its controller). Stage: joint/<bands|frames>, enha
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,9 +179,8 @@ def compare(run: Run) -> None:
         rows = make()
         if is_main() and rows:
             evaluate.write_table(rows, folder, name)
-        if is_main() and name == "table1":
-            paper.figure1(rows).savefig(folder / "figure1.svg")
     if is_main():
+        paper.figure1(json.loads((folder / "table1.json").read_text())).savefig(folder / "figure1.svg")
         (folder / "discrepancies.md").write_text(paper.discrepancies(folder))
 
 

@@ -131,12 +131,12 @@ def _run(args: argparse.Namespace) -> None:
     if args.no_notebooks:
         from ppfer import ablation, tables
 
-        if args.notebooks != "tables":
-            tables.run_all(context)
-            if args.in_place and is_main():  # now: the comparisons take longer, and may be stopped
+        parts = [tables.run_all] if args.notebooks != "tables" else []
+        parts += [ablation.compare] if args.notebooks in ("tables", "all") else []
+        for part in parts:
+            part(context)
+            if args.in_place and is_main():  # at once: the comparisons take longer, and may be stopped
                 publish(context)
-        if args.notebooks in ("tables", "all"):
-            ablation.compare(context)
     else:
         chosen = notebooks(args.notebooks)
         for number, path in enumerate(chosen, 1):
@@ -145,8 +145,8 @@ def _run(args: argparse.Namespace) -> None:
                     runs_dir=args.runs_dir.resolve(), settings=settings)
             if args.in_place:
                 keep(context.dir / "notebooks" / path.name, path)
-    if args.in_place and is_main():
-        publish(context)
+        if args.in_place:
+            publish(context)
     if is_main():
         _report(context, time.monotonic() - began, executed=not args.no_notebooks)
 

@@ -151,7 +151,7 @@ PROFILES: dict[str, Config] = {
         ),
         identity=Train(800, 256, 1e-3),
         pretrain=Train(300, 64, 1e-3, weight_decay=0.0, evals=2),
-        privacy=Train(60, 64, 5e-5, weight_decay=0.0, evals=15),  # private within some 40 steps: look often, step lightly
+        privacy=Train(60, 64, 5e-5, weight_decay=0.0, evals=15),  # private within some 20 steps: look often, step lightly
         privacy_slack=0.005,
         expression=Train(600, 256, 1e-3, label_smoothing=0.1, colour=0.4),
         compensation=Train(240, 128, 2e-4, weight_decay=0.0, evals=6),

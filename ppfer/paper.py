@@ -144,8 +144,15 @@ def figure1(rows: Sequence[dict]) -> Figure:
     theirs = {i: TABLE1[row["approach"]] for i, row in enumerate(drawn, 1) if row["approach"] in TABLE1}
     axis.scatter([p["plr"] for p in theirs.values()], [p["acc"] for p in theirs.values()], marker="x", color="0.45", s=40,
                  label="the paper's, on CREMA-D", zorder=2)
+    named: list[tuple[float, float, list[str]]] = []  # points too close for a number each share a label
     for i, (x, y) in enumerate(zip(frozen, accuracy, strict=True), 1):
-        axis.annotate(str(i), (x, y), (-3, 7), textcoords="offset points", fontsize=9, weight="bold")
+        near = next((numbers for u, v, numbers in named if abs(x - u) < 4 and abs(y - v) < 4), None)
+        if near is None:
+            named.append((x, y, [str(i)]))
+        else:
+            near.append(str(i))
+    for x, y, numbers in named:
+        axis.annotate(", ".join(numbers), (x, y), (-3, 7), textcoords="offset points", fontsize=9, weight="bold")
     for i, point in theirs.items():
         axis.annotate(str(i), (point["plr"], point["acc"]), (5, -9), textcoords="offset points", fontsize=8, color="0.45", style="italic")
     axis.set(xlabel="privacy leakage ratio, % (lower is better)", ylabel="accuracy of F_u, % (higher is better)", xlim=(-3, 105), ylim=(0, 105))

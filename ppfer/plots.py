@@ -112,9 +112,10 @@ def curves(runs: Mapping[str, Sequence[dict]], keys: Sequence[str], *, reference
 
     figure, axes = plt.subplots(1, len(keys), figsize=(NARROW * len(keys), 2.6), squeeze=False, layout="constrained")
     for axis, key in zip(axes[0], keys, strict=True):
-        for i, (marker, (label, rows)) in enumerate(zip(MARKERS * 9, runs.items(), strict=False)):
+        for i, (label, rows) in enumerate(runs.items()):  # a run keeps its colour where another has no such key
             points = [(r["step"], r[key]) for r in rows if key in r]
-            axis.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=label, color=f"C{i}") if points else None
+            style = {"marker": MARKERS[i % len(MARKERS)], "color": f"C{i}", "markersize": 4}
+            axis.plot(*zip(*points, strict=True), label=label, **style) if points else None
         if reference and key in reference:
             axis.axhline(reference[key], color="0.3", linestyle="--", linewidth=1)
         axis.set(xlabel="step", title=key)

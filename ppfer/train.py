@@ -265,6 +265,8 @@ def fit(objective: nn.Module, net: nn.Module, batches: Callable[[int], tuple], c
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         objective.load_state_dict(saved["objective"])
+        for theirs, own in zip(saved["optimizer"]["param_groups"], optimizer.param_groups, strict=True):
+            theirs.update({key: own[key] for key in ("lr", "fused", "capturable")})  # they belong to the device, and that may be another now
         optimizer.load_state_dict(saved["optimizer"])
         state = saved["state"]
         rows = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= state["step"]] if log.exists() else []

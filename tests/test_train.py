@@ -110,6 +110,29 @@ def test_resumed_equals_uninterrupted(tmp_path, number):
     assert not (tmp_path / "parts" / "checkpoint.pt").exists()
 
 
+def test_a_checkpoint_of_another_device_is_resumed(tmp_path):
+    """A GPU's optimizer keeps its rate in a tensor and is fused; the stage may go on where neither exists."""
+    out, config, stopped = tmp_path / "toy", Train(6, 3, 1e-2), []
+
+    def feed(step):
+        if step == 3 and not stopped:
+            stopped.append(step)
+            os.kill(os.getpid(), signal.SIGINT)
+        return toy()(step)
+
+    nets_made = [small_net(), small_net()]
+    with pytest.raises(KeyboardInterrupt):
+        fit(ClassificationObjective(nets_made[0]), nets_made[0], feed, config, out, name="toy")
+    saved = torch.load(out / "checkpoint.pt", weights_only=True)
+    saved["optimizer"]["param_groups"][0].update(lr=torch.tensor(1e-2), fused=True, capturable=True)
+    torch.save(saved, out / "checkpoint.pt")
+    fit(ClassificationObjective(nets_made[1]), nets_made[1], feed, config, out, name="toy")
+    whole = small_net()
+    fit(ClassificationObjective(whole), whole, toy(), config, tmp_path / "whole", name="toy")
+    for a, b in zip(whole.state_dict().values(), nets_made[1].state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
 def test_the_best_evaluation_is_kept(tmp_path):
     net, scores, seen = small_net(), iter([3.0, 1.0, 2.0]), []
 

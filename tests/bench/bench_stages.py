@@ -106,21 +106,16 @@ def bands_seconds(name: str, bands: torch.nn.Module, pixels: torch.Tensor, devic
     return statistics.median(times)
 
 
-class Peak:
-    """GiB of GPU memory at most since the last `take`; 0 elsewhere."""
-
-    def __init__(self, gpu: bool):
-        self.gpu = gpu
-
-    def take(self) -> float:
-        if not self.gpu:
-            return 0.0
-        peak = torch.cuda.max_memory_allocated() / 2**30
-        torch._dynamo.reset()
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        return round(peak, 2)
+def take_peak() -> float:
+    """GiB of GPU memory at most since the last call, which leaves nothing of it behind; 0 without a GPU."""
+    if not torch.cuda.is_available():
+        return 0.0
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    torch.compiler.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return round(peak, 2)
 
 
 def run(device: torch.device) -> list[dict]:
@@ -130,18 +125,19 @@ def run(device: torch.device) -> list[dict]:
     rng = np.random.default_rng(0)
     clips = rng.integers(0, 255, (CLIPS, config.frames, 3, config.size, config.size), dtype=np.uint8)
     on_device, labels = torch.from_numpy(clips).to(device), rng.integers(0, 6, CLIPS)
-    bands, ceiling, rows, peers, peak = stages.band_split(config).to(device), matrix_rate(device), [], {}, Peak(gpu)
+    bands, ceiling, rows, peers = stages.band_split(config).to(device), matrix_rate(device), [], {}
     chosen = {name: made for name, made in cost.objectives(config, ACTORS).items() if name not in SAME}
     for compiled in (False, True) if gpu else (False,):
         for name, (build, setting, frames) in chosen.items():
             batches = train.Batches(on_device, np.arange(CLIPS), labels, batch=setting.batch, seed=0, device=device, frames=frames)
-            peak.take()
+            take_peak()
             steps = (200 if frames else 80) if gpu else 8  # enough that a line of the log covers several
-            ours, memory = our_rate(build(), batches, setting, device, steps, compiled), peak.take()
+            ours, memory = our_rate(build(), batches, setting, device, steps, compiled), take_peak()
             if not compiled:
                 operations = cost.count(build, stages.band_split(config), setting.batch, cost.sample(config, frames))[0] / setting.batch
-                rate = peer_rate(build(), Clips(clips, labels, frames), setting.batch, device, (40 if frames else 10) if gpu else 4)  # more than the loader's workers hold ready
-                peers[name] = rate, operations, peak.take()
+                steps = (40 if frames else 10) if gpu else 4  # more than the loader's workers hold ready
+                rate = peer_rate(build(), Clips(clips, labels, frames), setting.batch, device, steps)
+                peers[name] = rate, operations, take_peak()
             rate, operations, their_memory = peers[name]
             more = {"share_of_matrix_rate": round(operations * ours / ceiling, 3)}
             if name in BANDS:
@@ -152,12 +148,12 @@ def run(device: torch.device) -> list[dict]:
                                    f"{'frames' if frames else 'clips'}/s", device_name(device), **more))
             common.keep(rows, "stages")
         if gpu and not compiled and importlib.util.find_spec("diffusers"):
-            rows.append(latent_row(device, peak))
+            rows.append(latent_row(device))
             common.keep(rows, "stages")
     return rows
 
 
-def latent_row(device: torch.device, peak: Peak) -> dict:
+def latent_row(device: torch.device) -> dict:
     """U-ViT-H/2 between Stable Diffusion's autoencoder and C_fc: a training step on 32 frames of 256², blocks recomputed."""
     count = 32
     with device:
@@ -179,9 +175,9 @@ def latent_row(device: torch.device, peak: Peak) -> dict:
         wait(device)
         return 3 * some / (time.perf_counter() - began)
 
-    peak.take()
-    ours, memory = rate(count, "auto"), peak.take()
-    peer, their_memory = rate(count // 4, "fp32"), peak.take()  # 32 frames in float32 do not fit
+    take_peak()
+    ours, memory = rate(count, "auto"), take_peak()
+    peer, their_memory = rate(count // 4, "fp32"), take_peak()  # 32 frames in float32 do not fit
     return common.row(f"compensation by U-ViT-H/2 and the autoencoder, 256², batch {count}", ours, peer, f"fp32, batch {count // 4}", "frames/s",
                       device_name(device), peak_gib=[memory, their_memory])
 
