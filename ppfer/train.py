@@ -112,14 +112,21 @@ class Batches:
         tint = gain[:, None] * (1 + self.colour * (2 * torch.rand(self.batch, 3, generator=g) - 1))
         shift = torch.randint(0, 1 + self.clips.shape[-1] // 8, (2,), generator=g).tolist()
         mine = slice(self.rank * self.batch // self.world, (self.rank + 1) * self.batch // self.world)
-        ids, pick, flip, tint = (x[mine].to(self.clips.device) for x in (ids, pick, flip, tint))
-        pixels = self.clips[ids, pick] if self.frames else self.clips[ids]
-        pixels = pixels.to(self.device, non_blocking=True).float().div_(255)
-        if self.augment:
-            flip, tint = flip.to(self.device), tint.to(self.device)
-            pixels = augment(pixels, flip, tint if self.frames else torch.ones_like(tint), shift)
-        ids = ids.to(self.device)
-        return (pixels, *(y[ids] for y in self.labels))
+        there, here = self.clips.device, self.device
+        ids, pick, flip, tint = (x[mine] for x in (ids, pick, flip, tint))
+        where = send(ids, there)
+        pixels = (self.clips[where, send(pick, there)] if self.frames else self.clips[where]).to(here, non_blocking=True)
+        if self.augment:  # moved while a pixel is a byte
+            pixels = move(pixels, send(flip, here), shift)
+        pixels = pixels.float().div_(255)
+        if self.augment and self.frames:
+            pixels = tinted(pixels, send(tint, here))
+        return (pixels, *(y[where.to(here)] for y in self.labels))
+
+
+def send(small: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor to a device without waiting for what the device has still to do: from pageable memory a copy would."""
+    return small.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else small.to(device)
 
 
 def _generator(seed: int, step: int) -> torch.Generator:
@@ -133,16 +140,23 @@ def augment(pixels: Tensor, flip: Tensor, tint: Tensor, shift: list[int]) -> Ten
         pixels: (B, ..., 3, H, W) in [0, 1].
         flip: (B,) bool. tint: (B, 3) factors. shift: two integers in [0, H/8]; H/16 is no shift.
     """
-    shape = (-1,) + (1,) * (pixels.dim() - 1)
-    pixels = torch.where(flip.view(shape), pixels.flip(-1), pixels)
-    tint = tint.view(len(pixels), *(1,) * (pixels.dim() - 4), 3, 1, 1)
-    pixels = (pixels * tint).clamp_(0, 1)
-    size, pad = pixels.shape[-1], pixels.shape[-1] // 16
-    if pad:
-        flat = F.pad(pixels.flatten(0, -4), (pad,) * 4, mode="replicate")
-        y, x = min(shift[0], 2 * pad), min(shift[1], 2 * pad)
-        pixels = flat[..., y : y + pixels.shape[-2], x : x + size].reshape(pixels.shape)
+    return tinted(move(pixels, flip, shift), tint)
+
+
+def move(pixels: Tensor, flip: Tensor, shift: list[int]) -> Tensor:
+    """The geometry of `augment`, on pixels of any type: what leaves the picture is lost, the border is repeated."""
+    pixels = torch.where(flip.view(-1, *(1,) * (pixels.dim() - 1)), pixels.flip(-1), pixels)
+    for dim, by in zip((-2, -1), shift, strict=True):
+        size, pad = pixels.shape[dim], pixels.shape[-1] // 16
+        if by := min(by, 2 * pad) - pad:
+            here = (torch.arange(size, device=pixels.device) + by).clamp_(0, size - 1)
+            pixels = pixels.index_select(dim, here)
     return pixels
+
+
+def tinted(pixels: Tensor, tint: Tensor) -> Tensor:
+    """The colours of `augment`: (B, ..., 3, H, W) times (B, 3), kept in [0, 1]."""
+    return (pixels * tint.view(len(pixels), *(1,) * (pixels.dim() - 4), 3, 1, 1)).clamp_(0, 1)
 
 
 def learning_rate(step: int, config: Train) -> float:
