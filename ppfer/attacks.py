@@ -48,6 +48,8 @@ class Recovery(nn.Module):
 class RecoveryObjective(nn.Module):
     """L1 between the U-Net's guess and the original frame (paper §4.5)."""
 
+    captures = True  # see `train.fit`
+
     def __init__(self, net: nn.Module):
         super().__init__()
         self.net = net

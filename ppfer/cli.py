@@ -343,10 +343,10 @@ def _cost(args: argparse.Namespace) -> None:
 
 
 def _protect(args: argparse.Namespace) -> None:
-    from ppfer.protect import protect_videos
+    from ppfer.protect import compiled, protect_videos
     from ppfer.tables import protector_named
 
     context = _context(args)
-    protector = protector_named("ppfer").build(context)
-    protect_videos(protector, args.videos, args.out, size=context.config.size, device=context.device,
-                   precision=context.config.precision)
+    protector, batch = protector_named("ppfer").build(context), 4
+    protect_videos(compiled(protector, batch) if context.config.compile else protector, args.videos, args.out, size=context.config.size,
+                   device=context.device, batch=batch, precision=context.config.precision)

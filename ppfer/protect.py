@@ -131,7 +131,6 @@ class PPFER(nn.Module):
         return self.compensator(frames).float().clamp(0, 1).view_as(protected)
 
 
-@torch.inference_mode()
 def protect(protector: Protector, clips: Tensor, *, name: str = "protector", precision: str = "auto") -> Tensor:
     """Run a protector and hold it to the protocol.
 
@@ -147,41 +146,81 @@ def protect(protector: Protector, clips: Tensor, *, name: str = "protector", pre
     Raises:
         PpferError: if the result has another shape, holds NaN or leaves [0, 1].
     """
+    return _checked(*_begin(protector, clips, name, precision), name)
+
+
+@torch.inference_mode()
+def _begin(protector: Protector, clips: Tensor, name: str, precision: str) -> tuple[Tensor, Tensor]:
+    """What `protect` returns, still unchecked, and its least and greatest value: nothing here waits for a GPU."""
     pixels = clips.float() / 255 if clips.dtype == torch.uint8 else clips.float()
     with autocast(clips.device, precision):
         out = protector(pixels).float()
     if out.shape != pixels.shape:
         raise PpferError(f"{name} returned shape {tuple(out.shape)} for clips of shape {tuple(pixels.shape)}; a protector keeps the shape")
-    low, high = out.amin().item(), out.amax().item()
+    return out.clamp(0, 1).mul_(255).round_().to(torch.uint8), torch.stack(out.aminmax())
+
+
+def _checked(made: Tensor, bounds: Tensor, name: str) -> Tensor:
+    low, high = bounds.tolist()
     if math.isnan(low) or math.isnan(high):
         raise PpferError(f"{name} returned NaN")
     if low < -1e-4 or high > 1 + 1e-4:
         raise PpferError(f"{name} left [0, 1]: its values reach from {low:.3f} to {high:.3f}")
-    return out.clamp(0, 1).mul(255).round_().to(torch.uint8)
+    return made
 
 
 def protect_all(protector: Protector, clips: Tensor, *, device: torch.device, batch: int, name: str,
                 on_batch: Callable[[int], None] | None = None, rows: bool = False, precision: str = "auto") -> Iterator[Tensor]:
     """Protect a whole (N, T, 3, H, W) uint8 tensor batch by batch; yields uint8 batches on `device`, in order.
 
+    A batch is begun before the one ahead of it is checked and given out, so that a GPU has always work.
+
     With `rows` the protector is called as ``protector(clips, rows)``, a range of the N: for one that knows more of a clip
     than its pixels, such as where the landmarks of the face are.
     """
     if isinstance(protector, nn.Module):
         protector.eval()
+    begun = None
     for start in range(0, len(clips), batch):
         here = range(start, min(len(clips), start + batch))
         apply = functools.partial(protector, rows=here) if rows else protector
-        yield protect(apply, clips[start : here.stop].to(device), name=name, precision=precision)
+        ahead, begun = begun, _begin(apply, clips[start : here.stop].to(device), name, precision)
+        if ahead:
+            yield _checked(*ahead, name)
+            if on_batch:
+                on_batch(start)
+    if begun:
+        yield _checked(*begun, name)
         if on_batch:
-            on_batch(min(len(clips), start + batch))
+            on_batch(len(clips))
+
+
+def compiled(protector: Protector, batch: int) -> Protector:
+    """A protector made of our networks under `torch.compile`, on a GPU; any other is returned as it is.
+
+    Half a minute's wait, then up to twice the frames a second: for many clips. Batches of fewer than `batch` clips are filled up,
+    so that one shape is compiled.
+    """
+    owner = getattr(protector, "__self__", protector)  # a method such as PPFER.compensate
+    if not isinstance(owner, (PrivacyEnhancer, FrameEnhancer, PPFER)) or next(owner.parameters()).device.type != "cuda":
+        return protector
+    owner.eval()
+    fast = torch.compile(protector, dynamic=False)
+
+    def apply(clips: Tensor) -> Tensor:
+        count = len(clips)
+        if count < batch:
+            clips = torch.cat([clips, clips[-1:].expand(batch - count, *clips.shape[1:])])
+        return fast(clips)[:count]
+
+    return apply
 
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".flv", ".m4v")
 
 
 def protect_videos(protector: Protector, source: Path, out: Path, *, size: int, device: torch.device, chunk: int = 16,
-                   precision: str = "auto") -> list[Path]:
+                   batch: int = 4, precision: str = "auto") -> list[Path]:
     """Protect a video file, or every video of a folder, frame for frame; sound is dropped, since a voice names its speaker.
 
     Colour keeps its full resolution in the files (`store.write_video`): at half, F_u reads the files clearly worse than the frames (notebook 12).
@@ -191,7 +230,8 @@ def protect_videos(protector: Protector, source: Path, out: Path, *, size: int, 
         source: a video or a folder.
         out: folder for ``<name>.mp4``; sub-folders are kept.
         size: side of the square centre crop the protector was trained at; the output has this size.
-        chunk: frames per pass.
+        chunk: frames of a clip, as the protector takes them.
+        batch: clips per pass.
         precision: see `ppfer.train.autocast`.
 
     Returns:
@@ -218,7 +258,7 @@ def protect_videos(protector: Protector, source: Path, out: Path, *, size: int, 
         length = len(frames)
         frames = torch.cat([frames, frames[-1:].expand(-length % chunk, -1, -1, -1)])  # whole chunks: time-axis bands need them
         clips = frames.view(-1, chunk, 3, size, size)  # (chunks, chunk, 3, S, S)
-        done = torch.cat([part.cpu() for part in protect_all(protector, clips, device=device, batch=4, name="protector", precision=precision)])
+        done = torch.cat([part.cpu() for part in protect_all(protector, clips, device=device, batch=batch, name="protector", precision=precision)])
         written.append(write_video((out / path.relative_to(root)).with_suffix(".mp4"), done.flatten(0, 1)[:length], fps, full_colour=True))
         progress.update(count, path.name)
     if failed:

@@ -97,6 +97,8 @@ class Run:
             self._begin(folder, key)
             wait_for_everyone()
             began = time.monotonic()
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
             if is_main() or not stage.alone:
                 self._finish(stage, folder, key, stage.make(self, folder), began)
             self._results.pop(name, None)
@@ -187,13 +189,15 @@ class Run:
             "seed": self.config.seed, "profile": self.config.profile, "seconds": round(time.monotonic() - began, 2), "device": device_name(self.device),
             "versions": versions(), "summary": summary,
         }
+        if self.device.type == "cuda":
+            manifest["peak_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 2)
         write_json(folder / "manifest.json", manifest)
 
     def finished(self) -> dict[str, dict]:
         """Stage → what its manifest says of its making, for all that is finished in the run's folder."""
         said = (json.loads(path.read_text()) for path in sorted(self.dir.rglob("manifest.json")))
         return {m["stage"]: {k: m["summary"][k] for k in ("steps", "best_step") if k in m["summary"]}
-                | {"training_seconds": m["summary"].get("seconds", 0)} | {k: m[k] for k in ("seconds", "seed", "device", "versions", "key")}
+                | {"training_seconds": m["summary"].get("seconds", 0)} | {k: m[k] for k in ("seconds", "peak_gib", "seed", "device", "versions", "key") if k in m}
                 for m in said if "stage" in m}
 
     # -- data ----------------------------------------------------------------------------------------------------

@@ -297,6 +297,8 @@ def identity(config: Config) -> Stage:
 class ReconstructionObjective(nn.Module):
     """L1 between a U-Net's output and its input, over both bands: F_hpr and F_lpr start identical (paper §3.2)."""
 
+    captures = True  # see `train.fit`
+
     def __init__(self, net: nn.Module, bands: BandSplit):
         super().__init__()
         self.net, self.bands = net, bands

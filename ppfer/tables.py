@@ -96,9 +96,10 @@ def protected(config: Config, name: str) -> Stage:
 
     def stream(run: Run):
         progress = Progress(f"protected/{name}", len(run.table))
-        built, clips = protector.build(run), run.tensor(f"protected/{protector.source or 'none'}")
-        return protect.protect_all(built.compensate if protector.source else built, clips, device=run.device, batch=16, name=name,
-                                   on_batch=progress.update, rows=protector.rows, precision=config.precision)
+        built, clips, batch = protector.build(run), run.tensor(f"protected/{protector.source or 'none'}"), 16
+        apply = built.compensate if protector.source else built
+        return protect.protect_all(protect.compiled(apply, batch) if config.compile else apply, clips, device=run.device, batch=batch,
+                                   name=name, on_batch=progress.update, rows=protector.rows, precision=config.precision)
 
     def make(run: Run, folder: Path) -> dict:
         if name == "none" or not config.keep_protected:

@@ -243,8 +243,8 @@ def fit(objective: nn.Module, net: nn.Module, batches: Callable[[int], tuple], c
     Args:
         objective: ``forward(*batch) -> loss``; contains `net`. Frozen parts must be `nets.freeze`-d. One that trains other
             networks at other steps has a true attribute ``alternates``; one whose step may be a CUDA graph, ``captures``.
-        compile: use `torch.compile` with CUDA graphs on a GPU: a minute's wait, then up to twice the speed. It pays in stages
-            of several minutes.
+        compile: fuse the step's kernels with `torch.compile` on a GPU: up to a minute's wait, so that it pays in stages of
+            several minutes.
         net: what is saved: ``weights.safetensors`` (best by `score`) and ``last.safetensors``.
         batches: step → batch; see `Batches`.
         out: stage folder; ``metrics.jsonl`` and ``checkpoint.pt`` live here. A checkpoint found there is resumed.
@@ -267,10 +267,10 @@ def fit(objective: nn.Module, net: nn.Module, batches: Callable[[int], tuple], c
     channels_last(objective)
     trained = [p for p in objective.parameters() if p.requires_grad]
     compiled = compile and device.type == "cuda" and not alternates
-    captured = device.type == "cuda" and not compiled and accelerator.num_processes == 1 and getattr(objective, "captures", False)
+    captured = device.type == "cuda" and accelerator.num_processes == 1 and getattr(objective, "captures", False)
     rate = torch.tensor(config.lr, device=device) if captured else config.lr  # a graph reads it from memory
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=config.weight_decay, fused=device.type == "cuda", capturable=captured)
-    wrapped = torch.compile(objective, mode="reduce-overhead") if compiled else objective
+    wrapped = torch.compile(objective) if compiled else objective
     wrapped, optimizer = accelerator.prepare(wrapped, optimizer)
 
     checkpoint, log = out / "checkpoint.pt", out / "metrics.jsonl"
@@ -321,8 +321,6 @@ def fit(objective: nn.Module, net: nn.Module, batches: Callable[[int], tuple], c
                 else:
                     group["lr"] = learning_rate(step, config)
             batch = batches(step)
-            if compiled:
-                torch.compiler.cudagraph_mark_step_begin()
             running, since = running + take(*batch).float(), since + 1
             done = step + 1
             row = {}

@@ -1,11 +1,11 @@
-"""Each training stage against a plain loop of the kind papers publish: ``python tests/bench/bench_stages.py [cpu|cuda]``.
+"""Each training stage against a plain loop of the kind papers publish: ``python tests/bench/bench_stages.py [cpu|cuda [STAGE …]]``.
 
 Both train the same objective on the same clips at the twin's size (the demo's on a CPU). Ours is `ppfer.train.fit` as the stages call
 it, timed between two lines of its own log, so that data path, augmentation and logging are in and compilation is not; on a GPU
 once as profile twin runs it and once with ``compile=true``, which pays in longer stages. The peer is eager float32 with a
 DataLoader over samples and plain AdamW. A row also says how much memory each took at most, which share of the device's bf16 matrix
-rate (measured here) ours reached, and which share of a step the transform takes. On a GPU a last row is one
-training step of the latent compensator at its real size, U-ViT-H/2 with random weights, where diffusers is installed.
+rate (measured here) ours reached, and which share of a step the transform takes. On a GPU stage "latent" is one training step of
+the latent compensator at its real size, U-ViT-H/2 with random weights, where diffusers is installed.
 """
 
 from __future__ import annotations
@@ -95,14 +95,24 @@ def matrix_rate(device: torch.device) -> float:
 
 
 def bands_seconds(name: str, bands: torch.nn.Module, pixels: torch.Tensor, device: torch.device) -> float:
-    """Seconds of a step that the transform takes; the identity stage splits half of its batch."""
-    pixels, times = pixels[len(pixels) // 2 :] if name == "identity" else pixels, []
+    """Seconds of a step that the transform takes; the identity stage splits half of its batch.
+
+    On a GPU the kernels alone are timed, as a CUDA graph: the steps that split frames are graphs too.
+    """
+    pixels, times, split = pixels[len(pixels) // 2 :] if name == "identity" else pixels, [], bands.split
+    split(pixels)
+    if device.type == "cuda":
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(20):
+                bands.split(pixels)
+        split = lambda _: graph.replay()  # noqa: E731
     for _ in range(20):
         wait(device)
         began = time.perf_counter()
-        bands.split(pixels)
+        split(pixels)
         wait(device)
-        times.append(time.perf_counter() - began)
+        times.append((time.perf_counter() - began) / (20 if device.type == "cuda" else 1))
     return statistics.median(times)
 
 
@@ -118,39 +128,34 @@ def take_peak() -> float:
     return round(peak, 2)
 
 
-def run(device: torch.device) -> list[dict]:
-    """Rows for every stage; samples are frames, or clips for F_u."""
+def run(device: torch.device, only: list[str]) -> None:
+    """Rows for every stage, or for those named; samples are frames, or clips for F_u."""
     gpu = device.type == "cuda"
     config = load_config("twin" if gpu else "demo")
     rng = np.random.default_rng(0)
     clips = rng.integers(0, 255, (CLIPS, config.frames, 3, config.size, config.size), dtype=np.uint8)
     on_device, labels = torch.from_numpy(clips).to(device), rng.integers(0, 6, CLIPS)
-    bands, ceiling, rows, peers = stages.band_split(config).to(device), matrix_rate(device), [], {}
-    chosen = {name: made for name, made in cost.objectives(config, ACTORS).items() if name not in SAME}
-    for compiled in (False, True) if gpu else (False,):
-        for name, (build, setting, frames) in chosen.items():
-            batches = train.Batches(on_device, np.arange(CLIPS), labels, batch=setting.batch, seed=0, device=device, frames=frames)
-            take_peak()
-            steps = (200 if frames else 80) if gpu else 8  # enough that a line of the log covers several
-            ours, memory = our_rate(build(), batches, setting, device, steps, compiled), take_peak()
-            if not compiled:
-                operations = cost.count(build, stages.band_split(config), setting.batch, cost.sample(config, frames))[0] / setting.batch
-                steps = (40 if frames else 10) if gpu else 4  # more than the loader's workers hold ready
-                rate = peer_rate(build(), Clips(clips, labels, frames), setting.batch, device, steps)
-                peers[name] = rate, operations, take_peak()
-            rate, operations, their_memory = peers[name]
+    bands, ceiling = stages.band_split(config).to(device), matrix_rate(device)
+    chosen = {name: made for name, made in cost.objectives(config, ACTORS).items() if name in only or not only and name not in SAME}
+    for name, (build, setting, frames) in chosen.items():
+        batches = train.Batches(on_device, np.arange(CLIPS), labels, batch=setting.batch, seed=0, device=device, frames=frames)
+        operations = cost.count(build, stages.band_split(config), setting.batch, cost.sample(config, frames))[0] / setting.batch
+        take_peak()
+        rate = peer_rate(build(), Clips(clips, labels, frames), setting.batch, device, (40 if frames else 10) if gpu else 4)  # more
+        their_memory, rows = take_peak(), []  # steps than the loader's workers hold ready
+        for compiled in (False, True) if gpu else (False,):
+            steps = min(setting.steps, 300 if frames else 120) if gpu else 8  # enough that a line of the log covers several
+            ours = our_rate(build(), batches, setting, device, steps, compiled)
             more = {"share_of_matrix_rate": round(operations * ours / ceiling, 3)}
+            if gpu:
+                more["peak_gib"] = [take_peak(), their_memory]
             if name in BANDS:
                 more["bands_share"] = round(bands_seconds(name, bands, batches(0)[0], device) * ours / setting.batch, 4)
-            if gpu:
-                more["peak_gib"] = [memory, their_memory]
             rows.append(common.row(f"{name}, batch {setting.batch}{', compiled' if compiled else ''}", ours, rate, "eager fp32 DataLoader loop",
                                    f"{'frames' if frames else 'clips'}/s", device_name(device), **more))
             common.keep(rows, "stages")
-        if gpu and not compiled and importlib.util.find_spec("diffusers"):
-            rows.append(latent_row(device))
-            common.keep(rows, "stages")
-    return rows
+    if gpu and importlib.util.find_spec("diffusers") and (not only or "latent" in only):
+        common.keep([latent_row(device)], "stages")
 
 
 def latent_row(device: torch.device) -> dict:
@@ -183,4 +188,4 @@ def latent_row(device: torch.device) -> dict:
 
 
 if __name__ == "__main__":
-    run(common.pick_device(sys.argv))
+    run(common.pick_device(sys.argv), sys.argv[2:])

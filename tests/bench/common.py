@@ -1,7 +1,7 @@
 """What the benchmarks share: rows, ratios and where they are kept.
 
 A row is ``{"what", "ours", "peer", "peer_name", "unit", "ratio", "device"}``; a ratio above 1 means ours is better. Rows of
-other devices already in the file stay.
+other devices or other things already in the file stay.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ def row(what: str, ours: float, peer: float, peer_name: str, unit: str, device: 
 
 
 def keep(rows: list[dict], name: str) -> None:
-    """Write the rows to figures/bench/<name>.json beside those of other devices."""
+    """Write the rows to figures/bench/<name>.json, each in place of an older one of the same thing and device."""
     path = FOLDER / f"{name}.json"
-    others = [r for r in json.loads(path.read_text()) if r["device"] != rows[0]["device"]] if path.exists() else []
+    kept = {(r["device"], r["what"]): r for r in (json.loads(path.read_text()) if path.exists() else [])}
+    kept |= {(r["device"], r["what"]): r for r in rows}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(others + rows, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(list(kept.values()), indent=1, ensure_ascii=False) + "\n")
