@@ -5,7 +5,6 @@ The U-ViT and the compensators around it live in `ppfer.uvit`.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import types
@@ -37,15 +36,10 @@ def _double_conv(channels: int, mid: int, out: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-@torch.compiler.assume_constant_result
-def _interpolation(*options) -> Tensor:
-    return _cached_interpolation(*options)
-
-
-@functools.lru_cache(maxsize=64)
-def _cached_interpolation(n: int, m: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
-        return F.interpolate(torch.eye(n, dtype=torch.float64)[None], size=m, mode="linear", align_corners=True)[0].T.contiguous().to(device, dtype)
+def _interpolation(n: int, m: int, like: Tensor) -> Tensor:
+    """U of one axis, (m, n): a hat of width 1 around where each of m points lies among n."""
+    at = torch.arange(m, device=like.device, dtype=torch.float64) * ((n - 1) / max(1, m - 1))
+    return (1 - (at[:, None] - torch.arange(n, device=like.device)).abs()).clamp_(min=0).to(like.dtype)
 
 
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -56,7 +50,7 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     """
     if x.device.type not in MATRIX_UNITS:
         return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
-    rows, columns = (_interpolation(n, m, x.device, x.dtype) for n, m in zip(x.shape[-2:], size, strict=True))
+    rows, columns = (_interpolation(n, m, x) for n, m in zip(x.shape[-2:], size, strict=True))
     x = x.permute(0, 2, 3, 1)  # (N, h, w, C): how a channels-last tensor lies in memory
     x = torch.bmm(rows.expand(len(x), -1, -1), x.flatten(2)).view(len(x), size[0], *x.shape[2:])  # (N, H, w, C)
     x = torch.bmm(columns.expand(len(x) * size[0], -1, -1), x.flatten(0, 1)).unflatten(0, (len(x), size[0]))  # (N, H, W, C)
