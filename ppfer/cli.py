@@ -343,10 +343,10 @@ def _cost(args: argparse.Namespace) -> None:
 
 
 def _protect(args: argparse.Namespace) -> None:
-    from ppfer.protect import compiled, protect_videos
+    from ppfer.protect import deployed, protect_videos
     from ppfer.tables import protector_named
 
     context = _context(args)
-    protector, batch = protector_named("ppfer").build(context), 4
-    protect_videos(compiled(protector, batch) if context.config.compile else protector, args.videos, args.out, size=context.config.size,
-                   device=context.device, batch=batch, precision=context.config.precision)
+    config, batch = context.config, 4
+    protector = deployed(protector_named("ppfer").build(context), batch, precision=config.precision, compile=config.compile)
+    protect_videos(protector, args.videos, args.out, size=config.size, device=context.device, batch=batch, precision=config.precision)

@@ -5,6 +5,7 @@ The U-ViT and the compensators around it live in `ppfer.uvit`.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import types
@@ -52,8 +53,9 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
         return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
     rows, columns = (_interpolation(n, m, x) for n, m in zip(x.shape[-2:], size, strict=True))
     x = x.permute(0, 2, 3, 1)  # (N, h, w, C): how a channels-last tensor lies in memory
-    x = torch.bmm(rows.expand(len(x), -1, -1), x.flatten(2)).view(len(x), size[0], *x.shape[2:])  # (N, H, w, C)
-    x = torch.bmm(columns.expand(len(x) * size[0], -1, -1), x.flatten(0, 1)).unflatten(0, (len(x), size[0]))  # (N, H, W, C)
+    count, height = x.shape[:2]
+    x = torch.bmm(columns.expand(count * height, -1, -1), x.flatten(0, 1)).unflatten(0, (count, height))  # (N, h, W, C)
+    x = torch.bmm(rows.expand(count, -1, -1), x.flatten(2)).unflatten(-1, x.shape[2:])  # (N, H, W, C)
     return x.permute(0, 3, 1, 2)
 
 
@@ -304,6 +306,17 @@ def freeze(module: nn.Module) -> nn.Module:
     module.requires_grad_(False).eval()
     for part in module.modules():
         part.train = types.MethodType(_stay_in_eval, part)
+    return module
+
+
+def fold_batchnorm(module: nn.Module) -> nn.Module:
+    """Take every BatchNorm that follows a convolution in a sequence into that convolution, in place; for evaluation only."""
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    for part in module.modules():
+        for i, (first, second) in enumerate(itertools.pairwise(part) if isinstance(part, nn.Sequential) else ()):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                part[i], part[i + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
     return module
 
 

@@ -97,9 +97,9 @@ def protected(config: Config, name: str) -> Stage:
     def stream(run: Run):
         progress = Progress(f"protected/{name}", len(run.table))
         built, clips, batch = protector.build(run), run.tensor(f"protected/{protector.source or 'none'}"), 16
-        apply = built.compensate if protector.source else built
-        return protect.protect_all(protect.compiled(apply, batch) if config.compile else apply, clips, device=run.device, batch=batch,
-                                   name=name, on_batch=progress.update, rows=protector.rows, precision=config.precision)
+        apply = protect.deployed(built.compensate if protector.source else built, batch, precision=config.precision, compile=config.compile)
+        return protect.protect_all(apply, clips, device=run.device, batch=batch, name=name, on_batch=progress.update, rows=protector.rows,
+                                   precision=config.precision)
 
     def make(run: Run, folder: Path) -> dict:
         if name == "none" or not config.keep_protected:

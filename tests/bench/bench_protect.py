@@ -1,7 +1,8 @@
 """Protecting clips with PPFER: ``python tests/bench/bench_protect.py [cpu|cuda]``.
 
-Ours is `ppfer.protect.protect_all` with networks as the stages load them; the peer runs the same networks on the same
-uint8 clips in eager float32 with the default memory layout. Frames of 112², the twin's networks on a GPU, the demo's on a CPU.
+Ours is `ppfer.protect.protect_all` with a protector as stage "protected" runs it, on a GPU also compiled; the peer runs the same
+networks on the same uint8 clips in eager float32 with the default memory layout and PyTorch's own layers. Frames of 112², the
+twin's networks on a GPU, the demo's on a CPU.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def rate(make: Callable[[], object], frames: int, device: torch.device, repeats:
 
 @torch.inference_mode()
 def run(device: torch.device) -> list[dict]:
-    """One row, and on a GPU a second one for compiled networks."""
+    """A row per peer, on a GPU also for compiled networks."""
     gpu = device.type == "cuda"
     config = load_config("twin" if gpu else "demo")
     config = dataclasses.replace(config, size=SIZE)
@@ -47,23 +48,24 @@ def run(device: torch.device) -> list[dict]:
     def build() -> protect.PPFER:
         return nets.freeze(protect.PPFER(stages.new_enhancer(config), stages.new_compensator(config)).to(device))
 
-    def ours(protector: Callable) -> Callable[[], object]:
-        return lambda: list(protect.protect_all(protector, clips, device=device, batch=16 if gpu else 4, name="PPFER"))
-
-    plain = build()
+    batch, plain = 16 if gpu else 4, build()
 
     def peer() -> torch.Tensor:
-        return torch.cat([(plain(part.float() / 255) * 255).round().byte() for part in clips.split(16 if gpu else 4)])
+        return torch.cat([(plain(part.float() / 255) * 255).round().byte() for part in clips.split(batch)])
 
-    name, repeats = device_name(device), 5 if gpu else 3
-    base = rate(peer, frames, device, repeats)
-    fast = train.channels_last(build()) if gpu else build()
-    rows = [common.row(f"protect {SIZE}²", rate(ours(fast), frames, device, repeats), base, "eager fp32", "frames/s", name)]
-    if gpu:
-        compiled = protect.compiled(train.channels_last(build()), 16)
-        rows.append(common.row(f"protect {SIZE}², compiled", rate(ours(compiled), frames, device, repeats), base, "eager fp32", "frames/s", name))
-        for row in rows:
-            row["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    def ours(compile: bool) -> Callable[[], object]:
+        fast = protect.deployed(train.channels_last(build()) if gpu else build(), batch, compile=compile)
+        return lambda: list(protect.protect_all(fast, clips, device=device, batch=batch, name="PPFER"))
+
+    name, repeats, bases, rows = device_name(device), 5 if gpu else 3, {}, []
+    for peer_name, tf32 in common.peers(device).items():
+        with common.plain(tf32):
+            bases[peer_name] = rate(peer, frames, device, repeats)
+    for compile in (False, True) if gpu else (False,):
+        mine = rate(ours(compile), frames, device, repeats)
+        more = {"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)} if gpu else {}
+        rows += [common.row(f"protect {SIZE}²{', compiled' if compile else ''}", mine, base, f"eager {peer_name}", "frames/s", name, **more)
+                 for peer_name, base in bases.items()]
     common.keep(rows, "protect")
     return rows
 

@@ -2,8 +2,8 @@
 
 Both train the same objective on the same clips at the twin's size (the demo's on a CPU). Ours is `ppfer.train.fit` as the stages call
 it, timed between two lines of its own log, so that data path, augmentation and logging are in and compilation is not; on a GPU
-once as profile twin runs it and once with ``compile=true``, which pays in longer stages. The peer is eager float32 with a
-DataLoader over samples and plain AdamW. A row also says how much memory each took at most, which share of the device's bf16 matrix
+once as profile twin runs it and once with ``compile=true``, which pays in longer stages. The peer is eager float32 with PyTorch's
+own layers, a DataLoader over samples and plain AdamW; on a GPU once strictly and once with convolutions in TF32. A row also says how much memory each took at most, which share of the device's bf16 matrix
 rate (measured here) ours reached, and which share of a step the transform takes. On a GPU stage "latent" is one training step of
 the latent compensator at its real size, U-ViT-H/2 with random weights, where diffusers is installed.
 """
@@ -65,13 +65,16 @@ def peer_rate(objective: torch.nn.Module, data: Clips, batch: int, device: torch
     return steps * batch / (time.perf_counter() - began)
 
 
-def our_rate(objective: torch.nn.Module, batches: train.Batches, setting: Train, device: torch.device, steps: int, compiled: bool) -> float:
-    """Samples per second of `fit`, from its log between the middle and the end."""
+def our_rate(objective: torch.nn.Module, batches: train.Batches, setting: Train, device: torch.device, steps: int, compiled: bool,
+             folder: str | None = None) -> float:
+    """Samples per second of `fit`, from its log between the middle and the end; `folder` is where all processes of a launch write."""
+    if folder is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return our_rate(objective, batches, setting, device, steps, compiled, folder)
     net = next(p for p in objective.children() if any(q.requires_grad for q in p.parameters()))
     setting = Train(steps, setting.batch, 1e-4)
-    with tempfile.TemporaryDirectory() as folder:
-        train.fit(objective.to(device), net, batches, setting, Path(folder), name="bench", compile=compiled)
-        rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    train.fit(objective.to(device), net, batches, setting, Path(folder), name="bench", compile=compiled)
+    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     first, last = rows[len(rows) // 2], rows[-1]
     return (last["step"] - first["step"]) * setting.batch / (last["seconds"] - first["seconds"])
 
@@ -141,18 +144,21 @@ def run(device: torch.device, only: list[str]) -> None:
         batches = train.Batches(on_device, np.arange(CLIPS), labels, batch=setting.batch, seed=0, device=device, frames=frames)
         operations = cost.count(build, stages.band_split(config), setting.batch, cost.sample(config, frames))[0] / setting.batch
         take_peak()
-        rate = peer_rate(build(), Clips(clips, labels, frames), setting.batch, device, (40 if frames else 10) if gpu else 4)  # more
-        their_memory, rows = take_peak(), []  # steps than the loader's workers hold ready
+        rates, rows = {}, []
+        for peer, tf32 in common.peers(device).items():
+            with common.plain(tf32):  # more steps than the loader's workers hold ready
+                rates[peer] = peer_rate(build(), Clips(clips, labels, frames), setting.batch, device, (40 if frames else 10) if gpu else 12)
+        their_memory = take_peak()
         for compiled in (False, True) if gpu else (False,):
-            steps = min(setting.steps, 300 if frames else 120) if gpu else 8  # enough that a line of the log covers several
+            steps = min(setting.steps, 300 if frames else 120) if gpu else 24  # enough that a line of the log covers several
             ours = our_rate(build(), batches, setting, device, steps, compiled)
             more = {"share_of_matrix_rate": round(operations * ours / ceiling, 3)}
             if gpu:
                 more["peak_gib"] = [take_peak(), their_memory]
             if name in BANDS:
                 more["bands_share"] = round(bands_seconds(name, bands, batches(0)[0], device) * ours / setting.batch, 4)
-            rows.append(common.row(f"{name}, batch {setting.batch}{', compiled' if compiled else ''}", ours, rate, "eager fp32 DataLoader loop",
-                                   f"{'frames' if frames else 'clips'}/s", device_name(device), **more))
+            rows += [common.row(f"{name}, batch {setting.batch}{', compiled' if compiled else ''}", ours, rate, f"eager {peer} DataLoader loop",
+                                f"{'frames' if frames else 'clips'}/s", device_name(device), **more) for peer, rate in rates.items()]
             common.keep(rows, "stages")
     if gpu and importlib.util.find_spec("diffusers") and (not only or "latent" in only):
         common.keep([latent_row(device)], "stages")

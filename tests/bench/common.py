@@ -6,14 +6,18 @@ other devices or other things already in the file stay.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin while they wait stall each
 # other as soon as another process wants a core, and then a benchmark measures that
 
 import torch
+
+from ppfer import nets
 
 FOLDER = Path(__file__).resolve().parents[2] / "figures" / "bench"
 
@@ -32,10 +36,29 @@ def row(what: str, ours: float, peer: float, peer_name: str, unit: str, device: 
     return made
 
 
+def peers(device: torch.device) -> dict[str, bool]:
+    """Name → whether convolutions may use TF32, as PyTorch lets them on a GPU unless told otherwise."""
+    return {"fp32": False} | ({"fp32, TF32 convolutions": True} if device.type == "cuda" else {})
+
+
+@contextlib.contextmanager
+def plain(tf32: bool) -> Iterator[None]:
+    """Compute as published code does: with PyTorch's own layers in place of ours for matrix units, in float32 or TF32."""
+    before = nets.MATRIX_UNITS, torch.backends.cudnn.allow_tf32
+    nets.MATRIX_UNITS, torch.backends.cudnn.allow_tf32 = (), tf32
+    try:
+        yield
+    finally:
+        nets.MATRIX_UNITS, torch.backends.cudnn.allow_tf32 = before
+
+
 def keep(rows: list[dict], name: str) -> None:
-    """Write the rows to figures/bench/<name>.json, each in place of an older one of the same thing and device."""
+    """Write the rows to figures/bench/<name>.json, each in place of an older one of the same things and device."""
+
+    def key(row: dict) -> tuple[str, ...]:
+        return row["device"], row["what"], row["peer_name"]
+
     path = FOLDER / f"{name}.json"
-    kept = {(r["device"], r["what"]): r for r in (json.loads(path.read_text()) if path.exists() else [])}
-    kept |= {(r["device"], r["what"]): r for r in rows}
+    kept = {key(r): r for r in [*(json.loads(path.read_text()) if path.exists() else []), *rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(list(kept.values()), indent=1, ensure_ascii=False) + "\n")
