@@ -98,6 +98,7 @@ class Run:
             wait_for_everyone()
             began = time.monotonic()
             if self.device.type == "cuda":
+                torch.cuda.init()  # the first stage may come before anything used the GPU
                 torch.cuda.reset_peak_memory_stats(self.device)
             if is_main() or not stage.alone:
                 self._finish(stage, folder, key, stage.make(self, folder), began)

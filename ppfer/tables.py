@@ -96,7 +96,7 @@ def protected(config: Config, name: str) -> Stage:
 
     def stream(run: Run):
         progress = Progress(f"protected/{name}", len(run.table))
-        built, clips, batch = protector.build(run), run.tensor(f"protected/{protector.source or 'none'}"), 16
+        built, clips, batch = protector.build(run), run.tensor(f"protected/{protector.source or 'none'}"), 32
         apply = protect.deployed(built.compensate if protector.source else built, batch, precision=config.precision, compile=config.compile)
         return protect.protect_all(apply, clips, device=run.device, batch=batch, name=name, on_batch=progress.update, rows=protector.rows,
                                    precision=config.precision)

@@ -48,7 +48,7 @@ def run(device: torch.device) -> list[dict]:
     def build() -> protect.PPFER:
         return nets.freeze(protect.PPFER(stages.new_enhancer(config), stages.new_compensator(config)).to(device))
 
-    batch, plain = 16 if gpu else 4, build()
+    batch, plain = 32 if gpu else 4, build()
 
     def peer() -> torch.Tensor:
         return torch.cat([(plain(part.float() / 255) * 255).round().byte() for part in clips.split(batch)])
