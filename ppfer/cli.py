@@ -1,4 +1,4 @@
-"""The command line: ``ppfer run``, ``ppfer data``, ``ppfer twin``, ``ppfer cost``, ``ppfer protect``."""
+"""The command line: ``ppfer run``, ``ppfer seeds``, ``ppfer data``, ``ppfer twin``, ``ppfer cost``, ``ppfer protect``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ppfer.config import PROFILES, REPO, PpferError, load_config
 
 MAIN = ("00", "01", "02", "03", "04", "05", "06", "07", "12")  # the whole method, once
 TABLES = ("08", "09", "10")  # comparisons, attacks, ablations
+FOR_GPUS = ("twin", "paper")
 NOTEBOOKS = REPO / "notebooks"
 
 
@@ -52,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--no-notebooks", action="store_true", help="make the stages and tables (main, tables or all) without Jupyter")
     run.add_argument("--in-place", action="store_true", help="keep outputs in notebooks/, tables and pictures in figures/ and README (synthetic data only)")
     run.set_defaults(command=_run)
+
+    seeds = commands.add_parser("seeds", help="the results of runs with several seeds as one table: mean, spread and every count")
+    _common(seeds)
+    seeds.add_argument("--seeds", default="0,1,2", help="seeds of finished runs (default: 0,1,2)")
+    seeds.add_argument("--in-place", action="store_true", help="keep the table in figures/ and README (synthetic data only)")
+    seeds.set_defaults(command=_seeds)
 
     data = commands.add_parser("data", help="say what is in a folder of clips: usable, rejected and why")
     data.add_argument("folder", type=Path)
@@ -124,6 +131,9 @@ def _run(args: argparse.Namespace) -> None:
         raise PpferError("--in-place keeps pictures of faces in the repository; it is for the synthetic clips only")
     began = time.monotonic()
     context = _context(args)
+    if context.device.type == "cpu" and args.profile in FOR_GPUS:
+        print(f"No GPU was found. Profile {args.profile} is made for one: on a CPU it takes days, and what is finished is kept; "
+              "profile demo is made for a CPU.", flush=True)
     if not context.config.generate:  # said before anything trains: how many clips there are, and which were rejected
         store = context.make("clips")
         if is_main():
@@ -306,6 +316,31 @@ def publish(context) -> None:
         figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=110)
     readme = REPO / "README.md"
     readme.write_text(fill(readme.read_text()))
+
+
+def _seeds(args: argparse.Namespace) -> None:
+    from ppfer import evaluate
+    from ppfer.run import run_name, write_json
+
+    settings, tables, made = settings_of(args), [], {}
+    if args.in_place and "data" in settings:
+        raise PpferError("--in-place keeps results on the synthetic clips only")
+    for seed in args.seeds.split(","):
+        config = load_config(args.profile, {**settings, "seed": seed})
+        path = args.runs_dir / run_name(config) / "tables" / "main.json"
+        if not path.exists():
+            raise PpferError(f"there is no {path}; run: ppfer run --profile {args.profile} --seed {seed}")
+        tables.append(json.loads(path.read_text()))
+        args.seed = config.seed
+        made[run_name(config)] = _context(args).finished()
+    rows = evaluate.write_table(evaluate.over_seeds(tables), args.runs_dir / "tables", f"seeds-{args.profile}")
+    print(_plain(rows, evaluate.cell))
+    if args.in_place:
+        folder = REPO / "figures" / args.profile
+        evaluate.write_table(evaluate.over_seeds(tables), folder, "seeds")
+        write_json(folder / "seeds_manifest.json", {run: stages for run, stages in made.items() if stages})
+        readme = REPO / "README.md"
+        readme.write_text(fill(readme.read_text()))
 
 
 def fill(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ppfer.config import PpferError
 from ppfer.train import autocast
 
 
@@ -46,6 +48,46 @@ class Rate:
 
     def to_dict(self) -> dict[str, int]:
         return {"k": self.k, "n": self.n}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The same share in several runs: mean and sample standard deviation over them, and every count."""
+
+    rates: tuple[Rate, ...]
+
+    @classmethod
+    def of(cls, rates: Iterable[Rate]) -> Spread:
+        """Gather the rates of several runs.
+
+        Raises:
+            PpferError: if they are not of one number of clips, and so not of one test set's size.
+        """
+        rates = tuple(rates)
+        if len({r.n for r in rates}) != 1:
+            raise PpferError(f"runs that measured {', '.join(str(r.n) for r in rates)} clips cannot be put side by side")
+        return cls(rates)
+
+    def __str__(self) -> str:
+        values = [100 * r.value for r in self.rates]
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.1f}{spread} % ({', '.join(str(r.k) for r in self.rates)} of {self.rates[0].n})"
+
+    def to_dict(self) -> dict[str, object]:
+        return {"k": [r.k for r in self.rates], "n": self.rates[0].n}
+
+
+def over_seeds(tables: list[list[dict]]) -> list[dict]:
+    """Rows of the same table from several runs as one: every ``{"k", "n"}`` cell becomes a `Spread`, other cells are left out.
+
+    Raises:
+        PpferError: if the tables have different rows.
+    """
+    names = [[row["approach"] for row in rows] for rows in tables]
+    if any(other != names[0] for other in names):
+        raise PpferError("tables with different rows cannot be put side by side")
+    return [{"approach": same[0]["approach"]} | {key: Spread.of(Rate(**row[key]) for row in same) for key, value in same[0].items() if isinstance(value, dict)}
+            for same in zip(*tables, strict=True)]
 
 
 def rate(hits: np.ndarray | Tensor) -> Rate:
@@ -140,7 +182,8 @@ def by_group(hits: np.ndarray, groups: Iterable[str]) -> dict[str, Rate]:
 def cell(value: object) -> str:
     """How a value looks in a printed table."""
     if isinstance(value, dict) and set(value) == {"k", "n"}:
-        return str(Rate(**value))
+        k, n = value["k"], value["n"]
+        return str(Spread(tuple(Rate(one, n) for one in k)) if isinstance(k, list) else Rate(k, n))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -153,8 +196,8 @@ def markdown(rows: list[dict]) -> str:
 
 
 def write_table(rows: list[dict], folder: Path, name: str) -> list[dict]:
-    """Write ``<name>.json`` and ``<name>.md``; `Rate` values are stored as ``{"k", "n"}``. Returns the plain rows."""
-    plain = [{k: v.to_dict() if isinstance(v, Rate) else v for k, v in row.items()} for row in rows]
+    """Write ``<name>.json`` and ``<name>.md``; `Rate` and `Spread` values are stored as ``{"k", "n"}``. Returns the plain rows."""
+    plain = [{k: v.to_dict() if isinstance(v, (Rate, Spread)) else v for k, v in row.items()} for row in rows]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(plain, indent=1) + "\n")
     (folder / f"{name}.md").write_text(markdown(plain))

@@ -101,7 +101,11 @@ class Run:
                 torch.cuda.init()  # the first stage may come before anything used the GPU
                 torch.cuda.reset_peak_memory_stats(self.device)
             if is_main() or not stage.alone:
-                self._finish(stage, folder, key, stage.make(self, folder), began)
+                try:
+                    summary = stage.make(self, folder)
+                except torch.OutOfMemoryError as error:
+                    raise PpferError(self._out_of_memory(stage)) from error
+                self._finish(stage, folder, key, summary, began)
             self._results.pop(name, None)
             wait_for_everyone()
         return self.get(name) if load else None
@@ -194,6 +198,14 @@ class Run:
             manifest["peak_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 2)
         write_json(folder / "manifest.json", manifest)
 
+    def _out_of_memory(self, stage: Stage) -> str:
+        """What to do when a stage does not fit the GPU."""
+        asked = [value for value in stage.settings.values() if isinstance(value, dict) and "batch" in value]
+        batch = next((f"--set {k}.batch={v['batch'] // 2}" for k, v in to_dict(self.config).items() if v in asked), "--set size=SMALLER")
+        memory = torch.cuda.get_device_properties(self.device).total_memory / 2**30 if self.device.type == "cuda" else 0
+        return (f"{stage.name} does not fit the {memory:.0f} GiB of {device_name(self.device)}; run again with less at once, e.g. {batch}. "
+                "Finished stages whose settings stay the same are kept. `ppfer cost` says what each stage takes")
+
     def finished(self) -> dict[str, dict]:
         """Stage → what its manifest says of its making, for all that is finished in the run's folder."""
         said = (json.loads(path.read_text()) for path in sorted(self.dir.rglob("manifest.json")))
@@ -271,7 +283,7 @@ def wait_for_everyone() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        PartialState().wait_for_everyone()
+        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
 
 
 def device_name(device: torch.device) -> str:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ppfer.evaluate import Rate, by_group, clip_logits, frame_logits, leakage, markdown, per_class, remapped_leakage, write_table
+from ppfer.config import PpferError
+from ppfer.evaluate import Rate, by_group, clip_logits, frame_logits, leakage, markdown, over_seeds, per_class, remapped_leakage, write_table
 
 CPU = torch.device("cpu")
 
@@ -91,3 +92,17 @@ def test_tables_keep_counts(tmp_path):
     assert json.loads((tmp_path / "t.json").read_text()) == rows == [{"approach": "a", "plr": {"k": 1, "n": 4}}, {"approach": "b", "note": "x"}]
     assert "25.0 % (1/4; 4.6–69.9)" in (tmp_path / "t.md").read_text()
     assert markdown(rows).count("\n") == 4
+
+
+def test_seeds_side_by_side(tmp_path):
+    tables = [[{"approach": "PPFER (C)", "what_ran": f"seed {i}", "plr": {"k": k, "n": 200}, "acc": {"k": 150, "n": 200}}] for i, k in enumerate((2, 4, 6))]
+    rows = write_table(over_seeds(tables), tmp_path, "seeds")
+    assert rows == [{"approach": "PPFER (C)", "plr": {"k": [2, 4, 6], "n": 200}, "acc": {"k": [150] * 3, "n": 200}}]
+    assert "| 2.0 ± 1.0 % (2, 4, 6 of 200) | 75.0 ± 0.0 % (150, 150, 150 of 200) |" in (tmp_path / "seeds.md").read_text()
+
+
+@pytest.mark.parametrize(("other", "says"), [({"approach": "G"}, "different rows"), ({"plr": {"k": 1, "n": 199}}, "measured 200, 199 clips")])
+def test_runs_that_differ_are_not_put_side_by_side(other, says):
+    row = {"approach": "PPFER (C)", "plr": {"k": 2, "n": 200}}
+    with pytest.raises(PpferError, match=says):
+        over_seeds([[row], [row | other]])

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -351,3 +352,62 @@ def test_a_failed_download_says_what_to_fetch(monkeypatch):
         nets.Recognizer("r3d_18", 6, weights="DEFAULT")
     with pytest.raises(PpferError, match="'resnet_small' has no published weights"):
         nets.Classifier("resnet_small", 12, weights="DEFAULT")
+
+
+# Layers rewritten for matrix units
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda: nets.Classifier("resnet50", 5), (2, 3, 32, 32)),
+        (lambda: nets.Classifier("resnet_small", 5), (3, 3, 24, 24)),
+        (lambda: nets.Classifier("resnet_small", 5), (3, 3, 25, 24)),  # odd: the plain convolution
+        (lambda: nets.Recognizer("r3d_18", 5), (1, 4, 3, 16, 24)),
+        (lambda: nets.UNet(4), (2, 3, 28, 30)),
+    ],
+)
+def test_layers_for_matrix_units_give_the_same_outputs_and_gradients(build, shape, monkeypatch):
+    torch.manual_seed(0)
+    net, x = build().double(), torch.rand(shape, dtype=torch.float64)
+    made = {}
+    for units in ((), ("cpu",)):
+        monkeypatch.setattr(nets, "MATRIX_UNITS", units)
+        y = net(x)
+        made[units] = y.detach(), *torch.autograd.grad(y.square().sum(), list(net.parameters()))
+    for a, b in zip(*made.values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7 * float(a.abs().max() + 1))
+
+
+@pytest.mark.parametrize(("size", "to"), [((3, 5), (6, 11)), ((1, 4), (2, 8)), ((7, 7), (7, 7)), ((4, 28), (7, 56)), ((2, 3), (1, 5))])
+def test_interpolation_by_products_is_pytorchs(size, to, monkeypatch):
+    x = torch.rand(2, 5, *size, dtype=torch.float64, requires_grad=True)
+    expected = F.interpolate(x, size=to, mode="bilinear", align_corners=True)
+    monkeypatch.setattr(nets, "MATRIX_UNITS", ("cpu",))
+    got = nets.upsample(x, to)
+    torch.testing.assert_close(got, expected)
+    weight = torch.rand(expected.shape, dtype=torch.float64)
+    torch.testing.assert_close(*(torch.autograd.grad((y * weight).sum(), x)[0] for y in (got, expected)))
+
+
+def test_a_stem_keeps_its_random_start():
+    """Weights of a seed are the same as those of the network without our stem."""
+    torch.manual_seed(0)
+    official = r3d_18(num_classes=6)
+    torch.manual_seed(0)
+    ours = nets.Recognizer("r3d_18", 6).net
+    for (name, a), b in zip(official.state_dict().items(), ours.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+
+
+def test_folding_batchnorm_changes_no_output():
+    torch.manual_seed(0)
+    net = nets.UNet(4).double()
+    for _ in range(3):
+        net(torch.rand(4, 3, 16, 16, dtype=torch.float64))
+    net.eval()
+    x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    before = net(x)
+    nets.fold_batchnorm(net)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in net.modules())
+    torch.testing.assert_close(net(x), before)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppfer import protect
+from ppfer import nets, protect, uvit
 from ppfer.config import PpferError
 from ppfer.protect import PPFER, FrameEnhancer, PrivacyEnhancer, no_privacy, per_frame
 from ppfer.wavelets import BandSplit
@@ -58,3 +58,70 @@ def test_precision_is_the_callers():
     assert seen == [torch.float32, torch.bfloat16]
     blur = protect.GaussianBlur(1.0)
     assert torch.equal(protect.protect(blur, CLIPS, precision="bf16"), protect.protect(blur, CLIPS, precision="fp32"))
+
+
+def test_the_next_batch_begins_before_one_is_given_out():
+    """A GPU must never wait for somebody who looks at what it made."""
+    events = []
+
+    def slow(clips):
+        events.append(f"begun {len(clips)}")
+        return clips
+
+    for batch in protect.protect_all(slow, CLIPS.repeat(2, 1, 1, 1, 1), device=torch.device("cpu"), batch=2, name="slow", on_batch=lambda n: events.append(f"reported {n}")):
+        events.append(f"given {len(batch)}")
+    assert events == ["begun 2", "begun 2", "given 2", "reported 2", "given 2", "reported 4"]
+
+
+def test_a_late_batch_that_breaks_the_protocol_is_not_given_out():
+    seen, made = iter([0.0, float("nan")]), []
+    with pytest.raises(PpferError, match="late returned NaN"):
+        for batch in protect.protect_all(lambda x: x + next(seen), CLIPS, device=torch.device("cpu"), batch=1, name="late"):
+            made.append(batch)
+    assert len(made) == 1
+
+
+def trained_ppfer() -> PPFER:
+    """The whole method at 16², with statistics and an output layer that matter."""
+    torch.manual_seed(0)
+    whole = PPFER(PrivacyEnhancer(BandSplit(), nets.UNet(4), nets.UNet(4)), uvit.PixelCompensator(16, 4, 32, 2, 2))
+    for part in whole.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.2)
+            part.running_var.uniform_(0.5, 2)
+    nn.init.normal_(whole.compensator.uvit.decoder_pred.weight, std=0.02)
+    return nets.freeze(whole)
+
+
+def test_elsewhere_a_deployed_protector_is_the_protector():
+    whole = trained_ppfer()
+    assert protect.deployed(whole, 2) is whole and protect.deployed(no_privacy, 2) is no_privacy
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1), ("bf16", 6)])
+def test_a_deployed_protector_does_the_same_and_leaves_the_original_alone(precision, most, monkeypatch):
+    monkeypatch.setattr(nets, "MATRIX_UNITS", ("cpu",))
+    whole = trained_ppfer()
+    before = {name: value.clone() for name, value in whole.state_dict().items()}
+    exact = {part: protect.protect(part, CLIPS, precision="fp32").int() for part in (whole, whole.compensate, whole.enhancer)}
+    for part, expected in exact.items():
+        fast = protect.deployed(part, 2, precision=precision)
+        assert fast is not part
+        assert (protect.protect(fast, CLIPS, precision=precision).int() - expected).abs().max() <= most
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_a_compiled_protector_sees_one_shape(monkeypatch):
+    monkeypatch.setattr(nets, "MATRIX_UNITS", ("cpu",))
+    shapes = []
+
+    def compile(apply, dynamic):
+        return lambda x: shapes.append((tuple(x.shape), dynamic)) or apply(x)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    whole, clips = trained_ppfer(), CLIPS.repeat(2, 1, 1, 1, 1)
+    fast = protect.deployed(whole, 3, precision="fp32", compile=True)
+    made = torch.cat(list(protect.protect_all(fast, clips, device=torch.device("cpu"), batch=3, name="ppfer", precision="fp32")))
+    assert shapes == [((3, *CLIPS.shape[1:]), False)] * 2
+    assert (made.int() - protect.protect(whole, clips, precision="fp32").int()).abs().max() <= 1

@@ -1,12 +1,16 @@
 """When a result may be used again: same key loads, another key makes again, a missing input names its notebook."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from ppfer import cli, evaluate
 from ppfer import run as runs
-from ppfer.config import PpferError, load_config
+from ppfer.config import REPO, PpferError, load_config, to_dict
 from ppfer.run import MissingInput, Run, Stage, run_name
 
 
@@ -132,3 +136,34 @@ def test_protected_clips_make_room_where_memory_is_short(tiny_run, monkeypatch):
     run.tensor("protected/ppfer")
     assert "protected/enhanced" not in run._tensors and "protected/enhanced" not in run._results
     assert torch.equal(run.tensor("protected/enhanced"), first)
+
+
+def test_a_stage_that_does_not_fit_the_gpu_says_what_to_change(monkeypatch, tmp_path):
+    def big(config):
+        def make(run, folder):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return Stage("big", "00_first.ipynb", (), {"train": to_dict(config.adaptation)}, make, lambda run, folder: None)
+
+    monkeypatch.setattr(runs, "STAGES", {"big": big})
+    with pytest.raises(PpferError, match=r"big does not fit .* --set adaptation.batch=16"):
+        at(tmp_path).make("big")
+    assert not at(tmp_path).has("big")
+
+
+def test_several_processes_make_a_whole_run(tmp_path):
+    """Every stage under two processes, as ``accelerate launch`` starts them."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ppfer", "run", "--profile", "smoke",
+                    "--no-notebooks", "--runs-dir", str(tmp_path)], check=True, env=environment, timeout=300)
+    rows = json.loads((tmp_path / "smoke" / "tables" / "main.json").read_text())
+    assert [row["plr"]["n"] for row in rows] == [21, 21, 21]
+
+
+def test_seeds_of_finished_runs_become_one_table(tmp_path, capsys):
+    for name, k in (("smoke", 3), ("smoke-seed7", 5)):
+        evaluate.write_table([{"approach": "PPFER (C)", "plr": evaluate.Rate(k, 10)}], tmp_path / name / "tables", "main")
+    assert cli.main(["seeds", "--profile", "smoke", "--seeds", "0,7", "--runs-dir", str(tmp_path)]) == 0
+    assert "40.0 ± 14.1 %" in capsys.readouterr().out
+    assert cli.main(["seeds", "--profile", "smoke", "--seeds", "0,8", "--runs-dir", str(tmp_path)]) == 2
+    assert "run: ppfer run --profile smoke --seed 8" in capsys.readouterr().err

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 from torch import nn
 
 from ppfer import nets
-from ppfer.config import PpferError, Train
+from ppfer.config import REPO, PpferError, Train
 from ppfer.stages import ClassificationObjective
 from ppfer.train import Batches, augment, fit, learning_rate
 
@@ -176,3 +179,32 @@ def test_a_captured_stage_learns_what_an_eager_one_learns(tmp_path):
         trained[kind] = [p.detach().cpu() for p in net.parameters()] + [net[1].running_mean.cpu(), torch.tensor(summary["loss"])]
     for a, b in zip(*trained.values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+WORKER = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_train
+test_train.train_linear(Path(sys.argv[2]))
+"""
+
+
+def train_linear(out):
+    """A network without BatchNorm, so that halves of a batch add up to the whole."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
+    pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batches = Batches(pixels, np.arange(1, 9), np.arange(10) % 3, batch=4, seed=5, device=CPU)
+    return net, fit(ClassificationObjective(net), net, batches, Train(6, 4, 1e-2), out, name="linear")
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    (tmp_path / "worker.py").write_text(WORKER)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "worker.py"),
+                    str(Path(__file__).parent), str(tmp_path / "both")], check=True, env=environment, timeout=300)
+    net, _ = train_linear(tmp_path / "alone")
+    both = nets.read_weights(tmp_path / "both" / "weights.safetensors")
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(both[name], value, rtol=1e-4, atol=1e-6)
