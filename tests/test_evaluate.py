@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ppfer.config import PpferError
-from ppfer.evaluate import Rate, by_group, clip_logits, frame_logits, leakage, markdown, over_seeds, per_class, remapped_leakage, write_table
+from ppfer.evaluate import (
+    Rate,
+    by_group,
+    clip_logits,
+    frame_logits,
+    leakage,
+    markdown,
+    over_seeds,
+    per_class,
+    remapped_leakage,
+    write_table,
+)
 
 CPU = torch.device("cpu")
 

@@ -236,7 +236,7 @@ def test_the_notebook_teaches_the_same_haar():
     cells = nbformat.read(Path(__file__).parents[1] / "notebooks" / "01_wavelets.ipynb", as_version=4).cells
     (cell,) = (c for c in cells if "haar-by-hand" in c.metadata.get("tags", []))
     taught = {}
-    exec(cell.source, taught)  # noqa: S102
+    exec(cell.source, taught)
     x = clips(2, 3, 10, 8)
     mine, ours = taught["haar_split"](x), BandSplit().coefficients(*BandSplit().split(x)).values()
     for a, b in zip(mine, ours, strict=True):

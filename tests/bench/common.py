@@ -53,12 +53,9 @@ def plain(tf32: bool) -> Iterator[None]:
 
 
 def keep(rows: list[dict], name: str) -> None:
-    """Write the rows to figures/bench/<name>.json, each in place of an older one of the same things and device."""
-
-    def key(row: dict) -> tuple[str, ...]:
-        return row["device"], row["what"], row["peer_name"]
-
+    """Write the rows to figures/bench/<name>.json in place of older ones of the same things and device."""
     path = FOLDER / f"{name}.json"
-    kept = {key(r): r for r in [*(json.loads(path.read_text()) if path.exists() else []), *rows]}
+    new = {(r["device"], r["what"]) for r in rows}
+    kept = [r for r in (json.loads(path.read_text()) if path.exists() else []) if (r["device"], r["what"]) not in new]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(list(kept.values()), indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(kept + [r | {"torch": torch.__version__} for r in rows], indent=1, ensure_ascii=False) + "\n")
