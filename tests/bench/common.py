@@ -10,16 +10,16 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin while they wait stall each
 # other as soon as another process wants a core, and then a benchmark measures that
 
 import torch
 
-from ppfer import nets
+from ppfer import cli, evaluate, nets
+from ppfer.config import REPO
 
-FOLDER = Path(__file__).resolve().parents[2] / "figures" / "bench"
+FOLDER = REPO / "figures" / "bench"
 
 
 def pick_device(arguments: list[str]) -> torch.device:
@@ -53,9 +53,24 @@ def plain(tf32: bool) -> Iterator[None]:
 
 
 def keep(rows: list[dict], name: str) -> None:
-    """Write the rows to figures/bench/<name>.json in place of older ones of the same things and device."""
+    """Write the rows to figures/bench/<name>.json in place of older ones of the same things and device, and the page they make."""
     path = FOLDER / f"{name}.json"
     new = {(r["device"], r["what"]) for r in rows}
     kept = [r for r in (json.loads(path.read_text()) if path.exists() else []) if (r["device"], r["what"]) not in new]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(kept + [r | {"torch": torch.__version__} for r in rows], indent=1, ensure_ascii=False) + "\n")
+    every = kept + [r | {"torch": torch.__version__} for r in rows]
+    path.write_text(json.dumps(every, indent=1, ensure_ascii=False) + "\n")
+    path.with_suffix(".md").write_text(evaluate.markdown(page(every)))
+    readme = REPO / "README.md"
+    readme.write_text(cli.fill(readme.read_text()))
+
+
+def page(rows: list[dict]) -> list[dict]:
+    """A row per thing and device, all that it was compared with side by side."""
+    lines: dict[tuple[str, str], dict] = {}
+    for r in sorted(rows, key=lambda r: (r["device"].startswith("CPU"), r["device"], r["what"])):
+        digits = 2 if r["unit"] == "ms" else 0
+        line = lines.setdefault((r["device"], r["what"]), {"what": r["what"], "device": r["device"].replace("NVIDIA ", "").replace(" HBM3", ""),
+                                                           "ours": f"{r['ours']:,.{digits}f} {r['unit']}", "others, and how much better ours is": []})
+        line["others, and how much better ours is"].append(f"{r['peer_name']}: {r['peer']:,.{digits}f} ({r['ratio']:.2f})")
+    return [line | {key: "; ".join(value) for key, value in line.items() if isinstance(value, list)} for line in lines.values()]
