@@ -234,9 +234,9 @@ class Run:
         return self.get("clips").labels(column)
 
     def tensor(self, name: str) -> Tensor:
-        """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; on the GPU if there is one.
+        """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; on the GPU if there is one with room.
 
-        Room is made by putting protected clips aside, the oldest first: from a GPU of which a fifth is taken to main memory, and
+        Clips go to a GPU if they leave half of what is free there to the networks; else they stay in main memory, and only batches go. Room is made by putting protected clips aside, the oldest first: from a GPU of which a fifth is taken to main memory, and
         out of that where less is left than four such stores take; then they are read or made again.
         """
         name = "clips" if name == "protected/none" else name
@@ -246,8 +246,20 @@ class Run:
                 if psutil.virtual_memory().available < 4 * self.get("clips").clips.nbytes:
                     self._tensors.pop(old, None)
                     del self._results[old]
-            self._tensors[name] = self.get(name).to(self.device)
+            store = self.get(name)
+            there = isinstance(store.clips, Tensor) and store.clips.device.type == self.device.type
+            fits = there or self._fits(store.clips.nbytes)
+            if not fits and is_main():
+                print(f"{name}: {store.clips.nbytes / 2**30:.1f} GiB of clips stay in main memory, the GPU has no room for them", flush=True)
+            self._tensors[name] = store.to(self.device if fits else "cpu")
         return self._tensors[name]
+
+    def _fits(self, size: int) -> bool:
+        """Whether so many bytes of clips leave half of the device's free memory free."""
+        if self.device.type != "cuda":
+            return True
+        free = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return 2 * size < free
 
     def put_aside(self, share: float = 0.0) -> None:
         """Move protected clips from the GPU to main memory, the oldest first, while more than this share of the GPU is taken."""

@@ -112,7 +112,8 @@ def protected(config: Config, name: str) -> Stage:
         if name == "none":
             return run.get("clips")
         if not config.keep_protected:
-            return ClipStore.in_memory(torch.cat(list(stream(run))), run.table)
+            there = run.tensor("clips").device  # where there is room for clips
+            return ClipStore.in_memory(torch.cat([part.to(there) for part in stream(run)]), run.table)
         return ClipStore.open(folder / "store")
 
     return Stage(f"protected/{name}", protector.notebook, ("clips", *protector.needs), settings(config, "keep_protected"), make, load,

@@ -167,3 +167,15 @@ def test_seeds_of_finished_runs_become_one_table(tmp_path, capsys):
     assert "40.0 ± 14.1 %" in capsys.readouterr().out
     assert cli.main(["seeds", "--profile", "smoke", "--seeds", "0,8", "--runs-dir", str(tmp_path)]) == 2
     assert "run: ppfer run --profile smoke --seed 8" in capsys.readouterr().err
+
+
+def test_clips_that_a_gpu_has_no_room_for_stay_in_main_memory(tiny_run, monkeypatch, capsys):
+    monkeypatch.setattr(tiny_run, "device", torch.device("cuda"))
+    monkeypatch.setattr(tiny_run, "_tensors", {})
+    size = tiny_run.get("clips").clips.nbytes
+    for name, value in {"mem_get_info": (2 * size, 9 * size), "memory_reserved": 5, "memory_allocated": 4}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert tiny_run._fits(size) and not tiny_run._fits(size + 1)  # a byte more is free than the driver says
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5)
+    assert tiny_run.tensor("clips").device.type == "cpu"
+    assert "GiB of clips stay in main memory" in capsys.readouterr().out
