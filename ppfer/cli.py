@@ -333,11 +333,12 @@ def _seeds(args: argparse.Namespace) -> None:
         tables.append(json.loads(path.read_text()))
         args.seed = config.seed
         made[run_name(config)] = _context(args).finished()
-    rows = evaluate.write_table(evaluate.over_seeds(tables), args.runs_dir / "tables", f"seeds-{args.profile}")
-    print(_plain(rows, evaluate.cell))
+    rows = evaluate.over_seeds(tables)
+    plain = evaluate.write_table(rows, args.runs_dir / "tables", "seeds-" + run_name(load_config(args.profile, settings)))
+    print(_plain(plain, evaluate.cell))
     if args.in_place:
         folder = REPO / "figures" / args.profile
-        evaluate.write_table(evaluate.over_seeds(tables), folder, "seeds")
+        evaluate.write_table(rows, folder, "seeds")
         write_json(folder / "seeds_manifest.json", {run: stages for run, stages in made.items() if stages})
         readme = REPO / "README.md"
         readme.write_text(fill(readme.read_text()))

@@ -124,9 +124,9 @@ class RecoveryUNet(UNet):
 class _Stem:
     """The first convolution of a ResNet or R3D: 3 colours in, kernel 7 and stride 2 along height and width.
 
-    cuDNN has no fast kernel for 3 channels, and in 3-D none for matrix units at all. On a GPU 2×2 pixels become channels (16, with a
-    fourth, empty colour) under a kernel of 4 and stride 1: the same sums, an eighth of R3D's time on a step saved. Weights keep
-    their names and shapes.
+    cuDNN has no fast kernel for 3 channels, and in 3-D it leaves the matrix units. On a GPU 2×2 pixels become channels (16, with a
+    fourth, empty colour) under a kernel of 4 and stride 1: the same sums, and a sixth of the time of R3D's step saved. Weights
+    keep their names and shapes.
     """
 
     def forward(self, x: Tensor) -> Tensor:
