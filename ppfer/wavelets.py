@@ -443,7 +443,12 @@ def _range_of_rest(projections: list[Tensor]) -> tuple[float, float]:
 
 
 @torch.compiler.assume_constant_result
-def _axis_length(low: int, high: int, wavelet: str, level: int, mode: str) -> int:
+def _axis_length(*options) -> int:
+    return _cached_axis_length(*options)
+
+
+@lru_cache(maxsize=256)
+def _cached_axis_length(low: int, high: int, wavelet: str, level: int, mode: str) -> int:
     """The length, even if possible, of an axis whose last average has length `low` and biggest detail length `high`."""
 
     def fits(n: int) -> bool:
