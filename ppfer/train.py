@@ -173,10 +173,15 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def channels_last(module: nn.Module) -> nn.Module:
-    """Store convolution weights channels-last (2-D and 3-D), which is what fast kernels want."""
+    """Store convolution weights channels-last (2-D and 3-D), which is what fast kernels want.
+
+    Kernels of one pixel too, though they lie in memory that way already: with the strides of their gradients, or several processes
+    copy those one by one.
+    """
     for p in module.parameters():
         if p.dim() in (4, 5):
-            p.data = p.data.contiguous(memory_format=torch.channels_last if p.dim() == 4 else torch.channels_last_3d)
+            layout = torch.channels_last if p.dim() == 4 else torch.channels_last_3d
+            p.data = torch.empty_like(p.data, memory_format=layout).copy_(p.data)
     return module
 
 
