@@ -131,7 +131,7 @@ def _run(args: argparse.Namespace) -> None:
         raise PpferError("--in-place keeps pictures of faces in the repository; it is for the synthetic clips only")
     began = time.monotonic()
     context = _context(args)
-    if context.device.type == "cpu" and args.profile in FOR_GPUS:
+    if context.device.type == "cpu" and args.profile in FOR_GPUS and is_main():
         print(f"No GPU was found. Profile {args.profile} is made for one: on a CPU it takes days, and what is finished is kept; "
               "profile demo is made for a CPU.", flush=True)
     if not context.config.generate:  # said before anything trains: how many clips there are, and which were rejected

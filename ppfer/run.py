@@ -7,13 +7,14 @@ still matches is loaded instead of made again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,8 @@ class Run:
                 torch.cuda.init()  # the first stage may come before anything used the GPU
                 torch.cuda.reset_peak_memory_stats(self.device)
             if is_main() or not stage.alone:
-                try:
+                with self._fitting(stage):
                     summary = stage.make(self, folder)
-                except torch.OutOfMemoryError as error:
-                    raise PpferError(self._out_of_memory(stage)) from error
                 self._finish(stage, folder, key, summary, began)
             self._results.pop(name, None)
             wait_for_everyone()
@@ -118,7 +117,7 @@ class Run:
         """
         stage, _ = self.describe(name), self.manifest(name)
         if name not in self._results:
-            with torch.random.fork_rng(devices=[]):  # loading must not move the caller's random numbers: a stage is seeded
+            with self._fitting(stage), torch.random.fork_rng(devices=[]):  # loading must not move the caller's random numbers: a stage is seeded
                 self._results[name] = stage.load(self, self.dir / name)  # before it asks for its inputs
         return self._results[name]
 
@@ -198,13 +197,16 @@ class Run:
             manifest["peak_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 2)
         write_json(folder / "manifest.json", manifest)
 
-    def _out_of_memory(self, stage: Stage) -> str:
-        """What to do when a stage does not fit the GPU."""
-        asked = [value for value in stage.settings.values() if isinstance(value, dict) and "batch" in value]
-        batch = next((f"--set {k}.batch={v['batch'] // 2}" for k, v in to_dict(self.config).items() if v in asked), "--set size=SMALLER")
-        memory = torch.cuda.get_device_properties(self.device).total_memory / 2**30 if self.device.type == "cuda" else 0
-        return (f"{stage.name} does not fit the {memory:.0f} GiB of {device_name(self.device)}; run again with less at once, e.g. {batch}. "
-                "Finished stages whose settings stay the same are kept. `ppfer cost` says what each stage takes")
+    @contextlib.contextmanager
+    def _fitting(self, stage: Stage) -> Iterator[None]:
+        """Say what to change when making or loading a stage needs more memory than the GPU has."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            asked = [value for value in stage.settings.values() if isinstance(value, dict) and "batch" in value]
+            batch = next((f"--set {k}.batch={v['batch'] // 2}" for k, v in to_dict(self.config).items() if v in asked), "--set size=SMALLER")
+            raise PpferError(f"{stage.name} does not fit the memory of {device_name(self.device)}; run again with less at once, e.g. {batch}. Finished "
+                             "stages whose settings stay the same are kept. `ppfer cost` says what each stage takes") from error
 
     def finished(self) -> dict[str, dict]:
         """Stage → what its manifest says of its making, for all that is finished in the run's folder."""
@@ -236,8 +238,9 @@ class Run:
     def tensor(self, name: str) -> Tensor:
         """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; on the GPU if there is one with room.
 
-        Clips go to a GPU if they leave half of what is free there to the networks; else they stay in main memory, and only batches go. Room is made by putting protected clips aside, the oldest first: from a GPU of which a fifth is taken to main memory, and
-        out of that where less is left than four such stores take; then they are read or made again.
+        Clips go to a GPU if they leave half of what is free there to the networks; else they stay in main memory, and only batches
+        go. Room is made by putting protected clips aside, the oldest first: from a GPU of which a fifth is taken to main memory,
+        and out of that where less is left than four such stores take; then they are read or made again.
         """
         name = "clips" if name == "protected/none" else name
         if name not in self._tensors:

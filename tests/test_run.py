@@ -151,6 +151,15 @@ def test_a_stage_that_does_not_fit_the_gpu_says_what_to_change(monkeypatch, tmp_
     assert not at(tmp_path).has("big")
 
 
+def test_clips_that_do_not_fit_the_gpu_when_they_are_loaded_say_so(monkeypatch, tmp_path):
+    def load(run, folder):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(runs, "STAGES", {"wide": lambda config: Stage("wide", "00_first.ipynb", (), {}, lambda run, folder: {}, load)})
+    with pytest.raises(PpferError, match=r"wide does not fit .* --set size=SMALLER"):
+        at(tmp_path).make("wide")
+
+
 def test_several_processes_make_a_whole_run(tmp_path):
     """Every stage under two processes, as ``accelerate launch`` starts them."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "CUDA_VISIBLE_DEVICES": ""}

@@ -34,8 +34,7 @@ def work(batch: int, out: Path) -> None:
     clips, labels = torch.from_numpy(rng.integers(0, 255, shape, dtype=np.uint8)).to(device), rng.integers(0, 6, bench_stages.CLIPS)
     build, setting, frames = cost.objectives(config)["recognizer/none"]
     batches = train.Batches(clips, np.arange(len(clips)), labels, batch=batch, seed=0, device=device, frames=frames)
-    rate = bench_stages.our_rate(build(), batches, dataclasses.replace(setting, batch=batch), device, 160, compiled=False,
-                                 folder=str(out.parent))
+    rate = bench_stages.our_rate(build(), batches, dataclasses.replace(setting, batch=batch), device, 160, compiled=False, folder=str(out.parent))
     if is_main():
         out.write_text(json.dumps(rate))
 

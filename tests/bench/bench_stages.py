@@ -66,12 +66,8 @@ def peer_rate(objective: torch.nn.Module, data: Clips, batch: int, device: torch
     return steps * batch / (time.perf_counter() - began)
 
 
-def our_rate(objective: torch.nn.Module, batches: train.Batches, setting: Train, device: torch.device, steps: int, compiled: bool,
-             folder: str | None = None) -> float:
+def our_rate(objective: torch.nn.Module, batches: train.Batches, setting: Train, device: torch.device, steps: int, compiled: bool, folder: str) -> float:
     """Samples per second of `fit`, from its log between the middle and the end; `folder` is where all processes of a launch write."""
-    if folder is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return our_rate(objective, batches, setting, device, steps, compiled, folder)
     net = next(p for p in objective.children() if any(q.requires_grad for q in p.parameters()))
     setting = Train(steps, setting.batch, 1e-4)
     train.fit(objective.to(device), net, batches, setting, Path(folder), name="bench", compile=compiled)
@@ -103,20 +99,23 @@ def bands_seconds(name: str, bands: torch.nn.Module, pixels: torch.Tensor, devic
 
     On a GPU the kernels alone are timed, as a CUDA graph: the steps that split frames are graphs too.
     """
-    pixels, times, split = pixels[len(pixels) // 2 :] if name == "identity" else pixels, [], bands.split
-    split(pixels)
+    pixels, times, many = pixels[len(pixels) // 2 :] if name == "identity" else pixels, [], 20
+
+    def splits() -> None:
+        for _ in range(many):
+            bands.split(pixels)
+
+    splits()
     if device.type == "cuda":
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            for _ in range(20):
-                bands.split(pixels)
-        split = lambda _: graph.replay()  # noqa: E731
-    for _ in range(20):
+            splits()
+    for _ in range(10):
         wait(device)
         began = time.perf_counter()
-        split(pixels)
+        graph.replay() if device.type == "cuda" else splits()
         wait(device)
-        times.append((time.perf_counter() - began) / (20 if device.type == "cuda" else 1))
+        times.append((time.perf_counter() - began) / many)
     return statistics.median(times)
 
 
@@ -152,7 +151,8 @@ def run(device: torch.device, only: list[str]) -> None:
         their_memory = take_peak()
         for compiled in (False, True) if gpu else (False,):
             steps = min(setting.steps, 300 if frames else 120) if gpu else 24  # enough that a line of the log covers several
-            ours = our_rate(build(), batches, setting, device, steps, compiled)
+            with tempfile.TemporaryDirectory() as folder:
+                ours = our_rate(build(), batches, setting, device, steps, compiled, folder)
             more = {"share_of_matrix_rate": round(operations * ours / ceiling, 3)}
             if gpu:
                 more["peak_gib"] = [take_peak(), their_memory]
