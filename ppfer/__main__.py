@@ -1,4 +1,6 @@
-"""``python -m ppfer``: the command line; also what ``accelerate launch -m ppfer run --no-notebooks`` starts."""
+"""``python -m ppfer``: the command line; also what ``accelerate launch -m ppfer run
+--no-notebooks`` starts.
+"""
 
 from ppfer.cli import main
 

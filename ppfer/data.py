@@ -1,40 +1,36 @@
-"""Which clips there are, which of them can be used, and how they are split.
+"""Which clips there are and which of them can be used.
 
-`index` finds and audits the clips of a CREMA-D tree, a DFEW tree or any folder with a `metadata.csv`; `split` and
-`actor_folds` deal them out. Reading video is `ppfer.store`'s business.
+`index` finds and audits the clips of a CREMA-D tree, a DFEW tree or any folder with a
+`metadata.csv`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from ppfer.config import PpferError
-from ppfer.store import file_fault
+from ppfer.cremad import DFEW_EMOTIONS, EMOTION_CODES, LEVELS, SENTENCES
+from ppfer.video import VIDEO_SUFFIXES, file_fault
 
 COLUMNS = ("clip", "path", "actor", "emotion", "sentence", "level", "sex", "age", "race")
-VIDEO_SUFFIXES = (".flv", ".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
-SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
-LEVELS = ("LO", "MD", "HI", "XX")
-DFEW_EMOTIONS = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")  # labels 1 to 7
 EMOTION_WORDS = {
-    "angry": ("anger", "ang"),
-    "disgust": ("disgusted", "dis"),
-    "fear": ("fearful", "afraid", "fea"),
-    "happy": ("happiness", "joy", "hap"),
-    "neutral": ("neu",),
+    "angry": ("anger",),
+    "disgust": ("disgusted",),
+    "fear": ("fearful", "afraid"),
+    "happy": ("happiness", "joy"),
+    "neutral": (),
     "sad": ("sadness",),
     "surprise": ("surprised", "sur"),
 }
-EMOTION_OF = {word: emotion for emotion, words in EMOTION_WORDS.items() for word in (emotion, *words)}
+EMOTION_OF = {word: e for e, words in EMOTION_WORDS.items() for word in (e, *words)}
+EMOTION_OF |= {code.lower(): emotion for code, emotion in EMOTION_CODES.items()}
 KNOWN_FAULTS = {  # what the data set's own notes and its users report
     "1064_IEO_DIS_MD": "a minute long, with every emotion in it",
     "1064_TIE_SAD_XX": "cut short",
@@ -50,9 +46,11 @@ class Index:
     Attributes:
         kind: "CREMA-D tree", "DFEW tree" or "folder with metadata.csv".
         root: the path.
-        table: one row per usable clip, sorted by `clip`, every column text, "" where nothing is known. `clip` is
-            unique; `path` can be opened; `emotion` is a lower-case word. DFEW adds a column `split` (train, test).
-        rejected: DataFrame (path relative to the root, reason). A reason completes the sentence "<path> ...".
+        table: one row per usable clip, sorted by `clip`, every column text, "" where nothing is
+            known. `clip` is unique; `path` can be opened; `emotion` is a lower-case word. DFEW adds
+            a column `split` (train, test).
+        rejected: DataFrame (path relative to the root, reason). A reason completes the sentence
+            "<path> ...".
     """
 
     kind: str
@@ -65,7 +63,9 @@ class Index:
         return describe(f"{self.root} ({self.kind})", self.table, self.rejected)
 
     def fingerprint(self) -> str:
-        """sha256 over labels, file sizes and both ends of every file: quick, and the same after a copy of the data."""
+        """sha256 over labels, file sizes and both ends of every file: quick, and the same after a
+        copy of the data.
+        """
         digest = hashlib.sha256(self.table.drop(columns="path").to_csv(index=False).encode())
         for path in map(Path, self.table["path"]):
             if path.is_dir():
@@ -81,7 +81,9 @@ class Index:
 
 
 def describe(head: str, table: pd.DataFrame, rejected: pd.DataFrame) -> str:
-    """Counts of what was found, kept and rejected, and the kept clips' actors and emotions, as lines of text."""
+    """Counts of what was found, kept and rejected, and the kept clips' actors and emotions, as
+    lines of text.
+    """
     counts = table["emotion"].value_counts().sort_index()
     emotions = ", ".join(f"{emotion} {count}" for emotion, count in counts.items())
     actors = table["actor"].nunique() if table["actor"].any() else "unknown"
@@ -95,32 +97,39 @@ def describe(head: str, table: pd.DataFrame, rejected: pd.DataFrame) -> str:
 
 def count_reasons(rejected: pd.DataFrame) -> str:
     """One line per kind of reason: how often, and for which file first."""
-    kinds = rejected.assign(kind=rejected["reason"].str.split(r"[:;]", regex=True).str[0]).groupby("kind", sort=False)
+    kinds = rejected.assign(kind=rejected["reason"].str.split(r"[:;]", regex=True).str[0]).groupby(
+        "kind", sort=False
+    )
     lines = []
     for _, group in sorted(kinds, key=lambda item: -len(item[1])):
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-        lines.append(f"  {len(group)} rejected: {group['path'].iloc[0]}{more}: {group['reason'].iloc[0]}")
+        lines.append(
+            f"  {len(group)} rejected: {group['path'].iloc[0]}{more}: {group['reason'].iloc[0]}"
+        )
     return "\n".join(lines)
 
 
-# --- index ------------------------------------------------------------------------------------------------------------
+# --- index --------------------------------------------------------------------
 
 
 def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Index:
     """Finds and audits the clips at a path; decoding, later, may reject more (`ClipStore.build`).
 
-    The kind of data set is recognised: a folder with `metadata.csv` (columns path, actor, emotion; optionally sentence,
-    level, sex, age, race), a DFEW tree (`EmoLabel_DataSplit/`, `Clip/`), else a CREMA-D tree (videos named
-    `1001_DFA_ANG_XX`, in any folder; `VideoDemographics.csv` beside them).
+    The kind of data set is recognised: a folder with `metadata.csv` (columns path, actor, emotion;
+    optionally sentence, level, sex, age, race), a DFEW tree (`EmoLabel_DataSplit/`, `Clip/`), else
+    a CREMA-D tree (videos named `1001_DFA_ANG_XX`, in any folder; `VideoDemographics.csv` beside
+    them).
 
     Args:
         root: the folder.
         fold: which of DFEW's five splits.
-        keep_faults: keep the four clips CREMA-D is known to have got wrong (the paper's 7,442 count them). Clips of a
-            generated twin (a `twin.json` lies at the root) are never taken for them.
+        keep_faults: keep the four clips CREMA-D is known to have got wrong (the paper's 7,442 count
+            them). Clips of a generated twin (a `twin.json` lies at the root) are never taken for
+            them.
 
     Raises:
-        PpferError: nothing at the path, no data set recognised, a table without a needed column, or no usable clip.
+        PpferError: nothing at the path, no data set recognised, a table without a needed column, or
+            no usable clip.
     """
     root = Path(root)
     if not root.is_dir():
@@ -137,10 +146,18 @@ def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Inde
         kind, rows, rejected = "CREMA-D tree", *_index_cremad(root, keep_faults)
     rows, rejected = _without_duplicates(root, rows, rejected)
     columns = [*COLUMNS, "split"] if kind == "DFEW tree" else list(COLUMNS)
-    table = pd.DataFrame(rows, columns=columns, dtype=str).fillna("").sort_values("clip", ignore_index=True)
-    result = Index(kind, root, table, pd.DataFrame(sorted(rejected), columns=["path", "reason"], dtype=str))
+    table = (
+        pd.DataFrame(rows, columns=columns, dtype=str)
+        .fillna("")
+        .sort_values("clip", ignore_index=True)
+    )
+    result = Index(
+        kind, root, table, pd.DataFrame(sorted(rejected), columns=["path", "reason"], dtype=str)
+    )
     if not len(table):
-        raise PpferError(f"no video in {root} can be used\n{count_reasons(result.rejected)}".rstrip())
+        raise PpferError(
+            f"no video in {root} can be used\n{count_reasons(result.rejected)}".rstrip()
+        )
     return result
 
 
@@ -161,7 +178,11 @@ def index_names(names: Iterable[str], demographics: str | Path | None = None) ->
         if isinstance(row, str):
             raise PpferError(f"{name} {row}")
         rows.append(row)
-    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=str).fillna("").sort_values("clip", ignore_index=True)
+    return (
+        pd.DataFrame(rows, columns=list(COLUMNS), dtype=str)
+        .fillna("")
+        .sort_values("clip", ignore_index=True)
+    )
 
 
 def _index_cremad(root: Path, keep_faults: bool) -> tuple[list[dict], list[tuple[str, str]]]:
@@ -177,7 +198,11 @@ def _index_cremad(root: Path, keep_faults: bool) -> tuple[list[dict], list[tuple
             row = fault or row | {"path": str(root / name)}
         rejected.append((name, row)) if isinstance(row, str) else rows.append(row)
     if not rows and not any("odd name" not in reason for _, reason in rejected):
-        found = f"has {len(rejected)} videos, but none named as CREMA-D's" if rejected else "holds no video"
+        found = (
+            f"has {len(rejected)} videos, but none named as CREMA-D's"
+            if rejected
+            else "holds no video"
+        )
         raise PpferError(
             f"{root} {found} (1001_DFA_ANG_XX.flv), no DFEW tree (EmoLabel_DataSplit/) and no metadata.csv; "
             "for your own videos write a metadata.csv with the columns path, actor, emotion"
@@ -193,13 +218,22 @@ def _cremad_labels(stem: str, people: dict[str, dict]) -> dict | str:
     emotion = EMOTION_OF.get(match[3].lower())
     if not emotion:
         return f"has an unknown emotion: {match[3]}"
-    labels = {"clip": stem, "actor": match[1], "emotion": emotion, "sentence": match[2], "level": match[4]}
+    labels = {
+        "clip": stem,
+        "actor": match[1],
+        "emotion": emotion,
+        "sentence": match[2],
+        "level": match[4],
+    }
     return labels | people.get(match[1], {})
 
 
 def _demographics(path: Path) -> dict[str, dict]:
     table = _read_csv(path, ("actorid", "age", "sex", "race"))
-    return {row.actorid: {"sex": row.sex.lower(), "age": row.age, "race": row.race} for row in table.itertuples()}
+    return {
+        row.actorid: {"sex": row.sex.lower(), "age": row.age, "race": row.race}
+        for row in table.itertuples()
+    }
 
 
 def _index_dfew(root: Path, fold: int) -> tuple[list[dict], list[tuple[str, str]]]:
@@ -207,7 +241,9 @@ def _index_dfew(root: Path, fold: int) -> tuple[list[dict], list[tuple[str, str]
     folders = sorted(p for p in (root / "Clip").glob("*") if p.is_dir())
     for folder in sorted(folders, key=lambda p: ("clip_224x224", "original", p.name).index(p.name)):
         for entry in sorted(folder.iterdir()):
-            if entry.stem.isdecimal() and (entry.is_dir() or entry.suffix.lower() in VIDEO_SUFFIXES):
+            if entry.stem.isdecimal() and (
+                entry.is_dir() or entry.suffix.lower() in VIDEO_SUFFIXES
+            ):
                 media.setdefault(int(entry.stem), entry)
     rows, rejected, seen = [], [], set()
     for part in ("train", "test"):
@@ -259,49 +295,69 @@ def _index_folder(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
             known = {column: labels[column] for column in COLUMNS if column in labels}
             known["sex"] = labels.get("sex", "").lower()
             rows.append(known | {"clip": clip, "path": str(root / name), "emotion": emotion})
-    rejected += [(name, "is not listed in metadata.csv") for name in _videos(root) if name not in seen]
+    rejected += [
+        (name, "is not listed in metadata.csv") for name in _videos(root) if name not in seen
+    ]
     return rows, rejected
 
 
 def _videos(root: Path) -> list[str]:
-    """Video files below a folder, relative and sorted; follows links, leaves out hidden folders and other data sets."""
+    """Video files below a folder, relative and sorted; follows links, leaves out hidden folders and
+    other data sets.
+    """
     found, visited = [], set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real, here = os.path.realpath(folder), Path(folder)
-        other = here != root and ((here / "EmoLabel_DataSplit").is_dir() or (here / "metadata.csv").exists())
+        other = here != root and (
+            (here / "EmoLabel_DataSplit").is_dir() or (here / "metadata.csv").exists()
+        )
         if real in visited or other:
             subfolders.clear()
             continue
         visited.add(real)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [os.path.relpath(here / name, root) for name in files if Path(name).suffix.lower() in VIDEO_SUFFIXES]
+        found += [
+            os.path.relpath(here / name, root)
+            for name in files
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES
+        ]
     return sorted(found)
 
 
 def _read_csv(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
-    """A CSV as text, columns in lower case, cells stripped; PpferError when it or a needed column is missing."""
+    """A CSV as text, columns in lower case, cells stripped; PpferError when it or a needed column
+    is missing.
+    """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+        )
     except FileNotFoundError as error:
         raise PpferError(f"{path} does not exist") from error
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         raise PpferError(f"{path} cannot be read as a comma-separated table: {error}") from error
     table.columns = [str(column).strip().lower() for column in table.columns]
     if missing := [column for column in needed if column not in table.columns]:
-        raise PpferError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
+        raise PpferError(
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}"
+        )
     return table.fillna("").apply(lambda column: column.str.strip())
 
 
 def _without_duplicates(
     root: Path, rows: list[dict], rejected: list[tuple[str, str]]
 ) -> tuple[list[dict], list[tuple[str, str]]]:
-    """Keeps the first of files of one name or of one content; of equal content under contradicting labels, none."""
+    """Keeps the first of files of one name or of one content; of equal content under contradicting
+    labels, none.
+    """
     first: dict[str, str] = {}
     sizes: dict[int, list[dict]] = {}
     drop: dict[str, str] = {}  # path: reason
     for row in rows:
         if row["clip"] in first:
-            drop[row["path"]] = f"is a duplicate: same name as {os.path.relpath(first[row['clip']], root)}"
+            drop[row["path"]] = (
+                f"is a duplicate: same name as {os.path.relpath(first[row['clip']], root)}"
+            )
         else:
             first[row["clip"]] = row["path"]
             if os.path.isfile(row["path"]):
@@ -316,160 +372,8 @@ def _without_duplicates(
         for row in same[1:] if agree else same:
             other = next(r for r in same if r is not row)
             note = "" if agree else ", under other labels: neither can be trusted"
-            drop[row["path"]] = f"is a duplicate: same content as {os.path.relpath(other['path'], root)}{note}"
+            drop[row["path"]] = (
+                f"is a duplicate: same content as {os.path.relpath(other['path'], root)}{note}"
+            )
     rejected = rejected + [(os.path.relpath(path, root), reason) for path, reason in drop.items()]
     return [row for row in rows if row["path"] not in drop], rejected
-
-
-# --- split ------------------------------------------------------------------------------------------------------------
-
-
-def split(
-    table: pd.DataFrame, *, test: float = 0.3, val: float = 0.1, seed: int = 0, by: str | None = None
-) -> dict[str, np.ndarray]:
-    """Deals clips out to train, val and test.
-
-    By default the paper's closed set (§4.1): floor(test * N) test clips (2,232 of 7,442), dealt out so that every
-    actor, and every emotion of an actor as far as there are two clips of it, is on both sides in proportion. Validation
-    is carved out of the rest in the same way. A table with a column `split` (DFEW) keeps its own test clips.
-
-    Args:
-        table: rows with clip, actor, emotion. The split depends on the clips' names, not on their order.
-        test: share of all clips, within (0, 1).
-        val: share of the clips that are not test, within [0, 1).
-        seed: of the permutation.
-        by: a column, such as "sentence", of which whole values are held out for the test: those, drawn by seed, whose
-            clips come closest to `test`.
-
-    Returns:
-        {"train", "val", "test"}: disjoint, sorted int64 row numbers (0 to N - 1) that cover the table.
-
-    Raises:
-        PpferError: fewer than two actors, too few clips, `by` names no column or one with a single value, or a test or
-            validation emotion (or actor) that training would never see.
-    """
-    if not 0 < test < 1 or not 0 <= val < 1:
-        raise PpferError(f"test must lie within (0, 1) and val within [0, 1); they are {test} and {val}")
-    table = table.reset_index(drop=True)
-    rng = np.random.default_rng(seed)
-    order = np.argsort(table["clip"].to_numpy(str), kind="stable")
-    official = "split" in table and table["split"].isin(["train", "test"]).all()
-    if not official and table["actor"].nunique() < 2:
-        raise PpferError(
-            f"the clips show {table['actor'].nunique()} actor; to tell people apart, and to hide who they are, "
-            "at least two are needed"
-        )
-    if by:
-        held = _held_out(table, by, test, rng)
-        in_test = table[by].isin(held).to_numpy()[order]
-        tested, rest = order[in_test], order[~in_test]
-    elif official:
-        in_test = (table["split"] == "test").to_numpy()[order]
-        tested, rest = order[in_test], order[~in_test]
-    else:
-        tested, rest = _carve(table, order, test, rng)
-    if not len(rest):
-        raise PpferError("every clip is a test clip; none is left for training")
-    checked, rest = _carve(table, rest, val, rng) if val else (rest[:0], rest)
-    parts = {"train": np.sort(rest), "val": np.sort(checked), "test": np.sort(tested)}
-    parts = {name: rows.astype(np.int64) for name, rows in parts.items()}
-    for column in ("emotion",) if by == "actor" else ("emotion", "actor"):
-        train = set(table[column].iloc[parts["train"]])
-        if unseen := sorted(set(table[column].iloc[np.concatenate([parts["val"], parts["test"]])]) - train):
-            raise PpferError(
-                f"no training clip shows the {column} {', '.join(unseen)}; "
-                "give more clips of it, take it out, or lower test and val"
-            )
-    return parts
-
-
-def actor_folds(table: pd.DataFrame, k: int = 5, seed: int = 0, val: float = 0.1) -> list[dict[str, np.ndarray]]:
-    """Actor-independent folds, for the recognizer alone: no actor of a fold's test or val is in its train.
-
-    Args:
-        table: rows with actor.
-        k: folds; every clip is in exactly one fold's test.
-        seed: of the permutation of actors.
-        val: share of the remaining clips, in whole actors (at least one), that validates.
-
-    Returns:
-        k dictionaries as `split` returns.
-
-    Raises:
-        PpferError: too few actors for k folds with someone left to train on and to validate on.
-    """
-    actors = np.array(sorted(table["actor"].unique()))
-    if not 2 <= k <= len(actors) or len(actors) - math.ceil(len(actors) / k) < 1 + (val > 0):
-        raise PpferError(f"{len(actors)} actors are too few for {k} folds that share none")
-    rng, folds = np.random.default_rng(seed), []
-    column = table["actor"].reset_index(drop=True)
-    for held in np.array_split(rng.permutation(actors), k):
-        tested = column.isin(held)
-        checked = column.isin(_held_out(table[~tested.to_numpy()], "actor", val, rng)) if val else tested & False
-        rows = {"train": ~tested & ~checked, "val": checked, "test": tested}
-        folds.append({name: np.flatnonzero(part).astype(np.int64) for name, part in rows.items()})
-    return folds
-
-
-def split_manifest(table: pd.DataFrame, parts: dict[str, np.ndarray]) -> dict:
-    """What a split is, as JSON: counts, the clips' names per part, and the sha256 of the sorted (clip, part) list."""
-    names = table["clip"].to_numpy(str)
-    clips = {part: sorted(names[rows].tolist()) for part, rows in parts.items()}
-    lines = sorted(f"{clip},{part}\n" for part, members in clips.items() for clip in members)
-    return {
-        "actors": int(table["actor"].nunique()),
-        "counts": {part: len(members) for part, members in clips.items()},
-        "sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
-        "clips": clips,
-    }
-
-
-def _held_out(table: pd.DataFrame, by: str, share: float, rng: np.random.Generator) -> list[str]:
-    """Values of a column, in random order, up to the number of them whose rows come closest to `share` of the table."""
-    if by not in table:
-        raise PpferError(f"there is no column {by} to split by; there are {', '.join(table.columns)}")
-    counts = table[by].value_counts().sort_index()
-    if len(counts) < 2:
-        raise PpferError(f"every clip has the same {by}; to split by it, at least two are needed")
-    values = rng.permutation(counts.index.to_numpy(str))
-    distance = np.abs(np.cumsum(counts[values].to_numpy())[:-1] - share * len(table))
-    return list(values[: int(distance.argmin()) + 1])
-
-
-def _carve(
-    table: pd.DataFrame, rows: np.ndarray, share: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Takes floor(share * rows), at least one: first shared out among actors, then among each actor's emotions."""
-    total = max(1, int(share * len(rows) + 1e-9))
-    actor, emotion = (table[column].to_numpy(str)[rows] for column in ("actor", "emotion"))
-    actors, sizes = np.unique(actor, return_counts=True)
-    words, kind = np.unique(emotion, return_inverse=True)
-    owed, taken = np.zeros(len(words)), []  # what rounding has kept from each emotion so far
-    for name, seats in zip(actors, _apportion(sizes, total, 0, rng), strict=True):
-        cells = [rows[(actor == name) & (kind == k)] for k in range(len(words))]
-        counts = np.array([len(cell) for cell in cells])
-        places = _apportion(counts, seats, owed, rng)
-        owed += counts * (seats / counts.sum()) - places
-        taken += [rng.permutation(cell)[:n] for cell, n in zip(cells, places, strict=True)]
-    chosen = np.concatenate(taken)
-    return chosen, rows[~np.isin(rows, chosen)]
-
-
-def _apportion(sizes: np.ndarray, total: int, owed: np.ndarray | float, rng: np.random.Generator) -> np.ndarray:
-    """Seats for groups in proportion to their sizes, summing to `total`, by largest remainder; ties are drawn.
-
-    Where the total allows, every group of two or more has a clip on either side, and a group of one stays behind.
-    """
-    least, most = (sizes > 1).astype(int), np.maximum(sizes - 1, 0)
-    if total < least.sum():
-        least = np.zeros_like(sizes)
-    if total > most.sum():
-        most = sizes
-    quota = sizes * (total / sizes.sum())
-    seats = np.clip(np.floor(quota + 1e-9).astype(int), least, most)
-    wish = quota + owed + 1e-6 * rng.random(len(sizes))  # ties
-    while missing := total - seats.sum():
-        can_change = seats < most if missing > 0 else seats > least
-        gap = np.where(can_change, (wish - seats) * np.sign(missing), -np.inf)
-        seats[gap.argmax()] += np.sign(missing)
-    return seats

@@ -1,4 +1,6 @@
-"""What notebooks share: the run context, tables that render, and controls that work with and without a person."""
+"""What notebooks share: the run context, tables that render, and controls that work with and
+without a person.
+"""
 
 from __future__ import annotations
 
@@ -7,50 +9,61 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ipywidgets
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython.display import Markdown, display
 
-from ppfer import evaluate, plots, run, tables
+from ppfer import measure, plots, study
 from ppfer.config import load_config
+from ppfer.device import device_name
+from ppfer.run import Run
 
 
-def start(profile: str = "demo", seed: int = 0, runs_dir: str = "../runs", settings: dict | None = None) -> run.Run:
+def start(
+    profile: str = "demo", seed: int = 0, runs_dir: str = "../runs", settings: dict | None = None
+) -> Run:
     """Begin a notebook: seed everything, set the look, say what this runs on.
 
     Args:
         profile: smoke | demo | twin | paper.
         seed: one seed for python, numpy and torch.
         runs_dir: where stage results are read and written.
-        settings: dotted overrides of the profile, e.g. ``{"data": "/videos", "privacy.steps": 50}``.
+        settings: dotted overrides of the profile, e.g. ``{"data": "/videos", "privacy.steps":
+            50}``.
     """
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     plots.theme()
-    context = run.Run(load_config(profile, {"seed": seed, **(settings or {})}), runs_dir)
-    print(f"profile {profile}, seed {seed}, {run.device_name(context.device)}, "
-          f"{context.config.frames} frames of {context.config.size}×{context.config.size}, run '{context.dir.name}'")
+    context = study.open_run(load_config(profile, {"seed": seed, **(settings or {})}), runs_dir)
+    print(
+        f"profile {profile}, seed {seed}, {device_name(context.device)}, "
+        f"{context.config.frames} frames of {context.config.size}×{context.config.size}, run '{context.dir.name}'"
+    )
     return context
 
 
 def interactive() -> bool:
-    """True when a person can move widgets: not under papermill, nbconvert or tests (``PPFER_HEADLESS``)."""
+    """True when a person can move widgets: not under papermill, nbconvert or tests
+    (``PPFER_HEADLESS``).
+    """
     return not os.environ.get("PPFER_HEADLESS")
 
 
 def explore(function: Callable[..., Any], cases: Sequence[dict], **controls: Any) -> None:
     """Draw a figure for every setting of the controls.
 
-    With a person there: `ipywidgets.interact` over `controls`. Headless: one figure per entry of `cases`, because a
-    bare widget leaves no picture behind.
+    With a person there: `ipywidgets.interact` over `controls`. Headless: one figure per entry of
+    `cases`, because a bare widget leaves no picture behind.
 
     Args:
         function: draws and returns a matplotlib Figure.
         cases: keyword arguments of the static figures.
-        controls: keyword → widget abbreviation (list, range tuple) as `ipywidgets.interact` takes them.
+        controls: keyword → widget abbreviation (list, range tuple) as `ipywidgets.interact` takes
+            them.
     """
-    import matplotlib.pyplot as plt
-    from IPython.display import display
 
     def draw(**values: Any) -> None:
         figure = function(**values)
@@ -58,31 +71,29 @@ def explore(function: Callable[..., Any], cases: Sequence[dict], **controls: Any
         plt.close(figure)
 
     if interactive():
-        import ipywidgets
-
         ipywidgets.interact(draw, **controls)
     else:
         for case in cases:
             draw(**case)
 
 
-def show(rows: list[dict], *, name: str = "", context: run.Run | None = None) -> None:
-    """Print a table as Markdown; with a name and a run, also write it to the run's ``tables`` folder (json and md)."""
-    from IPython.display import Markdown, display
-
+def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> None:
+    """Print a table as Markdown; with a name and a run, also write it to the run's ``tables``
+    folder (json and md).
+    """
     if name and context is not None:
-        rows = evaluate.write_table(rows, context.dir / "tables", name)
+        rows = measure.write_table(rows, context.dir / "tables", name)
     else:
-        rows = [{k: v.to_dict() if isinstance(v, evaluate.Rate) else v for k, v in row.items()} for row in rows]
-    display(Markdown(evaluate.markdown(rows)))
+        rows = measure.plain(rows)
+    display(Markdown(measure.markdown(rows)))
 
 
-def wrote(context: run.Run, *names: str) -> None:
+def wrote(context: Run, *names: str) -> None:
     """Recap: what each stage did, how long it took and where it lies."""
     for name in names:
         manifest = context.manifest(name)
         best = ", ".join(f"{k} {v:.3f}" for k, v in manifest["summary"].get("best", {}).items())
-        print(f"{context.dir.name}/{name}: {manifest['seconds']:.0f} s on {manifest['device']}" + (f"; best {best}" if best else ""))
-
-
-__all__ = ["explore", "interactive", "show", "start", "tables", "wrote"]
+        print(
+            f"{context.dir.name}/{name}: {manifest['seconds']:.0f} s on {manifest['device']}"
+            + (f"; best {best}" if best else "")
+        )

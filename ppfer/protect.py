@@ -1,78 +1,41 @@
 """Protectors: every way of protecting a video is a callable from clips to clips.
 
-A protector takes ``(B, T, 3, H, W)`` float in [0, 1] and returns the same shape in [0, 1]. `protect` checks that, so
-nothing in the evaluation needs to know which method it measures. Methods that look at single frames flatten time
-themselves (`per_frame`).
+A protector takes ``(B, T, 3, H, W)`` float in [0, 1] and returns the same shape in [0, 1].
+`protect` checks that, so nothing in the evaluation needs to know which method it measures. Methods
+that look at single frames flatten time themselves (`per_frame`).
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppfer import nets, uvit
+from ppfer import fast
 from ppfer.config import PpferError
-from ppfer.train import Progress, autocast
+from ppfer.device import autocast
 from ppfer.wavelets import BandSplit
 
-Protector = Callable[[Tensor], Tensor]
+Apply = Callable[[Tensor], Tensor]  # clips → clips
 
 
-def per_frame(function: Protector, clips: Tensor) -> Tensor:
+def no_privacy(clips: Tensor) -> Tensor:
+    """The original clips: the upper bound of both accuracy and leakage ("No Privacy Preservation",
+    Table 1)."""
+    return clips
+
+
+def per_frame(function: Apply, clips: Tensor) -> Tensor:
     """Apply a frame-to-frame function, (N, 3, H, W) → (N, 3, H, W), to clips (B, T, 3, H, W)."""
     return function(clips.flatten(0, 1)).view_as(clips)  # (B·T, 3, H, W) → (B, T, 3, H, W)
 
 
-def no_privacy(clips: Tensor) -> Tensor:
-    """The original clips: the upper bound of both accuracy and leakage ("No Privacy Preservation", Table 1)."""
-    return clips
-
-
-@functools.lru_cache(maxsize=64)
-def blur_matrix(n: int, sigma: float) -> Tensor:
-    """Gaussian blur along an axis of length n, reflected at its ends, is a matrix: (n, n) float32, rows summing to 1.
-
-    The kernel has 2⌈3σ⌉+1 taps. Cached and shared: clone it before changing it.
-
-    Raises:
-        PpferError: if the kernel reaches beyond the reflection, that is for σ > (n − 1) / 3.
-    """
-    radius = math.ceil(3 * sigma)
-    if not 0 < sigma or radius >= n:
-        raise PpferError(f"a blur of σ = {sigma:g} does not fit {n} pixels; σ must lie in (0, {(n - 1) // 3}]")
-    x = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    kernel = torch.exp(-(x**2) / (2 * sigma**2))
-    basis = F.pad(torch.eye(n, dtype=torch.float64)[:, None], (radius, radius), mode="reflect")  # (n, 1, n + 2·radius)
-    columns = F.conv1d(basis, (kernel / kernel.sum()).view(1, 1, -1))  # (n, 1, n): row j is the blurred j-th basis vector
-    return columns[:, 0].T.float().contiguous()
-
-
-class GaussianBlur(nn.Module):
-    """Frames or clips (..., H, W) blurred with one σ in pixels (paper §4.3): X → B_h X B_wᵀ.
-
-    Equal to torchvision's ``gaussian_blur`` with kernel 2⌈3σ⌉+1, at a fraction of its cost for wide kernels.
-    """
-
-    def __init__(self, sigma: float):
-        super().__init__()
-        self.sigma = sigma
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Same shape, in [0, 1]."""
-        rows, columns = (blur_matrix(n, self.sigma).to(pixels.device) for n in pixels.shape[-2:])
-        with torch.autocast(pixels.device.type, enabled=False):
-            return (rows @ pixels @ columns.T).clamp(0, 1)
-
-
 class PrivacyEnhancer(nn.Module):
-    """F_lpr and F_hpr: one U-Net per band, then the inverse transform (paper §3.2, Algorithm 1 lines 4, 7, 8, 12).
+    """F_lpr and F_hpr: one U-Net per band, then the inverse transform (paper §3.2, Algorithm 1
+    lines 4, 7, 8, 12).
 
     Args:
         bands: how a frame is split and merged.
@@ -100,7 +63,9 @@ class PrivacyEnhancer(nn.Module):
 
 
 class FrameEnhancer(nn.Module):
-    """F_pr: one U-Net on whole frames, the ablation without the transform (paper Figure 3, tasks 1–3)."""
+    """F_pr: one U-Net on whole frames, the ablation without the transform (paper Figure 3, tasks
+    1–3).
+    """
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -117,7 +82,9 @@ class FrameEnhancer(nn.Module):
 
 
 class PPFER(nn.Module):
-    """The whole method at inference: enhance both bands, merge, compensate (paper Figure 2; controllers are gone)."""
+    """The whole method at inference: enhance both bands, merge, compensate (paper Figure 2;
+    controllers are gone).
+    """
 
     def __init__(self, enhancer: nn.Module, compensator: nn.Module):
         super().__init__()
@@ -133,33 +100,41 @@ class PPFER(nn.Module):
         return self.compensator(frames).float().clamp(0, 1).view_as(protected)
 
 
-def protect(protector: Protector, clips: Tensor, *, name: str = "protector", precision: str = "auto") -> Tensor:
+def protect(
+    protector: Apply, clips: Tensor, *, name: str = "protector", precision: str = "auto"
+) -> Tensor:
     """Run a protector and hold it to the protocol.
 
     Args:
         protector: clips → clips.
-        clips: (B, T, 3, H, W) uint8 or float in [0, 1].
-        name: for error messages.
-        precision: see `ppfer.train.autocast`.
+        clips: (B, T, 3, H, W), uint8 or float in [0, 1].
+        name: for the error message.
+        precision: see `ppfer.device.autocast`.
 
     Returns:
-        (B, T, 3, H, W) uint8, rounded: what would be written to a file.
+        uint8 clips of the same shape.
 
     Raises:
-        PpferError: if the result has another shape, holds NaN or leaves [0, 1].
+        PpferError: naming the protector, if it changed the shape, returned NaN or left [0, 1].
     """
     return _checked(*_begin(protector, clips, name, precision), name)
 
 
 @torch.inference_mode()
-def _begin(protector: Protector, clips: Tensor, name: str, precision: str) -> tuple[Tensor, Tensor]:
-    """What `protect` returns, still unchecked, and its least and greatest value: nothing here waits for a GPU."""
+def _begin(protector: Apply, clips: Tensor, name: str, precision: str) -> tuple[Tensor, Tensor]:
+    """What `protect` returns, still unchecked, and its least and greatest value: nothing here waits
+    for a GPU.
+    """
     pixels = clips.float() / 255 if clips.dtype == torch.uint8 else clips.float()
     with autocast(clips.device, precision):
         out = protector(pixels).float()
     if out.shape != pixels.shape:
-        raise PpferError(f"{name} returned shape {tuple(out.shape)} for clips of shape {tuple(pixels.shape)}; a protector keeps the shape")
-    return out.clamp(0, 1).mul_(255).round_().to(torch.uint8), torch.stack(out.aminmax())
+        raise PpferError(
+            f"{name} returned shape {tuple(out.shape)} for clips of shape {tuple(pixels.shape)}; "
+            "a protector keeps the shape"
+        )
+    bounds = torch.stack(out.aminmax())
+    return out.clamp(0, 1).mul_(255).round_().to(torch.uint8), bounds
 
 
 def _checked(made: Tensor, bounds: Tensor, name: str) -> Tensor:
@@ -171,14 +146,25 @@ def _checked(made: Tensor, bounds: Tensor, name: str) -> Tensor:
     return made
 
 
-def protect_all(protector: Protector, clips: Tensor, *, device: torch.device, batch: int, name: str,
-                on_batch: Callable[[int], None] | None = None, rows: bool = False, precision: str = "auto") -> Iterator[Tensor]:
-    """Protect a whole (N, T, 3, H, W) uint8 tensor batch by batch; yields uint8 batches on `device`, in order.
+def protect_all(
+    protector: Apply,
+    clips: Tensor,
+    *,
+    device: torch.device,
+    batch: int,
+    name: str,
+    on_batch: Callable[[int], None] | None = None,
+    rows: bool = False,
+    precision: str = "auto",
+) -> Iterator[Tensor]:
+    """Protect a whole (N, T, 3, H, W) uint8 tensor batch by batch; yields uint8 batches on
+    `device`, in order.
 
-    A batch is begun before the one ahead of it is checked and given out, so that a GPU has always work.
+    A batch is begun before the one ahead of it is checked and given out, so that a GPU has always
+    work.
 
-    With `rows` the protector is called as ``protector(clips, rows)``, a range of the N: for one that knows more of a clip
-    than its pixels, such as where the landmarks of the face are.
+    With `rows` the protector is called as ``protector(clips, rows)``, a range of the N: for one
+    that knows more of a clip than its pixels, such as where the landmarks of the face are.
     """
     if isinstance(protector, nn.Module):
         protector.eval()
@@ -197,84 +183,22 @@ def protect_all(protector: Protector, clips: Tensor, *, device: torch.device, ba
             on_batch(len(clips))
 
 
-def deployed(protector: Protector, batch: int, *, precision: str = "auto", compile: bool = False) -> Protector:
-    """A protector made of our networks as it runs fastest over many clips on a GPU: a copy for this alone; any other as it is.
-
-    BatchNorm is folded into the convolutions and weights are bf16 where `precision` allows bf16 (`ppfer.train.autocast`).
+def deployed(
+    protector: Apply, batch: int, *, precision: str = "auto", compile: bool = False
+) -> Apply:
+    """A protector made of our networks as it runs fastest on a GPU (`ppfer.fast.deploy`); any other
+    as it is.
 
     Args:
         protector: clips → clips; a network, or a method of one such as `PPFER.compensate`.
-        batch: clips per call at most; with `compile`, fewer are filled up, so that one shape is compiled.
+        batch: clips per call at most.
         precision: what it will be called under.
         compile: use `torch.compile`: half a minute's wait, then a third more frames a second.
     """
     owner = getattr(protector, "__self__", protector)
-    if not isinstance(owner, (PrivacyEnhancer, FrameEnhancer, PPFER)) or next(owner.parameters()).device.type not in nets.MATRIX_UNITS:
+    ours = isinstance(owner, (PrivacyEnhancer, FrameEnhancer, PPFER))
+    made = fast.deploy(owner, precision) if ours else owner
+    if made is owner:
         return protector
-    owner = nets.fold_batchnorm(copy.deepcopy(owner).eval())
-    if precision != "fp32":
-        for part in owner.modules():
-            if isinstance(part, (nets.UNet, uvit.PixelCompensator)):
-                part.bfloat16()
-    apply = owner if isinstance(protector, nn.Module) else getattr(owner, protector.__name__)
-    if not compile:
-        return apply
-    fast = torch.compile(apply, dynamic=False)
-
-    def fill(clips: Tensor) -> Tensor:
-        count = len(clips)
-        if count < batch:
-            clips = torch.cat([clips, clips[-1:].expand(batch - count, *clips.shape[1:])])
-        return fast(clips)[:count]
-
-    return fill
-
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".flv", ".m4v")
-
-
-def protect_videos(protector: Protector, source: Path, out: Path, *, size: int, device: torch.device, chunk: int = 16,
-                   batch: int = 4, precision: str = "auto") -> list[Path]:
-    """Protect a video file, or every video of a folder, frame for frame; sound is dropped, since a voice names its speaker.
-
-    Colour keeps its full resolution in the files (`store.write_video`): at half, F_u reads the files clearly worse than the frames (notebook 12).
-
-    Args:
-        protector: clips → clips.
-        source: a video or a folder.
-        out: folder for ``<name>.mp4``; sub-folders are kept.
-        size: side of the square centre crop the protector was trained at; the output has this size.
-        chunk: frames of a clip, as the protector takes them.
-        batch: clips per pass.
-        precision: see `ppfer.train.autocast`.
-
-    Returns:
-        The files written.
-
-    Raises:
-        PpferError: if there is no video, or one cannot be read (the others are still written).
-    """
-    from ppfer.store import read_video, square, write_video
-
-    root = source if source.is_dir() else source.parent
-    files = sorted(p for p in source.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES) if source.is_dir() else [source]
-    if not files:
-        raise PpferError(f"there is no video in {source} ({', '.join(VIDEO_SUFFIXES)})")
-    written, failed = [], []
-    progress = Progress("protecting", len(files))
-    for count, path in enumerate(files, 1):
-        try:
-            frames, fps = read_video(path)
-        except PpferError as error:
-            failed.append(str(error))
-            continue
-        frames = square(frames, size)  # (T, 3, S, S) uint8
-        length = len(frames)
-        frames = torch.cat([frames, frames[-1:].expand(-length % chunk, -1, -1, -1)])  # whole chunks: time-axis bands need them
-        clips = frames.view(-1, chunk, 3, size, size)  # (chunks, chunk, 3, S, S)
-        done = torch.cat([part.cpu() for part in protect_all(protector, clips, device=device, batch=batch, name="protector", precision=precision)])
-        written.append(write_video((out / path.relative_to(root)).with_suffix(".mp4"), done.flatten(0, 1)[:length], fps, full_colour=True))
-        progress.update(count, path.name)
-    if failed:
-        raise PpferError(f"{len(failed)} of {len(files)} videos could not be read: " + "; ".join(failed[:5]))
-    return written
+    apply = made if isinstance(protector, nn.Module) else getattr(made, protector.__name__)
+    return fast.compiled(apply, batch) if compile else apply

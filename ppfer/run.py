@@ -1,110 +1,238 @@
-"""What a run is: a configuration, a folder of stage results, and the rule for when a result may be used again.
+"""What a run is: a configuration, a folder of stage results, and the rule for when a result may be
+used again.
 
-``runs/<name>/<stage>/`` holds a stage's weights (safetensors), ``metrics.jsonl`` and ``manifest.json``. The manifest's
-key is a digest of the settings the stage depends on and of the keys of the stages it stands on; a result whose key
-still matches is loaded instead of made again.
+``runs/<name>/<stage>/`` holds a stage's weights (safetensors), ``metrics.jsonl`` and
+``manifest.json``. The manifest's key is a digest of the settings the stage depends on and of the
+keys of the stages it stands on; a result whose key still matches is loaded instead of made again.
+
+What can be made is a list of stages and a list of protectors, given to the run; nothing is
+registered by being imported.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import json
 import os
-import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ppfer import __version__
-from ppfer.config import REPO, Config, PpferError, digest, to_dict
+from ppfer import measure
+from ppfer.config import REPO, Config, PpferError, digest, load_config, pick
+from ppfer.device import device_name, fitting, is_main, versions, wait_for_everyone, write_json
+from ppfer.store import Room
 
 
 class MissingInput(PpferError):
     """A stage's result is not there yet; the message names the notebook that makes it."""
 
 
-@dataclasses.dataclass(frozen=True)
+# --- stages -------------------------------------------------------------------
+
+
+def stage(
+    name: str,
+    *,
+    needs: tuple[str, ...] = (),
+    settings: tuple[str, ...] = (),
+    notebook: str,
+    study: bool = False,
+    alone: bool = False,
+) -> Callable[[type[Stage]], type[Stage]]:
+    """Describe a stage class; nothing is registered.
+
+    Args:
+        name: "identity", or with an argument "attack/{protector}", which becomes the attribute
+            ``protector``. An argument that the class has a value for may be left out.
+        needs: stages whose results go in; may name the argument, "protected/{protector}".
+        settings: fields of the config that the result depends on besides, dotted where they lie
+            deeper.
+        notebook: number of the notebook that makes it, for the reader's sake.
+        study: made while methods are compared (`ppfer.study`), not by the main run.
+        alone: made by the main process only while the others wait; training stages are made by all
+            together.
+    """
+
+    def describe(cls: type[Stage]) -> type[Stage]:
+        cls.kind, _, argument = name.partition("/")
+        cls.argument = argument.strip("{}")
+        cls.named_needs, cls.named_settings = needs, settings
+        cls.notebook, cls.study, cls.alone = notebook, study, alone
+        return cls
+
+    return describe
+
+
 class Stage:
-    """One step of the pipeline.
+    """One step of the pipeline in a run: what it stands on, how it is made, how its result is
+    loaded.
 
     Attributes:
-        name: folder under the run, e.g. "identity" or "recognizer/ppfer".
-        notebook: the notebook that makes it.
-        needs: stages whose results go in.
-        settings: everything else the result depends on; part of the key.
-        make: ``make(run, folder) -> summary``: does the work, leaves files in the folder.
-        load: ``load(run, folder) -> result``.
-        alone: made by the main process only, the others wait; training stages are made by all together.
+        run: the run it belongs to; `config` is its configuration.
+    """
+
+    kind: str
+    argument: str
+    named_needs: tuple[str, ...]
+    named_settings: tuple[str, ...]
+    notebook: str
+    study: bool
+    alone: bool
+
+    def __init__(self, run: Run, value: str = ""):
+        self.run, self.config = run, run.config
+        if value and not self.argument:
+            raise PpferError(f"stage {self.kind} takes no '/{value}'")
+        if not value and self.argument and not hasattr(self, self.argument):
+            raise PpferError(f"stage {self.kind} needs a {self.argument}: {self.kind}/NAME")
+        self.name = f"{self.kind}/{value}" if value else self.kind
+        if value:
+            setattr(self, self.argument, value)
+
+    def needs(self) -> tuple[str, ...]:
+        """Names of the stages whose results go in."""
+        values = {self.argument: getattr(self, self.argument)} if self.argument else {}
+        return tuple(need.format(**values) for need in self.named_needs)
+
+    def settings(self) -> dict:
+        """Everything else the result depends on, JSON types."""
+        return pick(self.config, *self.named_settings)
+
+    def origin(self) -> tuple[bool, str]:
+        """Whether comparing methods makes it (`ppfer.study`), not the main run; and in which
+        notebook.
+        """
+        return self.study, self.notebook
+
+    def make(self, folder: Path) -> dict:
+        """Do the work, leave files in the folder; returns a summary for the manifest."""
+        raise TypeError(f"{type(self).__name__} does not say how it is made")
+
+    def load(self, folder: Path) -> Any:
+        """The result, from what `make` left."""
+        raise TypeError(f"{type(self).__name__} does not say how it is loaded")
+
+    def lighter(self) -> str:
+        """What to change when the GPU's memory does not suffice."""
+        return "--set size=SMALLER"
+
+
+# --- protectors ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Protector:
+    """A row of the tables: a way of protecting clips, by name.
+
+    An untrained one is a function and a line; one that is trained also names the stages it stands
+    on.
+
+    Attributes:
+        name: key, also the folder name.
+        title: as printed.
+        build: ``build(run) -> clips → clips``.
+        what_ran: one line for the table, what exactly this is; or ``what_ran(run)`` that says it
+            once it is made.
+        needs: stages it stands on.
+        settings: names of the config's fields that its clips depend on besides those stages.
+        study: whether comparing makes it (`ppfer.study`), not the main run.
+        notebook: number of the notebook that makes its inputs.
+        rows: the built callable takes (clips, rows), see `ppfer.protect.protect_all`.
+        source: a protector whose stored clips only need compensating (``build`` gives a `PPFER`):
+            saves a pass.
+        missing: ``missing(run)`` says what to install or to give before it can run; "" when nothing
+            is missing.
     """
 
     name: str
-    notebook: str
-    needs: tuple[str, ...]
-    settings: Any
-    make: Callable[[Run, Path], dict]
-    load: Callable[[Run, Path], Any]
-    alone: bool = False
+    title: str
+    build: Callable[[Run], Callable[[Tensor], Tensor]]
+    what_ran: str | Callable[[Run], str]
+    needs: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    study: bool = True
+    notebook: str = "08"
+    rows: bool = False
+    source: str = ""
+    missing: Callable[[Run], str] = lambda run: ""
+
+    def said(self, run: Run) -> str:
+        """What exactly this protector is in a run."""
+        return self.what_ran if isinstance(self.what_ran, str) else self.what_ran(run)
 
 
-STAGES: dict[str, Callable[..., Stage]] = {}  # kind → function(config[, argument]) that describes the stage
-
-
-def define(function: Callable[..., Stage]) -> Callable[..., Stage]:
-    """Register a function that describes a stage under its own name; "kind/argument" passes the argument on."""
-    STAGES[function.__name__] = function
-    return function
+# --- the run ------------------------------------------------------------------
 
 
 class Run:
-    """A configuration, its data and its results.
+    """A configuration and its results.
 
     Args:
         config: from `ppfer.config.load_config`.
         runs_dir: parent of the run's folder.
         device: default: CUDA if there, else CPU.
+        stages: classes of all that can be made; `ppfer.study.open_run` gives every one there is.
+        protectors: the rows of the tables.
 
     Attributes:
         dir: ``runs_dir/<profile>[-<data folder>][-seed<n>]``.
+        room: where clips lie as tensors.
     """
 
-    def __init__(self, config: Config, runs_dir: str | Path = "runs", device: str | torch.device | None = None):
-        local = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    def __init__(
+        self,
+        config: Config,
+        runs_dir: str | Path = "runs",
+        device: str | torch.device | None = None,
+        *,
+        stages: Iterable[type[Stage]] = (),
+        protectors: Iterable[Protector] = (),
+    ):
         self.config = config
+        local = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         self.device = torch.device(device or (local if torch.cuda.is_available() else "cpu"))
         self.dir = Path(runs_dir) / run_name(config)
+        self.stages = {cls.kind: cls for cls in stages}
+        self.protectors = {protector.name: protector for protector in protectors}
+        self.room = Room(self.device)
         self._results: dict[str, Any] = {}
         self._keys: dict[str, str] = {}
-        self._stages: dict[str, Stage] = {}  # described once: the data stages look at every file for it
-        self._tensors: dict[str, Tensor] = {}
-        self.kept: dict[str, Tensor] = {}  # by keys of stages: what is quicker kept than computed again
+        # described once: the data stages look at every file for it
+        self._stages: dict[str, Stage] = {}
+        self._logits: dict[str, Tensor] = {}
 
-    # -- results -------------------------------------------------------------------------------------------------
+    def __repr__(self) -> str:
+        return f"Run({self.dir.name!r} on {self.device})"
+
+    # -- results -------------------------------------------------------------------------------------
 
     def make(self, name: str, *, load: bool = True) -> Any:
-        """The result of a stage, made now unless a matching one is there; its inputs must exist (`get`). None without `load`."""
-        stage = self.describe(name)
-        folder, key = self.dir / name, self.key(name)
-        finished = self._manifest(name).get("key") == key
+        """The result of a stage, made now unless a matching one is there; its inputs must exist
+        (`get`).
+
+        None without `load`.
+        """
+        finished = self.has(name)
         wait_for_everyone()
         if not finished:
-            self._begin(folder, key)
+            folder = self._begin(name)
             wait_for_everyone()
-            began = time.monotonic()
+            stage, began = self._new(name), time.monotonic()
             if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)  # what names no device goes where the run is
                 torch.cuda.init()  # the first stage may come before anything used the GPU
                 torch.cuda.reset_peak_memory_stats(self.device)
             if is_main() or not stage.alone:
-                with self._fitting(stage):
-                    summary = stage.make(self, folder)
-                self._finish(stage, folder, key, summary, began)
+                with fitting(name, self.device, stage.lighter()):
+                    summary = stage.make(folder)
+                self._finish(stage, folder, summary, time.monotonic() - began)
             self._results.pop(name, None)
             wait_for_everyone()
         return self.get(name) if load else None
@@ -113,25 +241,32 @@ class Run:
         """The result of a finished stage.
 
         Raises:
-            MissingInput: if it was never made or belongs to another configuration; names the notebook to run.
+            MissingInput: if it was never made or belongs to another configuration; names the
+                notebook to run.
         """
-        stage, _ = self.describe(name), self.manifest(name)
+        self.manifest(name)
         if name not in self._results:
-            with self._fitting(stage), torch.random.fork_rng(devices=[]):  # loading must not move the caller's random numbers: a stage is seeded
-                self._results[name] = stage.load(self, self.dir / name)  # before it asks for its inputs
+            stage = self.describe(name)
+            # loading must not move the caller's random numbers: a stage is seeded before it asks
+            # for its inputs
+            with fitting(name, self.device, stage.lighter()), torch.random.fork_rng(devices=[]):
+                self._results[name] = stage.load(self.dir / name)
         return self._results[name]
 
     def manifest(self, name: str) -> dict:
-        """How a finished stage was made: settings, inputs, seconds, device, versions, and the summary its ``make`` returned.
+        """How a finished stage was made: settings, inputs, seconds, device, versions, and its
+        summary.
 
         Raises:
             MissingInput: as `get`.
         """
-        manifest, key = self._manifest(name), self.key(name)
-        if manifest.get("key") != key:
+        manifest = self._manifest(name)
+        if manifest.get("key") != self.key(name):
             why = "was made with other settings or inputs" if manifest else "does not exist yet"
-            notebook = self.describe(name).notebook
-            raise MissingInput(f"{self.dir / name} {why}; run notebook {notebook} with profile {self.config.profile} first")
+            raise MissingInput(
+                f"{self.dir / name} {why}; run notebook {self.describe(name).origin()[1]} "
+                f"with profile {self.config.profile} first"
+            )
         return manifest
 
     def has(self, name: str) -> bool:
@@ -147,14 +282,16 @@ class Run:
 
     def metrics(self, name: str) -> list[dict]:
         """Rows of the stage's ``metrics.jsonl``: step, loss and validation measures."""
-        return [json.loads(line) for line in (self.dir / name / "metrics.jsonl").read_text().splitlines()]
+        text = (self.dir / name / "metrics.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
 
     def key(self, name: str) -> str:
         """Digest of the stage's settings and of the keys of all it stands on."""
         if name not in self._keys:
             stage = self.describe(name)
-            inputs = {need: self.key(need) for need in stage.needs}
-            self._keys[name] = digest({"stage": name, "settings": stage.settings, "inputs": inputs})
+            inputs = {need: self.key(need) for need in stage.needs()}
+            described = {"stage": name, "settings": stage.settings(), "inputs": inputs}
+            self._keys[name] = digest(described)
         return self._keys[name]
 
     def describe(self, name: str) -> Stage:
@@ -164,62 +301,70 @@ class Run:
             PpferError: if there is no such stage.
         """
         if name not in self._stages:
-            kind, _, argument = name.partition("/")
-            if kind not in STAGES:
-                raise PpferError(f"unknown stage '{name}'; known: {', '.join(STAGES)}")
-            self._stages[name] = STAGES[kind](self.config, argument) if argument else STAGES[kind](self.config)
+            self._stages[name] = self._new(name)
         return self._stages[name]
+
+    def _new(self, name: str) -> Stage:
+        """A stage to be made: what it keeps while it is made goes with it."""
+        kind, _, value = name.partition("/")
+        if kind not in self.stages:
+            raise PpferError(f"unknown stage '{name}'; known: {', '.join(self.stages)}")
+        return self.stages[kind](self, value)
+
+    def protector(self, name: str) -> Protector:
+        """The protector of that name.
+
+        Raises:
+            PpferError: if there is none.
+        """
+        if name not in self.protectors:
+            raise PpferError(f"unknown protector '{name}'; known: {', '.join(self.protectors)}")
+        return self.protectors[name]
 
     def _manifest(self, name: str) -> dict:
         path = self.dir / name / "manifest.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
-    def _begin(self, folder: Path, key: str) -> None:
+    def _begin(self, name: str) -> Path:
         """Keep what an interrupted attempt with the same key left behind; clear anything else."""
-        if not is_main():
-            return
-        mark = folder / "started.json"
-        if folder.exists() and (not mark.exists() or json.loads(mark.read_text())["key"] != key):
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "manifest.json").unlink(missing_ok=True)
-        mark.write_text(json.dumps({"key": key}))
+        folder, key = self.dir / name, self.key(name)
+        if is_main():
+            mark = folder / "started.json"
+            if folder.exists() and not (
+                mark.exists() and json.loads(mark.read_text())["key"] == key
+            ):
+                shutil.rmtree(folder)
+            (folder / "manifest.json").unlink(missing_ok=True)
+            write_json(mark, {"key": key})
+        return folder
 
-    def _finish(self, stage: Stage, folder: Path, key: str, summary: dict, began: float) -> None:
+    def _finish(self, stage: Stage, folder: Path, summary: dict, seconds: float) -> None:
         if not is_main():
             return
         manifest = {
-            "stage": stage.name, "key": key, "settings": stage.settings, "inputs": {n: self.key(n) for n in stage.needs},
-            "seed": self.config.seed, "profile": self.config.profile, "seconds": round(time.monotonic() - began, 2), "device": device_name(self.device),
-            "versions": versions(), "summary": summary,
+            "stage": stage.name,
+            "key": self.key(stage.name),
+            "settings": stage.settings(),
+            "inputs": {need: self.key(need) for need in stage.needs()},
+            "seed": self.config.seed,
+            "profile": self.config.profile,
+            "seconds": round(seconds, 2),
+            "device": device_name(self.device),
+            "versions": versions(),
+            "summary": summary,
         }
         if self.device.type == "cuda":
-            manifest["peak_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 2)
+            peak = torch.cuda.max_memory_allocated(self.device)
+            manifest["peak_gib"] = round(peak / 2**30, 2)
         write_json(folder / "manifest.json", manifest)
 
-    @contextlib.contextmanager
-    def _fitting(self, stage: Stage) -> Iterator[None]:
-        """Say what to change when making or loading a stage needs more memory than the GPU has."""
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            asked = [value for value in stage.settings.values() if isinstance(value, dict) and "batch" in value]
-            batch = next((f"--set {k}.batch={v['batch'] // 2}" for k, v in to_dict(self.config).items() if v in asked), "--set size=SMALLER")
-            raise PpferError(f"{stage.name} does not fit the memory of {device_name(self.device)}; run again with less at once, e.g. {batch}. Finished "
-                             "stages whose settings stay the same are kept. `ppfer cost` says what each stage takes") from error
-
-    def finished(self) -> dict[str, dict]:
-        """Stage → what its manifest says of its making, for all that is finished in the run's folder."""
-        said = (json.loads(path.read_text()) for path in sorted(self.dir.rglob("manifest.json")))
-        return {m["stage"]: {k: m["summary"][k] for k in ("steps", "best_step") if k in m["summary"]}
-                | {"training_seconds": m["summary"].get("seconds", 0)} | {k: m[k] for k in ("seconds", "peak_gib", "seed", "device", "versions", "key") if k in m}
-                for m in said if "stage" in m}
-
-    # -- data ----------------------------------------------------------------------------------------------------
+    # -- data ----------------------------------------------------------------------------------------
 
     @property
     def table(self) -> Any:
-        """The table of the original clips (pandas): clip, actor, emotion, sentence, level, sex, age, race."""
+        """The table of the original clips (pandas): clip, actor, emotion, sentence, level, sex,
+        age, race.
+        """
         return self.get("clips").table
 
     @property
@@ -236,95 +381,63 @@ class Run:
         return self.get("clips").labels(column)
 
     def tensor(self, name: str) -> Tensor:
-        """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; on the GPU if there is one with room.
-
-        Clips go to a GPU if they leave half of what is free there to the networks; else they stay in main memory, and only batches
-        go. Room is made by putting protected clips aside, the oldest first: from a GPU of which a fifth is taken to main memory,
-        and out of that where less is left than four such stores take; then they are read or made again.
-        """
+        """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; see
+        `store.Room`."""
         name = "clips" if name == "protected/none" else name
-        if name not in self._tensors:
-            self.put_aside(0.2)
-            for old in [n for n in self._results if n.startswith("protected/") and n != name]:
-                if psutil.virtual_memory().available < 4 * self.get("clips").clips.nbytes:
-                    self._tensors.pop(old, None)
-                    del self._results[old]
-            store = self.get(name)
-            there = isinstance(store.clips, Tensor) and store.clips.device.type == self.device.type
-            fits = there or self._fits(store.clips.nbytes)
-            if not fits and is_main():
-                print(f"{name}: {store.clips.nbytes / 2**30:.1f} GiB of clips stay in main memory, the GPU has no room for them", flush=True)
-            self._tensors[name] = store.to(self.device if fits else "cpu")
-        return self._tensors[name]
+        return self.room.tensor(name, lambda: self.get(name), self._results)
 
-    def _fits(self, size: int) -> bool:
-        """Whether so many bytes of clips leave half of the device's free memory free."""
-        if self.device.type != "cuda":
-            return True
-        free = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return 2 * size < free
+    def logits(
+        self,
+        net: str | nn.Module,
+        store: str | Tensor,
+        part: str | np.ndarray | None = None,
+        *,
+        frames: bool | None = None,
+        batch: int = 64,
+    ) -> Tensor:
+        """What a network says of a part of a store's clips: see `ppfer.measure.logits`.
 
-    def put_aside(self, share: float = 0.0) -> None:
-        """Move protected clips from the GPU to main memory, the oldest first, while more than this share of the GPU is taken."""
-        for old in [n for n in self._tensors if n.startswith("protected/")] if self.device.type == "cuda" else []:
-            if torch.cuda.memory_allocated(self.device) > share * torch.cuda.get_device_properties(self.device).total_memory:
-                del self._tensors[old]
-                self._results[old].offload()
+        Args:
+            net: a network, or the name of the stage that trained it.
+            store: the name of a store, or (N, T, 3, H, W) uint8 pixels.
+            part: "train", "val", "test", or places in the store; None for all of it.
+            frames: whether the network sees frames; by default all but F_u do.
+            batch: clips at a time.
+
+        Returns:
+            (n, T, classes) of a network of frames, (n, classes) of one of clips. Where all three
+            are names the answer is kept, since several tables ask for it.
+        """
+        named = isinstance(net, str) and isinstance(store, str) and isinstance(part, str)
+        key = f"{self.key(net)} {self.key(store)} {part}" if named else ""
+        if key not in self._logits or not named:
+            judge = self.get(net) if isinstance(net, str) else net
+            said = measure.logits(
+                judge,
+                self.tensor(store) if isinstance(store, str) else store,
+                self.parts[part] if isinstance(part, str) else part,
+                frames=not getattr(judge, "sees_clips", False) if frames is None else frames,
+                device=self.device,
+                precision=self.config.precision,
+                batch=batch,
+            )
+            if not named:
+                return said
+            self._logits[key] = said
+        return self._logits[key]
 
 
 def run_name(config: Config) -> str:
     """Folder name of a run: the profile, the data if not the profile's own, the seed if not 0."""
-    from ppfer.config import PROFILES
-
     name = config.profile
-    if config.data != PROFILES[config.profile].data:
+    if config.data != load_config(config.profile).data:
         name += "-" + Path(config.data).resolve().name
     return name + (f"-seed{config.seed}" if config.seed else "")
 
 
 def data_path(path: str) -> Path:
-    """A data folder named in a config, absolute (stores keep it): as given if it exists, else relative to the repository."""
+    """A data folder named in a config, absolute (stores keep it): as given if it exists, else
+    relative to the repository.
+    """
     given = Path(path).expanduser()
     return given.absolute() if given.is_absolute() or given.exists() else REPO / given
-
-
-def is_main() -> bool:
-    """True in the one process that writes files."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def wait_for_everyone() -> None:
-    """A barrier over the processes of ``accelerate launch``; nothing with one process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
-
-        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
-
-
-def device_name(device: torch.device) -> str:
-    """E.g. "NVIDIA H100 80GB HBM3" or "CPU x86_64, 2 threads"."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def versions() -> dict[str, str]:
-    """Versions a result depends on."""
-    import torchvision
-
-    return {"ppfer": __version__, "python": platform.python_version(), "torch": torch.__version__,
-            "torchvision": torchvision.__version__, "numpy": np.__version__}
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1, default=str) + "\n")
-    partial.replace(path)
-
-
-def settings(config: Config, *names: str) -> dict:
-    """The named fields of a config as plain JSON types, for a stage's key."""
-    values = to_dict(config)
-    return {name: values[name] for name in names}

@@ -1,7 +1,8 @@
-"""Video in, arrays out: read and write one video, decode a data set once into a memory-mapped ClipStore.
+"""Clips decoded once, kept as a memory-mapped array with a table beside it, and where they lie as
+tensors.
 
-Nothing else in the package opens a video file. Decoding happens in child processes, because some damaged files make
-the decoder hang or crash; torch and pandas are imported where they are used, so that those children start quickly.
+Decoding happens in child processes, because some damaged files make a decoder hang or crash: that
+costs only the file.
 """
 
 from __future__ import annotations
@@ -11,356 +12,39 @@ import errno
 import functools
 import hashlib
 import json
-import math
 import os
-import queue
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
+from concurrent.futures import TimeoutError
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+import pandas as pd
+import psutil
+import torch
+from filelock import FileLock
+from pebble import ProcessExpired, ProcessPool
+from torch import Tensor
 
 from ppfer.config import PpferError
+from ppfer.data import Index, count_reasons, describe
+from ppfer.device import is_main, write_json
+from ppfer.video import as_uint8, decode_clip
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import torch
-
-    from ppfer.data import Index
-
-LFS_MAGIC = b"version https://git-lfs"
-WHOLE = 0.75  # a video whose packets cover less of the duration its header declares counts as truncated
-
-
-# --- one video ------------------------------------------------------------------------------------------------------
-
-
-def file_fault(path: Path) -> str | None:
-    """Says what is wrong with a file before any decoder sees it: a reason that completes "<path> ...", or None."""
-    if not path.is_file():
-        return "does not exist"
-    if path.stat().st_size == 0:
-        return "is empty (0 bytes)"
-    with path.open("rb") as file:
-        if file.read(len(LFS_MAGIC)) == LFS_MAGIC:
-            return "is a Git-LFS pointer; run: git lfs pull"
-    return None
-
-
-def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
-    """Reads every frame of a video, in order.
-
-    Args:
-        path: any file FFmpeg reads (mp4, flv, avi, webm, ...).
-
-    Returns:
-        frames (T, 3, H, W) uint8, and the frame rate in frames per second.
-
-    Raises:
-        PpferError: the file is missing, empty, a Git-LFS pointer, or holds no frame that can be decoded.
-    """
-    import av
-    import torch
-
-    path = Path(path)
-    if fault := file_fault(path):
-        raise PpferError(f"{path} {fault}")
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or stream.guessed_rate or 25)
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    except (av.FFmpegError, IndexError) as error:
-        raise PpferError(f"{path} cannot be decoded: it is damaged or no video") from error
-    if not frames:
-        raise PpferError(f"{path} holds no video frame")
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(), rate  # (T, 3, H, W)
-
-
-def write_video(path: str | Path, frames: torch.Tensor | np.ndarray, fps: float = 25.0, *, crf: int = 18,
-                full_colour: bool = False) -> Path:
-    """Writes frames as an H.264 file (MPEG-4 part 2 where FFmpeg has no x264), whole or not at all.
-
-    Args:
-        path: target; its suffix picks the container (.mp4).
-        frames: (T, 3, H, W), uint8 in [0, 255] or float in [0, 1] (clamped).
-        fps: frames per second.
-        crf: x264's quality, 0 (lossless) to 51; 18 looks the same to the eye.
-        full_colour: keep colour at full resolution (4:4:4). The usual 4:2:0 halves it, which eats the fine coloured texture of
-            protected frames and with it some of the expression. Not every browser plays 4:4:4; VLC and FFmpeg do.
-
-    Returns:
-        The path written.
-
-    Raises:
-        PpferError: frames of another shape, no frames, or the disk is full.
-    """
-    import av
-
-    path, frames = Path(path), _as_uint8(frames)
-    if frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
-        raise PpferError(f"a video is frames of shape (T, 3, H, W) with T >= 1, not {tuple(frames.shape)}")
-    height, width = frames.shape[2:]
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(partial), "w") as container:
-            h264 = "libx264" in av.codecs_available
-            stream = container.add_stream("libx264" if h264 else "mpeg4", rate=Fraction(fps).limit_denominator(1001))
-            stream.width, stream.height = width, height
-            stream.codec_context.thread_count = 1  # the same bytes on every machine
-            # half-size colour needs even sides; MPEG-4 takes odd ones by padding
-            stream.pix_fmt = "yuv444p" if h264 and (full_colour or height % 2 or width % 2) else "yuv420p"
-            if h264:
-                stream.options = {"crf": str(crf)}
-            else:
-                stream.bit_rate = max(200_000, int(0.3 * height * width * fps))
-            for frame in np.ascontiguousarray(frames.transpose(0, 2, 3, 1)):  # (H, W, 3)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
-        os.replace(partial, path)
-    except (OSError, ValueError, av.FFmpegError) as error:
-        raise PpferError(f"{path} could not be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-    return path
-
-
-def _as_uint8(frames: torch.Tensor | np.ndarray) -> np.ndarray:
-    """uint8 as it is; float in [0, 1] (clamped) rounded to [0, 255]. Takes tensors of any device."""
-    if not isinstance(frames, np.ndarray):
-        frames = frames.detach().float().cpu().numpy() if frames.is_floating_point() else frames.cpu().numpy()
-    if frames.dtype == np.uint8:
-        return frames
-    if frames.dtype.kind != "f":
-        raise PpferError(f"frames are uint8 in [0, 255] or float in [0, 1], not {frames.dtype}")
-    return np.round(np.clip(frames, 0, 1) * 255).astype(np.uint8)
-
-
-def sample_positions(count: int, frames: int) -> list[int]:
-    """Mid-points of `frames` equal segments of a clip of `count` frames; a shorter clip repeats frames."""
-    return [(2 * i + 1) * count // (2 * frames) for i in range(frames)]
-
-
-def decode_clip(
-    path: str | Path, frames: int = 16, size: int = 96, crop: tuple[float, float, float, float] | None = None
-) -> np.ndarray:
-    """Decodes a clip to a fixed shape: frames at uniform segment mid-points, cropped square, resized by area.
-
-    Args:
-        path: a video file, or a folder of numbered pictures (DFEW), taken in numeric order.
-        frames: frames to keep, T. A shorter clip repeats frames.
-        size: side S of the result in pixels. Where the crop already has this size, pixels are passed through.
-        crop: box (left, top, right, bottom) in pixels; the largest centred square by default.
-
-    Returns:
-        (T, 3, S, S) uint8, RGB.
-
-    Raises:
-        PpferError: the file is missing, empty, a Git-LFS pointer, truncated, not decodable, or has one frame only.
-    """
-    path = Path(path)
-    load = _load_pictures if path.is_dir() else _load_video
-    if not path.is_dir() and (fault := file_fault(path)):
-        raise PpferError(f"{path} {fault}")
-    return np.stack([_square(picture, size, crop) for picture in load(path, frames)])
-
-
-def _load_video(path: Path, frames: int) -> np.ndarray:
-    import av
-    import decord
-
-    try:  # a look at the packets first: decord hangs on some files that end early, or takes them for whole
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            declared = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
-            packets = [p for p in container.demux(stream) if p.size and p.dts is not None]
-            ends = [float((p.dts + (p.duration or 0)) * stream.time_base) for p in packets]
-            present = max(ends) - float(packets[0].dts * stream.time_base) if packets else 0.0
-    except (av.FFmpegError, IndexError) as error:
-        raise PpferError(f"{path} cannot be decoded: it is damaged or no video") from error
-    if present < WHOLE * declared:
-        raise PpferError(f"{path} is truncated: it holds {present:.1f} of {declared:.1f} s")
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        reader = decord.VideoReader(str(path), num_threads=1)
-        if len(reader) > 1:
-            return reader.get_batch(sample_positions(len(reader), frames)).asnumpy()  # (T, H, W, 3)
-    except (RuntimeError, decord.DECORDError) as error:
-        raise PpferError(f"{path} cannot be decoded: its frames are damaged") from error
-    raise PpferError(f"{path} has one frame only")
-
-
-def _load_pictures(folder: Path, frames: int) -> Iterator[np.ndarray]:
-    from PIL import Image
-
-    names = [f for f in folder.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png")]
-    names.sort(key=lambda f: (int("".join(re.findall(r"\d", f.stem)) or -1), f.name))  # 10.jpg after 9.jpg
-    if len(names) < 2:
-        raise PpferError(f"{folder} {'has one frame only' if names else 'holds no picture'}")
-    for position in sample_positions(len(names), frames):
-        try:
-            with Image.open(names[position]) as picture:
-                yield np.asarray(picture.convert("RGB"))
-        except (OSError, SyntaxError) as error:
-            raise PpferError(f"{folder} cannot be decoded: {names[position].name} is damaged") from error
-
-
-def _square(picture: np.ndarray, size: int, crop: tuple[float, float, float, float] | None) -> np.ndarray:
-    """(H, W, 3) to (3, size, size)."""
-    from PIL import Image
-
-    height, width = picture.shape[:2]
-    side = min(height, width)
-    left, top = (width - side) // 2, (height - side) // 2
-    box = crop or (left, top, left + side, top + side)
-    if box == (0, 0, size, size) == (0, 0, width, height):
-        return picture.transpose(2, 0, 1)
-    area = Image.Resampling.BOX if box[2] - box[0] >= size else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(picture).resize((size, size), area, box=box)).transpose(2, 0, 1)
-
-
-def square(frames: torch.Tensor, size: int) -> torch.Tensor:
-    """Every frame of a video as `decode_clip` would have it: (T, 3, H, W) uint8 to (T, 3, size, size), centre crop, area resize."""
-    import torch
-
-    pictures = frames.permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
-    return torch.from_numpy(np.stack([_square(picture, size, None) for picture in pictures]))
-
-
-# --- many videos: child processes that may hang or crash --------------------------------------------------------------
-
-
-def _serve() -> None:
-    """A child process: reads a JSON request a line, answers with a JSON line (the fault, or "") and the raw frames."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    with os.fdopen(os.dup(1), "wb") as reply:
-        os.dup2(2, 1)  # whatever a decoder prints must not end up in the reply
-        reply.write(b"ready\n")
-        reply.flush()
-        for request in sys.stdin:
-            path, frames, size = json.loads(request)
-            fault, clip = "", b""
-            try:
-                clip = decode_clip(path, frames, size).tobytes()
-            except PpferError as error:
-                fault = str(error).removeprefix(f"{path} ")
-            except Exception as error:  # a decoder's surprise rejects this file, not the run
-                fault = f"cannot be decoded: {type(error).__name__}"
-            reply.write(json.dumps(fault).encode() + b"\n" + clip)
-            reply.flush()
-
-
-class _Decoder:
-    """A child process that decodes one file after another; a file that hangs or crashes it costs only itself."""
-
-    command = (sys.executable, "-c", "from ppfer.store import _serve; _serve()")
-
-    def __init__(self, frames: int, size: int, timeout: float) -> None:
-        self.frames, self.size, self.timeout = frames, size, timeout
-        self.process: subprocess.Popen[bytes] | None = None
-        self.stopped = False
-
-    def __call__(self, path: str) -> np.ndarray | str:
-        """The clip (T, 3, S, S), or the reason why there is none."""
-        if self.process is None and not self._start():
-            return "was not decoded: stopped"
-        late = threading.Event()
-        process, shape = self.process, (self.frames, 3, self.size, self.size)
-        timer = threading.Timer(self.timeout, lambda: (late.set(), process.kill()))
-        timer.start()
-        try:
-            process.stdin.write(json.dumps([path, self.frames, self.size]).encode() + b"\n")
-            process.stdin.flush()
-            fault = json.loads(process.stdout.readline())
-            return fault or np.frombuffer(process.stdout.read(math.prod(shape)), np.uint8).reshape(shape)
-        except (ValueError, BrokenPipeError):  # the child is gone: nothing, or half an answer, came back
-            code, self.process = process.wait(), None
-            _close_pipes(process)
-            return f"hung the decoder: {self.timeout:g} s" if late.is_set() else f"crashed the decoder: exit {code}"
-        finally:
-            timer.cancel()
-
-    def _start(self) -> bool:
-        if not self.stopped:
-            places = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-            self.process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
-            )
-            if self.process.stdout.readline() != b"ready\n" and not self.stopped:
-                raise PpferError("the video decoder does not start; try: python -c 'import av, decord, PIL'")
-        return not self.stopped
-
-    def stop(self) -> None:
-        self.stopped = True
-        if (process := self.process) is not None:
-            process.kill()
-            process.wait()
-
-
-def _close_pipes(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # half a request may still be in the buffer
-        process.stdin.close()
-    process.stdout.close()
-
-
-def _decode_all(paths: list[str], frames: int, size: int, workers: int, timeout: float) -> Iterator[np.ndarray | str]:
-    """Decodes `paths` in `workers` child processes; yields clips or reasons in the order of `paths`."""
-    decoders = [_Decoder(frames, size, timeout) for _ in range(max(1, min(workers, len(paths))))]
-    idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
-    for decoder in decoders:
-        idle.put(decoder)
-
-    def decode(path: str) -> np.ndarray | str:
-        decoder = idle.get()
-        try:
-            return decoder(path)
-        finally:
-            idle.put(decoder)
-
-    pool, pending = ThreadPoolExecutor(len(decoders)), deque()
-    try:
-        for path in paths:
-            pending.append(pool.submit(decode, path))
-            if len(pending) > 8 * len(decoders):  # bounded: clips wait in memory
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for decoder in decoders:
-            decoder.stop()  # frees a thread that waits for an answer
-        pool.shutdown()
-        for decoder in decoders:
-            decoder.stop()
-            if decoder.process:
-                _close_pipes(decoder.process)
-
-
-# --- the store ------------------------------------------------------------------------------------------------------
+REASONS = ["path", "reason"]  # columns of the table of what was rejected
 
 
 class ClipStore:
-    """Clips of one shape, decoded once: `clips.npy` (memory-mapped), `table.csv`, `rejected.csv`, `manifest.json`.
+    """Clips of one shape, decoded once: `clips.npy` (memory-mapped), `table.csv`, `rejected.csv`,
+    `manifest.json`.
 
-    The manifest is written last and atomically: a folder without one holds no store, however much is in it.
+    The manifest is written last and atomically: a folder without one holds no store, however much
+    is in it.
 
     Attributes:
-        clips: (N, T, 3, H, W) uint8 memory map, read-only.
+        clips: (N, T, 3, H, W) uint8 memory map, read-only; in memory a tensor on any device.
         table: DataFrame of N rows in the clips' order, every column text (see `ppfer.data.Index`).
         rejected: DataFrame (path, reason) of all that was found and is not in the store.
         manifest: shape, hash, and `source`: where the clips come from.
@@ -369,55 +53,61 @@ class ClipStore:
 
     def __init__(
         self,
-        clips: np.ndarray | torch.Tensor,
+        clips: np.ndarray | Tensor,
         table: pd.DataFrame,
         rejected: pd.DataFrame,
         manifest: dict,
-        place: Path | None,
-    ) -> None:
-        self.clips, self.table, self.rejected, self.manifest, self.folder = clips, table, rejected, manifest, place
+        folder: Path | None,
+    ):
+        self.clips, self.table, self.rejected = clips, table, rejected
+        self.manifest, self.folder = manifest, folder
 
     @classmethod
     def open(cls, folder: str | Path) -> ClipStore:
-        """Opens a finished store.
+        """Open a finished store.
 
         Raises:
             PpferError: there is none, or it is damaged.
         """
-        import pandas as pd
-
         folder = Path(folder)
+        damaged = f"{folder} holds a damaged clip store; delete it and decode again"
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
             clips = np.load(folder / "clips.npy", mmap_mode="r")
-            tables = [
-                pd.read_csv(folder / name, dtype=str, keep_default_na=False) for name in ("table.csv", "rejected.csv")
-            ]
+            table, rejected = (
+                pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
+                for name in ("table", "rejected")
+            )
         except FileNotFoundError as error:
-            name = Path(error.filename).name
-            raise PpferError(f"{folder} holds no finished clip store ({name} is missing)") from error
+            missing = Path(error.filename).name
+            raise PpferError(f"{folder} holds no finished store ({missing} is missing)") from error
         except ValueError as error:
-            raise PpferError(f"{folder} holds a damaged clip store; delete it and decode again") from error
-        if list(clips.shape) != manifest["shape"] or len(tables[0]) != len(clips):
-            raise PpferError(f"{folder} holds a damaged clip store; delete it and decode again")
-        return cls(clips, *tables, manifest, folder)
+            raise PpferError(damaged) from error
+        if list(clips.shape) != manifest["shape"] or len(table) != len(clips):
+            raise PpferError(damaged)
+        return cls(clips, table, rejected, manifest, folder)
 
     @classmethod
-    def in_memory(cls, clips: torch.Tensor | np.ndarray, table: pd.DataFrame, source: dict | None = None) -> ClipStore:
-        """A store without a folder: clips (N, T, 3, H, W) uint8, on any device, kept where they are."""
-        import pandas as pd
-
+    def in_memory(
+        cls, clips: Tensor | np.ndarray, table: pd.DataFrame, source: dict | None = None
+    ) -> ClipStore:
+        """A store without a folder: clips (N, T, 3, H, W) uint8, on any device, kept where they
+        are.
+        """
         if len(clips) != len(table):
             raise PpferError(f"{len(clips)} clips came for a table of {len(table)} rows")
         manifest = {"shape": list(clips.shape), "source": source or {}}
-        return cls(clips, table.reset_index(drop=True), pd.DataFrame(columns=["path", "reason"]), manifest, None)
+        rejected = pd.DataFrame(columns=REASONS)
+        return cls(clips, table.reset_index(drop=True), rejected, manifest, None)
 
     @functools.cached_property
     def hash(self) -> str:
-        """sha256 of the clips and of the table without its paths: equal clips and labels, equal hash."""
+        """sha256 of the clips and of the table without its paths: equal clips and labels, equal
+        hash.
+        """
         if "hash" in self.manifest:
             return self.manifest["hash"]
-        return _digest(self.table, (_as_uint8(clip).tobytes() for clip in self.clips))
+        return _digest(self.table, (as_uint8(clip).tobytes() for clip in self.clips))
 
     @classmethod
     def build(
@@ -432,10 +122,12 @@ class ClipStore:
         timeout: float = 60.0,
         max_rejected: float = 0.5,
     ) -> ClipStore:
-        """Decodes every clip of an index, or opens the store if it was built from the same files with the same shape.
+        """Decode every clip of an index, or open the store if it was built from the same files with
+        the same shape.
 
-        Interrupted at any point, the next call goes on after the last clip written. Clips that cannot be decoded are
-        left out and listed with their reason in `.rejected`; show `.summary()` before training.
+        Interrupted at any point, the next call goes on after the last clip written. Clips that
+        cannot be decoded are left out and listed with their reason in `.rejected`; show
+        `.summary()` before training.
 
         Args:
             index: what `ppfer.data.index` found.
@@ -448,48 +140,44 @@ class ClipStore:
             max_rejected: share of the videos found that may be rejected.
 
         Raises:
-            PpferError: more than `max_rejected` of the videos found were rejected, none is left, or the disk is full.
+            PpferError: more than `max_rejected` of the videos found were rejected, none is left, or
+                the disk is full.
         """
-        import pandas as pd
-
         folder, table = Path(folder), index.table
         request = {"files": index.fingerprint(), "frames": frames, "size": size}
         with _writing(folder):
             if (store := _finished(folder)) and store.manifest["source"].get("request") == request:
                 return store
-            log = folder / "decoded.jsonl"  # first line the request, then a line per clip: its fault, or ""
+            log = folder / "decoded.jsonl"  # the request, then a line per clip: its fault, or ""
             faults = _faults_so_far(log, request)
-            kept = faults.count("")
-            with _ClipFile(folder, (frames, 3, size, size), len(table), kept) as clips:
-                if clips.rows < kept or not faults:  # nothing to resume from
-                    faults, clips.rows = [], 0
-                    log.write_text(json.dumps(request) + "\n")
-                todo = list(table["path"])[len(faults) :]
-                decoded = contextlib.closing(_decode_all(todo, frames, size, workers, timeout))
-                with decoded as results, log.open("a") as lines:
-                    for clip in results:
-                        if not isinstance(clip, str):
-                            clips.append(clip)
-                        faults.append(clip if isinstance(clip, str) else "")
-                        lines.write(json.dumps(faults[-1]) + "\n")
-                        lines.flush()
-                        if progress:
-                            progress(len(faults))
-                good = np.array([not fault for fault in faults], bool)
-                failed = pd.DataFrame({"path": table["path"], "reason": faults})[~good]
-                failed["path"] = [os.path.relpath(path, index.root) for path in failed["path"]]
-                rejected = pd.concat([index.rejected, failed], ignore_index=True)
-                found = len(table) + len(index.rejected)
-                rejected.to_csv(folder / "rejected.csv", index=False)
-                if not good.any() or len(rejected) > max_rejected * found:
-                    from ppfer.data import count_reasons
-
-                    raise PpferError(
-                        f"{len(rejected)} of the {found} videos found in {index.root} were rejected, more than the "
-                        f"{max_rejected:.0%} allowed; {folder / 'rejected.csv'} lists them:\n{count_reasons(rejected)}"
-                    )
-                source = {"kind": index.kind, "request": request, "found": found, "rejected": len(rejected)}
-                clips.finish(table[good], source)
+            rows = _Rows(folder, (len(table), frames, 3, size, size), faults.count(""))
+            if not rows.filled:  # nothing to resume from
+                faults = []
+                log.write_text(json.dumps(request) + "\n")
+            decoded = _decode_all(table["path"][len(faults) :], frames, size, workers, timeout)
+            with contextlib.closing(decoded), log.open("a") as lines:
+                for clip in decoded:
+                    if not isinstance(clip, str):
+                        rows.append(clip)
+                    faults.append(clip if isinstance(clip, str) else "")
+                    lines.write(json.dumps(faults[-1]) + "\n")
+                    lines.flush()
+                    if progress:
+                        progress(len(faults))
+            good = np.array([not fault for fault in faults], bool)
+            failed = pd.DataFrame({"path": table["path"], "reason": faults})[~good]
+            failed["path"] = [os.path.relpath(path, index.root) for path in failed["path"]]
+            rejected = pd.concat([index.rejected, failed], ignore_index=True)
+            rejected.to_csv(folder / "rejected.csv", index=False)
+            found = len(table) + len(index.rejected)
+            if not good.any() or len(rejected) > max_rejected * found:
+                raise PpferError(
+                    f"{len(rejected)} of the {found} videos found in {index.root} were rejected, "
+                    f"more than the {max_rejected:.0%} allowed; {folder / 'rejected.csv'} lists "
+                    f"them:\n{count_reasons(rejected)}"
+                )
+            source = {"kind": index.kind, "request": request}
+            rows.finish(table[good], source | {"found": found, "rejected": len(rejected)})
             log.unlink()
         return cls.open(folder)
 
@@ -497,38 +185,37 @@ class ClipStore:
     def from_array(
         cls,
         folder: str | Path,
-        clips: Iterable[torch.Tensor | np.ndarray],
+        clips: Iterable[Tensor | np.ndarray],
         table: pd.DataFrame,
         source: dict | None = None,
     ) -> ClipStore:
-        """Writes clips made elsewhere (protected, compensated) as a store.
+        """Write clips made elsewhere (protected, compensated) as a store.
 
         Args:
             folder: where the store lives; a store already there is replaced.
-            clips: yields clips (T, 3, H, W) or batches (B, T, 3, H, W), in the table's order, all of one shape: uint8,
-                or float in [0, 1] (clamped and rounded). On any device. It may be lazy.
+            clips: yields clips (T, 3, H, W) or batches (B, T, 3, H, W), in the table's order, all
+                of one shape: uint8, or float in [0, 1] (clamped and rounded). On any device. It may
+                be lazy.
             table: one row per clip.
             source: what to note in the manifest: where the clips come from. JSON types only.
 
         Raises:
-            PpferError: as many clips as rows did not come, shapes differ, or the disk is full. Nothing is left then
-                that could be taken for a store.
+            PpferError: as many clips as rows did not come, shapes differ, or the disk is full.
+                Nothing is left then that could be taken for a store.
         """
-        import pandas as pd
-
-        folder = Path(folder)
+        folder, rows, came = Path(folder), None, 0
         with _writing(folder):
-            with contextlib.ExitStack() as stack:
-                file = None
-                for item in clips:
-                    item = _as_uint8(item)
-                    for clip in item if item.ndim == 5 else item[None]:
-                        file = file or stack.enter_context(_ClipFile(folder, clip.shape, len(table)))
-                        file.append(clip)
-                if file is None or file.rows != len(table):
-                    raise PpferError(f"{file.rows if file else 0} clips came for a table of {len(table)} rows")
-                pd.DataFrame(columns=["path", "reason"]).to_csv(folder / "rejected.csv", index=False)
-                file.finish(table, source or {})
+            for item in map(as_uint8, clips):
+                for clip in item if item.ndim == 5 else item[None]:
+                    rows = rows or _Rows(folder, (len(table), *clip.shape))
+                    came += 1
+                    if came <= len(table):
+                        rows.append(clip)
+            if came != len(table):
+                (folder / "clips.npy").unlink(missing_ok=True)
+                raise PpferError(f"{came} clips came for a table of {len(table)} rows")
+            pd.DataFrame(columns=REASONS).to_csv(folder / "rejected.csv", index=False)
+            rows.finish(table, source or {})
         return cls.open(folder)
 
     def __len__(self) -> int:
@@ -540,93 +227,135 @@ class ClipStore:
 
     def labels(self, column: str) -> np.ndarray:
         """(N,) int64: the class of each clip in `classes(column)`."""
-        return np.searchsorted(np.array(self.classes(column)), self.table[column].to_numpy(str)).astype(np.int64)
+        names, values = np.array(self.classes(column)), self.table[column].to_numpy(str)
+        return np.searchsorted(names, values).astype(np.int64)
 
-    def to(self, device: str | torch.device) -> torch.Tensor:
-        """All clips, (N, T, 3, H, W) uint8. On the CPU the memory map itself: pages are read as they are used."""
-        import torch
-
+    def to(self, device: str | torch.device) -> Tensor:
+        """All clips, (N, T, 3, H, W) uint8. On the CPU the memory map itself: pages are read as
+        they are used.
+        """
         if self.folder is None:
             return torch.as_tensor(self.clips).to(device)
-        return torch.from_numpy(np.load(self.folder / "clips.npy", mmap_mode="c")).to(
-            device
-        )  # "c": writes stay private
+        clips = np.load(self.folder / "clips.npy", mmap_mode="c")  # "c": writes stay private
+        return torch.from_numpy(clips).to(device)
 
     def offload(self) -> None:
-        """Moves clips that are kept on a GPU to main memory; a store on disk stays as it is."""
-        if self.folder is None and not isinstance(self.clips, np.ndarray):
+        """Move clips that are kept on a GPU to main memory; a store on disk stays as it is."""
+        if isinstance(self.clips, Tensor):
             self.clips = self.clips.cpu()
 
     def summary(self) -> str:
         """What is in the store and what is not, in a few lines, to be shown before training."""
-        from ppfer.data import describe
-
         _, frames, _, height, width = self.clips.shape
         head = f"{self.folder or 'in memory'} ({frames} frames, {height}x{width})"
         return describe(head, self.table, self.rejected)
 
 
-class _ClipFile:
-    """clips.npy while it grows: rows of one shape, appended in order, the header last."""
+# --- decoding -----------------------------------------------------------------
 
-    def __init__(self, folder: Path, shape: tuple[int, ...], expected: int, kept: int | None = None) -> None:
-        """Keeps the first `kept` rows already there; None: what is left unfinished can't be resumed and is removed."""
-        self.folder, self.shape, self.row, self.resumable = folder, tuple(shape), int(np.prod(shape)), kept is not None
-        if len(shape) != 4 or shape[1] != 3:
-            raise PpferError(f"a clip has the shape (T, 3, H, W), not {self.shape}")
-        path = folder / "clips.npy"
+
+def _decode_all(
+    paths: Iterable[str], frames: int, size: int, workers: int, timeout: float
+) -> Iterator[np.ndarray | str]:
+    """Decode in child processes; yields clips (T, 3, S, S) or reasons in the order of `paths`."""
+    pool = ProcessPool(max(1, workers), context=get_context("spawn"))
+    pending: deque = deque()
+    try:
+        for path in paths:
+            job = pool.schedule(_decode, args=(path, frames, size), timeout=timeout)
+            pending.append(job)
+            if len(pending) > 8 * workers:  # bounded: clips wait in memory
+                yield _answer(pending.popleft(), timeout)
+        while pending:
+            yield _answer(pending.popleft(), timeout)
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def _decode(path: str, frames: int, size: int) -> np.ndarray | str:
+    """A clip or the reason why there is none; runs in a child."""
+    try:
+        return decode_clip(path, frames, size)
+    except PpferError as error:
+        return str(error).removeprefix(f"{path} ")
+    except Exception as error:  # a decoder's surprise rejects this file, not the run
+        return f"cannot be decoded: {type(error).__name__}"
+
+
+def _answer(job, timeout: float) -> np.ndarray | str:
+    try:
+        return job.result()
+    except TimeoutError:
+        return f"hung the decoder: {timeout:g} s"
+    except ProcessExpired as error:
+        return f"crashed the decoder: exit {error.exitcode}"
+
+
+# --- the files ----------------------------------------------------------------
+
+
+class _Rows:
+    """clips.npy while it is filled: all the space from the start, cut at the end to the rows that
+    came.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], kept: int = 0):
+        """Keep the first `kept` rows that are there already, if the file is of this shape."""
+        self.folder, self.path = folder, folder / "clips.npy"
+        if len(shape) != 5 or shape[2] != 3:
+            raise PpferError(f"a clip has the shape (T, 3, H, W), not {tuple(shape[1:])}")
         (folder / "manifest.json").unlink(missing_ok=True)
-        if not kept:
-            path.unlink(missing_ok=True)  # not truncated: a map of the old file may still be open
-        path.touch()
-        self.file: BinaryIO = path.open("r+b")
-        self.start = self._header(expected)
-        present = max(0, path.stat().st_size - self.start)
-        self.rows = min(kept or 0, present // self.row)
-        needed, free = expected * self.row - present, shutil.disk_usage(folder).free
+        self.clips, self.filled = self._reopened(shape) if kept else None, kept
+        if self.clips is None:
+            self.path.unlink(missing_ok=True)  # not truncated: a map of the old file may be open
+            self._reserve(int(np.prod(shape)))
+            self.clips, self.filled = self._opened("w+", shape), 0
+            with self.path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, self.clips.offset + self.clips.nbytes)
+
+    def _opened(self, mode: str, shape: tuple[int, ...] | None = None) -> np.memmap:
+        return np.lib.format.open_memmap(self.path, mode, np.uint8, shape)
+
+    def _reopened(self, shape: tuple[int, ...]) -> np.memmap | None:
+        with contextlib.suppress(OSError, ValueError):
+            clips = self._opened("r+")
+            return clips if clips.shape == shape else None
+        return None
+
+    def _reserve(self, needed: int) -> None:
+        """Take the disk's space now: a full disk is an error here, and a crash once the file is
+        mapped.
+        """
+        free = shutil.disk_usage(self.folder).free
         if needed > free:
-            self.file.close()
             raise PpferError(
-                f"the disk of {folder} is too full: {needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free; "
-                "free some, choose fewer or smaller frames, or another folder"
+                f"the disk of {self.folder} is too full: {needed / 1e6:,.0f} MB are needed, "
+                f"{free / 1e6:,.0f} MB are free; free some, choose fewer or smaller frames, or "
+                "another folder"
             )
 
-    def _header(self, rows: int) -> int:
-        """Writes the header; its length does not depend on `rows` (NumPy pads it so that the first axis can grow)."""
-        self.file.seek(0)
-        header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *self.shape)}
-        np.lib.format.write_array_header_1_0(self.file, header)
-        return self.file.tell()
-
     def append(self, clip: np.ndarray) -> None:
-        if clip.shape != self.shape:
-            raise PpferError(f"a clip of shape {clip.shape} came among clips of shape {self.shape}")
-        self.file.seek(self.start + self.rows * self.row)
-        self.file.write(np.ascontiguousarray(clip))
-        self.file.flush()
-        self.rows += 1
+        if clip.shape != self.clips.shape[1:]:
+            wanted = self.clips.shape[1:]
+            raise PpferError(f"a clip of shape {clip.shape} came among clips of shape {wanted}")
+        self.clips[self.filled] = clip
+        self.filled += 1
 
     def finish(self, table: pd.DataFrame, source: dict) -> None:
-        """Writes header, table and, last, the manifest."""
-        self._header(self.rows)
-        self.file.truncate(self.start + self.rows * self.row)
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.seek(self.start)
-        digest = _digest(table, iter(lambda: self.file.read(1 << 24), b""))
+        """Cut the file to the rows that came; write table and, last, the manifest."""
+        shape = (self.filled, *self.clips.shape[1:])
+        offset, self.clips = self.clips.offset, self.clips.flush()
+        with self.path.open("r+b") as file:  # NumPy pads a header so that its first axis can change
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(offset + int(np.prod(shape)))
+            os.fsync(file.fileno())
+            file.seek(offset)
+            digest = _digest(table, iter(lambda: file.read(1 << 24), b""))
         table.to_csv(self.folder / "table.csv", index=False)
-        manifest = {"shape": [self.rows, *self.shape], "hash": digest, "source": source}
-        partial = self.folder / "manifest.json.partial"
-        partial.write_text(json.dumps(manifest, indent=1) + "\n")
-        os.replace(partial, self.folder / "manifest.json")
-
-    def __enter__(self) -> _ClipFile:
-        return self
-
-    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        self.file.close()
-        if failure and not self.resumable:
-            (self.folder / "clips.npy").unlink()
+        manifest = {"shape": list(shape), "hash": digest, "source": source}
+        write_json(self.folder / "manifest.json", manifest)
 
 
 def _finished(folder: Path) -> ClipStore | None:
@@ -637,15 +366,18 @@ def _finished(folder: Path) -> ClipStore | None:
 
 
 def _digest(table: pd.DataFrame, blocks: Iterable[bytes]) -> str:
-    digest = hashlib.sha256(table.drop(columns="path", errors="ignore").to_csv(index=False).encode())
+    labels = table.drop(columns="path", errors="ignore").to_csv(index=False)
+    digest = hashlib.sha256(labels.encode())
     for block in blocks:
         digest.update(block)
     return digest.hexdigest()
 
 
 def _faults_so_far(log: Path, request: dict) -> list[str]:
-    """The faults ("" for none) of the clips already decoded for this request; a half-written last line is dropped."""
-    whole = [line for line in log.read_text().splitlines(True) if line.endswith("\n")] if log.exists() else []
+    """The faults ("" for none) of the clips already decoded for this request; a half-written last
+    line is dropped."""
+    lines = log.read_text().splitlines(True) if log.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
     if not whole or json.loads(whole[0]) != request:
         return []
     log.write_text("".join(whole))
@@ -655,14 +387,71 @@ def _faults_so_far(log: Path, request: dict) -> list[str]:
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """One writer of a store at a time, and disk trouble as a sentence."""
-    import fcntl
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(folder / ".lock"):
             yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PpferError(f"the disk of {folder} is full; free some and run again") from error
         raise PpferError(f"{folder} cannot be written: {error}") from error
+
+
+# --- clips as tensors ---------------------------------------------------------
+
+
+class Room:
+    """Where clips lie as tensors: on the GPU if there is one with room, else in main memory.
+
+    Clips go to a GPU if they leave half of what is free there to the networks; else only batches
+    go. Room is made by putting protected clips aside, the oldest first: from a GPU of which a fifth
+    is taken to main memory, and out of that where less is left than four such stores take; then
+    they are read or made again.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.tensors: dict[str, Tensor] = {}
+        self.stores: dict[str, ClipStore] = {}
+
+    def tensor(self, name: str, load: Callable[[], ClipStore], loaded: dict[str, object]) -> Tensor:
+        """(N, T, 3, H, W) uint8 pixels of the store `name`.
+
+        Args:
+            load: gives the store.
+            loaded: where its owner keeps stores by name; those put out of memory are taken from it.
+        """
+        if name not in self.tensors:
+            self.put_aside(0.2)
+            for old in [n for n in loaded if n.startswith("protected/") and n != name]:
+                store = loaded[old]
+                if psutil.virtual_memory().available < 4 * store.clips.nbytes:
+                    for kept in (self.tensors, self.stores, loaded):
+                        kept.pop(old, None)
+            store = self.stores[name] = load()
+            there = isinstance(store.clips, Tensor) and store.clips.device.type == self.device.type
+            fits = there or self._fits(store.clips.nbytes)
+            if not fits and is_main():
+                size = store.clips.nbytes / 2**30
+                print(f"{name}: {size:.1f} GiB of clips stay in main memory, the GPU has no room")
+            self.tensors[name] = store.to(self.device if fits else "cpu")
+        return self.tensors[name]
+
+    def put_aside(self, share: float = 0.0) -> None:
+        """Move protected clips to main memory, the oldest first, while more than this share of the
+        GPU is taken.
+        """
+        if self.device.type != "cuda":
+            return
+        total = torch.cuda.get_device_properties(self.device).total_memory
+        for old in [n for n in self.tensors if n.startswith("protected/")]:
+            if torch.cuda.memory_allocated(self.device) > share * total:
+                del self.tensors[old]
+                self.stores[old].offload()
+
+    def _fits(self, size: int) -> bool:
+        """Whether so many bytes of clips leave half of the device's free memory free."""
+        if self.device.type != "cuda":
+            return True
+        held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return 2 * size < torch.cuda.mem_get_info(self.device)[0] + held

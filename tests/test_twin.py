@@ -1,4 +1,4 @@
-"""The twin: what its clips are called, that they can be made again, and that the faces are whole, alive and different."""
+"""The twin: its clips' names, making them again, and that faces are whole, alive and different."""
 
 from pathlib import Path
 
@@ -6,22 +6,31 @@ import numpy as np
 import pytest
 import torch
 
-from ppfer import data, render, store, twin
+from ppfer import data, store, twin
 from ppfer.config import PpferError
+from ppfer.cremad import DFEW_EMOTIONS
+from ppfer.twin.acting import APEX, FPS, main_specs, wild_specs
+from ppfer.twin.head import load_head, pose_vertices, project
+from ppfer.twin.people import appearance, look
+from ppfer.twin.raster import rasterize
 
 SHIPPED = Path(__file__).parent.parent / "data" / "twin"
 ACTORS = [twin.Actor(1001 + i) for i in range(6)]
 
 
-def spec(actor: twin.Actor, emotion: str, sentence: str = "IEO", level: str = "HI", frames: int = 3) -> twin.ClipSpec:
-    return twin.ClipSpec(f"{actor.id}_{sentence}_{emotion}_{level}", actor, sentence, emotion, level, frames, actor.seed)
+def spec(
+    actor: twin.Actor, emotion: str, sentence: str = "IEO", level: str = "HI", frames: int = 3
+) -> twin.ClipSpec:
+    name = f"{actor.id}_{sentence}_{emotion}_{level}"
+    return twin.ClipSpec(name, actor, sentence, emotion, level, frames, actor.seed)
 
 
 def test_rasterizer_agrees_with_testing_every_pixel() -> None:
     rng = np.random.default_rng(0)
-    points = torch.from_numpy(np.concatenate([rng.uniform(-4, 36, (2, 60, 2)), rng.uniform(-1, 1, (2, 60, 1))], 2)).float()
+    xy, z = rng.uniform(-4, 36, (2, 60, 2)), rng.uniform(-1, 1, (2, 60, 1))
+    points = torch.from_numpy(np.concatenate([xy, z], 2)).float()
     faces = torch.arange(60).view(20, 3)
-    pixel, face, weights = render.rasterize(points, faces, 32)
+    pixel, face, weights = rasterize(points, faces, 32)
     found = torch.full((2 * 32 * 32,), -1)
     found[pixel] = face
     y, x = np.mgrid[:32, :32] + 0.5
@@ -36,12 +45,14 @@ def test_rasterizer_agrees_with_testing_every_pixel() -> None:
             depth = wa * a[2] + wb * b[2] + (1 - wa - wb) * c[2]
             here = (wa >= 0) & (wb >= 0) & (wa + wb <= 1) & (depth > nearest)
             nearest[here], which[here] = depth[here], f
-        assert (found.view(2, 32, 32)[n].numpy() == which).mean() > 0.998  # ties on edges may fall either way
-    assert weights.min() > -1e-3 and torch.allclose(weights.sum(1), torch.ones(len(weights)), atol=1e-3)
+        same = found.view(2, 32, 32)[n].numpy() == which
+        assert same.mean() > 0.998  # ties on edges may fall either way
+    assert weights.min() > -1e-3
+    assert torch.allclose(weights.sum(1), torch.ones(len(weights)), atol=1e-3)
 
 
 def test_ninety_one_actors_give_crema_ds_file_list() -> None:
-    names = [s.name for s in twin.main_specs(91)]
+    names = [s.name for s in main_specs(91)]
     assert len(names) == len(set(names)) == 91 * 82
     table = data.index_names(f"{name}.mp4" for name in names)
     assert len(table) == 91 * 82 and table.actor.nunique() == 91 and table.sentence.nunique() == 12
@@ -60,7 +71,7 @@ def test_a_clip_depends_on_its_name_and_seed_and_on_nothing_around_it() -> None:
 
 
 def test_a_smaller_set_is_a_prefix_of_a_larger_one() -> None:
-    assert twin.wild_specs(200) == twin.wild_specs(900)[:200] and twin.main_specs(2) == twin.main_specs(5)[: 2 * 82]
+    assert wild_specs(200) == wild_specs(900)[:200] and main_specs(2) == main_specs(5)[: 2 * 82]
 
 
 def test_generated_files_are_indexed_whole_resume_and_repeat(tmp_path: Path) -> None:
@@ -82,31 +93,36 @@ def test_generated_files_are_indexed_whole_resume_and_repeat(tmp_path: Path) -> 
 
 
 def test_arrays_carry_the_index_columns() -> None:
-    specs = twin.wild_specs(7, frames=2)
+    specs = wild_specs(7, frames=2)
     clips, table = twin.generate_arrays(size=32, frames=2, wild=7, device="cpu")
     assert clips.shape == (7, 2, 3, 32, 32) and len(table) == 7
-    assert list(table.columns) == ["clip", "path", "actor", "emotion", "sentence", "level", "sex", "age", "race"]
-    assert list(table.emotion) == list(twin.WILD) and list(table["clip"]) == [s.name for s in specs]
-    assert not set(table.actor) & {str(s.actor.id) for s in twin.main_specs(91)}
+    columns = "clip path actor emotion sentence level sex age race"
+    assert list(table.columns) == columns.split()
+    assert list(table.emotion) == list(DFEW_EMOTIONS)
+    assert list(table["clip"]) == [s.name for s in specs]
+    assert not set(table.actor) & {str(s.actor.id) for s in main_specs(91)}
 
 
 def test_no_hole_in_any_face() -> None:
-    """Every point between the landmarks of a face is covered, whatever the hair, the pose and the expression."""
+    """Every point between the landmarks is covered, whatever the hair, pose and expression."""
     rng = np.random.default_rng(0)
     for i in range(0, 24, 2):
-        clip = spec(twin.Actor(1001 + i), twin.WILD[i % 7], frames=2)
-        coverage = twin._render([clip], 64, "cpu")[0, :, 3]
+        clip = spec(twin.Actor(1001 + i), DFEW_EMOTIONS[i % 7], frames=2)
+        coverage = twin.render_clips([clip], 64, "cpu", coverage=True)[0, :, 3]
         for t, points in enumerate(twin.landmarks(clip)):
-            inside = rng.dirichlet([0.3] * 68, 400) @ points  # convex combinations, many near the rim
+            # convex combinations, many near the rim
+            inside = rng.dirichlet([0.3] * 68, 400) @ points
             inside = points.mean(0) + 0.92 * (inside - points.mean(0))
             column, row = (inside.T * 64).astype(int).clip(0, 63)
             assert (coverage[t].numpy()[row, column] == 255).all(), clip.name
 
 
 def test_short_haired_heads_have_no_interior_hole() -> None:
-    for actor in (a for a in map(twin.Actor, range(1001, 1025)) if twin.look(a).style in ("bald", "buzz", "short", "tied")):
-        coverage = twin._render([spec(actor, "neutral", frames=2)], 64, "cpu")[0, 1, 3]
-        outside = torch.nn.functional.pad((coverage == 0).float(), (1, 1, 1, 0), value=1.0)[None, None]
+    close = ("bald", "buzz", "short", "tied")
+    for actor in (a for a in map(twin.Actor, range(1001, 1025)) if look(a).style in close):
+        clip = spec(actor, "neutral", frames=2)
+        empty = twin.render_clips([clip], 64, "cpu", coverage=True)[None, 0, 1:2, 3] == 0
+        outside = torch.nn.functional.pad(empty.float(), (1, 1, 1, 0), value=1.0)
         reached = torch.zeros_like(outside)
         reached[..., 0, :] = 1
         for _ in range(200):  # flood from the top edge
@@ -116,19 +132,20 @@ def test_short_haired_heads_have_no_interior_hole() -> None:
 
 def test_expressions_move_the_landmarks_they_should() -> None:
     def mean(emotion: str) -> np.ndarray:  # actions at the apex only: no pose, speech or chance
-        model = render.head(torch.device("cpu"))
+        model = load_head(torch.device("cpu"))
         actions = torch.zeros(1, len(model.action))
-        for name, amount in twin.APEX[emotion].items():
+        for name, amount in APEX[emotion].items():
             for side in ("", "Left", "Right"):
                 if name + side in model.action:
                     actions[0, model.action[name + side]] = amount
         still = torch.tensor([[0.0, 0, 0, 0, 0, 1]])
-        faces = [torch.from_numpy(twin._appearance(actor)[0]) for actor in ACTORS]
-        return np.mean([render.project(render.pose_vertices(model, face, actions, still)[:, model.landmarks.vertices], still, 96)[0]
-                        for face in faces], 0)
+        faces = torch.from_numpy(np.stack([appearance(actor)[0] for actor in ACTORS]))
+        posed = pose_vertices(model, faces, actions, still)[:, model.landmarks.vertices]
+        return project(posed, still, 96).mean(0).numpy()
 
-    neutral, shapes = mean("neutral"), {emotion: mean(emotion) for emotion in twin.APEX}
-    moved = {emotion: (shape - neutral)[:, 1] for emotion, shape in shapes.items()}  # pixels at 96, down is positive
+    neutral, shapes = mean("neutral"), {emotion: mean(emotion) for emotion in APEX}
+    # pixels at 96, down is positive
+    moved = {emotion: (shape - neutral)[:, 1] for emotion, shape in shapes.items()}
     corners, inner_brow, upper_lids = [48, 54], [21, 22], [37, 38, 43, 44]
     assert moved["happy"][corners].mean() < -1 and moved["sad"][corners].mean() > 0.5
     assert moved["angry"][inner_brow].mean() > 0.5 and moved["sad"][inner_brow].mean() < -0.5
@@ -142,13 +159,17 @@ def test_expressions_move_the_landmarks_they_should() -> None:
 def test_speech_moves_the_mouth_even_without_an_expression() -> None:
     for sentence in ("DFA", "IWW", "TSI"):
         points = twin.landmarks(spec(ACTORS[2], "neutral", sentence, "XX", 16))
-        gap = np.linalg.norm(points[:, 66] - points[:, 62], axis=1) / np.linalg.norm(points[:, 36] - points[:, 45], axis=1)
+        lips, eyes = points[:, 66] - points[:, 62], points[:, 36] - points[:, 45]
+        gap = np.linalg.norm(lips, axis=1) / np.linalg.norm(eyes, axis=1)
         assert gap.max() - gap.min() > 0.03
 
 
 def test_actors_look_more_like_themselves_than_like_each_other() -> None:
-    specs = [spec(actor, emotion, sentence, "XX", 2) for actor in ACTORS for emotion, sentence in
-             (("happy", "DFA"), ("sad", "IWW"), ("neutral", "TSI"))]
+    specs = [
+        spec(actor, emotion, sentence, "XX", 2)
+        for actor in ACTORS
+        for emotion, sentence in (("happy", "DFA"), ("sad", "IWW"), ("neutral", "TSI"))
+    ]
     frames = twin.render_clips(specs, 48, "cpu")[:, 1].float().flatten(1)
     distance = torch.cdist(frames, frames).fill_diagonal_(torch.inf)
     nearest = distance.argmin(1) // 3
@@ -158,13 +179,15 @@ def test_actors_look_more_like_themselves_than_like_each_other() -> None:
 def test_demographics_have_crema_ds_columns_and_mix() -> None:
     people = [twin.Actor(1001 + i).demographics for i in range(91)]
     assert list(people[0]) == ["ActorID", "Age", "Sex", "Race", "Ethnicity"]
-    assert {p["Sex"] for p in people} == {"Male", "Female"} and all(20 <= p["Age"] <= 74 for p in people)
+    assert {p["Sex"] for p in people} == {"Male", "Female"}
+    assert all(20 <= p["Age"] <= 74 for p in people)
     assert {p["Race"] for p in people[:12]} == {"Caucasian", "African American", "Asian"}
 
 
 def test_a_donor_outside_the_data_set_can_be_drawn() -> None:
-    donor = twin.render_clips([spec(twin.Actor(1999), "neutral", frames=2)], 48, "cpu")
-    assert donor.float().std() > 10 and twin.landmarks(spec(twin.Actor(1999), "neutral", frames=2)).shape == (2, 68, 2)
+    donor = spec(twin.Actor(1999), "neutral", frames=2)
+    assert twin.render_clips([donor], 48, "cpu").float().std() > 10
+    assert twin.landmarks(donor).shape == (2, 68, 2)
 
 
 def test_the_shipped_clips_are_complete_small_and_what_the_code_draws() -> None:
@@ -172,9 +195,9 @@ def test_the_shipped_clips_are_complete_small_and_what_the_code_draws() -> None:
     assert (len(main.table), len(main.rejected)) == (12 * 82, 0)
     assert (len(wild.table), len(wild.rejected)) == (1400, 0)
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 20_000_000
-    clip = next(s for s in twin.main_specs() if s.name == "1004_IEO_HAP_HI")
+    clip = next(s for s in main_specs() if s.name == "1004_IEO_HAP_HI")
     decoded, rate = store.read_video(SHIPPED / "VideoMP4" / f"{clip.name}.mp4")
-    assert decoded.shape == (16, 3, 96, 96) and rate == twin.FPS
+    assert decoded.shape == (16, 3, 96, 96) and rate == FPS
     error = (decoded.float() - twin.render_clips([clip], 96, "cpu")[0].float()) / 255
     assert -10 * torch.log10(error.square().mean()) > 28  # dB: compression, nothing else
 
@@ -182,5 +205,5 @@ def test_the_shipped_clips_are_complete_small_and_what_the_code_draws() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_draws_what_the_cpu_draws() -> None:
     clips = [spec(actor, "fear") for actor in ACTORS[:3]]
-    difference = twin.render_clips(clips, 64, "cuda").cpu().float() - twin.render_clips(clips, 64, "cpu").float()
-    assert difference.abs().mean() < 0.5
+    gpu, cpu = (twin.render_clips(clips, 64, device).cpu().float() for device in ("cuda", "cpu"))
+    assert (gpu - cpu).abs().mean() < 0.5

@@ -12,6 +12,7 @@ from torch import nn
 
 from ppfer import nets, uvit
 from ppfer.config import PpferError
+from ppfer.weights import load_weights
 
 DIM, HIDDEN = 1152, 4608
 
@@ -134,7 +135,7 @@ def test_checkpointing_changes_nothing_but_memory():
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([1, 1000])
     plain = tiny()
     saving = tiny(checkpoint=True)
-    nets.load_weights(saving, plain.state_dict())
+    load_weights(saving, plain.state_dict())
 
     def step(net):
         kept = []

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import common
 import torch
 
-from ppfer import nets, protect, stages, train
+from ppfer import nets, protect, stages
 from ppfer.config import load_config
 from ppfer.run import device_name
 
@@ -54,7 +54,7 @@ def run(device: torch.device) -> list[dict]:
         return torch.cat([(plain(part.float() / 255) * 255).round().byte() for part in clips.split(batch)])
 
     def ours(compile: bool) -> Callable[[], object]:
-        fast = protect.deployed(train.channels_last(build()) if gpu else build(), batch, compile=compile)
+        fast = protect.deployed(build(), batch, compile=compile)
         return lambda: list(protect.protect_all(fast, clips, device=device, batch=batch, name="PPFER"))
 
     name, repeats, bases, rows = device_name(device), 5 if gpu else 3, {}, []

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ppfer import cost, nets, stages, train, uvit
+from ppfer import cost, fast, nets, stages, train, uvit
 from ppfer.config import Train, load_config
 from ppfer.run import device_name
 
@@ -171,6 +171,7 @@ def latent_row(device: torch.device) -> dict:
     with device:
         net = uvit.LatentCompensator(uvit.uvit_h2(None, img_size=32, checkpoint=True), cost.new_autoencoder())
         objective = stages.CompensationObjective(net, nets.Classifier("resnet50", 6, input_size=256)).train()
+    fast.prepare(objective, device)
         pixels, labels = torch.rand(count, 3, 256, 256), torch.zeros(count, dtype=torch.long)
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-5, fused=True)
 

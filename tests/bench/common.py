@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 
 import torch
 
-from ppfer import cli, evaluate, nets
+from ppfer import cli, evaluate
 from ppfer.config import REPO
 
 FOLDER = REPO / "figures" / "bench"
@@ -43,13 +43,12 @@ def peers(device: torch.device) -> dict[str, bool]:
 
 @contextlib.contextmanager
 def plain(tf32: bool) -> Iterator[None]:
-    """Compute as published code does: with PyTorch's own layers in place of ours for matrix units, in float32 or TF32."""
-    before = nets.MATRIX_UNITS, torch.backends.cudnn.allow_tf32
-    nets.MATRIX_UNITS, torch.backends.cudnn.allow_tf32 = (), tf32
+    """Compute as published code does, in float32 or TF32; networks that nobody prepared (`ppfer.fast`) have PyTorch's own layers."""
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, tf32
     try:
         yield
     finally:
-        nets.MATRIX_UNITS, torch.backends.cudnn.allow_tf32 = before
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def keep(rows: list[dict], name: str) -> None:

@@ -1,0 +1,268 @@
+"""Measures: privacy leakage ratio (PLR), expression accuracy (ACC), their intervals, and tables of
+them.
+
+Every percentage carries its count: a `Rate` is k of n with a Wilson interval. Nothing here knows
+which protector made the clips it measures.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ppfer.config import PpferError
+from ppfer.device import atomic, autocast, write_json
+
+# --- shares with their counts -------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rate:
+    """k of n, with its 95 % Wilson score interval (Wilson 1927)."""
+
+    k: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        """k / n in [0, 1]; NaN when n is 0."""
+        return self.k / self.n if self.n else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the underlying share."""
+        if not self.n:
+            return (0.0, 1.0)
+        z, p, n = 1.959963984540054, self.value, self.n
+        centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n**2))
+        whole = 1 + z * z / n
+        return (max(0.0, (centre - spread) / whole), min(1.0, (centre + spread) / whole))
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{100 * self.value:.1f} % ({self.k}/{self.n}; {100 * low:.1f}–{100 * high:.1f})"
+
+    def to_dict(self) -> dict[str, int]:
+        return {"k": self.k, "n": self.n}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The same share in several runs: mean and sample standard deviation over them, and every
+    count.
+    """
+
+    rates: tuple[Rate, ...]
+
+    @classmethod
+    def of(cls, rates: Iterable[Rate]) -> Spread:
+        """Gather the rates of several runs.
+
+        Raises:
+            PpferError: if they are not of one number of clips, and so not of one test set's size.
+        """
+        rates = tuple(rates)
+        if len({r.n for r in rates}) != 1:
+            counts = ", ".join(str(r.n) for r in rates)
+            raise PpferError(f"runs that measured {counts} clips cannot be put side by side")
+        return cls(rates)
+
+    def __str__(self) -> str:
+        values = [100 * r.value for r in self.rates]
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        counts = ", ".join(str(r.k) for r in self.rates)
+        return f"{statistics.mean(values):.1f}{spread} % ({counts} of {self.rates[0].n})"
+
+    def to_dict(self) -> dict[str, object]:
+        return {"k": [r.k for r in self.rates], "n": self.rates[0].n}
+
+
+def rate(hits: np.ndarray | Tensor) -> Rate:
+    """The share of True in a boolean array."""
+    hits = np.asarray(hits)
+    return Rate(int(hits.sum()), int(hits.size))
+
+
+# --- what networks say --------------------------------------------------------
+
+
+@torch.inference_mode()
+def logits(
+    net: Callable[[Tensor], Tensor],
+    clips: Tensor,
+    index: np.ndarray | None = None,
+    *,
+    frames: bool,
+    device: torch.device,
+    precision: str = "auto",
+    batch: int = 64,
+) -> Tensor:
+    """What a network says of the chosen clips.
+
+    Args:
+        net: frames (N, 3, H, W), or clips (B, T, 3, H, W), in [0, 1] → logits (·, classes).
+        clips: (N, T, 3, H, W) uint8.
+        index: which of the N; None for all.
+        frames: whether `net` sees single frames (True) or whole clips (False).
+        batch: clips at a time.
+
+    Returns:
+        float32 on the CPU: (n, T, classes) of a network of frames, (n, classes) of one of clips.
+    """
+    if isinstance(net, nn.Module):
+        net.eval()
+    rows = torch.arange(len(clips)) if index is None else torch.as_tensor(index)
+    out = []
+    for part in rows.split(batch):
+        pixels = clips[part].to(device).float() / 255
+        with autocast(device, precision):
+            said = net(pixels.flatten(0, 1) if frames else pixels)  # (b·T, classes) or (b, classes)
+        said = said.float().cpu()
+        out.append(said.view(len(part), pixels.shape[1], -1) if frames else said)
+    return torch.cat(out)
+
+
+def leakage(logits: Tensor, actors: np.ndarray, *, seed: int = 0) -> dict[str, Rate]:
+    """Privacy leakage ratio from a validator's frame logits, by three attackers of growing
+    strength.
+
+    Args:
+        logits: (n, T, actors) of every frame.
+        actors: (n,) true identities.
+        seed: draws the paper's "randomly selected frame" (§4.2).
+
+    Returns:
+        ``random_frame`` (the paper's PLR), ``all_frames`` (every frame counts), ``clip`` (mean
+        log-probability).
+    """
+    truth = torch.as_tensor(np.asarray(actors))
+    named = logits.argmax(-1)  # (n, T)
+    generator = torch.Generator().manual_seed(seed)
+    pick = torch.randint(logits.shape[1], (len(truth),), generator=generator)
+    return {
+        "random_frame": rate(named[torch.arange(len(truth)), pick] == truth),
+        "all_frames": rate(named == truth[:, None]),
+        "clip": rate(logits.log_softmax(-1).mean(1).argmax(-1) == truth),
+    }
+
+
+def remapped_leakage(
+    fit_logits: Tensor, fit_actors: np.ndarray, logits: Tensor, actors: np.ndarray
+) -> Rate:
+    """Leakage to an attacker who first learns what each predicted name really stands for.
+
+    A protector that permutes identities scores PLR 0 and is invertible. Here each predicted
+    identity is renamed to the actor it most often covers among the `fit` frames, then all frames of
+    the test clips are scored.
+    """
+    classes = logits.shape[-1]
+    named = fit_logits.argmax(-1)
+    truth = torch.as_tensor(np.asarray(fit_actors))[:, None].expand(named.shape)
+    pairs, ones = (named * classes + truth).flatten(), torch.ones(truth.numel(), dtype=torch.long)
+    table = torch.zeros(classes, classes, dtype=torch.long)
+    table.view(-1).index_add_(0, pairs, ones)
+    remap = table.argmax(1)  # (classes,): predicted name → true actor
+    return rate(remap[logits.argmax(-1)] == torch.as_tensor(np.asarray(actors))[:, None])
+
+
+def per_class(logits: Tensor, labels: np.ndarray, names: Iterable[str]) -> dict[str, Rate]:
+    """Recall of each class, and ``average`` over all clips (the paper's "Avg" is the overall
+    accuracy)."""
+    labels = np.asarray(labels)
+    hits = logits.argmax(-1).numpy() == labels
+    return {name: rate(hits[labels == i]) for i, name in enumerate(names)} | {"average": rate(hits)}
+
+
+def by_group(hits: np.ndarray, groups: Iterable[str]) -> dict[str, Rate]:
+    """Split a boolean array by a group label of the same length: group → Rate, groups in sorted
+    order.
+    """
+    groups = np.asarray([str(g) for g in groups])
+    return {g: rate(np.asarray(hits)[groups == g]) for g in sorted(set(groups))}
+
+
+def private_first(chance: float, slack: float, then: str) -> Callable[[dict], list[float]]:
+    """The selection rule: val PLR within `slack` of chance first, then the least of metric `then`.
+
+    Returns:
+        a score for `ppfer.train.fit`: ``[excess leakage, metric]``, compared in order, lower is
+        better.
+    """
+    return lambda m: [round(max(0.0, m["val_plr"] - chance - slack), 6), m[then]]
+
+
+# --- tables -------------------------------------------------------------------
+
+
+def as_rate(cell: object) -> Rate | Spread | None:
+    """A share from a `Rate`, a `Spread` or its ``{"k", "n"}``; None for anything else."""
+    if isinstance(cell, (Rate, Spread)):
+        return cell
+    if not (isinstance(cell, dict) and set(cell) == {"k", "n"}):
+        return None
+    if isinstance(cell["k"], list):
+        return Spread(tuple(Rate(k, cell["n"]) for k in cell["k"]))
+    return Rate(**cell)
+
+
+def cell_text(cell: object) -> str:
+    """How a value looks in a printed table: shares as percentages with counts and interval."""
+    share = as_rate(cell)
+    if share is not None:
+        return str(share)
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+
+
+def markdown(rows: Sequence[dict]) -> str:
+    """Rows of dicts as a Markdown table."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(cell_text(row.get(c, "")) for c in columns) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def plain(rows: Sequence[dict]) -> list[dict]:
+    """Rows as JSON types: `Rate` and `Spread` become ``{"k", "n"}``."""
+    shares = (Rate, Spread)
+    return [
+        {key: cell.to_dict() if isinstance(cell, shares) else cell for key, cell in row.items()}
+        for row in rows
+    ]
+
+
+def write_table(rows: Sequence[dict], folder: Path, name: str) -> list[dict]:
+    """Write ``<name>.json`` and ``<name>.md``; returns the rows as they were written (see
+    `plain`).
+    """
+    rows = plain(rows)
+    write_json(folder / f"{name}.json", rows)
+    with atomic(folder / f"{name}.md") as partial:
+        partial.write_text(markdown(rows))
+    return rows
+
+
+def over_seeds(tables: Sequence[list[dict]]) -> list[dict]:
+    """Rows of the same table from several runs as one: every ``{"k", "n"}`` cell becomes a
+    `Spread`.
+
+    Other cells are left out.
+
+    Raises:
+        PpferError: if the tables have different rows.
+    """
+    names = [[row["approach"] for row in rows] for rows in tables]
+    if any(other != names[0] for other in names):
+        raise PpferError("tables with different rows cannot be put side by side")
+    merged = []
+    for same in zip(*tables, strict=True):
+        keys = [key for key, cell in same[0].items() if isinstance(as_rate(cell), Rate)]
+        row = {key: Spread.of(as_rate(row[key]) for row in same) for key in keys}
+        merged.append({"approach": same[0]["approach"]} | row)
+    return merged

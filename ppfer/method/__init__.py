@@ -1,0 +1,75 @@
+"""The paper's method, one file a question: who it is, how that is removed, how the expression is
+brought back.
+
+Order: identity → pretrain → privacy (Algorithm 1) → protected/enhanced (G) → expression →
+compensation (Algorithm 2) → protected/ppfer (C), then what is trained on protected clips:
+recognizer (F_u) and attack (V_pl retrained). In each file an objective stands before the stage that
+trains with it.
+"""
+
+from ppfer import protect, sources
+from ppfer.method import compensation, identity, privacy, recognition
+from ppfer.run import Protector
+
+STAGES = (
+    sources.Clips,
+    sources.Wild,
+    sources.Split,
+    identity.Identity,
+    privacy.Pretrain,
+    privacy.Privacy,
+    compensation.Expression,
+    compensation.Compensation,
+    sources.Protected,
+    recognition.Recognizer,
+    identity.Attack,
+)
+
+PROTECTORS = (
+    Protector(
+        "none",
+        "No privacy preservation",
+        lambda run: protect.no_privacy,
+        "the original clips",
+        study=False,
+        notebook="00",
+    ),
+    Protector(
+        "enhanced",
+        "PPFER without compensation (G)",
+        lambda run: run.get("privacy"),
+        "Algorithm 1: one U-Net per band",
+        needs=("privacy",),
+        study=False,
+        notebook="04",
+    ),
+    Protector(
+        "ppfer",
+        "PPFER (C)",
+        lambda run: protect.PPFER(run.get("privacy"), run.get("compensation")),
+        "Algorithms 1 and 2: two U-Nets and a U-ViT",
+        needs=("privacy", "compensation"),
+        study=False,
+        notebook="05",
+    ),
+)
+
+PIPELINE = (
+    "clips",
+    "wild",
+    "split",
+    "identity",
+    "pretrain",
+    "privacy",
+    "protected/none",
+    "protected/enhanced",
+    "expression",
+    "compensation",
+    "protected/ppfer",
+    "recognizer/none",
+    "recognizer/enhanced",
+    "recognizer/ppfer",
+    "attack/none",
+    "attack/enhanced",
+    "attack/ppfer",
+)

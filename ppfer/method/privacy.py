@@ -1,0 +1,139 @@
+"""Can we make it forget? The U-Nets' pre-training and Algorithm 1 (paper §3.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppfer import nets
+from ppfer.config import PpferError
+from ppfer.method.parts import (
+    OnBands,
+    band_split,
+    new_enhancer,
+    privacy_rule,
+    protection,
+    start_enhancer,
+)
+from ppfer.run import stage
+from ppfer.wavelets import BandSplit
+
+
+class ReconstructionObjective(nn.Module):
+    """L1 between a U-Net's output and its input, over both bands: F_hpr and F_lpr start identical
+    (paper §3.2).
+    """
+
+    captures = True
+
+    def __init__(self, net: nn.Module, bands: BandSplit):
+        super().__init__()
+        self.net, self.bands = net, bands
+
+    def forward(self, pixels: Tensor, actors: Tensor | None = None) -> Tensor:
+        """Pixels (B, 3, H, W) or (B, T, 3, H, W) → scalar; labels unused."""
+        low, high = self.bands.split(pixels)
+        if low.shape[1:] == high.shape[1:]:
+            both = torch.cat([low, high])
+            return F.l1_loss(self.net(both), both)
+        return F.l1_loss(self.net(low), low) + F.l1_loss(self.net(high), high)
+
+
+@stage("pretrain", needs=("clips", "split"), settings=("bands", "nets.unet_width"), notebook="04")
+class Pretrain(OnBands):
+    """The U-Net that both enhancers start from, trained to reproduce its input."""
+
+    best = (("val_l1", min),)
+
+    def net(self) -> nn.Module:
+        return nets.UNet(width=self.config.nets.unet_width)
+
+    def objective(self, net: nn.Module) -> nn.Module:
+        return ReconstructionObjective(net, band_split(self.config))
+
+    @torch.inference_mode()
+    def measure(self, net: nn.Module) -> dict[str, float]:
+        index = torch.as_tensor(self.run.parts["val"][:64])
+        held = self.run.tensor("clips")[index][:, ::4].to(self.run.device).float() / 255
+        held = held.flatten(0, 1) if self.frames else held
+        return {"val_l1": float(self.objective(net)(held))}
+
+
+def privacy_loss(logits: Tensor, labels: Tensor, preset: str) -> Tensor:
+    """What an enhancer minimises through the frozen controller.
+
+    Args:
+        logits: (n, K).
+        labels: (n,).
+        preset: ``paper``: −CE (Algorithm 1 line 10), unbounded; ``clamped``: −min(CE, ln K) per
+            sample, which stops at chance; ``uniform``: cross-entropy to the uniform distribution.
+    """
+    if preset == "paper":
+        return -F.cross_entropy(logits, labels)
+    if preset == "clamped":
+        each = F.cross_entropy(logits, labels, reduction="none")
+        return -each.clamp(max=math.log(logits.shape[-1])).mean()
+    if preset == "uniform":
+        return -logits.log_softmax(-1).mean()
+    raise PpferError(f"unknown privacy loss '{preset}'; known: paper, clamped, uniform")
+
+
+class PrivacyObjective(nn.Module):
+    """Algorithm 1, lines 4–10: maximise the frozen controller's cross-entropy on each enhanced
+    band.
+    """
+
+    captures = True
+
+    def __init__(
+        self, enhancer: nn.Module, controller: nn.Module, preset: str, reconstruction: float
+    ):
+        super().__init__()
+        self.enhancer, self.controller = enhancer, nets.freeze(controller)
+        self.preset, self.reconstruction = preset, reconstruction
+
+    def forward(self, pixels: Tensor, actors: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) or (B, T, 3, H, W), labels (B,) → scalar."""
+        loss = 0.0
+        for band, enhanced in self.enhancer.views(pixels):
+            labels = actors.repeat_interleave(len(band) // len(actors))
+            loss = loss + privacy_loss(self.controller(enhanced), labels, self.preset)
+            if self.reconstruction:
+                loss = loss + self.reconstruction * F.l1_loss(enhanced, band)
+        return loss
+
+
+@stage(
+    "privacy/{where}",
+    needs=("identity", "pretrain"),
+    settings=("privacy_loss", "privacy_slack", "reconstruction"),
+    notebook="04",
+)
+class Privacy(OnBands):
+    """Algorithm 1: the enhancers against the frozen identity controller; "privacy/frames" has no
+    transform."""
+
+    where = "bands"
+
+    def origin(self) -> tuple[bool, str]:
+        return super().origin() if self.where == "bands" else (True, "10")
+
+    def net(self) -> nn.Module:
+        return new_enhancer(self.config, self.where)
+
+    def start(self) -> nn.Module:
+        return start_enhancer(self.run, self.where)
+
+    def objective(self, net: nn.Module) -> nn.Module:
+        config, controller = self.config, self.run.get("identity")
+        return PrivacyObjective(net, controller, config.privacy_loss, config.reconstruction)
+
+    def measure(self, net: nn.Module) -> dict[str, float]:
+        return protection(self.run, net, "clips")
+
+    def rule(self) -> Callable[[dict], list[float]]:
+        return privacy_rule(self.run, "val_l1")

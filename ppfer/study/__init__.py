@@ -1,0 +1,79 @@
+"""What compares methods: every protector and every table, one file each.
+
+Protectors and stages are listed here and nowhere else. A new one is a file with its `Protector`
+(and, if it is trained, its stage), and a line in the lists below.
+"""
+
+import json
+from pathlib import Path
+
+from ppfer import method
+from ppfer.config import Config
+from ppfer.device import atomic, is_main
+from ppfer.measure import write_table
+from ppfer.run import Run
+from ppfer.study import (
+    ablation,
+    attributes,
+    blur,
+    flow,
+    paper,
+    probes,
+    recovery,
+    spact,
+    swap,
+    tables,
+)
+
+PROTECTORS = (
+    *method.PROTECTORS,
+    *blur.PROTECTORS,
+    spact.PROTECTOR,
+    flow.PROTECTOR,
+    swap.PROTECTOR,
+    *ablation.PROTECTORS,
+)
+
+STAGES = (
+    *method.STAGES,
+    probes.Probe,
+    blur.Blurred,
+    blur.Blur,
+    spact.Contrast,
+    spact.Tradeoff,
+    swap.Landmarks,
+    recovery.RecoveryAttack,
+    attributes.Attribute,
+    ablation.Joint,
+)
+
+
+def open_run(config: Config, runs_dir: str | Path = "runs", device: str | None = None) -> Run:
+    """A run that can make everything there is; see `ppfer.run.Run`."""
+    return Run(config, runs_dir, device, stages=STAGES, protectors=PROTECTORS)
+
+
+def compare(run: Run) -> None:
+    """Tables 1, 3 and 4, the stronger questions and the page of discrepancies, without notebooks
+    (after `tables.run_all`).
+    """
+    folder = run.dir / "tables"
+    names = tables.prepare(run, tables.TABLE1, ())
+    made = {
+        "table1": tables.table1,
+        "table1_attackers": lambda run: tables.leakage_table(run, names),
+        "table1_attributes": lambda run: attributes.attribute_table(run, names),
+        "table3": recovery.table3,
+        "table4": ablation.table4,
+    }
+    if not attributes.attributes_of(run):
+        del made["table1_attributes"]
+    for name, table in made.items():
+        rows = table(run)
+        if is_main():
+            write_table(rows, folder, name)
+    if is_main():
+        rows = json.loads((folder / "table1.json").read_text())
+        paper.figure1(rows).savefig(folder / "figure1.svg")
+        with atomic(folder / "discrepancies.md") as partial:
+            partial.write_text(paper.discrepancies(folder))

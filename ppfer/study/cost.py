@@ -1,0 +1,184 @@
+"""What a profile's stages cost before anyone starts them: operations counted without computing, on
+shapes alone.
+
+A stage's own network and objective run forward and backward on PyTorch's fake tensors, which have
+shapes and no values. Counted are the operations of a step (matrix products and convolutions), and
+the bytes of weights, gradients, AdamW's moments and of the activations that the backward pass
+keeps. Seconds scale with operations from a run that was measured (`figures/twin/manifest.json`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ppfer import method, uvit
+from ppfer.config import REPO, Config, PpferError, load_config
+from ppfer.measure import markdown
+from ppfer.method.parts import band_split
+from ppfer.run import Run
+from ppfer.study.recovery import RecoveryAttack
+from ppfer.training import Training
+
+MEASURED = REPO / "figures" / "twin" / "manifest.json"
+PRICED = (
+    "identity",
+    "pretrain",
+    "privacy",
+    "expression",
+    "compensation",
+    "recognizer/none",
+    "recognizer/ppfer",
+    "attack/ppfer",
+    "recovery/ppfer",
+)
+# timed by another stage of U-Nets: its own time is mostly validation
+LIKE = {"privacy": "pretrain", "recovery/ppfer": "pretrain"}
+PARTS = 8  # samples the count is made on; a step's numbers are scaled to its batch
+CLASSES = {"actor": 91, "emotion": 6}
+
+
+class Unmade(Run):
+    """A run of which nothing is made: the result of a stage is its network with random weights."""
+
+    def __init__(self, config: Config):
+        random = {name: "" for name in (f"{part}_weights" for part in ("classifier", "recognizer"))}
+        plain = dataclasses.replace(config.nets, compensator_weights="", **random)
+        stages = (*method.STAGES, RecoveryAttack)
+        config = dataclasses.replace(config, nets=plain)
+        super().__init__(config, device="cpu", stages=stages, protectors=method.PROTECTORS)
+
+    def get(self, name: str) -> nn.Module:
+        return network(self.describe(name))
+
+    def classes(self, column: str) -> list[str]:
+        return [""] * CLASSES[column]
+
+
+def network(stage: Training) -> nn.Module:
+    """A stage's network, random; the latent compensator with a random autoencoder."""
+    config = stage.config
+    if stage.kind != "compensation" or config.nets.compensator != "latent":
+        return stage.net()
+    half = uvit.uvit_h2(None, img_size=config.size // 8, checkpoint=True)
+    return uvit.LatentCompensator(half, new_autoencoder())
+
+
+def new_autoencoder() -> nn.Module:
+    """Stable Diffusion's autoencoder with random weights, for its cost alone.
+
+    Raises:
+        PpferError: when diffusers is not installed.
+    """
+    try:
+        from diffusers import AutoencoderKL  # an extra
+    except ImportError as error:
+        raise PpferError(
+            "the latent compensator's cost needs diffusers; run: pip install 'ppfer[latent]'"
+        ) from error
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+
+
+def count(stage: Training, bytes_per_value: int = 4) -> tuple[float, float, int]:
+    """Operations and bytes of one training step.
+
+    Args:
+        stage: of an `Unmade` run.
+        bytes_per_value: of an activation: 2 under bf16 autocast.
+
+    Returns:
+        floating-point operations; bytes of weights, gradients, moments and kept activations;
+        parameters that learn.
+    """
+    config, batch = stage.config, stage.train.batch
+    some = min(batch, PARTS)
+    frame = (3, config.size, config.size)
+    shape = (some, *frame) if stage.frames else (some, config.frames, *frame)
+    bands, pixels = band_split(config), torch.zeros(shape)
+    bands.merge(*bands.split(pixels), like=shape)  # its matrices are made before tensors turn fake
+    held: dict[int, int] = {}
+    keep: list[Tensor] = []  # alive until the end, so that no two tensors share an id
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in weights and tensor.is_floating_point():
+            held[storage] = max(held.get(storage, 0), tensor.numel() * bytes_per_value)
+            keep.append(tensor)
+        return tensor
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        objective = stage.objective(network(stage)).train()
+        weights = {p.untyped_storage()._cdata for p in objective.parameters()}
+        pixels, labels = torch.zeros(shape), torch.zeros(some, dtype=torch.long)
+        # the recovery attack compares frames with frames
+        target = pixels if isinstance(stage, RecoveryAttack) else labels
+        kept = torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x)
+        with FlopCounterMode(display=False) as counter, kept:
+            objective(pixels, target).backward()
+    learn = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    every = sum(p.numel() for p in objective.parameters())
+    memory = 4 * every + 12 * learn + sum(held.values()) * batch / some
+    return counter.get_total_flops() * batch / some, memory, learn
+
+
+@lru_cache
+def measured_rate(name: str) -> float:
+    """Operations per second that a stage of profile twin reached in the measured run, validation
+    included.
+    """
+    run = json.loads(MEASURED.read_text())[name]
+    stage = Unmade(load_config("twin")).describe(name)
+    return count(stage)[0] * run["steps"] / run["training_seconds"]
+
+
+def estimate(config: Config) -> list[dict]:
+    """A row per stage: parameters that learn, operations and memory of a step, minutes on the
+    measured GPU.
+    """
+    rows, width, run = [], 4 if config.precision == "fp32" else 2, Unmade(config)
+    for name in PRICED:
+        stage = run.describe(name)
+        row = {"stage": name, "steps": stage.train.steps, "batch": stage.train.batch}
+        try:
+            operations, memory, learn = count(stage, width)
+        except PpferError as error:
+            rows.append(row | {"note": str(error)})
+            continue
+        seconds = operations * stage.train.steps / measured_rate(LIKE.get(name, name))
+        row |= {
+            "parameters, M": round(learn / 1e6, 1),
+            "TFLOP per step": round(operations / 1e12, 2),
+            "memory, GiB": round(memory / 2**30, 1),
+            "minutes": round(seconds / 60, 1),
+        }
+        rows.append(row)
+    return rows
+
+
+def report(config: Config) -> str:
+    """The estimate as a Markdown table with what it rests on."""
+    rows = estimate(config)
+    hours = sum(row.get("minutes", 0) for row in rows) / 60
+    device = next(iter(json.loads(MEASURED.read_text()).values()))["device"]
+    return (
+        f"Profile {config.profile}, frames of {config.size}², clips of {config.frames} frames\n\n"
+        f"{markdown(rows)}\n"
+        f"Minutes are scaled by operations from profile twin as measured on: {device}; "
+        f"sum {hours:.1f} h; decoding and rows without minutes are not counted.\n"
+        "Memory is an estimate for one step on one process, without the clips (uint8) and cuDNN's "
+        "workspace."
+    )

@@ -1,0 +1,183 @@
+"""A table is a loop over protectors: what each row needs is made, then both measures are taken
+under both protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ppfer import measure
+from ppfer.device import is_main
+from ppfer.measure import Rate
+from ppfer.method import PIPELINE
+from ppfer.protect import protect_all
+from ppfer.run import Run
+
+MAIN = ("none", "enhanced", "ppfer")  # what every run measures
+TABLE1 = ("none", "blur1", "blur2", "tradeoff", "flow", "swap", "ppfer")
+
+
+# --- making what a table needs ------------------------------------------------
+
+
+def ensure(run: Run, name: str) -> None:
+    """Make a stage and all it stands on that belongs to the study; what the main run makes must be
+    there.
+
+    Raises:
+        MissingInput: naming the main notebook (00–07) to run first.
+    """
+    for need in run.describe(name).needs():
+        if run.describe(need).origin()[0]:
+            ensure(run, need)
+    run.make(name, load=False)
+
+
+def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """Make what a table over protectors needs: their inputs, their clips, and stages trained on
+    those.
+
+    Args:
+        names: protectors.
+        kinds: stages "<kind>/<protector>" to make for each, such as "recognizer" and "attack".
+
+    Returns:
+        The names that can run here; of the others `Protector.missing` tells what to install.
+
+    Raises:
+        PpferError: naming a protector that returns another shape, NaN or leaves [0, 1], before
+            anything is trained on it.
+    """
+    ready = [name for name in names if not run.protector(name).missing(run)]
+    for name in ready:
+        protector = run.protector(name)
+        for need in protector.needs:
+            if run.describe(need).origin()[0]:
+                ensure(run, need)
+        two = run.tensor("clips")[:2]
+        tried = protect_all(
+            protector.build(run),
+            two,
+            device=run.device,
+            batch=2,
+            name=name,
+            rows=protector.rows,
+            precision=run.config.precision,
+        )
+        next(tried)
+        ensure(run, f"protected/{name}")
+    for name in ready:
+        for kind in kinds:
+            ensure(run, f"{kind}/{name}")
+    return ready
+
+
+def left_out(run: Run, name: str) -> dict:
+    """The row of an approach that cannot run here."""
+    protector = run.protector(name)
+    return {"approach": protector.title, "what_ran": f"left out: {protector.missing(run)}"}
+
+
+# --- measures of a protector --------------------------------------------------
+
+
+def measure_leakage(
+    run: Run, name: str, *, retrained: bool = False, part: str = "test", remapped: bool = True
+) -> dict[str, Rate]:
+    """PLR of a protector's clips under the frozen validator, or under the one retrained on its
+    training clips.
+
+    ``remapped`` (see `measure.remapped_leakage`) looks at all training clips too; leave it out
+    where time counts.
+    """
+    validator, store = f"attack/{name}" if retrained else "identity", f"protected/{name}"
+    actors, index, train = run.labels("actor"), run.parts[part], run.parts["train"]
+    said = run.logits(validator, store, part)
+    rates = measure.leakage(said, actors[index], seed=run.config.seed)
+    if not remapped:
+        return rates
+    seen = run.logits(validator, store, "train")
+    again = measure.remapped_leakage(seen, actors[train], said, actors[index])
+    return rates | {"remapped": again}
+
+
+def measure_accuracy(
+    run: Run, name: str, *, retrained: bool = True, part: str = "test"
+) -> dict[str, Rate]:
+    """Recall per expression and "average" on a protector's clips; F_u trained on them, or (frozen)
+    on the originals."""
+    recognizer = f"recognizer/{name}" if retrained else "recognizer/none"
+    said = run.logits(recognizer, f"protected/{name}", part)
+    truth = run.labels("emotion")[run.parts[part]]
+    return measure.per_class(said, truth, run.classes("emotion"))
+
+
+# --- tables -------------------------------------------------------------------
+
+
+def table_row(run: Run, name: str, *, retrained: bool = True) -> dict:
+    """One row of Table 1: PLR and ACC with networks trained on the originals (frozen) and, if
+    asked, on the protected clips.
+
+    The paper's own row is ``plr`` beside ``acc_retrained``: V_pl never sees a protected clip, F_u
+    is trained on them.
+    """
+    protector, again = run.protector(name), (False, True) if retrained else (False,)
+    plr = [measure_leakage(run, name, retrained=r, remapped=False)["random_frame"] for r in again]
+    acc = [measure_accuracy(run, name, retrained=r)["average"] for r in again]
+    row = {"approach": protector.title, "what_ran": protector.said(run)}
+    row |= zip(("plr", "plr_retrained"), plr, strict=False)
+    return row | dict(zip(("acc", "acc_retrained"), acc, strict=False))
+
+
+def main_table(run: Run, names: Sequence[str] = MAIN) -> list[dict]:
+    """Both protocols of both measures for each protector: the rows a run ends with."""
+    return [table_row(run, name) for name in names]
+
+
+def table1(run: Run, names: Sequence[str] = TABLE1, *, retrained: bool = True) -> list[dict]:
+    """Table 1: PLR and ACC of every approach, both protocols or only the frozen one; makes what is
+    missing.
+
+    An approach that cannot run here keeps its row, without numbers, saying what to install.
+
+    Raises:
+        PpferError: naming a protector that breaks the protocol, before anything is measured.
+    """
+    ready = prepare(run, names, ("recognizer", "attack") if retrained else ())
+    return [
+        table_row(run, name, retrained=retrained) if name in ready else left_out(run, name)
+        for name in names
+    ]
+
+
+def table2(run: Run, names: Sequence[str] = MAIN) -> list[dict]:
+    """Table 2: recall per expression of F_u trained on each protector's clips; the last column is
+    over all clips.
+    """
+    return [
+        {"approach": run.protector(name).title, **measure_accuracy(run, name)} for name in names
+    ]
+
+
+def leakage_table(run: Run, names: Sequence[str] = MAIN) -> list[dict]:
+    """PLR, frozen and retrained, by every attacker; one row per protector and protocol."""
+    return [
+        {
+            "approach": run.protector(name).title,
+            "validator": "retrained" if retrained else "frozen",
+            **measure_leakage(run, name, retrained=retrained),
+        }
+        for name in names
+        for retrained in (False, True)
+    ]
+
+
+def run_all(run: Run, names: Sequence[str] = PIPELINE) -> None:
+    """Make every stage of the main run in order, without notebooks, then write its tables."""
+    for name in names:
+        run.make(name)
+    if is_main():
+        made = {"table2": table2, "leakage": leakage_table, "main": main_table}
+        for name, table in made.items():
+            measure.write_table(table(run), run.dir / "tables", name)

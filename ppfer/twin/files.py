@@ -1,0 +1,231 @@
+"""Clips drawn: into memory, or as files in CREMA-D's and DFEW's layout."""
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ppfer.config import PpferError
+from ppfer.cremad import DFEW_EMOTIONS
+from ppfer.twin.acting import FPS, WILD_ACTOR, ClipSpec, background, main_specs, motion, wild_specs
+from ppfer.twin.head import draw, load_head, pose_vertices, project
+from ppfer.twin.people import Actor, appearance
+from ppfer.video import write_video
+
+CRF = 23  # x264's quality: about 6 KB a clip at 96 pixels
+BATCH = 8  # clips a thread of `generate` draws and writes at a time
+
+
+def render_clips(
+    specs: list[ClipSpec],
+    size: int = 96,
+    device: torch.device | str | None = None,
+    progress: Callable[[int], None] | None = None,
+    *,
+    coverage: bool = False,
+) -> Tensor:
+    """Draw clips of equal length.
+
+    Args:
+        specs: N clips of T frames.
+        size: width and height in pixels.
+        device: where to draw; None: on a GPU if there is one.
+        progress: called with the number of clips drawn so far.
+        coverage: add the head's coverage, 0 to 255, as a fourth channel.
+
+    Returns:
+        (N, T, 3, size, size) uint8 sRGB on `device`; four channels with `coverage`.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model, frames = load_head(device), specs[0].frames
+    put = functools.partial(torch.as_tensor, device=device)
+    actors = list(dict.fromkeys(spec.actor for spec in specs))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # NumPy lets go of Python's lock
+        parts = zip(*pool.map(appearance, actors), strict=True)
+    neutral, shown, textures = (put(np.stack(part)) for part in parts)
+    places = {actor: i for i, actor in enumerate(actors)}
+
+    out = torch.empty(len(specs), frames, 4, size, size, dtype=torch.uint8, device=device)
+    at_once = 1 if device.type == "cpu" else max(1, 512 // frames)
+    batches = [specs[i : i + at_once] for i in range(0, len(specs), at_once)]
+    done = 0
+    with ThreadPoolExecutor(1) as ahead:  # the next clips are acted while these are drawn
+        acted = ahead.submit(_act, batches[0], size)
+        for i, batch in enumerate(batches):
+            actions, pose, lamp, behind = (put(a, dtype=torch.float32) for a in acted.result())
+            if i + 1 < len(batches):
+                acted = ahead.submit(_act, batches[i + 1], size)
+            which = put([places[spec.actor] for spec in batch]).repeat_interleave(frames)
+            lamp, behind = (part.repeat_interleave(frames, 0) for part in (lamp, behind))
+            drawn = draw(model, neutral, shown, textures, which, actions, pose, lamp, behind, size)
+            out[done : done + len(batch)] = drawn.view(len(batch), frames, 4, size, size)
+            done += len(batch)
+            if progress:
+                progress(done)
+    return out if coverage else out[:, :, :3]
+
+
+def _act(specs: list[ClipSpec], size: int) -> tuple[np.ndarray, ...]:
+    """Actions (N*T, 52), pose (N*T, 6), lamp (N, 9) and background (N, 3, size, size) of clips."""
+    moves = [motion(spec) for spec in specs]
+    return (
+        np.concatenate([move.actions for move in moves]),
+        np.concatenate([move.pose for move in moves]),
+        np.stack([move.lamp for move in moves]),
+        np.stack([background(spec, size) for spec in specs]),
+    )
+
+
+def landmarks(spec: ClipSpec) -> np.ndarray:
+    """The 68 facial landmarks of a clip, in iBUG's order.
+
+    Returns:
+        (T, 68, 2): x and y as shares of the picture's width and height.
+    """
+    model, moves = load_head(torch.device("cpu")), motion(spec)
+    actions, pose = (
+        torch.as_tensor(part, dtype=torch.float32) for part in (moves.actions, moves.pose)
+    )
+    neutral = torch.from_numpy(appearance(spec.actor)[0][model.landmarks.vertices])
+    vertices = pose_vertices(model.landmarks, neutral, actions, pose)
+    return project(vertices, pose, 1.0)[..., :2].numpy()
+
+
+def table(specs: list[ClipSpec]) -> pd.DataFrame:
+    """The index of clips in memory, with the columns of `ppfer.data.index`; `path` is empty."""
+    people = [spec.actor.demographics for spec in specs]
+    return pd.DataFrame(
+        {
+            "clip": [spec.name for spec in specs],
+            "path": "",
+            "actor": [str(spec.actor.id) for spec in specs],
+            "emotion": [spec.emotion for spec in specs],
+            "sentence": [spec.sentence for spec in specs],
+            "level": [spec.level for spec in specs],
+            "sex": [person["Sex"] for person in people],
+            "age": [str(person["Age"]) for person in people],
+            "race": [person["Race"] for person in people],
+        }
+    )
+
+
+def generate_arrays(
+    actors: int = 91,
+    size: int = 112,
+    frames: int = 16,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    *,
+    wild: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Tensor, pd.DataFrame]:
+    """The twin straight into memory.
+
+    Args:
+        actors: how many people the main set has, 82 clips each.
+        size: width and height in pixels.
+        frames: T, at 12 a second.
+        seed: of the data set.
+        device: where to draw and keep it; None: on a GPU if there is one.
+        wild: this many clips of the wild set instead of the main set.
+        progress: called with the number of clips drawn so far.
+
+    Returns:
+        clips, uint8 (N, T, 3, size, size) on `device`, and their table (see `table`).
+    """
+    specs = wild_specs(wild, frames, seed) if wild else main_specs(actors, frames, seed)
+    return render_clips(specs, size, device, progress), table(specs)
+
+
+def generate(
+    out: Path,
+    *,
+    actors: int = 12,
+    size: int = 96,
+    frames: int = 16,
+    seed: int = 0,
+    wild: int = 1400,
+    device: torch.device | str | None = None,
+    first_actor: int = 1001,
+    workers: int = 2,
+) -> None:
+    """Write the twin as files: `VideoMP4/`, `VideoDemographics.csv`, and `wild/` in DFEW's layout.
+
+    A clip that is already there is left alone, so an interrupted run resumes.
+
+    Args:
+        out: the folder, made if it is missing.
+        actors: how many people the main set has, 82 clips each.
+        size: width and height in pixels.
+        frames: in a clip, at 12 a second.
+        seed: of the data set.
+        wild: how many clips the wild set has; its people count from `WILD_ACTOR`.
+        device: where to draw; None: on a GPU if there is one.
+        first_actor: number of the main set's first actor.
+        workers: threads that draw and encode.
+
+    Raises:
+        PpferError: a number out of range, or `out` holds clips made with other settings.
+    """
+    out = Path(out)
+    numbered = 1 <= first_actor <= WILD_ACTOR - actors
+    if not (actors >= 1 and wild >= 0 and frames >= 2 and size >= 16 and numbered):
+        raise PpferError(
+            f"the twin takes actors >= 1 numbered below {WILD_ACTOR}, wild >= 0, frames >= 2 and "
+            f"size >= 16, not actors={actors} from {first_actor}, wild={wild}, frames={frames}, "
+            f"size={size}"
+        )
+    made = {"size": size, "frames": frames, "seed": seed, "fps": FPS}
+    note = out / "twin.json"
+    if note.exists() and json.loads(note.read_text()) != made:
+        raise PpferError(
+            f"{out} holds clips made with {note.read_text().strip()}; give an empty folder"
+        )
+    main, other = main_specs(actors, frames, seed, first_actor), wild_specs(wild, frames, seed)
+    jobs = _places(main, out / "VideoMP4") + _places(other, out / "wild" / "Clip" / "original")
+    people = [Actor(first_actor + i, seed).demographics for i in range(actors)]
+    pd.DataFrame(people).to_csv(out / "VideoDemographics.csv", index=False)
+    if other:
+        _write_wild_labels(other, out / "wild" / "EmoLabel_DataSplit")
+    note.write_text(json.dumps(made) + "\n")
+    todo = [job for job in jobs if not job[1].exists()]
+    batches = [todo[i : i + BATCH] for i in range(0, len(todo), BATCH)]
+    work = functools.partial(_write_clips, size=size, device=device)
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        list(pool.map(work, batches))  # a list, so that a thread's error is raised here
+
+
+def _places(specs: list[ClipSpec], folder: Path) -> list[tuple[ClipSpec, Path]]:
+    """Each clip with the file it goes to, in a folder that is made here."""
+    if specs:
+        folder.mkdir(parents=True, exist_ok=True)
+    return [(spec, folder / f"{spec.name}.mp4") for spec in specs]
+
+
+def _write_wild_labels(specs: list[ClipSpec], folder: Path) -> None:
+    """DFEW's split files; whoever is tested, one person in five, is never in training."""
+    for part in ("train", "test"):
+        rows = [
+            (spec.name, DFEW_EMOTIONS.index(spec.emotion) + 1)
+            for spec in specs
+            if ((spec.actor.id - WILD_ACTOR) % 5 == 4) == (part == "test")
+        ]
+        path = folder / f"{part}(single-labeled)" / "set_1.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows, columns=["video_name", "label"]).to_csv(path, index=False)
+
+
+def _write_clips(
+    jobs: list[tuple[ClipSpec, Path]], size: int, device: torch.device | str | None
+) -> None:
+    """Draws clips and writes each to its file."""
+    clips = render_clips([spec for spec, _ in jobs], size, device).cpu()
+    for clip, (_, path) in zip(clips, jobs, strict=True):
+        write_video(path, clip, FPS, crf=CRF)

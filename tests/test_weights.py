@@ -1,0 +1,283 @@
+"""Weights: loading is strict or does nothing, and a file is refused with a sentence."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models import resnet18
+from torchvision.models.video import r3d_18
+
+from ppfer import nets, weights
+from ppfer.config import PpferError
+from ppfer.weights import check_weights, load_backbone, load_weights, read_weights, save_weights
+
+
+def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def random_state(net: nn.Module) -> dict[str, torch.Tensor]:
+    """Another network's weights: same names and shapes, other numbers."""
+    return {
+        k: torch.rand_like(v) if v.is_floating_point() else v.clone()
+        for k, v in net.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_round_trip_through_files(tmp_path, suffix):
+    source, target = nets.UNet(2), nets.UNet(2)
+    path = tmp_path / "deep" / f"w{suffix}"
+    if suffix == ".pt":
+        path.parent.mkdir()
+        torch.save({"state_dict": source.state_dict(), "epoch": 3}, path)
+    else:
+        save_weights(source.to(memory_format=torch.channels_last), path)
+        assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary left
+    assert load_weights(target, path) is target
+    assert same(source.state_dict(), target.state_dict())
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "module.model.", "_orig_mod.", "module._orig_mod."]
+)
+def test_known_prefixes_are_stripped(prefix):
+    net = nets.UNet(2)
+    state = random_state(net)
+    load_weights(net, {prefix + k: v for k, v in state.items()})
+    assert same(net.state_dict(), state)
+
+
+def test_a_modules_own_prefix_is_kept():
+    outer = nn.Module()
+    outer.model = nn.Linear(2, 2)
+    state = random_state(outer)
+    load_weights(outer, state)
+    assert same(outer.state_dict(), state)
+
+
+def test_compiled_networks_save_and_load_plain_names(tmp_path):
+    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    compiled = nn.ModuleDict({"a": torch.compile(net)})  # not run, so nothing is compiled
+    save_weights(compiled, tmp_path / "w.safetensors")
+    assert set(read_weights(tmp_path / "w.safetensors")) == {f"a.{k}" for k in net.state_dict()}
+    state = {f"a.{k}": v for k, v in random_state(net).items()}
+    load_weights(compiled, state)
+    assert same({f"a.{k}": v for k, v in net.state_dict().items()}, state)
+
+
+def test_files_without_batch_counters_load():
+    """torchvision's older checkpoints have no num_batches_tracked."""
+    net = nets.UNet(2)
+    state = {k: v for k, v in random_state(net).items() if "num_batches_tracked" not in k}
+    load_weights(net, state)
+    assert same({k: net.state_dict()[k] for k in state}, state)
+
+
+def without(state, key):
+    return {k: v for k, v in state.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    "spoil, named",
+    [
+        (lambda s: without(s, "head.bias"), "missing: head.bias"),
+        (lambda s: s | {"extra.weight": torch.zeros(1)}, "unexpected: extra.weight"),
+        (lambda s: s | {"head.bias": torch.zeros(7)}, r"head.bias is \(7,\), expected \(3,\)"),
+        (lambda s: {f"net.{k}": v for k, v in s.items()}, "missing: .* unexpected: net."),
+        (
+            lambda s: without(s, "head.bias") | {"x": torch.zeros(1)},
+            "missing: head.bias; unexpected: x",
+        ),
+    ],
+)
+def test_a_half_fitting_state_dict_is_refused_and_nothing_is_touched(spoil, named):
+    net = nets.UNet(2)
+    before = snapshot(net)
+    with pytest.raises(PpferError, match=f"nothing was loaded.*{named}"):
+        load_weights(net, spoil(random_state(net)))
+    assert same(before, net.state_dict())
+
+
+def test_unreadable_files_are_refused_with_their_name(tmp_path):
+    net = nets.UNet(2)
+    with pytest.raises(PpferError, match="no weights file at .*nowhere.pt"):
+        load_weights(net, tmp_path / "nowhere.pt")
+    files = {
+        "a.pt": b"garbage",
+        "a.safetensors": b"garbage",
+        "lfs.pt": b"version https://git-lfs.github.com/spec/v1\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(PpferError, match=f"{name} (cannot be read|is a Git-LFS pointer)"):
+            load_weights(net, tmp_path / name)
+    torch.save({"epoch": 3}, tmp_path / "b.pt")
+    with pytest.raises(PpferError, match="b.pt holds no state dict"):
+        load_weights(net, tmp_path / "b.pt")
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("held", "named"), [(Evil(), "print"), (np.float64(0.5), r"numpy\S+\.scalar")]
+)
+def test_what_is_more_than_tensors_is_refused_and_its_code_never_runs(
+    held, named, zipped, tmp_path, capsys
+):
+    path = tmp_path / "more.pt"
+    torch.save({"state_dict": {"a": torch.zeros(2)}, "best": held}, path,
+               _use_new_zipfile_serialization=zipped)  # fmt: skip
+    with pytest.raises(PpferError, match=rf"more.pt cannot be .* holds Python objects \({named}\)"):
+        read_weights(path)
+    assert "code ran" not in capsys.readouterr().out
+
+
+def page(path):
+    path.write_bytes(b"\n<!DOCTYPE html><title>Virus scan warning</title>" + b" " * 3000)
+
+
+def cut(path):
+    torch.save(nets.UNet(2).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def pickled(path):
+    path.write_bytes(pickle.dumps({"a": [1.0]}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (page, "is a web page, not weights"),
+        (cut, r"cannot be read as weights \(PytorchStreamReader.*\): cut short or damaged"),
+        (pickled, "safetensors or torch.save did not write it"),
+        (lambda path: path.write_bytes(b""), "cannot be read as weights"),
+        (lambda path: path.write_bytes(b"text"), "safetensors or torch.save did not write it"),
+    ],
+)
+@pytest.mark.parametrize("name", ["w.pth", "w.bin"])
+def test_the_reason_is_one_plain_sentence(spoil, words, name, tmp_path):
+    """Torch's own advice, weights_only=False, is to run what the file says."""
+    spoil(tmp_path / name)
+    with pytest.raises(PpferError, match=words) as caught:
+        read_weights(tmp_path / name)
+    said = str(caught.value)
+    assert name in said and "weights_only" not in said and "\n" not in said and len(said) < 400
+
+
+def test_a_safetensors_file_may_have_any_name(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "renamed.bin")
+    assert torch.equal(read_weights(tmp_path / "renamed.bin")["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_broken_numbers_are_refused(bad):
+    net = nets.UNet(2)
+    before, state = snapshot(net), random_state(net)
+    state["head.weight"][0, 0] = bad
+    with pytest.raises(PpferError, match="NaN or infinity in head.weight: .* earlier checkpoint"):
+        load_weights(net, state)
+    assert same(before, net.state_dict())
+
+
+def test_weights_are_checked_against_a_network_that_takes_no_memory():
+    state = random_state(nets.UNet(2))
+    with torch.device("meta"):
+        net, wider = nets.UNet(2), nets.UNet(3)
+    named = {"module." + k: v for k, v in state.items()}
+    assert same(check_weights(net, named), state)
+    with pytest.raises(PpferError, match="does not fit UNet.*wrong shape: encoder.0.0.weight is"):
+        check_weights(wider, state)
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+    path = save_weights(nets.UNet(2), tmp_path / "w.safetensors")
+    content = path.read_bytes()
+
+    def full(*args, **kwargs):
+        args[1].write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(weights, "save_file", full)
+    with pytest.raises(PpferError, match="w.safetensors: No space left"):
+        save_weights(nets.UNet(2), path)
+    assert path.read_bytes() == content and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+# Pre-trained backbones
+
+
+def test_an_imagenet_file_loads_all_but_the_head_and_says_so(tmp_path, caplog):
+    official = random_state(resnet18())
+    torch.save(official, tmp_path / "resnet18.pth")
+    with caplog.at_level(logging.WARNING, logger="ppfer"):
+        ours = nets.Classifier("resnet18", 12, weights=tmp_path / "resnet18.pth")
+    assert (
+        "loaded 120 of 122 tensors" in ours.loaded and "1000 classes there, 12 here" in ours.loaded
+    )
+    assert ours.loaded in caplog.text
+    body = {k: v for k, v in ours.net.state_dict().items() if not k.startswith("fc.")}
+    assert same(body, {k: v for k, v in official.items() if not k.startswith("fc.")})
+
+
+def test_a_kinetics_file_loads_into_the_recognizer():
+    official = random_state(r3d_18())
+    ours = nets.Recognizer("r3d_18", 6)
+    assert "400 classes there, 6 here" in load_backbone(ours.net, official)
+    assert torch.equal(ours.net.layer4[1].conv2[0].weight, official["layer4.1.conv2.0.weight"])
+
+
+def test_a_head_of_the_right_size_is_loaded_too():
+    ours = nets.Classifier("resnet18", 1000)
+    official = random_state(resnet18())
+    assert "loaded all 122 tensors" in load_backbone(ours.net, official)
+    assert same(ours.net.state_dict(), official)
+
+
+@pytest.mark.parametrize(
+    "spoil, named",
+    [
+        (lambda s: without(s, "fc.bias"), "missing: fc.bias"),
+        (lambda s: without(s, "layer1.0.conv1.weight"), "missing: layer1.0.conv1.weight"),
+        (lambda s: s | {"fc2.weight": torch.zeros(1)}, "unexpected: fc2.weight"),
+        (lambda s: s | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, "conv1.weight is"),
+    ],
+)
+def test_only_the_head_may_differ(spoil, named):
+    net = nets.Classifier("resnet18", 12).net
+    before = snapshot(net)
+    with pytest.raises(PpferError, match=named):
+        load_backbone(net, spoil(random_state(resnet18())))
+    assert same(before, net.state_dict())
+
+
+def test_a_failed_download_says_what_to_fetch(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(
+        PpferError, match=r"fetch https://\S+/resnet50\S+\.pth and .*nets.classifier_weights=PATH"
+    ):
+        nets.Classifier("resnet50", 12, weights="DEFAULT")
+    with pytest.raises(
+        PpferError, match=r"fetch https://\S+/r3d_18\S+\.pth and .*nets.recognizer_weights=PATH"
+    ):
+        nets.Recognizer("r3d_18", 6, weights="DEFAULT")
+    with pytest.raises(PpferError, match="'resnet_small' has no published weights"):
+        nets.Classifier("resnet_small", 12, weights="DEFAULT")
