@@ -1,4 +1,4 @@
-"""The command line: ``ppfer run``, ``seeds``, ``data``, ``twin``, ``cost`` and ``protect``."""
+"""The command line: what each command of `ppfer.options` does."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import errno
 import json
 import sys
 import time
-from pathlib import Path
 
-from ppfer import __version__, execute, publish, study, twin
-from ppfer.config import PROFILES, PpferError, load_config
+from ppfer import execute, publish, study, twin
+from ppfer.config import Config, PpferError, load_config
 from ppfer.data import index
-from ppfer.deploy import protect_videos
-from ppfer.device import is_main
-from ppfer.measure import cell_text
+from ppfer.deploy import protect_files
+from ppfer.device import Progress, is_main
+from ppfer.folders import known_runs
+from ppfer.frames import Options
+from ppfer.measure import as_rate, cell_text
+from ppfer.options import parser
 from ppfer.protect import deployed
 from ppfer.run import Run
+from ppfer.store import inspected
 from ppfer.study import cost, tables
 
 FOR_GPUS = ("twin", "paper")
@@ -24,11 +27,11 @@ FOR_GPUS = ("twin", "paper")
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, run, and turn the user's mistakes into one sentence and exit code 2."""
-    args = _parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     try:
-        args.command(args)
+        return COMMANDS[args.command](args) or 0
     except PpferError as error:
-        print(f"ppfer: {error}", file=sys.stderr)
+        print(f"ppfer: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ppfer: stopped; the same command goes on from there", file=sys.stderr)
@@ -42,102 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ppfer",
-        description="Facial expression recognition with identity removed from the video.",
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="command")
-
-    run = commands.add_parser(
-        "run", help="run the notebooks, headless and in order; finished stages are reused"
-    )
-    _common(run)
-    run.add_argument(
-        "--notebooks",
-        default="main",
-        help="main (00–07, 12) | tables (08–10) | all | numbers, e.g. 03,04 (default: main)",
-    )
-    run.add_argument(
-        "--no-notebooks",
-        action="store_true",
-        help="make the stages and tables (main, tables or all) without Jupyter",
-    )
-    run.add_argument(
-        "--in-place",
-        action="store_true",
-        help="keep outputs in notebooks/, tables and pictures in figures/ and README (synthetic data only)",
-    )
-    run.set_defaults(command=_run)
-
-    seeds = commands.add_parser(
-        "seeds",
-        help="the results of runs with several seeds as one table: mean, spread and every count",
-    )
-    _common(seeds)
-    seeds.add_argument("--seeds", default="0,1,2", help="seeds of finished runs (default: 0,1,2)")
-    seeds.add_argument(
-        "--in-place",
-        action="store_true",
-        help="keep the table in figures/ and README (synthetic data only)",
-    )
-    seeds.set_defaults(command=_seeds)
-
-    data = commands.add_parser(
-        "data", help="say what is in a folder of clips: usable, rejected and why"
-    )
-    data.add_argument("folder", type=Path)
-    data.set_defaults(command=_data)
-
-    twin = commands.add_parser("twin", help="make more synthetic clips with CREMA-D's shape")
-    twin.add_argument("--actors", type=int, default=12)
-    twin.add_argument("--size", type=int, default=96, help="pixels, square")
-    twin.add_argument("--frames", type=int, default=16)
-    twin.add_argument("--wild", type=int, default=1400, help="in-the-wild clips of other actors")
-    twin.add_argument("--seed", type=int, default=0)
-    twin.add_argument("--device", default=None, help="cpu | cuda (default: cuda if there)")
-    twin.add_argument("--out", type=Path, required=True)
-    twin.set_defaults(command=_twin)
-
-    cost = commands.add_parser(
-        "cost", help="memory and time of a profile's stages, before anyone starts them"
-    )
-    _common(cost)
-    cost.set_defaults(command=_cost)
-
-    protect = commands.add_parser(
-        "protect", help="protect a video or a folder of videos with a finished run"
-    )
-    _common(protect)
-    protect.add_argument("videos", type=Path, help="a video file or a folder of them")
-    protect.add_argument(
-        "--out", type=Path, required=True, help="folder for the protected mp4 files"
-    )
-    protect.set_defaults(command=_protect)
-    return parser
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="demo", help=" | ".join(PROFILES))
-    parser.add_argument(
-        "--data",
-        type=Path,
-        help="your clips: a CREMA-D tree, a DFEW tree or a folder with metadata.csv",
-    )
-    parser.add_argument("--wild", type=Path, help="in-the-wild clips for the expression controller")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a setting, e.g. privacy.steps=50",
-    )
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, object]:
@@ -156,16 +63,24 @@ def settings_of(args: argparse.Namespace) -> dict[str, object]:
             if not folder.exists():
                 raise PpferError(f"there is no data at {folder}")
             settings[name] = str(folder.resolve())
-    load_config(
-        args.profile, {"seed": args.seed, **settings}
-    )  # a mistake is said now, not in a kernel
+    if args.name:
+        settings["name"] = args.name
+    # a mistake is said now, not in a kernel
+    load_config(args.profile, {"seed": args.seed, **settings})
     return settings
 
 
+def _config(args: argparse.Namespace) -> Config:
+    return load_config(args.profile, {"seed": args.seed, **settings_of(args)})
+
+
 def _open(args: argparse.Namespace) -> Run:
-    return study.open_run(
-        load_config(args.profile, {"seed": args.seed, **settings_of(args)}), args.runs_dir
-    )
+    return study.open_run(_config(args), args.runs_dir)
+
+
+def printable(text: object) -> str:
+    """Text that any terminal can print, also where a file's name in it is not UTF-8."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 # --- run ----------------------------------------------------------------------
@@ -256,11 +171,21 @@ def _seeds(args: argparse.Namespace) -> None:
         publish.publish_seeds(args.profile, settings, args.runs_dir, seeds, rows)
 
 
+def _runs(args: argparse.Namespace) -> None:
+    rows = known_runs(args.runs_dir)
+    print(_plain(rows) if rows else f"there are no runs in {args.runs_dir} yet")
+
+
 def _data(args: argparse.Namespace) -> None:
     found = index(args.folder)
-    print(found.summary())
+    if not args.quick:
+        progress = Progress("looking into files", len(found.table))
+        found = inspected(found, on_file=progress.update)
+    print(printable(found.summary()))
     for row in found.rejected.itertuples():
-        print(f"rejected {row.path}: {row.reason}")
+        print(printable(f"rejected {row.path}: {row.reason}"))
+    for path, remark in found.remarks:
+        print(printable(f"remark {path}: {remark}"))
 
 
 def _twin(args: argparse.Namespace) -> None:
@@ -276,21 +201,74 @@ def _twin(args: argparse.Namespace) -> None:
 
 
 def _cost(args: argparse.Namespace) -> None:
-    print(cost.report(load_config(args.profile, {"seed": args.seed, **settings_of(args)})))
+    print(cost.report(_config(args)))
 
 
-def _protect(args: argparse.Namespace) -> None:
+# --- protect --------------------------------------------------------------------
+
+
+def _protect(args: argparse.Namespace) -> int:
     run, batch = _open(args), 4
-    config = run.config
-    protector = deployed(
-        run.protector("ppfer").build(run), batch, precision=config.precision, compile=config.compile
+    config, protector = run.config, run.protector(args.approach)
+    apply = deployed(
+        protector.build(run), batch, precision=config.precision, compile=config.compile
     )
-    protect_videos(
-        protector,
-        args.videos,
-        args.out,
-        size=config.size,
-        device=run.device,
+    chosen = ("frame", "outside", "start", "end", "quality", "exact", "preview", "keep_audio")
+    options = Options(
+        config.size,
+        run.device,
         batch=batch,
         precision=config.precision,
+        overwrite=args.overwrite,
+        protector=run.key(f"protected/{args.approach}"),
+        **{name: getattr(args, name) for name in chosen},
     )
+    print(closed_set(run), flush=True)
+    outcomes = protect_files(
+        apply,
+        args.videos,
+        args.out,
+        options,
+        on_outcome=lambda outcome: print(printable(outcome), flush=True),
+    )
+    good = sum(outcome.ok for outcome in outcomes)
+    print(printable(f"{good} of {len(outcomes)} done; results are in {args.out.resolve()}"))
+    print(leaked(run, args.approach))
+    return 0 if good == len(outcomes) else 1
+
+
+def closed_set(run: Run) -> str:
+    """For whom a trained protector was made."""
+    actors = len(run.classes("actor"))
+    return (
+        f"{run.dir.name} was trained on {actors} people in {run.config.data} and measured on "
+        "those alone: nothing was measured for anybody else."
+    )
+
+
+def leaked(run: Run, name: str) -> str:
+    """What a protector leaked when it was measured, and what that does not promise."""
+    path, title = run.dir / "tables" / "leakage.json", run.protector(name).title
+    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = [row for row in rows if row["approach"] == title]
+    if not rows:
+        return f"How much {title} leaks was not measured in this run: ppfer run --notebooks 07"
+    lines = [f"What {title} leaked on this run's test clips (identity still named):"]
+    for row in rows:
+        worst = max((k for k in row if as_rate(row[k])), key=lambda k: as_rate(row[k]).value)
+        said = f"{cell_text(row['random_frame'])} of random frames"
+        worst = f"worst attacker ({worst}): {cell_text(row[worst])}"
+        lines.append(f"  validator {row['validator']}: {said}; {worst}")
+    promise = "This is no promise for other people, other cameras, body, clothes or surroundings."
+    return "\n".join([*lines, promise])
+
+
+COMMANDS = {
+    "run": _run,
+    "runs": _runs,
+    "seeds": _seeds,
+    "data": _data,
+    "twin": _twin,
+    "cost": _cost,
+    "protect": _protect,
+}

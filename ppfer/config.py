@@ -91,6 +91,7 @@ class Config:
     """Everything a run depends on. Build it with `load_config`."""
 
     profile: str
+    name: str = ""  # of the run's folder; "" makes one of what differs from the profile
     data: str = "data/twin"  # a CREMA-D tree, a DFEW tree or a folder with metadata.csv
     wild: str = "data/twin/wild"  # in-the-wild clips for C_fc, DFEW layout or metadata.csv
     actors: int = 0  # 0: all; else the first n actors

@@ -51,12 +51,15 @@ class Index:
             a column `split` (train, test).
         rejected: DataFrame (path relative to the root, reason). A reason completes the sentence
             "<path> ...".
+        remarks: (path, what is odd about it and what is done with it), of usable clips; see
+            `ppfer.store.inspected`.
     """
 
     kind: str
     root: Path
     table: pd.DataFrame
     rejected: pd.DataFrame
+    remarks: tuple[tuple[str, str], ...] = ()
 
     def summary(self) -> str:
         """How many videos were found, are usable, are rejected and why, in a few lines."""

@@ -15,7 +15,8 @@ import matplotlib
 from ppfer import measure, plots
 from ppfer.config import REPO, Config, PpferError, load_config
 from ppfer.device import write_json
-from ppfer.run import Run, run_name
+from ppfer.folders import ASIDE, run_name
+from ppfer.run import Run
 
 PAGES = ("README.md", "figures/README.md", "figures/bench/README.md")  # hold tables from files
 
@@ -41,7 +42,7 @@ def finished(folder: Path) -> dict[str, dict]:
     made = {}
     for path in sorted(folder.rglob("manifest.json")):
         said = json.loads(path.read_text())
-        if "stage" not in said:  # a store's
+        if "stage" not in said or ASIDE in path.parts:  # a store's, or no longer used
             continue
         summary, kept = (
             said["summary"],

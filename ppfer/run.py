@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from ppfer import measure
-from ppfer.config import REPO, Config, PpferError, digest, load_config, pick
+from ppfer.config import Config, PpferError, digest, pick
 from ppfer.device import device_name, fitting, is_main, versions, wait_for_everyone, write_json
+from ppfer.folders import ASIDE, RUNS, differences, run_name
 from ppfer.store import Room
 
 
@@ -182,14 +183,15 @@ class Run:
         protectors: the rows of the tables.
 
     Attributes:
-        dir: ``runs_dir/<profile>[-<data folder>][-seed<n>]``.
+        dir: its folder, named by `ppfer.folders.run_name`. Stages that another run of `runs_dir`
+            has made with the same settings and inputs are used from there.
         room: where clips lie as tensors.
     """
 
     def __init__(
         self,
         config: Config,
-        runs_dir: str | Path = "runs",
+        runs_dir: str | Path = RUNS,
         device: str | torch.device | None = None,
         *,
         stages: Iterable[type[Stage]] = (),
@@ -206,6 +208,7 @@ class Run:
         self._keys: dict[str, str] = {}
         # described once: the data stages look at every file for it
         self._stages: dict[str, Stage] = {}
+        self._places: dict[str, Path] = {}
         self._logits: dict[str, Tensor] = {}
 
     def __repr__(self) -> str:
@@ -250,7 +253,7 @@ class Run:
             # loading must not move the caller's random numbers: a stage is seeded before it asks
             # for its inputs
             with fitting(name, self.device, stage.lighter()), torch.random.fork_rng(devices=[]):
-                self._results[name] = stage.load(self.dir / name)
+                self._results[name] = stage.load(self.place(name))
         return self._results[name]
 
     def manifest(self, name: str) -> dict:
@@ -282,7 +285,7 @@ class Run:
 
     def metrics(self, name: str) -> list[dict]:
         """Rows of the stage's ``metrics.jsonl``: step, loss and validation measures."""
-        text = (self.dir / name / "metrics.jsonl").read_text()
+        text = (self.place(name) / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
     def key(self, name: str) -> str:
@@ -321,20 +324,43 @@ class Run:
             raise PpferError(f"unknown protector '{name}'; known: {', '.join(self.protectors)}")
         return self.protectors[name]
 
+    def place(self, name: str) -> Path:
+        """The folder of a stage's result: in this run, or in another whose stage has the same key."""
+        key, own = self.key(name), self.dir / name
+        found = self._places.get(name, own)
+        if _read(found).get("key") == key:
+            return found
+        for path in sorted(self.dir.parent.glob(f"*/{name}/manifest.json")):
+            if _read(path.parent).get("key") == key:
+                self._places[name] = path.parent
+                return path.parent
+        return own
+
     def _manifest(self, name: str) -> dict:
-        path = self.dir / name / "manifest.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return _read(self.place(name))
 
     def _begin(self, name: str) -> Path:
-        """Keep what an interrupted attempt with the same key left behind; clear anything else."""
+        """Keep what an interrupted attempt with the same key left behind. A finished result with
+        another key is put aside, any other attempt is cleared.
+        """
         folder, key = self.dir / name, self.key(name)
         if is_main():
+            write_json(
+                self.dir / "run.json",
+                {"profile": self.config.profile, "differs": differences(self.config)},
+            )
             mark = folder / "started.json"
-            if folder.exists() and not (
-                mark.exists() and json.loads(mark.read_text())["key"] == key
-            ):
-                shutil.rmtree(folder)
-            (folder / "manifest.json").unlink(missing_ok=True)
+            begun = json.loads(mark.read_text())["key"] if mark.exists() else ""
+            # of other stages in sub-folders, privacy/frames in privacy, nothing is touched
+            own = [c for c in folder.glob("*") if not (c / "started.json").exists()]
+            if finished := _read(folder).get("key"):
+                aside = self.dir / ASIDE / f"{name}-{finished}"
+                aside.mkdir(parents=True, exist_ok=True)
+                for child in own:
+                    child.replace(aside / child.name)
+            elif begun != key:
+                for child in own:
+                    shutil.rmtree(child) if child.is_dir() else child.unlink()
             write_json(mark, {"key": key})
         return folder
 
@@ -427,17 +453,7 @@ class Run:
         return self._logits[key]
 
 
-def run_name(config: Config) -> str:
-    """Folder name of a run: the profile, the data if not the profile's own, the seed if not 0."""
-    name = config.profile
-    if config.data != load_config(config.profile).data:
-        name += "-" + Path(config.data).resolve().name
-    return name + (f"-seed{config.seed}" if config.seed else "")
-
-
-def data_path(path: str) -> Path:
-    """A data folder named in a config, absolute (stores keep it): as given if it exists, else
-    relative to the repository.
-    """
-    given = Path(path).expanduser()
-    return given.absolute() if given.is_absolute() or given.exists() else REPO / given
+def _read(folder: Path) -> dict:
+    """A stage's manifest; {} where nothing is finished."""
+    path = folder / "manifest.json"
+    return json.loads(path.read_text()) if path.exists() else {}

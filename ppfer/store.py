@@ -8,6 +8,7 @@ costs only the file.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import hashlib
@@ -16,7 +17,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import TimeoutError
+from concurrent.futures import Future, TimeoutError
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,7 +32,8 @@ from torch import Tensor
 from ppfer.config import PpferError
 from ppfer.data import Index, count_reasons, describe
 from ppfer.device import is_main, write_json
-from ppfer.video import as_uint8, decode_clip
+from ppfer.video.clips import clip_or_reason, look_into
+from ppfer.video.writer import as_uint8
 
 REASONS = ["path", "reason"]  # columns of the table of what was rejected
 
@@ -154,20 +156,19 @@ class ClipStore:
             if not rows.filled:  # nothing to resume from
                 faults = []
                 log.write_text(json.dumps(request) + "\n")
-            decoded = _decode_all(table["path"][len(faults) :], frames, size, workers, timeout)
+            todo = ((path, frames, size) for path in table["path"][len(faults) :])
+            decoded = in_children(clip_or_reason, todo, workers, timeout)
             with contextlib.closing(decoded), log.open("a") as lines:
                 for clip in decoded:
-                    if not isinstance(clip, str):
+                    if good := isinstance(clip, np.ndarray):
                         rows.append(clip)
-                    faults.append(clip if isinstance(clip, str) else "")
+                    faults.append("" if good else str(clip))
                     lines.write(json.dumps(faults[-1]) + "\n")
                     lines.flush()
                     if progress:
                         progress(len(faults))
             good = np.array([not fault for fault in faults], bool)
-            failed = pd.DataFrame({"path": table["path"], "reason": faults})[~good]
-            failed["path"] = [os.path.relpath(path, index.root) for path in failed["path"]]
-            rejected = pd.concat([index.rejected, failed], ignore_index=True)
+            rejected = pd.concat([index.rejected, _failed(index, faults)], ignore_index=True)
             rejected.to_csv(folder / "rejected.csv", index=False)
             found = len(table) + len(index.rejected)
             if not good.any() or len(rejected) > max_rejected * found:
@@ -254,16 +255,20 @@ class ClipStore:
 # --- decoding -----------------------------------------------------------------
 
 
-def _decode_all(
-    paths: Iterable[str], frames: int, size: int, workers: int, timeout: float
-) -> Iterator[np.ndarray | str]:
-    """Decode in child processes; yields clips (T, 3, S, S) or reasons in the order of `paths`."""
+def in_children(
+    function: Callable, jobs: Iterable[tuple], workers: int, timeout: float
+) -> Iterator[object]:
+    """Call a function with each job's arguments in child processes; yields in the jobs' order.
+
+    Where the function hung for `timeout` seconds or crashed its process, the answer is an
+    exception.
+    """
     pool = ProcessPool(max(1, workers), context=get_context("spawn"))
     pending: deque = deque()
     try:
-        for path in paths:
-            job = pool.schedule(_decode, args=(path, frames, size), timeout=timeout)
-            pending.append(job)
+        _started(pool)
+        for job in jobs:
+            pending.append(pool.schedule(function, args=job, timeout=timeout))
             if len(pending) > 8 * workers:  # bounded: clips wait in memory
                 yield _answer(pending.popleft(), timeout)
         while pending:
@@ -273,23 +278,70 @@ def _decode_all(
         pool.join()
 
 
-def _decode(path: str, frames: int, size: int) -> np.ndarray | str:
-    """A clip or the reason why there is none; runs in a child."""
+def _started(pool: ProcessPool) -> None:
+    """Wait until a child answers: one that can't start would be taken for a file that crashes it."""
     try:
-        return decode_clip(path, frames, size)
-    except PpferError as error:
-        return str(error).removeprefix(f"{path} ")
-    except Exception as error:  # a decoder's surprise rejects this file, not the run
-        return f"cannot be decoded: {type(error).__name__}"
+        pool.schedule(os.getpid).result()
+    except ProcessExpired as error:
+        raise PpferError(
+            "the processes that decode videos do not start; in a script of your own, keep what it "
+            "does under: if __name__ == '__main__'"
+        ) from error
 
 
-def _answer(job, timeout: float) -> np.ndarray | str:
+def _answer(job: Future, timeout: float) -> object:
     try:
         return job.result()
     except TimeoutError:
-        return f"hung the decoder: {timeout:g} s"
+        return PpferError(f"hung the decoder: {timeout:g} s")
     except ProcessExpired as error:
-        return f"crashed the decoder: exit {error.exitcode}"
+        return PpferError(f"crashed the decoder: exit {error.exitcode}")
+
+
+def inspected(
+    index: Index,
+    *,
+    workers: int = 2,
+    timeout: float = 60.0,
+    on_file: Callable[[int], object] | None = None,
+) -> Index:
+    """An index whose files were looked into: more may be rejected, and what is odd is remarked.
+
+    Args:
+        on_file: called with the number of files looked into.
+    """
+    table, faults, remarks = index.table, [], []
+    for path, answer in zip(
+        table["path"],
+        in_children(look_into, ((path,) for path in table["path"]), workers, timeout),
+        strict=True,
+    ):
+        fault, odd = (str(answer), []) if isinstance(answer, PpferError) else answer
+        name = os.path.relpath(path, index.root)
+        faults.append(fault or "")
+        remarks += [(name, remark) for remark in odd if not fault]
+        if on_file:
+            on_file(len(faults))
+    good = np.array([not fault for fault in faults], bool)
+    rejected = pd.concat([index.rejected, _failed(index, faults)], ignore_index=True)
+    kept = table[good].reset_index(drop=True)
+    people = kept["actor"].value_counts() if kept["actor"].any() else []
+    remarks += [
+        (f"actor {name}", f"has {count} clip: too few to train and to test on")
+        for name, count in dict(people).items()
+        if count < 2
+    ]
+    return dataclasses.replace(index, table=kept, rejected=rejected, remarks=tuple(remarks))
+
+
+def _failed(index: Index, faults: list[str]) -> pd.DataFrame:
+    """(path, reason) of an index's files that have a fault."""
+    rows = [
+        (os.path.relpath(path, index.root), fault)
+        for path, fault in zip(index.table["path"], faults, strict=True)
+        if fault
+    ]
+    return pd.DataFrame(rows, columns=REASONS)
 
 
 # --- the files ----------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from ppfer import method
 from ppfer.config import Config
 from ppfer.device import atomic, is_main
+from ppfer.folders import RUNS
 from ppfer.measure import write_table
 from ppfer.run import Run
 from ppfer.study import (
@@ -48,7 +49,7 @@ STAGES = (
 )
 
 
-def open_run(config: Config, runs_dir: str | Path = "runs", device: str | None = None) -> Run:
+def open_run(config: Config, runs_dir: str | Path = RUNS, device: str | None = None) -> Run:
     """A run that can make everything there is; see `ppfer.run.Run`."""
     return Run(config, runs_dir, device, stages=STAGES, protectors=PROTECTORS)
 

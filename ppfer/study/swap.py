@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from ppfer import twin
 from ppfer.config import Config, PpferError
 from ppfer.device import Progress
-from ppfer.run import Protector, Run, Stage, data_path, stage
+from ppfer.folders import data_path
+from ppfer.run import Protector, Run, Stage, stage
 from ppfer.study.blur import GaussianBlur
 from ppfer.twin import raster
 from ppfer.video import sample_positions

@@ -17,7 +17,7 @@ from ppfer.cremad import DFEW_EMOTIONS
 from ppfer.twin.acting import FPS, WILD_ACTOR, ClipSpec, background, main_specs, motion, wild_specs
 from ppfer.twin.head import draw, load_head, pose_vertices, project
 from ppfer.twin.people import Actor, appearance
-from ppfer.video import write_video
+from ppfer.video.writer import write_video
 
 CRF = 23  # x264's quality: about 6 KB a clip at 96 pixels
 BATCH = 8  # clips a thread of `generate` draws and writes at a time

@@ -1,0 +1,177 @@
+"""The ground floor: the device, the processes, progress a person can follow, and the one way a file
+is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+
+from ppfer import __version__
+from ppfer.config import PpferError
+
+# --- devices ------------------------------------------------------------------
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 autocast where `precision` asks for it ("auto": on CUDA only)."""
+    on = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=on)
+
+
+def send(small: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor to a device without waiting for what the device has still to do.
+
+    From pageable memory a copy would wait.
+    """
+    if device.type != "cuda":
+        return small.to(device)
+    return small.pin_memory().to(device, non_blocking=True)
+
+
+def device_name(device: torch.device) -> str:
+    """E.g. "NVIDIA H100 80GB HBM3" or "CPU x86_64, 2 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Versions a result depends on."""
+    return {
+        "ppfer": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    }
+
+
+@contextlib.contextmanager
+def fitting(what: str, device: torch.device, advice: str) -> Iterator[None]:
+    """Turn a GPU's lack of memory into a sentence that says what to change.
+
+    Raises:
+        PpferError: in place of `torch.OutOfMemoryError`.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise PpferError(
+            f"{what} does not fit the memory of {device_name(device)}; run again with less at once, "
+            f"e.g. {advice}. Finished stages whose settings stay the same are kept. `ppfer cost` "
+            "says what each stage takes"
+        ) from error
+
+
+# --- processes of ``accelerate launch`` ---------------------------------------
+
+
+def rank() -> int:
+    """Number of this process, 0 with one process."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """How many processes work together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """True in the one process that writes files."""
+    return rank() == 0
+
+
+def wait_for_everyone() -> None:
+    """A barrier over all processes; nothing with one."""
+    if world() > 1:
+        from accelerate import PartialState  # starts the process group: only where there is one
+
+        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+
+
+# --- files --------------------------------------------------------------------
+
+
+_files = itertools.count()  # several files may be under way in one folder
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Write a file whole or not at all.
+
+    Yields a temporary path of the same suffix beside `path`; it takes `path`'s place when the block
+    ends without an exception, and is removed otherwise. Its name is short, so that any name that
+    fits a disk can be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid():x}-{next(_files):x}{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write JSON whole or not at all."""
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, default=str) + "\n")
+
+
+# --- progress -----------------------------------------------------------------
+
+
+class Progress:
+    """Progress a person can follow: a plain line every few seconds.
+
+    Lines go to the file named by ``PPFER_PROGRESS`` if set (`ppfer run` relays it to the terminal
+    while papermill holds the kernel's output), else to stdout outside a notebook, else to one line
+    that is redrawn in the notebook.
+    """
+
+    def __init__(self, label: str, total: int, every: float = 5.0):
+        self.label, self.total, self.every = label, total, every
+        self.start = self.shown = time.monotonic()
+        self.file = os.environ.get("PPFER_PROGRESS")
+        self.handle = None
+
+    def update(self, done: int, note: str = "") -> None:
+        """Report that `done` of the total is finished; prints at most every few seconds."""
+        now = time.monotonic()
+        if done < self.total and now - self.shown < self.every:
+            return
+        self.shown = now
+        elapsed = now - self.start
+        left = ""
+        if 0 < done < self.total:
+            left = f", {elapsed / done * (self.total - done):.0f} s left"
+        self._say(f"{self.label} {done}/{self.total} {note} {elapsed:.0f} s{left}")
+
+    def _say(self, line: str) -> None:
+        if self.file:
+            with open(self.file, "a") as stream:
+                stream.write(line + "\n")
+        elif "ipykernel" in sys.modules:
+            from IPython.display import display  # only where a notebook has imported it already
+
+            if self.handle is None:
+                self.handle = display({"text/plain": line}, raw=True, display_id=True)
+            else:
+                self.handle.update({"text/plain": line}, raw=True)
+        elif is_main():
+            print(line, flush=True)

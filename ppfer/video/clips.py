@@ -1,0 +1,142 @@
+"""Clips for training: the frames at uniform mid-points of a video, cropped square, of one size.
+
+Frames are taken by reading in order, never by seeking: seeking gives frames of other moments in
+    AVI, MPEG, WMV and
+open-GOP files, and for clips of a few hundred frames it is no faster.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from ppfer.config import PpferError
+from ppfer.video.file import WHOLE, is_early, survey
+from ppfer.video.reader import inspect, read_frames
+
+if TYPE_CHECKING:
+    import torch
+
+PICTURES = (".jpg", ".jpeg", ".png")
+
+
+def sample_positions(count: int, frames: int) -> list[int]:
+    """Mid-points of `frames` equal segments of `count` frames; a shorter clip repeats frames."""
+    return [(2 * i + 1) * count // (2 * frames) for i in range(frames)]
+
+
+def decode_clip(
+    path: str | Path,
+    frames: int = 16,
+    size: int = 96,
+    crop: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """Frames at uniform segment mid-points, cropped square, resized by area.
+
+    Args:
+        path: a video file, or a folder of numbered pictures (DFEW), taken in numeric order.
+        frames: frames to keep, T. A shorter clip repeats frames.
+        size: side S of the result in pixels. Where the crop already has this size, pixels are
+            passed through.
+        crop: box (left, top, right, bottom) in pixels of the picture as shown; the largest centred
+            square by default.
+
+    Returns:
+        (T, 3, S, S) uint8, RGB.
+
+    Raises:
+        PpferError: the file is missing, no video, truncated, mostly damaged, or has one frame only.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return np.stack([_square(picture, size, crop) for picture in _pictures(path, frames)])
+    expected = None
+    while True:
+        count, kept = 0, {}
+        with read_frames(path) as reader:
+            # what the header counts; where it does not count, how many packets there are
+            expected = expected or reader.stream.frames or survey(path).pictures
+            positions = sample_positions(expected, frames)
+            wanted = set(positions)
+            for frame in reader:
+                if count in wanted:
+                    kept[count] = _square(frame.pixels, size, crop)
+                count += 1
+        if reader.broken > (1 - WHOLE) * (reader.broken + count):
+            raise PpferError(f"{path} cannot be decoded: {reader.faults[0]}")
+        if is_early(reader.present, reader.declared, WHOLE):
+            raise PpferError(
+                f"{path} is truncated: it holds {reader.present:.1f} of {reader.declared:.1f} s"
+            )
+        if count < 2:
+            raise PpferError(f"{path} has one frame only")
+        if count == expected:
+            return np.stack([kept[position] for position in positions])
+        expected = count  # hidden or broken packets: read again, now that the number is known
+
+
+def clip_or_reason(path: str, frames: int, size: int) -> np.ndarray | str:
+    """`decode_clip`, or the reason why there is no clip; runs in a child process."""
+    try:
+        return decode_clip(path, frames, size)
+    except PpferError as error:
+        return str(error).removeprefix(f"{path} ")
+    except Exception as error:  # a decoder's surprise rejects this file, not the run
+        return f"cannot be decoded: {type(error).__name__}"
+
+
+def look_into(path: str) -> tuple[str | None, list[str]]:
+    """`inspect` of a video; a folder of numbered pictures is decoded at two places instead."""
+    if not Path(path).is_dir():
+        return inspect(path)
+    answer = clip_or_reason(path, 2, 16)
+    return (answer if isinstance(answer, str) else None), []
+
+
+def square(frames: torch.Tensor, size: int) -> torch.Tensor:
+    """Every frame of a video as `decode_clip` would have it.
+
+    (T, 3, H, W) uint8 to (T, 3, size, size), centre crop, area resize.
+    """
+    import torch  # only here: the children that decode a data set start without it
+
+    pictures = frames.permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
+    return torch.from_numpy(np.stack([_square(picture, size, None) for picture in pictures]))
+
+
+def _pictures(folder: Path, frames: int) -> Iterator[np.ndarray]:
+    names = [
+        f for f in folder.iterdir() if f.suffix.lower() in PICTURES and not f.name.startswith(".")
+    ]
+    # 10.jpg after 9.jpg
+    names.sort(key=lambda f: (int("".join(re.findall(r"\d", f.stem)) or -1), f.name))
+    if len(names) < 2:
+        raise PpferError(f"{folder} {'has one frame only' if names else 'holds no picture'}")
+    for position in sample_positions(len(names), frames):
+        try:
+            with Image.open(names[position]) as picture:
+                yield np.asarray(picture.convert("RGB"))
+        except (OSError, SyntaxError) as error:
+            raise PpferError(
+                f"{folder} cannot be decoded: {names[position].name} is damaged"
+            ) from error
+
+
+def _square(
+    picture: np.ndarray, size: int, crop: tuple[float, float, float, float] | None
+) -> np.ndarray:
+    """(H, W, 3) to (3, size, size)."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = crop or (left, top, left + side, top + side)
+    if box == (0, 0, size, size) == (0, 0, width, height):
+        return picture.transpose(2, 0, 1)
+    area = Image.Resampling.BOX if box[2] - box[0] >= size else Image.Resampling.BILINEAR
+    small = Image.fromarray(picture).resize((size, size), area, box=box)
+    return np.asarray(small).transpose(2, 0, 1)

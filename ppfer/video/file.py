@@ -1,0 +1,196 @@
+"""A video file before anything is decoded: its name, its faults, its streams, its packets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.stream import Disposition
+
+from ppfer.config import LFS_MAGIC, PpferError
+
+VIDEO_SUFFIXES = (
+    *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2t", ".m2ts", ".m2v"),
+    *(
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpe",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".nut",
+        ".ogg",
+        ".ogm",
+    ),
+    *(".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m", ".h264", ".hevc"),
+)
+WHOLE = 0.75  # a video that covers less of the duration its header declares counts as truncated
+FOREIGN = {
+    LFS_MAGIC: "is a Git-LFS pointer; run: git lfs pull",
+    b"\x00\x05\x16\x07\x00": "is a Mac's note beside a file (AppleDouble), no video; delete it",
+    b"<!DOCTYPE": "is a web page, no video; download it again",
+    b"<html": "is a web page, no video; download it again",
+}
+HEADLESS = ("mpeg", "mpegts", "h264", "hevc", "m4v", "mpegvideo")  # nothing says how long they are
+NO_PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether a name is a video's: by its suffix, and not hidden (a Mac leaves ._X beside X)."""
+    path = Path(path)
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+
+
+def file_fault(path: str | Path) -> str | None:
+    """What is wrong with a file before any decoder sees it.
+
+    Returns:
+        A reason that completes "<path> ...", or None.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            return "does not exist"
+        if not path.is_file():
+            return "is a folder, no video" if path.is_dir() else "is no regular file"
+        if path.stat().st_size == 0:
+            return "is empty (0 bytes)"
+        with path.open("rb") as file:
+            head = file.read(32)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return next((fault for magic, fault in FOREIGN.items() if head.startswith(magic)), None)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """The open container and the video stream to show, whatever previews lie beside it.
+
+    Raises:
+        PpferError: the file cannot be opened, or holds no video.
+    """
+    if fault := file_fault(path):
+        raise PpferError(f"{path} {fault}")
+    try:  # an absolute path, since FFmpeg takes what stands before a colon for a protocol
+        container = av.open(os.path.abspath(path), metadata_errors="ignore")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise PpferError(f"{path} cannot be decoded: it is damaged or no video") from error
+    with container:
+        films = [
+            stream for stream in container.streams.video if not stream.disposition & NO_PICTURE
+        ]
+        if not films:
+            held = "only sound" if container.streams.audio else "no moving picture"
+            raise PpferError(f"{path} holds no video, {held}")
+        if not (known := [stream for stream in films if stream.codec_context is not None]):
+            raise PpferError(
+                f"{path} cannot be decoded: FFmpeg does not know how its video is compressed"
+            )
+        yield container, max(known, key=_prominence)
+
+
+def _prominence(stream: av.VideoStream) -> tuple[bool, bool, int]:
+    area = stream.codec_context.width * stream.codec_context.height
+    return stream.frames != 1, bool(stream.disposition & Disposition.default), area
+
+
+def frame_rate(stream: av.VideoStream) -> Fraction:
+    """Frames per second on average; 25 where the file does not say, or what it says cannot be."""
+    said = stream.average_rate, stream.codec_context.framerate, stream.guessed_rate
+    for rate in said:
+        if rate and Fraction(1, 100_000) <= rate <= 1000:
+            return Fraction(rate)
+    return Fraction(25)
+
+
+def declared_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """Seconds that the header promises; 0 where there is no header to promise anything."""
+    if container.format.name in HEADLESS:
+        return 0.0
+    if stream.duration and stream.duration > 0:
+        return float(stream.duration * stream.time_base)
+    if clock := re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", "")):
+        return 3600 * int(clock[1]) + 60 * int(clock[2]) + float(clock[3])  # Matroska
+    return max(0, container.duration or 0) / av.time_base
+
+
+def packet_end(packet: av.Packet) -> Fraction | None:
+    """The file's clock at the end of a packet, in seconds."""
+    stamp = packet.dts if packet.dts is not None else packet.pts
+    return None if stamp is None else (stamp + (packet.duration or 0)) * packet.time_base
+
+
+def is_early(present: float, declared: float, whole: float = 0.9) -> bool:
+    """Whether less than the share `whole` of the declared seconds is present."""
+    return present < whole * declared and declared - present > 0.3
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the packets of a file say, none of them decoded.
+
+    Attributes:
+        pictures: packets that should show one; some show none, so only decoding tells for certain.
+        seconds: from the first picture to the end of the last.
+        present: from the first picture to the end of picture and sound, in seconds.
+        declared: seconds that the header promises, 0 if it does not.
+        variable: whether the pace of the pictures varies.
+    """
+
+    pictures: int
+    seconds: float
+    present: float
+    declared: float
+    variable: bool
+
+    @property
+    def fault(self) -> str | None:
+        """What makes the file useless for training, completing "<path> ...", or None."""
+        if is_early(self.present, self.declared, WHOLE):
+            return f"is truncated: it holds {self.present:.1f} of {self.declared:.1f} s"
+        return "has one frame only" if self.pictures == 1 else None
+
+
+def survey(path: str | Path) -> Survey:
+    """Looks at every packet of a file.
+
+    Raises:
+        PpferError: it cannot be opened.
+    """
+    times, pictures, lasts = [], 0, {}
+    with opened(Path(path)) as (container, stream):
+        declared, rate = declared_seconds(container, stream), frame_rate(stream)
+        with contextlib.suppress(av.FFmpegError, OSError):  # what is there is counted
+            for packet in container.demux(stream, *container.streams.audio[:1]):
+                if not packet.size:
+                    continue
+                lasts[packet.stream_index] = packet
+                if packet.stream_index == stream.index:
+                    pictures += not packet.is_discard
+                    times.append(packet.pts if packet.pts is not None else packet.dts)
+        unit, end = (
+            float(stream.time_base),
+            max([packet_end(p) or 0 for p in lasts.values()] or [0]),
+        )
+    stamps = np.array([time for time in times if time is not None], float) * unit
+    gaps = np.diff(np.unique(stamps))
+    if not len(gaps):
+        return Survey(pictures, float(pictures / rate), float(pictures / rate), declared, False)
+    usual = float(np.median(gaps))
+    # a container that counts in milliseconds rounds every gap by one of them
+    variable = bool(np.mean(np.abs(gaps - usual) > max(1.01 * unit, 0.1 * usual)) > 0.02)
+    seconds = float(stamps.max() - stamps.min()) + usual
+    if np.any(np.diff(stamps) < -1):  # the clock starts again: parts put together
+        seconds = pictures * usual
+    present = max(seconds, float(end) - float(stamps.min()))
+    return Survey(pictures, seconds, present, declared, variable)

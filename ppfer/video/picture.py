@@ -1,0 +1,203 @@
+"""From a decoded picture to what a player shows: whole, upright, square, ordinary colours."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.filter import Graph
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from ppfer.config import PpferError
+
+PQ, HLG = 16, 18  # H.273's numbers of the transfer functions of HDR
+HDR_TRANSFERS = (PQ, HLG)
+WHITE, PEAK = 203.0, 1000.0  # cd/m2: paper white (BT.2408), the brightest of most HDR video
+
+
+class View:
+    """How the pictures of one video are shown; a call gives one as (H, W, 3) uint8, RGB.
+
+    The first picture settles the size; later ones of another size are scaled to it.
+
+    Attributes:
+        name, unit: path of the video, and its unit of time.
+        width, height: size as shown.
+        rotation: degrees, clockwise, by which pictures are turned.
+        mirrored: whether they are mirrored.
+    """
+
+    def __init__(self, picture: av.VideoFrame, stream: av.VideoStream) -> None:
+        self.name, self.unit = stream.container.name, stream.time_base
+        aspect = stream.sample_aspect_ratio
+        aspect = aspect if aspect and Fraction(1, 8) <= aspect <= 8 else Fraction(1)
+        self.scaled = max(1, round(picture.width * aspect)), picture.height  # square pixels
+        self.matrices: dict[tuple[int, int, int], tuple] = {}
+        self.matrix = self._turn(picture)
+        (a, b), (c, d) = self.matrix
+        self.width, self.height = self.scaled[::-1] if b else self.scaled
+        self.rotation = {(1, 0): 0, (0, 1): 90, (-1, 0): 180, (0, -1): 270}[a, b]
+        self.mirrored = a * d - b * c < 0
+        self.reformatter, self.tone_mappers = VideoReformatter(), {}
+
+    def __call__(self, picture: av.VideoFrame) -> np.ndarray:
+        matrix = self._turn(picture)
+        (width, height), hdr = self.scaled, picture.color_trc in HDR_TRANSFERS
+        if bool(matrix[0][1]) != bool(self.matrix[0][1]):  # turned otherwise than the first picture
+            width, height = height, width
+        same = (picture.width, picture.height) == (width, height)
+        picture = self.reformatter.reformat(
+            picture,
+            width,
+            height,
+            "gbrp16le" if hdr else "rgb24",
+            interpolation=Interpolation.BILINEAR if same else Interpolation.BICUBIC,
+            threads=1,
+        )
+        pixels = (self._for_screens(picture) if hdr else picture).to_ndarray()
+        (a, b), (c, d) = matrix
+        if a == d == 1:
+            return pixels
+        if b:  # x and y change places
+            pixels = pixels.transpose(1, 0, 2)
+        return np.ascontiguousarray(pixels[:: b + d, :: a + c])  # each sum is 1 or -1
+
+    def _turn(self, picture: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The picture's matrix, looked up once: side data would keep pictures in memory."""
+        key = picture.width, picture.height, picture.rotation
+        if key not in self.matrices:
+            self.matrices[key] = _matrix(picture)
+        return self.matrices[key]
+
+    def _for_screens(self, picture: av.VideoFrame) -> av.VideoFrame:
+        """From gbrp16le, PQ or HLG, BT.2020, to what ordinary screens show: rgb24, BT.709."""
+        key = picture.width, picture.height, picture.color_trc
+        if key not in self.tone_mappers:
+            self.tone_mappers[key] = _tone_mapper(*key)
+        picture.pts = None
+        self.tone_mappers[key].push(picture)
+        return self.tone_mappers[key].pull()
+
+
+def _matrix(picture: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where the picture's x and y axes point when shown, to the nearest quarter turn.
+
+    ((1, 0), (0, 1)) leaves it as it is.
+    """
+    side = picture.side_data.get("DISPLAYMATRIX")
+    if not side:
+        return (1, 0), (0, 1)
+    a, b, _, c, d = np.frombuffer(bytes(side), np.int32)[:5].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return (-1 if a < 0 else 1, 0), (0, -1 if d < 0 else 1)
+    return (0, -1 if b < 0 else 1), (-1 if c < 0 else 1, 0)
+
+
+class Deinterlacer:
+    """One whole picture of two half ones (FFmpeg's bwdif), from the first interlaced one on."""
+
+    def __init__(self, unit: Fraction) -> None:
+        self.unit, self.graph, self.shape = unit, None, None
+        self.times: deque[tuple] = deque()
+
+    def __call__(self, pictures: Iterable[tuple]) -> Iterator[tuple]:
+        """Takes and gives (picture, anything, ...), in order, as many as come."""
+        for picture, *rest in pictures:
+            shape = (picture.width, picture.height, picture.format.name)
+            if self.graph is not None and shape != self.shape:
+                yield from self._drain()
+            if self.graph is None:
+                if not picture.interlaced_frame:
+                    yield picture, *rest
+                    continue
+                self.shape = shape
+                self.graph = _graph(
+                    picture, self.unit, ("bwdif", "mode=send_frame:deint=interlaced")
+                )
+            self.times.append((picture.pts, rest))
+            self.graph.push(picture)
+            yield from self._pull()
+        if self.graph is not None:
+            yield from self._drain()
+
+    def _drain(self) -> Iterator[tuple]:
+        self.graph.push(None)
+        yield from self._pull()
+        self.graph = None
+
+    def _pull(self) -> Iterator[tuple]:
+        with contextlib.suppress(BlockingIOError, EOFError):
+            while self.times:
+                picture = self.graph.pull()
+                picture.pts, rest = self.times.popleft()
+                yield picture, *rest
+
+
+def _graph(picture: av.VideoFrame, unit: Fraction, *filters: tuple[str, str]) -> Graph:
+    graph = Graph()
+    last = graph.add_buffer(
+        width=picture.width, height=picture.height, format=picture.format, time_base=unit
+    )
+    for name, options in (*filters, ("buffersink", None)):
+        following = graph.add(name, options)
+        last.link_to(following)
+        last = following
+    graph.configure()
+    return graph
+
+
+# --- HDR ------------------------------------------------------------------------------------------
+
+
+def _tone_mapper(width: int, height: int, transfer: int) -> Graph:
+    """FFmpeg's lut3d, gbrp16le to rgb24, with a table of 33 x 33 x 33 colours."""
+    if "lut3d" not in av.filter.filters_available:
+        raise PpferError(
+            "HDR video needs FFmpeg's filter lut3d, which is missing; convert it first"
+        )
+    blue, green, red = np.meshgrid(*[np.linspace(0, 1, 33)] * 3, indexing="ij")
+    signal = np.stack([red, green, blue], -1)  # (33, 33, 33, 3), red varies fastest
+    with tempfile.NamedTemporaryFile("w", suffix=".cube") as file:
+        file.write("LUT_3D_SIZE 33\n")
+        np.savetxt(file, _tone_map(signal.reshape(-1, 3), transfer), "%.6f")  # (35937, 3)
+        file.flush()
+        return _graph(
+            av.VideoFrame(width, height, "gbrp16le"),
+            Fraction(1, 25),
+            ("lut3d", f"file={file.name}:interp=tetrahedral"),
+            ("format", "pix_fmts=rgb24"),
+        )
+
+
+def _tone_map(signal: np.ndarray, transfer: int) -> np.ndarray:
+    """(N, 3) HDR signal in [0, 1], BT.2020, to (N, 3) SDR signal in [0, 1], BT.709.
+
+    Up to half of paper white stays as it is; what is brighter is rolled off so that `PEAK` becomes
+    white ("mobius", as FFmpeg's tonemap has it), by the brightest of the three colours, so that
+    hues stay.
+    """
+    if transfer == PQ:  # SMPTE ST 2084, to cd/m2
+        root = signal ** (1 / 78.84375)
+        light = 10_000 * (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (
+            1 / 0.1593017578125
+        )
+    else:  # HLG, ARIB STD-B67 with BT.2100's system gamma 1.2
+        high = (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12
+        scene = np.where(signal <= 0.5, signal**2 / 3, high)
+        luma = scene @ (0.2627, 0.6780, 0.0593)
+        light = PEAK * scene * luma[:, None] ** 0.2
+    rows = (1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187)
+    matrix = np.array(rows)  # BT.2087: BT.2020's primaries to BT.709's
+    light = np.maximum(light @ matrix.T / WHITE, 0)
+    knee, peak = 0.5, PEAK / WHITE
+    a = -(knee**2) * (peak - 1) / (knee**2 - 2 * knee + peak)
+    b = (knee**2 - 2 * knee * peak + peak) / (peak - 1)
+    brightest = np.maximum(light.max(1, keepdims=True), 1e-9)
+    rolled = (b**2 + 2 * b * knee + knee**2) / (b - a) * (brightest + a) / (brightest + b)
+    light = light * np.where(brightest <= knee, 1, rolled / brightest)
+    return np.clip(light, 0, 1) ** (1 / 2.2)

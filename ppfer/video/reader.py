@@ -1,0 +1,363 @@
+"""The pictures of a video, one by one, in the order and in the way in which a player shows them.
+
+Upright, with square pixels, whole pictures instead of half ones, without what an edit list cuts
+away. Damage costs only what it hit: what could be decoded is used, and `Frames.faults` says what is
+missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import av
+import numpy as np
+
+from ppfer.config import PpferError
+from ppfer.video.clock import Clock
+from ppfer.video.file import declared_seconds, is_early, opened, packet_end, survey
+from ppfer.video.picture import HDR_TRANSFERS, Deinterlacer, View
+
+if TYPE_CHECKING:
+    import torch
+
+SMALL = 50_000_000  # bytes; a file up to this size is looked through where that helps
+INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # formats with an index of moments
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a file's header and its first picture say.
+
+    Attributes:
+        path: the file.
+        width, height: size as shown in pixels, after rotation and with square pixels.
+        rate: frames per second, on average; 25 where the file does not say or what it says cannot
+            be.
+        duration: seconds that the file says it lasts.
+        frames: how many frames that makes, about.
+        rotation: by how many degrees players turn its pictures clockwise (0, 90, 180, 270).
+        mirrored: whether players mirror its pictures.
+        interlaced: whether its pictures are two half pictures taken one after the other.
+        hdr: whether its colours are made for HDR screens (PQ or HLG).
+        sound: whether it has sound.
+        codec, container: FFmpeg's names.
+        start: the file's own clock at the first frame shown, in seconds.
+    """
+
+    path: Path
+    width: int
+    height: int
+    rate: Fraction
+    duration: float
+    frames: int
+    rotation: int
+    mirrored: bool
+    interlaced: bool
+    hdr: bool
+    sound: bool
+    codec: str
+    container: str
+    start: Fraction
+
+
+def probe(path: str | Path) -> Video:
+    """What a video is like, from its header and its first picture (see `Video`).
+
+    Raises:
+        PpferError: there is no picture to be had from it.
+    """
+    with read_frames(path) as frames:
+        return frames.video
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a video.
+
+    Attributes:
+        time: seconds since the video's first frame.
+        duration: for how many seconds it is shown, where the file says so; the pace elsewhere.
+        pixels: (H, W, 3) uint8, RGB; converted when first asked for, so that frames passed over
+            cost little.
+    """
+
+    _ticks: int | Fraction  # of the stream's own unit: fractions of seconds only when asked for
+    _lasts: int | Fraction
+    _picture: av.VideoFrame
+    _view: View
+
+    @property
+    def time(self) -> Fraction:
+        return Fraction(self._ticks * self._view.unit)
+
+    @property
+    def duration(self) -> Fraction:
+        return Fraction(self._lasts * self._view.unit)
+
+    @functools.cached_property
+    def pixels(self) -> np.ndarray:
+        try:
+            return self._view(self._picture)
+        except av.FFmpegError as error:
+            raise PpferError(
+                f"{self._view.name} cannot be read: FFmpeg does not know how to show its pictures, "
+                f"of format {self._picture.format.name}"
+            ) from error
+
+
+class Frames(Iterator[Frame]):
+    """The frames of a video, one by one; also a context manager that closes the file.
+
+    Attributes:
+        video: what the header and the first picture say (`Video`).
+        faults: what is missing, in words; complete once the last frame was read.
+        broken: packets that could not be decoded so far.
+        present, declared: seconds of picture and sound found, once all was read, and seconds that
+            the header promises (0 if it does not).
+    """
+
+    def __init__(
+        self, path: str | Path, start: float | None, end: float | None, threads: int
+    ) -> None:
+        self.path, self.faults, self.broken, self.damaged = Path(path), [], 0, 0
+        self.start, self.end = _moment(start or 0), None if end is None else _moment(end)
+        self.present = self.declared = 0.0
+        self._open(threads)
+        try:
+            first = next(self._pictures, None)
+            if first is None:
+                raise PpferError(
+                    f"{path} cannot be decoded: " + (self._losses() or "it holds no frame")
+                )
+            self.view = View(first[0], self.stream)
+            self.video = self._describe(first[0])
+            if self.start > 10 and self.video.container in INDEXED:
+                first = self._jump(first)
+        except BaseException:
+            self.close()
+            raise
+        self._source = self._shown(first)
+
+    def _open(self, threads: int) -> None:
+        self._stack = contextlib.ExitStack()
+        self.container, self.stream = self._stack.enter_context(opened(self.path))
+        self.stream.thread_count = threads
+        self.stream.thread_type = "AUTO" if threads > 1 else "SLICE"
+        self._heard = None  # the last packet of sound
+        self._clock = Clock(self.container.format.name, self.stream)
+        self._deinterlacer = Deinterlacer(self.stream.time_base)
+        self._pictures = self._deinterlacer(self._timed())
+
+    def _jump(self, first: tuple) -> tuple:
+        """Goes to the key frame before the start; stays where it is if that fails."""
+        target = (self.video.start + self.start) / self.stream.time_base
+        try:
+            self.container.seek(int(target), stream=self.stream)
+            self._clock.last = None  # the next picture may come from anywhere
+            self._pictures = Deinterlacer(self.stream.time_base)(self._timed())
+            landed = next(self._pictures, None)
+            if landed and landed[1] * self.stream.time_base <= self.start:
+                return landed
+        except av.FFmpegError:
+            pass
+        self.close()
+        self._open(self.stream.thread_count)
+        return next(self._pictures, first)
+
+    def _packets(self) -> Iterator[av.Packet]:
+        """The packets; a reader that stumbles is helped up, but not twice at the same place."""
+        stumbled = False
+        while True:
+            try:
+                for packet in self.container.demux(self.stream, *self.container.streams.audio[:1]):
+                    stumbled = False
+                    if packet.stream is self.stream:
+                        yield packet
+                    elif packet.size:
+                        self._heard = packet
+                return
+            except (av.FFmpegError, OSError):
+                self.broken += 1
+                if stumbled:
+                    return
+                stumbled = True
+
+    def _timed(self) -> Iterator[tuple[av.VideoFrame, int | Fraction, int | Fraction]]:
+        """Pictures as decoded, in the order shown, with their time and duration in ticks."""
+        for packet in self._packets():
+            try:
+                pictures = packet.decode()
+            except MemoryError:
+                raise
+            except (av.FFmpegError, ValueError):
+                self.broken += 1
+                continue
+            for picture in pictures:
+                self.damaged += picture.is_corrupt
+                yield picture, *self._clock(picture)
+
+    def _shown(self, item: tuple | None) -> Iterator[Frame]:
+        unit, last = self.stream.time_base, 0
+        start = math.ceil(self.start / unit)
+        end = math.inf if self.end is None else math.ceil(self.end / unit)
+        while item is not None:
+            picture, time, duration = item
+            if time >= end:
+                return
+            if time >= start:
+                yield Frame(time, duration, picture, self.view)
+            last, item = time + duration, next(self._pictures, None)
+        heard = self._heard and packet_end(self._heard)
+        self.present = float(max(last * unit, (heard or 0) - self.video.start))
+        if losses := self._losses():
+            self.faults.append(losses)
+        if is_early(self.present, self.declared):
+            self.faults.append(f"ends early: {self.present:.1f} of {self.declared:.1f} s")
+
+    def _losses(self) -> str:
+        parts = []
+        if self.broken:
+            parts.append(f"{self.broken} packet{'s' * (self.broken > 1)} could not be decoded")
+        if self.damaged:
+            parts.append(f"{self.damaged} frame{'s are' if self.damaged > 1 else ' is'} damaged")
+        return ", ".join(parts)
+
+    def _describe(self, picture: av.VideoFrame) -> Video:
+        container, stream, view = self.container, self.stream, self.view
+        declared = self.declared = declared_seconds(container, stream)
+        seconds = declared or (container.duration or 0) / av.time_base
+        if not declared and (not seconds or container.size < SMALL):  # better than an estimate
+            seconds = survey(self.path).seconds
+        return Video(
+            path=self.path,
+            width=view.width,
+            height=view.height,
+            rate=self._clock.rate,
+            duration=seconds,
+            frames=stream.frames or max(1, round(seconds * self._clock.rate)),
+            rotation=view.rotation,
+            mirrored=view.mirrored,
+            interlaced=self._deinterlacer.graph is not None,
+            hdr=picture.color_trc in HDR_TRANSFERS,
+            sound=bool(container.streams.audio),
+            codec=stream.codec_context.name,
+            container=container.format.name,
+            start=self._clock.origin * stream.time_base if self._clock.ordered else Fraction(0),
+        )
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._stack.close()
+
+    def __next__(self) -> Frame:
+        try:
+            return next(self._source)
+        except StopIteration:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_frames(
+    path: str | Path, start: float | None = None, end: float | None = None, *, threads: int = 1
+) -> Frames:
+    """Reads a video frame by frame, in order; memory does not grow with its length.
+
+    Args:
+        path: any file FFmpeg reads.
+        start: the first moment wanted, in seconds since the first frame. Times of frames count from
+            the first frame all the same.
+        end: where to stop, in seconds since the first frame; that moment itself is not read.
+        threads: threads that decode. The pictures are the same with any number.
+
+    Returns:
+        An iterator over `Frame`s, and a context manager; `.video` says what it is like, and
+        `.faults`, once all was read, what is missing.
+
+    Raises:
+        PpferError: the file is missing, no video, or no frame of it can be decoded.
+    """
+    return Frames(path, start, end, threads)
+
+
+def _moment(seconds: float) -> Fraction:
+    """The moment meant by a decimal fraction: 0.8 is 4/5, not a hair more."""
+    return Fraction(seconds).limit_denominator(1_000_000)
+
+
+def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
+    """Reads a whole short video at once; `read_frames` is for the others.
+
+    Returns:
+        frames (T, 3, H, W) uint8, and the frame rate in frames per second.
+
+    Raises:
+        PpferError: as `read_frames`, or the frames would not fit the memory.
+    """
+    import psutil  # these two only here: the children that decode a data set start without them
+    import torch
+
+    with read_frames(path) as frames:
+        video = frames.video
+        needed = video.frames * video.width * video.height * 3
+        free = psutil.virtual_memory().available
+        if needed > 0.8 * free:
+            raise PpferError(
+                f"{path} is too long to be held in memory at once: {video.frames} frames of "
+                f"{video.width}x{video.height} take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
+                "free; read it frame by frame"
+            )
+        pictures = deque(frame.pixels for frame in frames)
+    whole = torch.empty(len(pictures), 3, video.height, video.width, dtype=torch.uint8)
+    for place in whole:  # one by one, so that memory holds them once, not twice
+        place.copy_(torch.from_numpy(pictures.popleft()).permute(2, 0, 1))
+    return whole, float(video.rate)
+
+
+def inspect(path: str | Path) -> tuple[str | None, list[str]]:
+    """A look into a file that decodes only a few frames.
+
+    Returns:
+        What makes it useless for training, completing "<path> ...", or None; and what is odd about
+        it and what is done with it.
+    """
+    path = Path(path)
+    try:
+        span = survey(path)
+        if span.fault:
+            return span.fault, []
+        with read_frames(path) as frames:
+            video = frames.video
+            looks = [frame.pixels[::4, ::4] for frame, _ in zip(frames, range(8), strict=False)]
+        if len(looks) < 2:
+            return "has one frame only", []
+        if dull := all(np.array_equal(look, looks[0]) for look in looks):  # so far
+            with read_frames(path, start=video.duration / 2) as frames:
+                dull = all(np.array_equal(frame.pixels[::4, ::4], looks[0]) for frame in frames)
+    except PpferError as error:
+        return str(error).removeprefix(f"{path} "), []
+    remarks = {
+        f"rotated by {video.rotation}°, turned upright": video.rotation,
+        "mirrored by its header": video.mirrored,
+        "variable frame rate": span.variable,
+        "interlaced, deinterlaced": video.interlaced,
+        "HDR, mapped to ordinary colours": video.hdr,
+        "all frames equal": dull,
+        f"ends early: {span.present:.1f} of {span.declared:.1f} s": is_early(
+            span.present, span.declared
+        ),
+    }
+    return None, [remark for remark, applies in remarks.items() if applies]

@@ -1,0 +1,287 @@
+"""One video out: H.264 that plays everywhere, at the times it is given, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import av
+import numpy as np
+from av.codec.context import Flags as CodecFlags
+from av.container.core import Flags as ContainerFlags
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from ppfer.config import PpferError
+from ppfer.device import atomic
+from ppfer.video.sound import Sound
+
+if TYPE_CHECKING:
+    import torch
+
+BT709 = 1  # H.273's number of BT.709, for primaries, transfer and matrix alike
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")  # containers that hold H.264 and any time
+
+
+class Writer:
+    """Writes a video frame by frame; a context manager.
+
+    The file appears under its name when the block ends without an exception; otherwise nothing is
+    left. Pictures are H.264 4:2:0 (MPEG-4 part 2 where FFmpeg has no x264), colours are BT.709 and
+    tagged so, the index stands first, and no metadata is written. 4:2:0 needs even sides: an odd
+    one gets one more pixel, at the right or at the bottom, that repeats its neighbour.
+
+    Example:
+        with read_frames("in.mov") as frames:
+            with Writer("out.mp4", frames.video.width, frames.video.height) as writer:
+                for frame in frames:
+                    writer.write(frame.pixels, frame.time, frame.duration)
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        width: int,
+        height: int,
+        *,
+        rate: Fraction | float | None = None,
+        exact: bool = False,
+        crf: int = 18,
+        preset: str = "veryfast",
+        threads: int = 1,
+        audio_from: str | Path | None = None,
+    ) -> None:
+        """Opens the file.
+
+        Args:
+            path: target; its suffix picks the container (.mp4, .mov, .mkv).
+            width, height: size of the frames, pixels.
+            rate: frames per second for frames that come without a time, and the pace in which times
+                are counted, so that 24000/1001 is kept exactly. 25 by default.
+            exact: keep colour at full resolution (4:4:4), and odd sides as they are. Fewer players
+                show it.
+            crf: x264's quality, 0 (lossless) to 51; 18 looks the same to the eye.
+            preset: x264's speed; slower makes smaller files.
+            threads: threads that encode. The bytes depend on their number.
+            audio_from: a video whose sound is taken, from the moment of the first frame written to
+                the end of the last.
+
+        Raises:
+            PpferError: the file cannot be made there, or the rate is none.
+        """
+        self.path, self.size = Path(path), (width, height)
+        if self.path.suffix.lower() not in SUFFIXES:
+            raise PpferError(
+                f"{path} could not be written: its suffix is none of {', '.join(SUFFIXES)}"
+            )
+        self.rate = _pace(25 if rate is None else rate)
+        self.unit = Fraction(1, _ticks(self.rate))
+        self.first = self.sound = None
+        self.ticks, self.until = -1, Fraction(0)
+        self.reformatter = VideoReformatter()
+        with contextlib.ExitStack() as stack, _sentences(self.path):
+            partial = stack.enter_context(atomic(self.path))
+            self.container = av.open(
+                os.path.abspath(partial), "w", options={"movflags": "+faststart"}
+            )
+            stack.push(_quietly(self.container.close))
+            self.container.flags |= ContainerFlags.bitexact.value  # no date, no name of the program
+            self.stream = self._video_stream(exact, crf, preset, threads)
+            if audio_from is not None:
+                self.sound = stack.enter_context(Sound(Path(audio_from), self.container))
+            self.stack = stack.pop_all()
+
+    def _video_stream(self, exact: bool, crf: int, preset: str, threads: int) -> av.VideoStream:
+        width, height = self.size
+        h264 = "libx264" in av.codecs_available
+        stream = self.container.add_stream(
+            "libx264" if h264 else "mpeg4", rate=self.rate, time_base=self.unit
+        )
+        self.full = exact and h264
+        stream.pix_fmt = "yuv444p" if self.full else "yuv420p"
+        stream.width, stream.height = (
+            (width, height) if self.full else (width + width % 2, height + height % 2)
+        )
+        context = stream.codec_context
+        context.thread_count = threads
+        context.flags |= CodecFlags.frame_duration  # the last frame's counts
+        context.color_primaries = context.color_trc = context.colorspace = BT709
+        context.color_range = ColorRange.MPEG
+        if h264:
+            # B-frames would shift the times of a file whose pace varies, and its length with them
+            stream.options = {"crf": str(crf), "preset": preset, "bf": "0"}
+        else:
+            stream.bit_rate = max(200_000, int(0.3 * height * width * min(self.rate, 60)))
+        return stream
+
+    def write(
+        self,
+        pixels: np.ndarray,
+        time: Fraction | float | None = None,
+        duration: Fraction | float = 0,
+    ) -> None:
+        """Adds a frame.
+
+        Args:
+            pixels: (H, W, 3) uint8, RGB.
+            time: when it is to be shown, in seconds; the first frame's time becomes 0. After the
+                one before at the given rate, if None.
+            duration: for how many seconds it is shown; it matters for the last frame only.
+
+        Raises:
+            PpferError: a frame of another size, a full disk.
+        """
+        width, height = self.size
+        if pixels.shape != (height, width, 3) or pixels.dtype != np.uint8:
+            raise PpferError(
+                f"{self.path} takes frames (H, W, 3) uint8 of {width}x{height}, not {pixels.shape}"
+            )
+        time = self.until if time is None else _exactly(time)
+        if self.first is None:
+            self.first = time
+            if self.sound:
+                self.sound.begin(time)
+        moment = time - self.first
+        self.ticks = max(self.ticks + 1, round(moment / self.unit))  # times rise
+        if (stream := self.stream).height > height:
+            pixels = np.concatenate([pixels, pixels[-1:]])
+        if stream.width > width:
+            pixels = np.concatenate([pixels, pixels[:, -1:]], axis=1)
+        picture = self.reformatter.reformat(
+            av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"),
+            format=stream.pix_fmt,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=Interpolation.AREA,
+            threads=1,
+        )
+        duration = _exactly(duration) or 1 / self.rate
+        picture.pts, picture.time_base, self.until = self.ticks, self.unit, time + duration
+        picture.duration = max(1, round(duration / self.unit))
+        with _sentences(self.path):
+            if self.sound:
+                self.sound.give(moment)
+            self.container.mux(stream.encode(picture))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: object
+    ) -> None:
+        if failure is not None:
+            self.stack.__exit__(kind, failure, trace)  # removes what was begun
+            return
+        with _sentences(self.path), self.stack:
+            if self.first is None:
+                raise PpferError(f"{self.path} was not written: there is no frame")
+            if self.sound:
+                self.sound.give(self.until - self.first)
+                self.sound.end()
+            self.container.mux(self.stream.encode())
+            self.container.close()
+
+
+def _quietly(close: object) -> object:
+    """An exit callback that closes what is open still; a container closes once only."""
+
+    def leave(kind: type | None, *_: object) -> None:
+        with contextlib.suppress(av.FFmpegError, OSError):
+            close()
+
+    return leave
+
+
+def _exactly(seconds: Fraction | float) -> Fraction:
+    return seconds if isinstance(seconds, Fraction) else Fraction(float(seconds))
+
+
+def _pace(rate: Fraction | float) -> Fraction:
+    """A frame rate as a fraction, 30000/1001 where a float means that."""
+    if not math.isfinite(rate) or not 1e-6 <= rate <= 100_000:
+        raise PpferError(
+            f"{rate} is no frame rate; rates are from a frame in eleven days to 100000 a second"
+        )
+    rate = Fraction(rate)
+    near = rate.limit_denominator(1001)
+    return near if near and abs(near / rate - 1) < 1e-6 else rate.limit_denominator(1_000_000)
+
+
+def _ticks(rate: Fraction) -> int:
+    """Ticks a second that hold both the rate exactly and times in milliseconds."""
+    base = 90_000 if rate > Fraction(1, 100) else 1000
+    ticks = math.lcm(base, rate.numerator)
+    return ticks if ticks <= 10_000_000 else rate.numerator * -(-base // rate.numerator)
+
+
+@contextlib.contextmanager
+def _sentences(path: Path) -> Iterator[None]:
+    """Trouble with a file as a sentence."""
+    try:
+        yield
+    except (OSError, ValueError, av.FFmpegError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise PpferError(
+                f"{path} was not written: the disk is full; free some and run again"
+            ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise PpferError(f"{path} could not be written: {reason}") from error
+
+
+def write_video(
+    path: str | Path,
+    frames: torch.Tensor | np.ndarray,
+    fps: float = 25.0,
+    *,
+    crf: int = 18,
+    full_colour: bool = False,
+) -> Path:
+    """Writes frames as a video, whole or not at all (see `Writer`).
+
+    Args:
+        path: target; its suffix picks the container (.mp4).
+        frames: (T, 3, H, W), uint8 in [0, 255] or float in [0, 1] (clamped).
+        fps: frames per second.
+        crf: x264's quality, 0 (lossless) to 51; 18 looks the same to the eye.
+        full_colour: keep colour at full resolution (4:4:4). The usual 4:2:0 halves it, which eats
+            the fine coloured texture of protected frames and with it some of the expression. Not
+            every browser plays 4:4:4.
+
+    Returns:
+        The path written.
+
+    Raises:
+        PpferError: frames of another shape, no frames, an impossible rate, or the disk is full.
+    """
+    frames = as_uint8(frames)
+    if frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
+        raise PpferError(
+            f"a video is frames of shape (T, 3, H, W) with T >= 1, not {tuple(frames.shape)}"
+        )
+    height, width = frames.shape[2:]
+    with Writer(
+        path, width, height, rate=fps, exact=full_colour, crf=crf, preset="medium"
+    ) as writer:
+        for frame in frames.transpose(0, 2, 3, 1):  # (H, W, 3)
+            writer.write(frame)
+    return Path(path)
+
+
+def as_uint8(frames: torch.Tensor | np.ndarray) -> np.ndarray:
+    """uint8 as it is; float in [0, 1] (clamped) rounded to [0, 255]. Of any device."""
+    if not isinstance(frames, np.ndarray):
+        frames = (
+            frames.detach().float().cpu().numpy()
+            if frames.is_floating_point()
+            else frames.cpu().numpy()
+        )
+    if frames.dtype == np.uint8:
+        return frames
+    if frames.dtype.kind != "f":
+        raise PpferError(f"frames are uint8 in [0, 255] or float in [0, 1], not {frames.dtype}")
+    return np.round(np.clip(frames, 0, 1) * 255).astype(np.uint8)
