@@ -19,7 +19,7 @@ from ppfer.measure import as_rate, cell_text
 from ppfer.options import parser
 from ppfer.protect import deployed
 from ppfer.run import Run
-from ppfer.store import inspected
+from ppfer.children import inspected
 from ppfer.study import cost, tables
 
 FOR_GPUS = ("twin", "paper")

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ppfer import measure
 from ppfer.config import PpferError
 from ppfer.method.parts import ClassificationObjective, new_classifier
-from ppfer.run import Run, stage
+from ppfer.run import Run
+from ppfer.stage import stage
 from ppfer.study.tables import TABLE1, ensure, left_out, prepare
 from ppfer.training import Training
 

@@ -20,7 +20,8 @@ from ppfer.device import write_json
 from ppfer.measure import leakage, rate
 from ppfer.method.parts import ClassificationObjective, new_recognizer, with_weights
 from ppfer.protect import protect_all
-from ppfer.run import Protector, Run, Stage, stage
+from ppfer.run import Run
+from ppfer.stage import Protector, Stage, stage
 from ppfer.training import Training
 
 

@@ -19,7 +19,8 @@ from torchvision.utils import flow_to_image
 
 from ppfer.config import PpferError
 from ppfer.nets import freeze
-from ppfer.run import Protector, Run
+from ppfer.run import Run
+from ppfer.stage import Protector
 from ppfer.weights import load_weights
 
 RAFT_SIDE = 128  # RAFT correlates at an eighth of the size, four levels deep; smaller frames are enlarged for it

@@ -22,7 +22,8 @@ from ppfer import measure, nets
 from ppfer.config import PpferError, Train
 from ppfer.measure import Rate
 from ppfer.method.parts import ClassificationObjective
-from ppfer.run import Run, stage
+from ppfer.run import Run
+from ppfer.stage import stage
 from ppfer.train import augment
 from ppfer.training import Training
 from ppfer.wavelets import analysis_matrix, row_slices, synthesis_matrix

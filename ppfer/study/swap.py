@@ -23,7 +23,8 @@ from ppfer import twin
 from ppfer.config import Config, PpferError
 from ppfer.device import Progress
 from ppfer.folders import data_path
-from ppfer.run import Protector, Run, Stage, stage
+from ppfer.run import Run
+from ppfer.stage import Protector, Stage, stage
 from ppfer.study.blur import GaussianBlur
 from ppfer.twin import raster
 from ppfer.video import sample_positions
