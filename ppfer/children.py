@@ -44,7 +44,7 @@ def in_children(
 
 
 def _started(pool: ProcessPool) -> None:
-    """Wait until a child answers: one that can't start would be taken for a file that crashes it."""
+    """Wait for a child's answer: one that can't start would look like a file that crashes it."""
     try:
         pool.schedule(os.getpid).result()
     except ProcessExpired as error:

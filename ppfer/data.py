@@ -91,7 +91,8 @@ def describe(head: str, table: pd.DataFrame, rejected: pd.DataFrame) -> str:
     emotions = ", ".join(f"{emotion} {count}" for emotion, count in counts.items())
     actors = table["actor"].nunique() if table["actor"].any() else "unknown"
     lines = [
-        f"{head}: {len(table) + len(rejected)} videos found, {len(table)} usable, {len(rejected)} rejected",
+        f"{head}: {len(table) + len(rejected)} videos found, {len(table)} usable, {len(rejected)} "
+        "rejected",
         *([count_reasons(rejected)] if len(rejected) else []),
         f"  actors: {actors}; {emotions}",
     ]
@@ -207,7 +208,8 @@ def _index_cremad(root: Path, keep_faults: bool) -> tuple[list[dict], list[tuple
             else "holds no video"
         )
         raise PpferError(
-            f"{root} {found} (1001_DFA_ANG_XX.flv), no DFEW tree (EmoLabel_DataSplit/) and no metadata.csv; "
+            f"{root} {found} (1001_DFA_ANG_XX.flv), no DFEW tree (EmoLabel_DataSplit/) and no "
+            "metadata.csv; "
             "for your own videos write a metadata.csv with the columns path, actor, emotion"
         )
     return rows, rejected

@@ -77,7 +77,7 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.dir.name!r} on {self.device})"
 
-    # -- results -------------------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------
 
     def make(self, name: str, *, load: bool = True) -> Any:
         """The result of a stage, made now unless a matching one is there; its inputs must exist
@@ -188,7 +188,7 @@ class Run:
         return self.protectors[name]
 
     def place(self, name: str) -> Path:
-        """The folder of a stage's result: in this run, or in another whose stage has the same key."""
+        """The folder of a stage's result: in this run, or in another whose key is the same."""
         key, own = self.key(name), self.dir / name
         found = self._places.get(name, own)
         if _read(found).get("key") == key:
@@ -247,7 +247,7 @@ class Run:
             manifest["peak_gib"] = round(peak / 2**30, 2)
         write_json(folder / "manifest.json", manifest)
 
-    # -- data ----------------------------------------------------------------------------------------
+    # -- data ------------------------------------------------------------------------
 
     @property
     def table(self) -> Any:

@@ -46,7 +46,8 @@ def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list
     classes = sorted(set(words) - {""})
     if len(classes) < 2:
         raise PpferError(
-            f"the clips' table names {len(classes)} values of {column}; at least two are needed to measure its leakage"
+            f"the clips' table names {len(classes)} values of {column}; at least two are needed to "
+            "measure its leakage"
         )
     return np.array([classes.index(w) if w else -1 for w in words]), classes
 

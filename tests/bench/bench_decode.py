@@ -1,6 +1,8 @@
-"""Decoding the shipped clips: decord, which the store uses, against PyAV: ``python tests/bench/bench_decode.py``.
+"""Decoding the shipped clips: decord, which the store uses, against PyAV: ``python
+tests/bench/bench_decode.py``.
 
-Both read whole files into uint8 arrays on one thread; files alternate between the two, so that caches treat them alike.
+Both read whole files into uint8 arrays on one thread; files alternate between the two, so that
+caches treat them alike.
 """
 
 from __future__ import annotations
@@ -27,8 +29,15 @@ def with_decord(path: str) -> np.ndarray:
 def with_av(path: str) -> np.ndarray:
     with av.open(path) as container:
         container.streams.video[0].thread_count = 1
-        convert = VideoReformatter()  # one for the file: a frame's own would set up its conversion anew
-        return np.stack([convert.reformat(frame, format="rgb24").to_ndarray() for frame in container.decode(video=0)])
+        convert = (
+            VideoReformatter()
+        )  # one for the file: a frame's own would set up its conversion anew
+        return np.stack(
+            [
+                convert.reformat(frame, format="rgb24").to_ndarray()
+                for frame in container.decode(video=0)
+            ]
+        )
 
 
 def run() -> list[dict]:
@@ -46,7 +55,16 @@ def run() -> list[dict]:
         if made[with_decord].shape != made[with_av].shape:
             sys.exit(f"{path}: decord read {made[with_decord].shape}, PyAV {made[with_av].shape}")
     name = f"CPU {platform.machine()}, 1 thread"
-    return [common.row(f"decode {len(files)} clips of {made[with_av].shape}", frames / seconds[with_decord], frames / seconds[with_av], "PyAV", "frames/s", name)]
+    return [
+        common.row(
+            f"decode {len(files)} clips of {made[with_av].shape}",
+            frames / seconds[with_decord],
+            frames / seconds[with_av],
+            "PyAV",
+            "frames/s",
+            name,
+        )
+    ]
 
 
 if __name__ == "__main__":
