@@ -58,7 +58,12 @@ def test_cremad_tree_is_audited(tmp_path):
     table = index.table.set_index("clip")
     assert list(table.index) == ["1001_DFA_ANG_XX", "1001_IEO_SAD_LO", "1003_WSI_DIS_XX"]
     first = table.loc["1001_DFA_ANG_XX"]
-    assert (first.actor, first.emotion, first.sentence, first.level) == ("1001", "angry", "DFA", "XX")
+    assert (first.actor, first.emotion, first.sentence, first.level) == (
+        "1001",
+        "angry",
+        "DFA",
+        "XX",
+    )
     assert (first.sex, first.age, first.race) == ("male", "51", "Asian")
     assert first.path == str(tmp_path / "VideoFlash/1001_DFA_ANG_XX.flv")
     assert table.loc["1003_WSI_DIS_XX"].race == ""
@@ -93,7 +98,10 @@ def test_a_sound_copy_replaces_a_pointer(tmp_path):
 
 @pytest.mark.parametrize("how", ["keep_faults", "twin.json"])
 def test_known_faults_can_be_kept(tmp_path, how):
-    put(tmp_path, {f"{clip}.mp4": None for clip in data.KNOWN_FAULTS} | {"1001_DFA_ANG_XX.mp4": None})
+    put(
+        tmp_path,
+        {f"{clip}.mp4": None for clip in data.KNOWN_FAULTS} | {"1001_DFA_ANG_XX.mp4": None},
+    )
     assert len(data.index(tmp_path).table) == 1
     if how == "twin.json":
         put(tmp_path, {how: b"{}"})
@@ -117,9 +125,13 @@ def test_known_faults_can_be_kept(tmp_path, how):
 @settings(max_examples=30, deadline=None)
 def test_every_video_is_used_or_listed(tmp_path_factory, names, contents):
     names = ["1009_WSI_SAD_XX.mp4", *names]
-    root = put(tmp_path_factory.mktemp("tree"), dict(zip(names, [b"sound", *contents], strict=False)))
+    root = put(
+        tmp_path_factory.mktemp("tree"), dict(zip(names, [b"sound", *contents], strict=False))
+    )
     index = data.index(root)
-    listed = [os.path.relpath(path, root) for path in index.table["path"]] + list(index.rejected["path"])
+    listed = [os.path.relpath(path, root) for path in index.table["path"]] + list(
+        index.rejected["path"]
+    )
     assert sorted(listed) == sorted(names)
     assert index.table["clip"].is_unique
 
@@ -148,7 +160,9 @@ def test_nothing_to_index_is_a_sentence(tmp_path):
     put(tmp_path, {"notes.txt": b"hello"})
     with pytest.raises(PpferError, match="is a file, not a folder"):
         data.index(tmp_path / "notes.txt")
-    with pytest.raises(PpferError, match="holds no video.*metadata.csv with the columns path, actor, emotion"):
+    with pytest.raises(
+        PpferError, match="holds no video.*metadata.csv with the columns path, actor, emotion"
+    ):
         data.index(tmp_path)
     put(tmp_path, {"holiday.mp4": None})
     with pytest.raises(PpferError, match="has 1 videos, but none named as CREMA-D's"):
@@ -157,7 +171,9 @@ def test_nothing_to_index_is_a_sentence(tmp_path):
 
 def test_all_pointers_says_what_to_run(tmp_path):
     put(tmp_path, {f"VideoFlash/1001_DFA_{code}_XX.flv": POINTER for code in CODES})
-    with pytest.raises(PpferError, match="(?s)no video in .* can be used.*6 rejected.*run: git lfs pull"):
+    with pytest.raises(
+        PpferError, match="(?s)no video in .* can be used.*6 rejected.*run: git lfs pull"
+    ):
         data.index(tmp_path)
 
 
@@ -170,7 +186,16 @@ def test_folder_with_metadata(tmp_path):
         "a/1.mp4,01,Anger,Female\na/1.flv,01,fear,\nb/1.mp4,02,happiness,\na/2.mp4,01,SAD,\na/3.mp4,01,bored,\na/4.mp4,,sad,\n"
         "a/5.mp4,02,fear,\na/1.mp4,01,anger,\nb\\2.mp4,02,Surprised,\n"
     )
-    names = ["a/1.mp4", "a/1.flv", "b/1.mp4", "a/2.mp4", "a/3.mp4", "a/4.mp4", "b/2.mp4", "extra.mp4"]
+    names = [
+        "a/1.mp4",
+        "a/1.flv",
+        "b/1.mp4",
+        "a/2.mp4",
+        "a/3.mp4",
+        "a/4.mp4",
+        "b/2.mp4",
+        "extra.mp4",
+    ]
     put(tmp_path, {"metadata.csv": csv.encode(), **dict.fromkeys(names)})
     index = data.index(tmp_path)
     assert index.table["clip"].is_unique
@@ -182,9 +207,9 @@ def test_folder_with_metadata(tmp_path):
         str(tmp_path / "b/2.mp4"): "surprise",
     }
     assert set(index.table["actor"]) == {"01", "02"}
-    assert index.table.set_index("clip")["sex"].to_dict() == dict.fromkeys(index.table["clip"], "") | {
-        "a-1.mp4": "female"
-    }
+    assert index.table.set_index("clip")["sex"].to_dict() == dict.fromkeys(
+        index.table["clip"], ""
+    ) | {"a-1.mp4": "female"}
     why = reasons(index)
     assert "unknown emotion: bored" in why["a/3.mp4"]
     assert "has no actor" in why["a/4.mp4"]
@@ -203,16 +228,29 @@ def test_emotion_words(tmp_path):
         "neutral": "neutral",
         "sadness": "sad",
     }
-    words |= {"ANG": "angry", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
+    words |= {
+        "ANG": "angry",
+        "DIS": "disgust",
+        "FEA": "fear",
+        "HAP": "happy",
+        "NEU": "neutral",
+        "SAD": "sad",
+    }
     rows = "".join(f"{word}.mp4,1,{word}\n" for word in words)
-    put(tmp_path, {"metadata.csv": f"path,actor,emotion\n{rows}".encode()} | {f"{word}.mp4": None for word in words})
+    put(
+        tmp_path,
+        {"metadata.csv": f"path,actor,emotion\n{rows}".encode()}
+        | {f"{word}.mp4": None for word in words},
+    )
     table = data.index(tmp_path).table
     assert dict(zip(table["clip"], table["emotion"], strict=True)) == words
 
 
 def test_metadata_without_a_needed_column(tmp_path):
     put(tmp_path, {"metadata.csv": b"path,person,emotion\na.mp4,1,sad\n", "a.mp4": None})
-    with pytest.raises(PpferError, match=r"metadata.csv has no column actor; it has path, person, emotion"):
+    with pytest.raises(
+        PpferError, match=r"metadata.csv has no column actor; it has path, person, emotion"
+    ):
         data.index(tmp_path)
     put(tmp_path, {"metadata.csv": b""})
     with pytest.raises(PpferError, match="metadata.csv cannot be read as a comma-separated table"):
@@ -238,8 +276,18 @@ def test_dfew_tree(tmp_path):
     )
     index = data.index(tmp_path)
     table = index.table.set_index("clip")
-    assert dict(table["emotion"]) == {"00001": "happy", "00002": "sad", "00003": "fear", "00010": "surprise"}
-    assert dict(table["split"]) == {"00001": "train", "00002": "train", "00003": "train", "00010": "test"}
+    assert dict(table["emotion"]) == {
+        "00001": "happy",
+        "00002": "sad",
+        "00003": "fear",
+        "00010": "surprise",
+    }
+    assert dict(table["split"]) == {
+        "00001": "train",
+        "00002": "train",
+        "00003": "train",
+        "00010": "test",
+    }
     assert set(table["actor"]) == {""}
     assert table.loc["00010"].path == str(tmp_path / "Clip/clip_224x224/00010")
     assert sorted(reason.split(":")[0] for reason in index.rejected["reason"]) == [
@@ -257,7 +305,11 @@ def test_fingerprint_follows_content_not_place(tmp_path):
     prints = []
     for place, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
         put(
-            tmp_path / place, {"VideoFlash/1001_DFA_ANG_XX.flv": content, "VideoFlash/1001_DFA_SAD_XX.flv": b"x" * 9000}
+            tmp_path / place,
+            {
+                "VideoFlash/1001_DFA_ANG_XX.flv": content,
+                "VideoFlash/1001_DFA_SAD_XX.flv": b"x" * 9000,
+            },
         )
         os.utime(tmp_path / place / "VideoFlash/1001_DFA_ANG_XX.flv", (1, 1))
         prints.append(data.index(tmp_path / place).fingerprint())
@@ -301,7 +353,9 @@ def test_closed_set_of_the_paper():
     check_closed_set(table)
 
 
-@pytest.mark.skipif("CREMAD_METADATA" not in os.environ, reason="CREMAD_METADATA: a folder with CREMA-D's file list")
+@pytest.mark.skipif(
+    "CREMAD_METADATA" not in os.environ, reason="CREMAD_METADATA: a folder with CREMA-D's file list"
+)
 def test_closed_set_on_the_real_list():
     folder = Path(os.environ["CREMAD_METADATA"])
     names = pd.read_csv(folder / "SentenceFilenames.csv")["Filename"]
@@ -309,7 +363,12 @@ def test_closed_set_on_the_real_list():
     check_closed_set(table)
     people = table.drop_duplicates("actor")
     assert dict(people["sex"].value_counts()) == {"male": 48, "female": 43}
-    assert dict(people["race"].value_counts()) == {"Caucasian": 61, "African American": 22, "Asian": 7, "Unknown": 1}
+    assert dict(people["race"].value_counts()) == {
+        "Caucasian": 61,
+        "African American": 22,
+        "Asian": 7,
+        "Unknown": 1,
+    }
 
 
 def test_index_names_refuses_other_names():
@@ -368,7 +427,9 @@ def test_split_by_sentence_holds_out_whole_sentences():
     held = set()
     for seed in range(40):
         parts = data.split(table, by="sentence", seed=seed)
-        train, val, test = (set(table["sentence"].iloc[parts[name]]) for name in ("train", "val", "test"))
+        train, val, test = (
+            set(table["sentence"].iloc[parts[name]]) for name in ("train", "val", "test")
+        )
         assert len(test) == 1 and test.isdisjoint(train | val)
         assert len(parts["test"]) == 15 and len(parts["val"]) == 4
         held |= test
@@ -376,7 +437,9 @@ def test_split_by_sentence_holds_out_whole_sentences():
 
 
 def test_split_keeps_the_official_test():
-    table = make_table([(0, i % 3) for i in range(60)]).assign(actor="", split=["test"] * 12 + ["train"] * 48)
+    table = make_table([(0, i % 3) for i in range(60)]).assign(
+        actor="", split=["test"] * 12 + ["train"] * 48
+    )
     parts = data.split(table)
     assert parts["test"].tolist() == list(range(12)) and len(parts["val"]) == 4
 
@@ -385,9 +448,17 @@ def test_split_keeps_the_official_test():
     "cells, options, message",
     [
         ([(0, i % 3) for i in range(12)], {}, "show 1 actor.*at least two"),
-        ([(i % 2, 0) for i in range(12)], {"by": "take"}, "no column take to split by; there are clip, actor"),
+        (
+            [(i % 2, 0) for i in range(12)],
+            {"by": "take"},
+            "no column take to split by; there are clip, actor",
+        ),
         ([(i % 2, 0) for i in range(12)], {"by": "emotion"}, "every clip has the same emotion"),
-        ([(i % 2, i // 6) for i in range(12)], {"by": "emotion"}, "no training clip shows the emotion"),
+        (
+            [(i % 2, i // 6) for i in range(12)],
+            {"by": "emotion"},
+            "no training clip shows the emotion",
+        ),
         ([(i % 2, 0) for i in range(12)], {"test": 1.0}, "test must lie within"),
     ],
 )
@@ -405,7 +476,9 @@ def test_actor_folds_share_no_actor(actors, k, seed):
             data.actor_folds(table, k, seed)
         return
     folds = data.actor_folds(table, k, seed)
-    assert np.array_equal(np.sort(np.concatenate([fold["test"] for fold in folds])), np.arange(len(table)))
+    assert np.array_equal(
+        np.sort(np.concatenate([fold["test"] for fold in folds])), np.arange(len(table))
+    )
     for fold in folds:
         assert np.array_equal(np.sort(np.concatenate(list(fold.values()))), np.arange(len(table)))
         people = [set(table["actor"].iloc[rows]) for rows in fold.values()]

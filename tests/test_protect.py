@@ -9,7 +9,9 @@ from ppfer.config import PpferError
 from ppfer.protect import PPFER, FrameEnhancer, PrivacyEnhancer, no_privacy, per_frame
 from ppfer.wavelets import BandSplit
 
-CLIPS = torch.randint(0, 256, (2, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+CLIPS = torch.randint(
+    0, 256, (2, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
 
 
 def test_no_privacy_returns_the_clips():
@@ -38,13 +40,25 @@ def test_enhancer_with_identity_networks_changes_nothing(axes, form):
 
 def test_frames_and_clips_get_the_same_treatment():
     net = nn.Conv2d(3, 3, 3, padding=1)
-    for protector in (PrivacyEnhancer(BandSplit(), net, net), FrameEnhancer(net), PPFER(FrameEnhancer(net), net)):
+    for protector in (
+        PrivacyEnhancer(BandSplit(), net, net),
+        FrameEnhancer(net),
+        PPFER(FrameEnhancer(net), net),
+    ):
         clips = CLIPS.float() / 255
         torch.testing.assert_close(protector(clips).flatten(0, 1), protector(clips.flatten(0, 1)))
 
 
 def test_protect_all_keeps_order_and_count():
-    batches = list(protect.protect_all(lambda x: per_frame(lambda f: f / 2, x), CLIPS.repeat(2, 1, 1, 1, 1), device=torch.device("cpu"), batch=3, name="half"))
+    batches = list(
+        protect.protect_all(
+            lambda x: per_frame(lambda f: f / 2, x),
+            CLIPS.repeat(2, 1, 1, 1, 1),
+            device=torch.device("cpu"),
+            batch=3,
+            name="half",
+        )
+    )
     assert [len(b) for b in batches] == [3, 1]
     expected = (CLIPS.repeat(2, 1, 1, 1, 1).float() / 2).round().to(torch.uint8)
     assert (torch.cat(batches).int() - expected.int()).abs().max() <= 1
@@ -54,10 +68,17 @@ def test_precision_is_the_callers():
     """A run in float32 must not protect in bf16, nor the other way round; blur stays in float32 either way."""
     seen = []
     for precision in ("fp32", "bf16"):
-        protect.protect(lambda x: seen.append((x.flatten(3) @ x.flatten(3).mT).dtype) or x, CLIPS, precision=precision)
+        protect.protect(
+            lambda x: seen.append((x.flatten(3) @ x.flatten(3).mT).dtype) or x,
+            CLIPS,
+            precision=precision,
+        )
     assert seen == [torch.float32, torch.bfloat16]
     blur = protect.GaussianBlur(1.0)
-    assert torch.equal(protect.protect(blur, CLIPS, precision="bf16"), protect.protect(blur, CLIPS, precision="fp32"))
+    assert torch.equal(
+        protect.protect(blur, CLIPS, precision="bf16"),
+        protect.protect(blur, CLIPS, precision="fp32"),
+    )
 
 
 def test_the_next_batch_begins_before_one_is_given_out():
@@ -68,7 +89,14 @@ def test_the_next_batch_begins_before_one_is_given_out():
         events.append(f"begun {len(clips)}")
         return clips
 
-    for batch in protect.protect_all(slow, CLIPS.repeat(2, 1, 1, 1, 1), device=torch.device("cpu"), batch=2, name="slow", on_batch=lambda n: events.append(f"reported {n}")):
+    for batch in protect.protect_all(
+        slow,
+        CLIPS.repeat(2, 1, 1, 1, 1),
+        device=torch.device("cpu"),
+        batch=2,
+        name="slow",
+        on_batch=lambda n: events.append(f"reported {n}"),
+    ):
         events.append(f"given {len(batch)}")
     assert events == ["begun 2", "begun 2", "given 2", "reported 2", "given 2", "reported 4"]
 
@@ -76,7 +104,9 @@ def test_the_next_batch_begins_before_one_is_given_out():
 def test_a_late_batch_that_breaks_the_protocol_is_not_given_out():
     seen, made = iter([0.0, float("nan")]), []
     with pytest.raises(PpferError, match="late returned NaN"):
-        for batch in protect.protect_all(lambda x: x + next(seen), CLIPS, device=torch.device("cpu"), batch=1, name="late"):
+        for batch in protect.protect_all(
+            lambda x: x + next(seen), CLIPS, device=torch.device("cpu"), batch=1, name="late"
+        ):
             made.append(batch)
     assert len(made) == 1
 
@@ -84,7 +114,10 @@ def test_a_late_batch_that_breaks_the_protocol_is_not_given_out():
 def trained_ppfer() -> PPFER:
     """The whole method at 16², with statistics and an output layer that matter."""
     torch.manual_seed(0)
-    whole = PPFER(PrivacyEnhancer(BandSplit(), nets.UNet(4), nets.UNet(4)), uvit.PixelCompensator(16, 4, 32, 2, 2))
+    whole = PPFER(
+        PrivacyEnhancer(BandSplit(), nets.UNet(4), nets.UNet(4)),
+        uvit.PixelCompensator(16, 4, 32, 2, 2),
+    )
     for part in whole.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean.normal_(0, 0.2)
@@ -99,15 +132,22 @@ def test_elsewhere_a_deployed_protector_is_the_protector():
 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1), ("bf16", 6)])
-def test_a_deployed_protector_does_the_same_and_leaves_the_original_alone(precision, most, monkeypatch):
+def test_a_deployed_protector_does_the_same_and_leaves_the_original_alone(
+    precision, most, monkeypatch
+):
     monkeypatch.setattr(nets, "MATRIX_UNITS", ("cpu",))
     whole = trained_ppfer()
     before = {name: value.clone() for name, value in whole.state_dict().items()}
-    exact = {part: protect.protect(part, CLIPS, precision="fp32").int() for part in (whole, whole.compensate, whole.enhancer)}
+    exact = {
+        part: protect.protect(part, CLIPS, precision="fp32").int()
+        for part in (whole, whole.compensate, whole.enhancer)
+    }
     for part, expected in exact.items():
         fast = protect.deployed(part, 2, precision=precision)
         assert fast is not part
-        assert (protect.protect(fast, CLIPS, precision=precision).int() - expected).abs().max() <= most
+        assert (
+            protect.protect(fast, CLIPS, precision=precision).int() - expected
+        ).abs().max() <= most
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
@@ -122,6 +162,12 @@ def test_a_compiled_protector_sees_one_shape(monkeypatch):
     monkeypatch.setattr(torch, "compile", compile)
     whole, clips = trained_ppfer(), CLIPS.repeat(2, 1, 1, 1, 1)
     fast = protect.deployed(whole, 3, precision="fp32", compile=True)
-    made = torch.cat(list(protect.protect_all(fast, clips, device=torch.device("cpu"), batch=3, name="ppfer", precision="fp32")))
+    made = torch.cat(
+        list(
+            protect.protect_all(
+                fast, clips, device=torch.device("cpu"), batch=3, name="ppfer", precision="fp32"
+            )
+        )
+    )
     assert shapes == [((3, *CLIPS.shape[1:]), False)] * 2
     assert (made.int() - protect.protect(whole, clips, precision="fp32").int()).abs().max() <= 1

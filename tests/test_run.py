@@ -25,17 +25,33 @@ def made(monkeypatch):
             (folder / "value").write_text(str(config.size))
             return {"size": config.size}
 
-        return Stage("first", "00_first.ipynb", (), {"size": config.size}, make, lambda run, folder: int((folder / "value").read_text()))
+        return Stage(
+            "first",
+            "00_first.ipynb",
+            (),
+            {"size": config.size},
+            make,
+            lambda run, folder: int((folder / "value").read_text()),
+        )
 
     def second(config, argument="x"):
         def make(run, folder):
             log.append(f"second/{argument}")
-            (folder / "left").write_text((folder / "left").read_text() + "+" if (folder / "left").exists() else "begun")
+            (folder / "left").write_text(
+                (folder / "left").read_text() + "+" if (folder / "left").exists() else "begun"
+            )
             if config.frames == 13:
                 raise KeyboardInterrupt
             return {"sum": run.get("first") + config.seed}
 
-        return Stage(f"second/{argument}", "01_second.ipynb", ("first",), {"seed": config.seed}, make, lambda run, folder: run.summary(f"second/{argument}"))
+        return Stage(
+            f"second/{argument}",
+            "01_second.ipynb",
+            ("first",),
+            {"seed": config.seed},
+            make,
+            lambda run, folder: run.summary(f"second/{argument}"),
+        )
 
     monkeypatch.setattr(runs, "STAGES", {"first": first, "second": second})
     return log
@@ -57,7 +73,9 @@ def test_changed_settings_make_it_and_what_stands_on_it_again(made, tmp_path):
         run.make("first")
         run.make("second/a")
     assert made == ["first", "second/a"] * 2
-    with pytest.raises(MissingInput, match="made with other settings or inputs; run notebook 00_first.ipynb"):
+    with pytest.raises(
+        MissingInput, match="made with other settings or inputs; run notebook 00_first.ipynb"
+    ):
         at(tmp_path, size=64).get("first")
 
 
@@ -68,7 +86,10 @@ def test_unrelated_settings_do_not(made, tmp_path):
 
 
 def test_missing_input_names_its_notebook(made, tmp_path):
-    with pytest.raises(MissingInput, match="first does not exist yet; run notebook 00_first.ipynb with profile demo first"):
+    with pytest.raises(
+        MissingInput,
+        match="first does not exist yet; run notebook 00_first.ipynb with profile demo first",
+    ):
         at(tmp_path).make("second/a")
     assert not (tmp_path / "demo" / "second" / "a" / "manifest.json").exists()
 
@@ -89,7 +110,16 @@ def test_manifest_says_how(made, tmp_path):
     run = at(tmp_path)
     run.make("first")
     manifest = json.loads((run.dir / "first" / "manifest.json").read_text())
-    assert {"key", "settings", "inputs", "seed", "seconds", "device", "versions", "summary"} <= manifest.keys()
+    assert {
+        "key",
+        "settings",
+        "inputs",
+        "seed",
+        "seconds",
+        "device",
+        "versions",
+        "summary",
+    } <= manifest.keys()
 
 
 def test_unknown_stage_is_a_sentence(made, tmp_path):
@@ -106,7 +136,14 @@ def test_loading_an_input_leaves_random_numbers_alone(made, tmp_path, monkeypatc
     """A stage that builds a network after `get` must get the same one whether its input was in memory or on disk."""
 
     def noisy(config):
-        return Stage("noisy", "00_noisy.ipynb", (), {}, lambda run, folder: {}, lambda run, folder: float(torch.rand(())))
+        return Stage(
+            "noisy",
+            "00_noisy.ipynb",
+            (),
+            {},
+            lambda run, folder: {},
+            lambda run, folder: float(torch.rand(())),
+        )
 
     monkeypatch.setitem(runs.STAGES, "noisy", noisy)
     run, drawn = at(tmp_path), []
@@ -143,7 +180,14 @@ def test_a_stage_that_does_not_fit_the_gpu_says_what_to_change(monkeypatch, tmp_
         def make(run, folder):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        return Stage("big", "00_first.ipynb", (), {"train": to_dict(config.adaptation)}, make, lambda run, folder: None)
+        return Stage(
+            "big",
+            "00_first.ipynb",
+            (),
+            {"train": to_dict(config.adaptation)},
+            make,
+            lambda run, folder: None,
+        )
 
     monkeypatch.setattr(runs, "STAGES", {"big": big})
     with pytest.raises(PpferError, match=r"big does not fit .* --set adaptation.batch=16"):
@@ -155,16 +199,49 @@ def test_clips_that_do_not_fit_the_gpu_when_they_are_loaded_say_so(monkeypatch, 
     def load(run, folder):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(runs, "STAGES", {"wide": lambda config: Stage("wide", "00_first.ipynb", (), {}, lambda run, folder: {}, load)})
+    monkeypatch.setattr(
+        runs,
+        "STAGES",
+        {
+            "wide": lambda config: Stage(
+                "wide", "00_first.ipynb", (), {}, lambda run, folder: {}, load
+            )
+        },
+    )
     with pytest.raises(PpferError, match=r"wide does not fit .* --set size=SMALLER"):
         at(tmp_path).make("wide")
 
 
 def test_several_processes_make_a_whole_run(tmp_path):
     """Every stage under two processes, as ``accelerate launch`` starts them."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ppfer", "run", "--profile",
-                           "smoke", "--no-notebooks", "--runs-dir", str(tmp_path)], env=environment, timeout=300, capture_output=True, text=True)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPO),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            "-m",
+            "ppfer",
+            "run",
+            "--profile",
+            "smoke",
+            "--no-notebooks",
+            "--runs-dir",
+            str(tmp_path),
+        ],
+        env=environment,
+        timeout=300,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "Grad strides do not match" not in done.stderr  # every gradient lies as its bucket does
     rows = json.loads((tmp_path / "smoke" / "tables" / "main.json").read_text())
@@ -173,10 +250,20 @@ def test_several_processes_make_a_whole_run(tmp_path):
 
 def test_seeds_of_finished_runs_become_one_table(tmp_path, capsys):
     for name, k in (("smoke", 3), ("smoke-seed7", 5)):
-        evaluate.write_table([{"approach": "PPFER (C)", "plr": evaluate.Rate(k, 10)}], tmp_path / name / "tables", "main")
-    assert cli.main(["seeds", "--profile", "smoke", "--seeds", "0,7", "--runs-dir", str(tmp_path)]) == 0
+        evaluate.write_table(
+            [{"approach": "PPFER (C)", "plr": evaluate.Rate(k, 10)}],
+            tmp_path / name / "tables",
+            "main",
+        )
+    assert (
+        cli.main(["seeds", "--profile", "smoke", "--seeds", "0,7", "--runs-dir", str(tmp_path)])
+        == 0
+    )
     assert "40.0 ± 14.1 %" in capsys.readouterr().out
-    assert cli.main(["seeds", "--profile", "smoke", "--seeds", "0,8", "--runs-dir", str(tmp_path)]) == 2
+    assert (
+        cli.main(["seeds", "--profile", "smoke", "--seeds", "0,8", "--runs-dir", str(tmp_path)])
+        == 2
+    )
     assert "run: ppfer run --profile smoke --seed 8" in capsys.readouterr().err
 
 
@@ -184,9 +271,15 @@ def test_clips_that_a_gpu_has_no_room_for_stay_in_main_memory(tiny_run, monkeypa
     monkeypatch.setattr(tiny_run, "device", torch.device("cuda"))
     monkeypatch.setattr(tiny_run, "_tensors", {})
     size = tiny_run.get("clips").clips.nbytes
-    for name, value in {"mem_get_info": (2 * size, 9 * size), "memory_reserved": 5, "memory_allocated": 4}.items():
+    for name, value in {
+        "mem_get_info": (2 * size, 9 * size),
+        "memory_reserved": 5,
+        "memory_allocated": 4,
+    }.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
-    assert tiny_run._fits(size) and not tiny_run._fits(size + 1)  # a byte more is free than the driver says
+    assert tiny_run._fits(size) and not tiny_run._fits(
+        size + 1
+    )  # a byte more is free than the driver says
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5)
     assert tiny_run.tensor("clips").device.type == "cpu"
     assert "GiB of clips stay in main memory" in capsys.readouterr().out

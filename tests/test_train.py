@@ -21,13 +21,31 @@ CPU = torch.device("cpu")
 
 
 def toy(frames: bool = True, **keywords) -> Batches:
-    pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return Batches(pixels, np.arange(1, 9), np.arange(10) % 3, batch=3, seed=5, device=CPU, frames=frames, **keywords)
+    pixels = torch.randint(
+        0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    return Batches(
+        pixels,
+        np.arange(1, 9),
+        np.arange(10) % 3,
+        batch=3,
+        seed=5,
+        device=CPU,
+        frames=frames,
+        **keywords,
+    )
 
 
 def small_net() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
 
 
 def test_every_epoch_visits_each_clip_once():
@@ -74,7 +92,14 @@ def test_augment_without_flip_gain_or_shift_is_the_identity():
 
 def test_empty_training_part_is_a_sentence():
     with pytest.raises(PpferError, match="no clips to train on"):
-        Batches(torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8), np.array([], dtype=int), np.zeros(1), batch=1, seed=0, device=CPU)
+        Batches(
+            torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8),
+            np.array([], dtype=int),
+            np.zeros(1),
+            batch=1,
+            seed=0,
+            device=CPU,
+        )
 
 
 def test_learning_rate_warms_up_and_falls():
@@ -108,7 +133,13 @@ def test_resumed_equals_uninterrupted(tmp_path, number):
     resumed = train(tmp_path / "parts")
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
-    rows = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (tmp_path / f / "metrics.jsonl").open()] for f in ("whole", "parts")]
+    rows = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "seconds"}
+            for line in (tmp_path / f / "metrics.jsonl").open()
+        ]
+        for f in ("whole", "parts")
+    ]
     assert rows[0] == rows[1]
     assert not (tmp_path / "parts" / "checkpoint.pt").exists()
 
@@ -143,8 +174,16 @@ def test_the_best_evaluation_is_kept(tmp_path):
         seen.append(net[0].weight.detach().clone())
         return {"value": next(scores)}
 
-    summary = fit(ClassificationObjective(net), net, toy(), Train(6, 3, 1e-2, evals=3), tmp_path, name="toy", evaluate=measure,
-                  score=lambda m: [m["value"]])
+    summary = fit(
+        ClassificationObjective(net),
+        net,
+        toy(),
+        Train(6, 3, 1e-2, evals=3),
+        tmp_path,
+        name="toy",
+        evaluate=measure,
+        score=lambda m: [m["value"]],
+    )
     assert summary["best_step"] == 4
     torch.testing.assert_close(net[0].weight, seen[1])
     last = nets.read_weights(tmp_path / "last.safetensors")["0.weight"]
@@ -171,12 +210,27 @@ def test_a_captured_stage_learns_what_an_eager_one_learns(tmp_path):
         captures = False
 
     device, trained = torch.device("cuda"), {}
-    pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
+    pixels = torch.randint(
+        0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    ).to(device)
     for kind in (ClassificationObjective, Eager):
         net = small_net().to(device)
-        batches = Batches(pixels, np.arange(1, 9), np.arange(10) % 3, batch=3, seed=5, device=device)
-        summary = fit(kind(net), net, batches, Train(20, 3, 1e-2, warmup=2), tmp_path / kind.__name__, name="toy", precision="fp32")
-        trained[kind] = [p.detach().cpu() for p in net.parameters()] + [net[1].running_mean.cpu(), torch.tensor(summary["loss"])]
+        batches = Batches(
+            pixels, np.arange(1, 9), np.arange(10) % 3, batch=3, seed=5, device=device
+        )
+        summary = fit(
+            kind(net),
+            net,
+            batches,
+            Train(20, 3, 1e-2, warmup=2),
+            tmp_path / kind.__name__,
+            name="toy",
+            precision="fp32",
+        )
+        trained[kind] = [p.detach().cpu() for p in net.parameters()] + [
+            net[1].running_mean.cpu(),
+            torch.tensor(summary["loss"]),
+        ]
     for a, b in zip(*trained.values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
@@ -194,16 +248,39 @@ def train_linear(out):
     """A network without BatchNorm, so that halves of a batch add up to the whole."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
-    pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(
+        0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     batches = Batches(pixels, np.arange(1, 9), np.arange(10) % 3, batch=4, seed=5, device=CPU)
-    return net, fit(ClassificationObjective(net), net, batches, Train(6, 4, 1e-2), out, name="linear")
+    return net, fit(
+        ClassificationObjective(net), net, batches, Train(6, 4, 1e-2), out, name="linear"
+    )
 
 
 def test_two_processes_train_what_one_does(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "worker.py"),
-                    str(Path(__file__).parent), str(tmp_path / "both")], check=True, env=environment, timeout=300)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPO),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            str(tmp_path / "worker.py"),
+            str(Path(__file__).parent),
+            str(tmp_path / "both"),
+        ],
+        check=True,
+        env=environment,
+        timeout=300,
+    )
     net, _ = train_linear(tmp_path / "alone")
     both = nets.read_weights(tmp_path / "both" / "weights.safetensors")
     for name, value in net.state_dict().items():

@@ -28,7 +28,12 @@ def pictures(*shape: int) -> torch.Tensor:
 @given(sigma=st.floats(0.3, 5.0), height=st.integers(17, 40), width=st.integers(17, 40))
 def test_blur_is_torchvisions_with_kernel_of_three_sigma(sigma, height, width):
     clips, kernel = pictures(2, 2, 3, height, width), 2 * math.ceil(3 * sigma) + 1
-    torch.testing.assert_close(GaussianBlur(sigma)(clips), gaussian_blur(clips, [kernel, kernel], [sigma, sigma]), rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        GaussianBlur(sigma)(clips),
+        gaussian_blur(clips, [kernel, kernel], [sigma, sigma]),
+        rtol=0,
+        atol=2e-6,
+    )
 
 
 def test_blur_keeps_brightness_and_refuses_what_does_not_fit():
@@ -47,7 +52,13 @@ def test_bisection_meets_a_reachable_target(target):
 def test_an_unreachable_target_says_what_range_it_saw():
     seen = []
     found = bisect(lambda s: seen.append(s) or 0.5 + 0.1 / s, 0.2, 0.25, 10, steps=4)
-    assert not found.reached and found.at == 10 and len(seen) == 6 and min(seen) == 0.25 and max(seen) == 10
+    assert (
+        not found.reached
+        and found.at == 10
+        and len(seen) == 6
+        and min(seen) == 0.25
+        and max(seen) == 10
+    )
     assert "20.0 % is out of reach: σ from 0.25 to 10.00 px gave 51.0 % to 90.0 %" in str(found)
     assert bisect(lambda s: 0.5, 0.2, 1, 4).at == 1  # no more blur than it takes
 
@@ -59,7 +70,9 @@ def test_nt_xent_closed_forms():
     same = torch.ones(4, 8)
     assert nt_xent(same, same).item() == pytest.approx(math.log(7))  # nothing tells 7 others apart
     axes = torch.eye(4)
-    assert nt_xent(3 * axes, 5 * axes, 0.1).item() == pytest.approx(math.log(math.exp(10) + 6) - 10, abs=1e-6)  # lengths do not matter
+    assert nt_xent(3 * axes, 5 * axes, 0.1).item() == pytest.approx(
+        math.log(math.exp(10) + 6) - 10, abs=1e-6
+    )  # lengths do not matter
     assert nt_xent(axes, axes.roll(1, 0)).item() > 5
 
 
@@ -77,10 +90,14 @@ def test_two_views_are_different_frames_of_the_same_clip():
     clips = torch.zeros(5, 4, 3, 8, 8)
     for b in range(5):
         for t in range(4):
-            clips[b, t, :, 2 * t] = 0.1 + 0.15 * b  # the row says which frame, the brightness (±20 %) which clip
+            clips[b, t, :, 2 * t] = (
+                0.1 + 0.15 * b
+            )  # the row says which frame, the brightness (±20 %) which clip
     generator = torch.Generator().manual_seed(3)
     for _ in range(20):
-        first, second = (view.mean((1, 3)) for view in two_views(clips, generator))  # (5, 8): brightness of each row
+        first, second = (
+            view.mean((1, 3)) for view in two_views(clips, generator)
+        )  # (5, 8): brightness of each row
         assert (first.argmax(1) != second.argmax(1)).all() and (first.argmax(1) % 2 == 0).all()
         for view in (first, second):
             assert ((view.amax(1) / (0.1 + 0.15 * torch.arange(5)) - 1).abs() < 0.2 + 1e-5).all()
@@ -88,17 +105,23 @@ def test_two_views_are_different_frames_of_the_same_clip():
 
 def minimax() -> baselines.TradeoffObjective:
     torch.manual_seed(0)
-    anonymizer = protect.FrameEnhancer(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Sigmoid()))
+    anonymizer = protect.FrameEnhancer(
+        nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Sigmoid())
+    )
 
     class Recognizer(nn.Module):
         def __init__(self):
             super().__init__()
-            self.net = nn.Sequential(nn.BatchNorm3d(3), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 6))
+            self.net = nn.Sequential(
+                nn.BatchNorm3d(3), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 6)
+            )
 
         def forward(self, clips):
             return self.net(clips.transpose(1, 2))
 
-    budget = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 8))
+    budget = nn.Sequential(
+        nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 8)
+    )
     return baselines.TradeoffObjective(anonymizer, Recognizer(), budget, seed=0)
 
 
@@ -106,13 +129,23 @@ def test_minimax_steps_change_only_the_networks_they_train():
     objective = minimax()
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-2, weight_decay=0.1)
     clips, labels = pictures(4, 3, 3, 8, 8), torch.tensor([0, 1, 2, 3])
-    parts = {"anonymizer": objective.anonymizer, "recognizer": objective.recognizer, "budget": objective.budget}
+    parts = {
+        "anonymizer": objective.anonymizer,
+        "recognizer": objective.recognizer,
+        "budget": objective.budget,
+    }
     for step in range(4):
-        before = {name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in parts.items()}
+        before = {
+            name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in parts.items()
+        }
         objective(clips, labels).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        changed = {name for name, net in parts.items() if any(not torch.equal(v, before[name][k]) for k, v in net.state_dict().items())}
+        changed = {
+            name
+            for name, net in parts.items()
+            if any(not torch.equal(v, before[name][k]) for k, v in net.state_dict().items())
+        }
         assert changed == ({"anonymizer"} if step % 2 == 0 else {"recognizer", "budget"})
 
 
@@ -163,7 +196,9 @@ def test_missing_opencv_names_the_extra(monkeypatch, tiny_run):
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert "pip install 'ppfer[flow]'" in baselines.flow_missing(tiny_run)
     row = baselines.left_out(tiny_run, "flow")
-    assert row["approach"] == "Optical flow" and "ppfer[flow]" in row["what_ran"] and "plr" not in row
+    assert (
+        row["approach"] == "Optical flow" and "ppfer[flow]" in row["what_ran"] and "plr" not in row
+    )
 
 
 def test_raft_takes_torchvisions_names_and_nothing_else(tmp_path):
@@ -172,7 +207,9 @@ def test_raft_takes_torchvisions_names_and_nothing_else(tmp_path):
     state = raft_large(weights=None).state_dict()
     torch.save(state, tmp_path / "raft.pth")
     net = baselines.raft(str(tmp_path / "raft.pth"))
-    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items()) and not any(p.requires_grad for p in net.parameters())
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items()) and not any(
+        p.requires_grad for p in net.parameters()
+    )
     torch.save({k: v for k, v in state.items() if "mask_predictor" not in k}, tmp_path / "half.pth")
     with pytest.raises(PpferError, match="nothing was loaded"):
         baselines.raft(str(tmp_path / "half.pth"))
@@ -189,17 +226,23 @@ def face_points() -> torch.Tensor:
 def test_swap_onto_the_same_landmarks_shows_the_donor_inside_and_the_clip_outside():
     donor, points, clips = pictures(3, 32, 32), face_points(), torch.zeros(1, 2, 3, 32, 32)
     out = swap.FaceSwap(donor, points, points.expand(1, 2, 16, 2))(clips, range(1))
-    torch.testing.assert_close(out[0, 0, :, 10:22, 10:22], donor[:, 10:22, 10:22], rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        out[0, 0, :, 10:22, 10:22], donor[:, 10:22, 10:22], rtol=0, atol=1e-4
+    )
     assert out[..., :6, :].abs().max() == 0
 
 
 def test_swap_follows_a_landmark():
     donor, points = torch.zeros(3, 32, 32), face_points()
     at = points[5]  # an inner landmark, marked on the donor
-    donor[:, int(at[1] * 32) - 1 : int(at[1] * 32) + 1, int(at[0] * 32) - 1 : int(at[0] * 32) + 1] = 1
+    donor[
+        :, int(at[1] * 32) - 1 : int(at[1] * 32) + 1, int(at[0] * 32) - 1 : int(at[0] * 32) + 1
+    ] = 1
     moved = points.clone()
     moved[5] += torch.tensor([3 / 32, 2 / 32])
-    out = swap.FaceSwap(donor, points, torch.stack([points, moved])[None])(torch.zeros(1, 2, 3, 32, 32), range(1))[0, :, 0]
+    out = swap.FaceSwap(donor, points, torch.stack([points, moved])[None])(
+        torch.zeros(1, 2, 3, 32, 32), range(1)
+    )[0, :, 0]
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     centre = [torch.stack([(f * x).sum(), (f * y).sum()]) / f.sum() for f in out]
     torch.testing.assert_close(centre[1] - centre[0], torch.tensor([3.0, 2.0]), rtol=0, atol=1)
@@ -208,7 +251,9 @@ def test_swap_follows_a_landmark():
 def test_frames_without_a_face_turn_grey():
     points = face_points().expand(1, 2, 16, 2).clone()
     points[0, 1] = float("nan")
-    out = swap.FaceSwap(pictures(3, 32, 32), face_points(), points)(torch.ones(1, 2, 3, 32, 32), range(1))
+    out = swap.FaceSwap(pictures(3, 32, 32), face_points(), points)(
+        torch.ones(1, 2, 3, 32, 32), range(1)
+    )
     assert (out[0, 1] == 0.5).all() and (out[0, 0, :, 0] == 1).all()
 
 
@@ -230,19 +275,40 @@ def test_table1_has_both_protocols_for_every_approach(tiny_run):
     test = len(tiny_run.parts["test"])
     assert [row["approach"] for row in rows] == [tables.PROTECTORS[n].title for n in names]
     for row in rows:
-        assert row["what_ran"] and all(row[k].n == test for k in ("plr", "plr_retrained", "acc", "acc_retrained"))
+        assert row["what_ran"] and all(
+            row[k].n == test for k in ("plr", "plr_retrained", "acc", "acc_retrained")
+        )
     assert rows[0]["acc"] == rows[0]["acc_retrained"]
 
 
 def test_one_function_and_one_line_make_a_row(tiny_run, registered):
-    registered(Protector("mirror", "Mirror", ("clips",), lambda run: lambda clips: clips.flip(-1), "left and right swapped", "08_baselines.ipynb"))
+    registered(
+        Protector(
+            "mirror",
+            "Mirror",
+            ("clips",),
+            lambda run: lambda clips: clips.flip(-1),
+            "left and right swapped",
+            "08_baselines.ipynb",
+        )
+    )
     (row,) = baselines.table1(tiny_run, ("mirror",))
     assert row["approach"] == "Mirror" and row["plr"].n == row["acc"].n
 
 
-@pytest.mark.parametrize(("bad", "says"), [(lambda x: x[..., :4], "returned shape"), (lambda x: x * float("nan"), "returned NaN"), (lambda x: x - 2, r"left \[0, 1\]")])
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (lambda x: x[..., :4], "returned shape"),
+        (lambda x: x * float("nan"), "returned NaN"),
+        (lambda x: x - 2, r"left \[0, 1\]"),
+    ],
+)
 def test_a_broken_protector_stops_the_table_before_any_training(tiny_run, registered, bad, says):
     registered(Protector("broken", "Broken", ("clips",), lambda run: bad, "", "08_baselines.ipynb"))
     with pytest.raises(PpferError, match=f"broken {says}"):
         baselines.table1(tiny_run, ("none", "broken"))
-    assert not (tiny_run.dir / "attack" / "broken").exists() and not (tiny_run.dir / "protected" / "broken" / "manifest.json").exists()
+    assert (
+        not (tiny_run.dir / "attack" / "broken").exists()
+        and not (tiny_run.dir / "protected" / "broken" / "manifest.json").exists()
+    )

@@ -19,7 +19,13 @@ CPU = torch.device("cpu")
 
 def smooth_clips(count: int = 12, frames: int = 4, size: int = 32) -> torch.Tensor:
     coarse = torch.rand(count * frames, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    return F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1).mul(255).byte().view(count, frames, 3, size, size)
+    return (
+        F.interpolate(coarse, (size, size), mode="bicubic")
+        .clamp(0, 1)
+        .mul(255)
+        .byte()
+        .view(count, frames, 3, size, size)
+    )
 
 
 # -- quality ---------------------------------------------------------------------------------------------------------
@@ -65,9 +71,18 @@ def attack(protected: torch.Tensor, original: torch.Tensor, folder, steps: int) 
     """Train a small attacker on the first ten clips; quality of what it makes of the other two."""
     torch.manual_seed(0)
     net = attacks.Recovery(8)
-    streams = [Batches(store, np.arange(10), np.arange(12), batch=8, seed=3, device=CPU) for store in (protected, original)]
-    train.fit(RecoveryObjective(net), net, lambda step: tuple(stream(step)[0] for stream in streams),
-              Train(steps=steps, batch=8, lr=3e-3, weight_decay=0.0), folder, name="recovery")
+    streams = [
+        Batches(store, np.arange(10), np.arange(12), batch=8, seed=3, device=CPU)
+        for store in (protected, original)
+    ]
+    train.fit(
+        RecoveryObjective(net),
+        net,
+        lambda step: tuple(stream(step)[0] for stream in streams),
+        Train(steps=steps, batch=8, lr=3e-3, weight_decay=0.0),
+        folder,
+        name="recovery",
+    )
     recovered = undo(net, protected[10:], CPU)
     assert recovered.shape == protected[10:].shape and recovered.dtype == torch.uint8
     return quality(recovered.flatten(0, 1).float() / 255, original[10:].flatten(0, 1).float() / 255)
@@ -81,7 +96,9 @@ def test_recovering_unprotected_clips_is_near_perfect(tmp_path):
 def test_an_attack_learns_to_undo_what_can_be_undone(tmp_path):
     original = smooth_clips()
     protected = original[:, :, [1, 2, 0]] // 2  # colours in another order, at half the brightness
-    before = quality(protected[10:].flatten(0, 1).float() / 255, original[10:].flatten(0, 1).float() / 255)
+    before = quality(
+        protected[10:].flatten(0, 1).float() / 255, original[10:].flatten(0, 1).float() / 255
+    )
     after = attack(protected, original, tmp_path, 60)
     assert after["psnr"] > before["psnr"] + 3
 
@@ -90,20 +107,33 @@ def test_two_streams_of_one_seed_show_the_same_frames():
     """The attacker's pairs: protected and original must be the same frame, flipped and shifted alike."""
     clips = smooth_clips()
     index, ids = np.arange(2, 12), np.arange(12)
-    protected, original = (Batches(store, index, ids, batch=4, seed=7, device=CPU) for store in (255 - clips, clips))
+    protected, original = (
+        Batches(store, index, ids, batch=4, seed=7, device=CPU) for store in (255 - clips, clips)
+    )
     for step in range(5):
         (p, a), (o, b) = protected(step), original(step)
         assert torch.equal(a, b)
-        gain = (p + o).mean((1, 2, 3))  # white times the brightness both were given, but for clipping
+        gain = (p + o).mean(
+            (1, 2, 3)
+        )  # white times the brightness both were given, but for clipping
         assert ((p + o) <= gain.max() + 0.2).all() and (gain > 0.79).all()
 
 
 def test_table3_has_controls_and_every_approach(tiny_run):
     rows = attacks.table3(tiny_run, ("none", "ppfer"))
-    assert [row["approach"] for row in rows] == ["No privacy preservation (control)", "PPFER (C)", "Mean training image (control)"]
+    assert [row["approach"] for row in rows] == [
+        "No privacy preservation (control)",
+        "PPFER (C)",
+        "Mean training image (control)",
+    ]
     test = len(tiny_run.parts["test"])
     for row in rows:
-        assert -1 <= row["ssim"] <= 1 and 0 < row["psnr"] <= 100 and row["plr"].n == test and row["plr_all_frames"].n == 4 * test
+        assert (
+            -1 <= row["ssim"] <= 1
+            and 0 < row["psnr"] <= 100
+            and row["plr"].n == test
+            and row["plr_all_frames"].n == 4 * test
+        )
 
 
 def test_mean_image_is_the_mean_of_training_frames(tiny_run):
@@ -115,9 +145,21 @@ def test_mean_image_is_the_mean_of_training_frames(tiny_run):
 
 
 def test_age_groups_and_unknown_labels():
-    table = pd.DataFrame({"age": ["20", "30", "49", "50", ""], "sex": ["male", "female", "", "male", "male"], "race": [""] * 5})
+    table = pd.DataFrame(
+        {
+            "age": ["20", "30", "49", "50", ""],
+            "sex": ["male", "female", "", "male", "male"],
+            "race": [""] * 5,
+        }
+    )
     labels, classes = attribute_labels(table, "age_group")
-    assert [classes[i] if i >= 0 else "" for i in labels] == ["under 30", "30 to 49", "30 to 49", "50 and over", ""]
+    assert [classes[i] if i >= 0 else "" for i in labels] == [
+        "under 30",
+        "30 to 49",
+        "30 to 49",
+        "50 and over",
+        "",
+    ]
     assert attribute_labels(table, "sex")[0].tolist() == [1, 0, -1, 1, 1]
     with pytest.raises(PpferError, match="names 0 values of race"):
         attribute_labels(table, "race")
@@ -129,7 +171,13 @@ def test_attribute_table_measures_what_is_labelled(tiny_run):
     test = tiny_run.parts["test"]
     males = int((tiny_run.table["sex"].to_numpy()[test] == "male").sum())
     assert rows[-1]["sex"] == Rate(males, len(test))  # two of three actors
-    assert set(rows[0]) == {"approach", "sex", "sex_retrained", "age_group", "age_group_retrained"} and rows[0]["sex"].n == len(test)
+    assert set(rows[0]) == {
+        "approach",
+        "sex",
+        "sex_retrained",
+        "age_group",
+        "age_group_retrained",
+    } and rows[0]["sex"].n == len(test)
 
 
 def test_an_attacker_who_names_every_actor_names_every_group(tiny_run):
