@@ -1,17 +1,21 @@
-"""The recovery attack undoes nothing to near perfection; SSIM and PSNR keep their closed forms; attributes are counted right."""
-
-import math
+"""The recovery attack: SSIM and PSNR keep their closed forms, and it undoes what can be undone."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
-from ppfer import attacks, train
-from ppfer.attacks import RecoveryObjective, attribute_labels, quality, some_frames, undo
-from ppfer.config import PpferError, Train
-from ppfer.evaluate import Rate
+from ppfer import train
+from ppfer.config import Train
+from ppfer.study.recovery import (
+    Recovery,
+    RecoveryObjective,
+    mean_image,
+    quality,
+    some_frames,
+    table3,
+    undo,
+)
 from ppfer.train import Batches
 
 CPU = torch.device("cpu")
@@ -19,16 +23,16 @@ CPU = torch.device("cpu")
 
 def smooth_clips(count: int = 12, frames: int = 4, size: int = 32) -> torch.Tensor:
     coarse = torch.rand(count * frames, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    return (
-        F.interpolate(coarse, (size, size), mode="bicubic")
-        .clamp(0, 1)
-        .mul(255)
-        .byte()
-        .view(count, frames, 3, size, size)
-    )
+    pixels = F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1).mul(255).byte()
+    return pixels.view(count, frames, 3, size, size)
 
 
-# -- quality ---------------------------------------------------------------------------------------------------------
+def as_frames(clips: torch.Tensor) -> torch.Tensor:
+    """(n, T, 3, H, W) uint8 → (n·T, 3, H, W) in [0, 1]."""
+    return clips.flatten(0, 1).float() / 255
+
+
+# --- quality ------------------------------------------------------------------
 
 
 def test_an_exact_copy_is_perfect():
@@ -64,28 +68,23 @@ def test_frames_are_spread_evenly():
     assert some_frames(clips[:, :2], np.array([0]), 4).shape[1] == 2
 
 
-# -- recovery --------------------------------------------------------------------------------------------------------
+# --- recovery -----------------------------------------------------------------
 
 
 def attack(protected: torch.Tensor, original: torch.Tensor, folder, steps: int) -> dict[str, float]:
     """Train a small attacker on the first ten clips; quality of what it makes of the other two."""
     torch.manual_seed(0)
-    net = attacks.Recovery(8)
-    streams = [
-        Batches(store, np.arange(10), np.arange(12), batch=8, seed=3, device=CPU)
-        for store in (protected, original)
-    ]
-    train.fit(
-        RecoveryObjective(net),
-        net,
-        lambda step: tuple(stream(step)[0] for stream in streams),
-        Train(steps=steps, batch=8, lr=3e-3, weight_decay=0.0),
-        folder,
-        name="recovery",
-    )
+    net = Recovery(8)
+    index, ids, config = np.arange(10), np.arange(12), Train(steps, 8, 3e-3, weight_decay=0.0)
+    p, o = (Batches(s, index, ids, batch=8, seed=3, device=CPU) for s in (protected, original))
+
+    def pairs(step):
+        return p(step)[0], o(step)[0]
+
+    train.fit(RecoveryObjective(net), net, pairs, config, folder, name="recovery")
     recovered = undo(net, protected[10:], CPU)
     assert recovered.shape == protected[10:].shape and recovered.dtype == torch.uint8
-    return quality(recovered.flatten(0, 1).float() / 255, original[10:].flatten(0, 1).float() / 255)
+    return quality(as_frames(recovered), as_frames(original[10:]))
 
 
 def test_recovering_unprotected_clips_is_near_perfect(tmp_path):
@@ -96,15 +95,13 @@ def test_recovering_unprotected_clips_is_near_perfect(tmp_path):
 def test_an_attack_learns_to_undo_what_can_be_undone(tmp_path):
     original = smooth_clips()
     protected = original[:, :, [1, 2, 0]] // 2  # colours in another order, at half the brightness
-    before = quality(
-        protected[10:].flatten(0, 1).float() / 255, original[10:].flatten(0, 1).float() / 255
-    )
+    before = quality(as_frames(protected[10:]), as_frames(original[10:]))
     after = attack(protected, original, tmp_path, 60)
     assert after["psnr"] > before["psnr"] + 3
 
 
 def test_two_streams_of_one_seed_show_the_same_frames():
-    """The attacker's pairs: protected and original must be the same frame, flipped and shifted alike."""
+    """The attacker's pairs are of the same frame, flipped and shifted alike."""
     clips = smooth_clips()
     index, ids = np.arange(2, 12), np.arange(12)
     protected, original = (
@@ -113,76 +110,21 @@ def test_two_streams_of_one_seed_show_the_same_frames():
     for step in range(5):
         (p, a), (o, b) = protected(step), original(step)
         assert torch.equal(a, b)
-        gain = (p + o).mean(
-            (1, 2, 3)
-        )  # white times the brightness both were given, but for clipping
+        # white times the brightness both were given, but for clipping
+        gain = (p + o).mean((1, 2, 3))
         assert ((p + o) <= gain.max() + 0.2).all() and (gain > 0.79).all()
 
 
 def test_table3_has_controls_and_every_approach(tiny_run):
-    rows = attacks.table3(tiny_run, ("none", "ppfer"))
-    assert [row["approach"] for row in rows] == [
-        "No privacy preservation (control)",
-        "PPFER (C)",
-        "Mean training image (control)",
-    ]
+    rows = table3(tiny_run, ("none", "ppfer"))
+    first, last = "No privacy preservation (control)", "Mean training image (control)"
+    assert [row["approach"] for row in rows] == [first, "PPFER (C)", last]
     test = len(tiny_run.parts["test"])
     for row in rows:
-        assert (
-            -1 <= row["ssim"] <= 1
-            and 0 < row["psnr"] <= 100
-            and row["plr"].n == test
-            and row["plr_all_frames"].n == 4 * test
-        )
+        assert -1 <= row["ssim"] <= 1 and 0 < row["psnr"] <= 100
+        assert (row["plr"].n, row["plr_all_frames"].n) == (test, 4 * test)
 
 
 def test_mean_image_is_the_mean_of_training_frames(tiny_run):
     train_clips = tiny_run.tensor("clips")[torch.as_tensor(tiny_run.parts["train"])]
-    torch.testing.assert_close(attacks.mean_image(tiny_run), train_clips.float().mean((0, 1)) / 255)
-
-
-# -- attributes ------------------------------------------------------------------------------------------------------
-
-
-def test_age_groups_and_unknown_labels():
-    table = pd.DataFrame(
-        {
-            "age": ["20", "30", "49", "50", ""],
-            "sex": ["male", "female", "", "male", "male"],
-            "race": [""] * 5,
-        }
-    )
-    labels, classes = attribute_labels(table, "age_group")
-    assert [classes[i] if i >= 0 else "" for i in labels] == [
-        "under 30",
-        "30 to 49",
-        "30 to 49",
-        "50 and over",
-        "",
-    ]
-    assert attribute_labels(table, "sex")[0].tolist() == [1, 0, -1, 1, 1]
-    with pytest.raises(PpferError, match="names 0 values of race"):
-        attribute_labels(table, "race")
-
-
-def test_attribute_table_measures_what_is_labelled(tiny_run):
-    assert attacks.attributes_of(tiny_run) == ["sex", "age_group"]
-    rows = attacks.attribute_table(tiny_run, ("none",))
-    test = tiny_run.parts["test"]
-    males = int((tiny_run.table["sex"].to_numpy()[test] == "male").sum())
-    assert rows[-1]["sex"] == Rate(males, len(test))  # two of three actors
-    assert set(rows[0]) == {
-        "approach",
-        "sex",
-        "sex_retrained",
-        "age_group",
-        "age_group_retrained",
-    } and rows[0]["sex"].n == len(test)
-
-
-def test_an_attacker_who_names_every_actor_names_every_group(tiny_run):
-    labels, classes = attribute_labels(tiny_run.table, "sex")
-    groups = attacks.actor_groups(tiny_run, labels, len(classes))
-    certain = torch.eye(3)[torch.as_tensor(tiny_run.labels("actor"))]  # (N, actors)
-    assert torch.equal((certain @ groups).argmax(1), torch.as_tensor(labels))
-    assert math.isclose(groups.sum().item(), 3)
+    torch.testing.assert_close(mean_image(tiny_run), train_clips.float().mean((0, 1)) / 255)
