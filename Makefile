@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: run test tables lab notebooks bench install clean
+.PHONY: run test tables lab lint notebooks bench install clean
 
 run: install  ## the whole method on the shipped clips: notebooks 00-07 and 12
 	$(BIN)/ppfer run
@@ -10,8 +10,12 @@ run: install  ## the whole method on the shipped clips: notebooks 00-07 and 12
 tables: install  ## every comparison: notebooks 08-10 (after make run)
 	$(BIN)/ppfer run --notebooks tables
 
-test: install  ## the tests, every notebook under profile smoke among them
+test: lint  ## the tests, every notebook under profile smoke among them
 	$(BIN)/python -m pytest
+
+lint: install  ## format and checks of the code, notebooks included
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
 
 lab: install  ## JupyterLab on localhost
 	$(BIN)/jupyter lab --ip localhost $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
@@ -27,7 +31,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else \"Python 3.11 or newer is needed, this is \" + sys.version)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[test,bench,flow]"
+	$(BIN)/python -m pip install --quiet --editable ".[test,bench,flow,faces]"
 	touch $@
 
 clean:  ## remove the environment and all results

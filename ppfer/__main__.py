@@ -1,4 +1,4 @@
-"""``python -m ppfer``: the command line; also what ``accelerate launch -m ppfer run --no-notebooks`` starts."""
+"""``python -m ppfer``: the command line; also what ``accelerate launch -m ppfer`` starts."""
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ import sys
 import time
 
 from ppfer import execute, publish, study, twin
+from ppfer.children import inspected
 from ppfer.config import Config, PpferError, load_config
 from ppfer.data import index
 from ppfer.deploy import protect_files
@@ -19,7 +20,6 @@ from ppfer.measure import as_rate, cell_text
 from ppfer.options import parser
 from ppfer.protect import deployed
 from ppfer.run import Run
-from ppfer.store import inspected
 from ppfer.study import cost, tables
 
 FOR_GPUS = ("twin", "paper")
@@ -90,12 +90,14 @@ def _run(args: argparse.Namespace) -> None:
     settings, began = settings_of(args), time.monotonic()
     if args.in_place and "data" in settings:
         raise PpferError(
-            "--in-place keeps pictures of faces in the repository; it is for the synthetic clips only"
+            "--in-place keeps pictures of faces in the repository; it is for the synthetic clips "
+            "only"
         )
     run = _open(args)
     if run.device.type == "cpu" and args.profile in FOR_GPUS and is_main():
         print(
-            f"No GPU was found. Profile {args.profile} is made for one: on a CPU it takes days, and "
+            f"No GPU was found. Profile {args.profile} is made for one: on a CPU it takes days, "
+            "and "
             "what is finished is kept; profile demo is made for a CPU.",
             flush=True,
         )

@@ -70,7 +70,8 @@ def fitting(what: str, device: torch.device, advice: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise PpferError(
-            f"{what} does not fit the memory of {device_name(device)}; run again with less at once, "
+            f"{what} does not fit the memory of {device_name(device)}; run again with less at "
+            "once, "
             f"e.g. {advice}. Finished stages whose settings stay the same are kept. `ppfer cost` "
             "says what each stage takes"
         ) from error

@@ -35,7 +35,8 @@ def notebooks(which: str) -> list[Path]:
     missing = [n for n in numbers if n not in found]
     if missing:
         raise PpferError(
-            f"there is no notebook {', '.join(missing)} in {NOTEBOOKS}; there are {', '.join(found)}"
+            f"there is no notebook {', '.join(missing)} in {NOTEBOOKS}; there are "
+            f"{', '.join(found)}"
         )
     return [found[n] for n in numbers]
 
@@ -88,7 +89,8 @@ def execute(path: Path, out: Path, **parameters: object) -> None:
             if error.ename in ("PpferError", "MissingInput"):
                 raise PpferError(error.evalue) from None
             raise PpferError(
-                f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}; the executed copy is {out}"
+                f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}; the "
+                f"executed copy is {out}"
             ) from error
         finally:
             os.environ.clear()

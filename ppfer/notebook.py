@@ -40,7 +40,8 @@ def start(
     context = study.open_run(load_config(profile, {"seed": seed, **(settings or {})}), runs_dir)
     print(
         f"profile {profile}, seed {seed}, {device_name(context.device)}, "
-        f"{context.config.frames} frames of {context.config.size}×{context.config.size}, run '{context.dir.name}'"
+        f"{context.config.frames} frames of {context.config.size}×{context.config.size}, run "
+        f"'{context.dir.name}'"
     )
     return context
 

@@ -15,8 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,151 +24,15 @@ import torch
 from torch import Tensor, nn
 
 from ppfer import measure
-from ppfer.config import Config, PpferError, digest, pick
+from ppfer.config import Config, PpferError, digest
 from ppfer.device import device_name, fitting, is_main, versions, wait_for_everyone, write_json
 from ppfer.folders import ASIDE, RUNS, differences, run_name
-from ppfer.store import Room
+from ppfer.room import Room
+from ppfer.stage import Protector, Stage
 
 
 class MissingInput(PpferError):
     """A stage's result is not there yet; the message names the notebook that makes it."""
-
-
-# --- stages -------------------------------------------------------------------
-
-
-def stage(
-    name: str,
-    *,
-    needs: tuple[str, ...] = (),
-    settings: tuple[str, ...] = (),
-    notebook: str,
-    study: bool = False,
-    alone: bool = False,
-) -> Callable[[type[Stage]], type[Stage]]:
-    """Describe a stage class; nothing is registered.
-
-    Args:
-        name: "identity", or with an argument "attack/{protector}", which becomes the attribute
-            ``protector``. An argument that the class has a value for may be left out.
-        needs: stages whose results go in; may name the argument, "protected/{protector}".
-        settings: fields of the config that the result depends on besides, dotted where they lie
-            deeper.
-        notebook: number of the notebook that makes it, for the reader's sake.
-        study: made while methods are compared (`ppfer.study`), not by the main run.
-        alone: made by the main process only while the others wait; training stages are made by all
-            together.
-    """
-
-    def describe(cls: type[Stage]) -> type[Stage]:
-        cls.kind, _, argument = name.partition("/")
-        cls.argument = argument.strip("{}")
-        cls.named_needs, cls.named_settings = needs, settings
-        cls.notebook, cls.study, cls.alone = notebook, study, alone
-        return cls
-
-    return describe
-
-
-class Stage:
-    """One step of the pipeline in a run: what it stands on, how it is made, how its result is
-    loaded.
-
-    Attributes:
-        run: the run it belongs to; `config` is its configuration.
-    """
-
-    kind: str
-    argument: str
-    named_needs: tuple[str, ...]
-    named_settings: tuple[str, ...]
-    notebook: str
-    study: bool
-    alone: bool
-
-    def __init__(self, run: Run, value: str = ""):
-        self.run, self.config = run, run.config
-        if value and not self.argument:
-            raise PpferError(f"stage {self.kind} takes no '/{value}'")
-        if not value and self.argument and not hasattr(self, self.argument):
-            raise PpferError(f"stage {self.kind} needs a {self.argument}: {self.kind}/NAME")
-        self.name = f"{self.kind}/{value}" if value else self.kind
-        if value:
-            setattr(self, self.argument, value)
-
-    def needs(self) -> tuple[str, ...]:
-        """Names of the stages whose results go in."""
-        values = {self.argument: getattr(self, self.argument)} if self.argument else {}
-        return tuple(need.format(**values) for need in self.named_needs)
-
-    def settings(self) -> dict:
-        """Everything else the result depends on, JSON types."""
-        return pick(self.config, *self.named_settings)
-
-    def origin(self) -> tuple[bool, str]:
-        """Whether comparing methods makes it (`ppfer.study`), not the main run; and in which
-        notebook.
-        """
-        return self.study, self.notebook
-
-    def make(self, folder: Path) -> dict:
-        """Do the work, leave files in the folder; returns a summary for the manifest."""
-        raise TypeError(f"{type(self).__name__} does not say how it is made")
-
-    def load(self, folder: Path) -> Any:
-        """The result, from what `make` left."""
-        raise TypeError(f"{type(self).__name__} does not say how it is loaded")
-
-    def lighter(self) -> str:
-        """What to change when the GPU's memory does not suffice."""
-        return "--set size=SMALLER"
-
-
-# --- protectors ---------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Protector:
-    """A row of the tables: a way of protecting clips, by name.
-
-    An untrained one is a function and a line; one that is trained also names the stages it stands
-    on.
-
-    Attributes:
-        name: key, also the folder name.
-        title: as printed.
-        build: ``build(run) -> clips → clips``.
-        what_ran: one line for the table, what exactly this is; or ``what_ran(run)`` that says it
-            once it is made.
-        needs: stages it stands on.
-        settings: names of the config's fields that its clips depend on besides those stages.
-        study: whether comparing makes it (`ppfer.study`), not the main run.
-        notebook: number of the notebook that makes its inputs.
-        rows: the built callable takes (clips, rows), see `ppfer.protect.protect_all`.
-        source: a protector whose stored clips only need compensating (``build`` gives a `PPFER`):
-            saves a pass.
-        missing: ``missing(run)`` says what to install or to give before it can run; "" when nothing
-            is missing.
-    """
-
-    name: str
-    title: str
-    build: Callable[[Run], Callable[[Tensor], Tensor]]
-    what_ran: str | Callable[[Run], str]
-    needs: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
-    study: bool = True
-    notebook: str = "08"
-    rows: bool = False
-    source: str = ""
-    missing: Callable[[Run], str] = lambda run: ""
-
-    def said(self, run: Run) -> str:
-        """What exactly this protector is in a run."""
-        return self.what_ran if isinstance(self.what_ran, str) else self.what_ran(run)
-
-
-# --- the run ------------------------------------------------------------------
 
 
 class Run:
@@ -214,7 +77,7 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.dir.name!r} on {self.device})"
 
-    # -- results -------------------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------
 
     def make(self, name: str, *, load: bool = True) -> Any:
         """The result of a stage, made now unless a matching one is there; its inputs must exist
@@ -325,7 +188,7 @@ class Run:
         return self.protectors[name]
 
     def place(self, name: str) -> Path:
-        """The folder of a stage's result: in this run, or in another whose stage has the same key."""
+        """The folder of a stage's result: in this run, or in another whose key is the same."""
         key, own = self.key(name), self.dir / name
         found = self._places.get(name, own)
         if _read(found).get("key") == key:
@@ -384,7 +247,7 @@ class Run:
             manifest["peak_gib"] = round(peak / 2**30, 2)
         write_json(folder / "manifest.json", manifest)
 
-    # -- data ----------------------------------------------------------------------------------------
+    # -- data ------------------------------------------------------------------------
 
     @property
     def table(self) -> Any:

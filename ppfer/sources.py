@@ -19,7 +19,7 @@ from ppfer.config import Config, digest, pick
 from ppfer.device import Progress, write_json
 from ppfer.folders import data_path
 from ppfer.protect import deployed, protect_all
-from ppfer.run import Protector, Stage, stage
+from ppfer.stage import Protector, Stage, stage
 from ppfer.store import ClipStore
 from ppfer.twin.files import generate_arrays
 

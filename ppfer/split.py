@@ -55,7 +55,8 @@ def split(
     official = "split" in table and table["split"].isin(["train", "test"]).all()
     if not official and table["actor"].nunique() < 2:
         raise PpferError(
-            f"the clips show {table['actor'].nunique()} actor; to tell people apart, and to hide who they are, "
+            f"the clips show {table['actor'].nunique()} actor; to tell people apart, and to hide "
+            "who they are, "
             "at least two are needed"
         )
     if by:

@@ -8,34 +8,27 @@ costs only the file.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import functools
 import hashlib
 import json
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, TimeoutError
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 from filelock import FileLock
-from pebble import ProcessExpired, ProcessPool
 from torch import Tensor
 
+from ppfer.children import REASONS, failed, in_children
 from ppfer.config import PpferError
 from ppfer.data import Index, count_reasons, describe
-from ppfer.device import is_main, write_json
-from ppfer.video.clips import clip_or_reason, look_into
+from ppfer.device import write_json
+from ppfer.video.clips import clip_or_reason
 from ppfer.video.writer import as_uint8
-
-REASONS = ["path", "reason"]  # columns of the table of what was rejected
 
 
 class ClipStore:
@@ -168,7 +161,7 @@ class ClipStore:
                     if progress:
                         progress(len(faults))
             good = np.array([not fault for fault in faults], bool)
-            rejected = pd.concat([index.rejected, _failed(index, faults)], ignore_index=True)
+            rejected = pd.concat([index.rejected, failed(index, faults)], ignore_index=True)
             rejected.to_csv(folder / "rejected.csv", index=False)
             found = len(table) + len(index.rejected)
             if not good.any() or len(rejected) > max_rejected * found:
@@ -250,98 +243,6 @@ class ClipStore:
         _, frames, _, height, width = self.clips.shape
         head = f"{self.folder or 'in memory'} ({frames} frames, {height}x{width})"
         return describe(head, self.table, self.rejected)
-
-
-# --- decoding -----------------------------------------------------------------
-
-
-def in_children(
-    function: Callable, jobs: Iterable[tuple], workers: int, timeout: float
-) -> Iterator[object]:
-    """Call a function with each job's arguments in child processes; yields in the jobs' order.
-
-    Where the function hung for `timeout` seconds or crashed its process, the answer is an
-    exception.
-    """
-    pool = ProcessPool(max(1, workers), context=get_context("spawn"))
-    pending: deque = deque()
-    try:
-        _started(pool)
-        for job in jobs:
-            pending.append(pool.schedule(function, args=job, timeout=timeout))
-            if len(pending) > 8 * workers:  # bounded: clips wait in memory
-                yield _answer(pending.popleft(), timeout)
-        while pending:
-            yield _answer(pending.popleft(), timeout)
-    finally:
-        pool.stop()
-        pool.join()
-
-
-def _started(pool: ProcessPool) -> None:
-    """Wait until a child answers: one that can't start would be taken for a file that crashes it."""
-    try:
-        pool.schedule(os.getpid).result()
-    except ProcessExpired as error:
-        raise PpferError(
-            "the processes that decode videos do not start; in a script of your own, keep what it "
-            "does under: if __name__ == '__main__'"
-        ) from error
-
-
-def _answer(job: Future, timeout: float) -> object:
-    try:
-        return job.result()
-    except TimeoutError:
-        return PpferError(f"hung the decoder: {timeout:g} s")
-    except ProcessExpired as error:
-        return PpferError(f"crashed the decoder: exit {error.exitcode}")
-
-
-def inspected(
-    index: Index,
-    *,
-    workers: int = 2,
-    timeout: float = 60.0,
-    on_file: Callable[[int], object] | None = None,
-) -> Index:
-    """An index whose files were looked into: more may be rejected, and what is odd is remarked.
-
-    Args:
-        on_file: called with the number of files looked into.
-    """
-    table, faults, remarks = index.table, [], []
-    for path, answer in zip(
-        table["path"],
-        in_children(look_into, ((path,) for path in table["path"]), workers, timeout),
-        strict=True,
-    ):
-        fault, odd = (str(answer), []) if isinstance(answer, PpferError) else answer
-        name = os.path.relpath(path, index.root)
-        faults.append(fault or "")
-        remarks += [(name, remark) for remark in odd if not fault]
-        if on_file:
-            on_file(len(faults))
-    good = np.array([not fault for fault in faults], bool)
-    rejected = pd.concat([index.rejected, _failed(index, faults)], ignore_index=True)
-    kept = table[good].reset_index(drop=True)
-    people = kept["actor"].value_counts() if kept["actor"].any() else []
-    remarks += [
-        (f"actor {name}", f"has {count} clip: too few to train and to test on")
-        for name, count in dict(people).items()
-        if count < 2
-    ]
-    return dataclasses.replace(index, table=kept, rejected=rejected, remarks=tuple(remarks))
-
-
-def _failed(index: Index, faults: list[str]) -> pd.DataFrame:
-    """(path, reason) of an index's files that have a fault."""
-    rows = [
-        (os.path.relpath(path, index.root), fault)
-        for path, fault in zip(index.table["path"], faults, strict=True)
-        if fault
-    ]
-    return pd.DataFrame(rows, columns=REASONS)
 
 
 # --- the files ----------------------------------------------------------------
@@ -447,63 +348,3 @@ def _writing(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PpferError(f"the disk of {folder} is full; free some and run again") from error
         raise PpferError(f"{folder} cannot be written: {error}") from error
-
-
-# --- clips as tensors ---------------------------------------------------------
-
-
-class Room:
-    """Where clips lie as tensors: on the GPU if there is one with room, else in main memory.
-
-    Clips go to a GPU if they leave half of what is free there to the networks; else only batches
-    go. Room is made by putting protected clips aside, the oldest first: from a GPU of which a fifth
-    is taken to main memory, and out of that where less is left than four such stores take; then
-    they are read or made again.
-    """
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.tensors: dict[str, Tensor] = {}
-        self.stores: dict[str, ClipStore] = {}
-
-    def tensor(self, name: str, load: Callable[[], ClipStore], loaded: dict[str, object]) -> Tensor:
-        """(N, T, 3, H, W) uint8 pixels of the store `name`.
-
-        Args:
-            load: gives the store.
-            loaded: where its owner keeps stores by name; those put out of memory are taken from it.
-        """
-        if name not in self.tensors:
-            self.put_aside(0.2)
-            for old in [n for n in loaded if n.startswith("protected/") and n != name]:
-                store = loaded[old]
-                if psutil.virtual_memory().available < 4 * store.clips.nbytes:
-                    for kept in (self.tensors, self.stores, loaded):
-                        kept.pop(old, None)
-            store = self.stores[name] = load()
-            there = isinstance(store.clips, Tensor) and store.clips.device.type == self.device.type
-            fits = there or self._fits(store.clips.nbytes)
-            if not fits and is_main():
-                size = store.clips.nbytes / 2**30
-                print(f"{name}: {size:.1f} GiB of clips stay in main memory, the GPU has no room")
-            self.tensors[name] = store.to(self.device if fits else "cpu")
-        return self.tensors[name]
-
-    def put_aside(self, share: float = 0.0) -> None:
-        """Move protected clips to main memory, the oldest first, while more than this share of the
-        GPU is taken.
-        """
-        if self.device.type != "cuda":
-            return
-        total = torch.cuda.get_device_properties(self.device).total_memory
-        for old in [n for n in self.tensors if n.startswith("protected/")]:
-            if torch.cuda.memory_allocated(self.device) > share * total:
-                del self.tensors[old]
-                self.stores[old].offload()
-
-    def _fits(self, size: int) -> bool:
-        """Whether so many bytes of clips leave half of the device's free memory free."""
-        if self.device.type != "cuda":
-            return True
-        held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return 2 * size < torch.cuda.mem_get_info(self.device)[0] + held

@@ -14,7 +14,7 @@ from torch import nn
 
 from ppfer import fast, nets
 from ppfer.config import Train, digest, pick
-from ppfer.run import Stage
+from ppfer.stage import Stage
 from ppfer.train import Batches, fit
 from ppfer.weights import load_weights
 

@@ -127,7 +127,8 @@ def _wavedec_of_identity(n: int, wavelet: str, level: int, mode: str) -> list[np
 def _check_options(wavelet: str, level: int, mode: str) -> None:
     if wavelet not in pywt.wavelist(kind="discrete"):
         raise PpferError(
-            f"unknown discrete wavelet '{wavelet}'; known: {', '.join(pywt.wavelist(kind='discrete'))}"
+            f"unknown discrete wavelet '{wavelet}'; known: "
+            f"{', '.join(pywt.wavelist(kind='discrete'))}"
         )
     if mode not in pywt.Modes.modes:
         raise PpferError(f"unknown boundary mode '{mode}'; known: {', '.join(pywt.Modes.modes)}")
@@ -190,7 +191,10 @@ class BandSplit(nn.Module):
         self.wavelet, self.level, self.mode, self.form, self.axes = wavelet, level, mode, form, axes
 
     def extra_repr(self) -> str:
-        return f"{self.wavelet!r}, level={self.level}, mode={self.mode!r}, form={self.form!r}, axes={self.axes!r}"
+        return (
+            f"{self.wavelet!r}, level={self.level}, mode={self.mode!r}, form={self.form!r}, "
+            f"axes={self.axes!r}"
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -227,7 +231,8 @@ class BandSplit(nn.Module):
         """
         if not frames.is_floating_point():
             raise PpferError(
-                f"frames are floating point in [0, 1], not {frames.dtype}; divide uint8 frames by 255"
+                f"frames are floating point in [0, 1], not {frames.dtype}; divide uint8 frames by "
+                "255"
             )
         plan = self._plan(frames.shape, frames.device, frames.dtype)
         with torch.autocast(frames.device.type, enabled=False):
@@ -307,7 +312,8 @@ class BandSplit(nn.Module):
         """
         if like is None and self.level > 1 and self.form == "subband":
             raise PpferError(
-                "bands of more than one level need the frames they come from, or their shape, as `like`"
+                "bands of more than one level need the frames they come from, or their shape, as "
+                "`like`"
             )
         shape = (
             self._shape_of_frames(high, high)
@@ -351,7 +357,8 @@ class BandSplit(nn.Module):
         wanted = (count * t, 3, h, w), (count * high_t, 3, high_h, high_w)
         if (tuple(low.shape), tuple(high.shape)) != wanted:
             raise PpferError(
-                f"frames of shape {shape} have bands of shape {wanted[0]} and {wanted[1]}, not {tuple(low.shape)} and "
+                f"frames of shape {shape} have bands of shape {wanted[0]} and {wanted[1]}, not "
+                f"{tuple(low.shape)} and "
                 f"{tuple(high.shape)}; give the frames that were split, or their shape, as `like`"
             )
         return [low.to(plan.dtype).unflatten(0, (count, t)), *_unfold_high(high, plan)], plan, shape
@@ -422,7 +429,8 @@ def _cached_plan(wavelet, level, mode, form, axes, sizes, device, dtype) -> _Pla
     for n in (lengths[d] for d in dims):
         if level > max(1, pywt.dwt_max_level(n, wavelet)):
             warnings.warn(
-                f"level {level} of {wavelet} is deep for an axis of length {n}: every coefficient of the last level "
+                f"level {level} of {wavelet} is deep for an axis of length {n}: every coefficient "
+                "of the last level "
                 "depends on how the boundary is extended; the split is still exact",
                 stacklevel=5,
             )

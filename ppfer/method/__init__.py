@@ -9,7 +9,7 @@ trains with it.
 
 from ppfer import protect, sources
 from ppfer.method import compensation, identity, privacy, recognition
-from ppfer.run import Protector
+from ppfer.stage import Protector
 
 STAGES = (
     sources.Clips,

@@ -20,7 +20,7 @@ from ppfer.method.parts import (
     privacy_rule,
     protection,
 )
-from ppfer.run import stage
+from ppfer.stage import stage
 from ppfer.training import Training
 
 

@@ -19,7 +19,7 @@ from ppfer.method.parts import (
     new_classifier,
     with_weights,
 )
-from ppfer.run import stage
+from ppfer.stage import stage
 from ppfer.wavelets import BandSplit
 
 

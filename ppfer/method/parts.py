@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ppfer import nets, protect, uvit
 from ppfer.config import Config, PpferError, to_dict
 from ppfer.measure import Rate, leakage, private_first
-from ppfer.run import Protector, Run
+from ppfer.run import Run
+from ppfer.stage import Protector
 from ppfer.training import Training
 from ppfer.wavelets import BandSplit
 

@@ -19,7 +19,7 @@ from ppfer.method.parts import (
     protection,
     start_enhancer,
 )
-from ppfer.run import stage
+from ppfer.stage import stage
 from ppfer.wavelets import BandSplit
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ppfer.method.parts import ClassificationObjective, OnProtected, new_recognizer, with_weights
-from ppfer.run import stage
+from ppfer.stage import stage
 
 
 @stage(

@@ -24,7 +24,8 @@ from ppfer.method.parts import (
     start_enhancer,
     with_weights,
 )
-from ppfer.run import Protector, Run, stage
+from ppfer.run import Run
+from ppfer.stage import Protector, stage
 from ppfer.study.tables import prepare, table_row
 from ppfer.training import Training, trainable
 

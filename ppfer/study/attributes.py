@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ppfer import measure
 from ppfer.config import PpferError
 from ppfer.method.parts import ClassificationObjective, new_classifier
-from ppfer.run import Run, stage
+from ppfer.run import Run
+from ppfer.stage import stage
 from ppfer.study.tables import TABLE1, ensure, left_out, prepare
 from ppfer.training import Training
 
@@ -45,7 +46,8 @@ def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list
     classes = sorted(set(words) - {""})
     if len(classes) < 2:
         raise PpferError(
-            f"the clips' table names {len(classes)} values of {column}; at least two are needed to measure its leakage"
+            f"the clips' table names {len(classes)} values of {column}; at least two are needed to "
+            "measure its leakage"
         )
     return np.array([classes.index(w) if w else -1 for w in words]), classes
 

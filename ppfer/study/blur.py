@@ -20,7 +20,8 @@ from ppfer.device import write_json
 from ppfer.measure import leakage, rate
 from ppfer.method.parts import ClassificationObjective, new_recognizer, with_weights
 from ppfer.protect import protect_all
-from ppfer.run import Protector, Run, Stage, stage
+from ppfer.run import Run
+from ppfer.stage import Protector, Stage, stage
 from ppfer.training import Training
 
 
@@ -87,14 +88,19 @@ class Bisection:
 
     def __str__(self) -> str:
         if self.reached:
-            return f"σ = {self.at:.2f} px gave {100 * self.value:.1f} % on validation, for {100 * self.target:.1f} %"
+            return (
+                f"σ = {self.at:.2f} px gave {100 * self.value:.1f} % on validation, for "
+                f"{100 * self.target:.1f} %"
+            )
         (low, high), values = (
             (self.tried[0][0], self.tried[1][0]),
             [100 * value for _, value in self.tried],
         )
         return (
-            f"the target of {100 * self.target:.1f} % is out of reach: σ from {low:.2f} to {high:.2f} px gave {min(values):.1f} % to "
-            f"{max(values):.1f} % on validation; σ = {self.at:.2f} px came closest, {100 * self.value:.1f} %"
+            f"the target of {100 * self.target:.1f} % is out of reach: σ from {low:.2f} to "
+            f"{high:.2f} px gave {min(values):.1f} % to "
+            f"{max(values):.1f} % on validation; σ = {self.at:.2f} px came closest, "
+            f"{100 * self.value:.1f} %"
         )
 
 

@@ -19,10 +19,12 @@ from torchvision.utils import flow_to_image
 
 from ppfer.config import PpferError
 from ppfer.nets import freeze
-from ppfer.run import Protector, Run
+from ppfer.run import Run
+from ppfer.stage import Protector
 from ppfer.weights import load_weights
 
-RAFT_SIDE = 128  # RAFT correlates at an eighth of the size, four levels deep; smaller frames are enlarged for it
+# RAFT correlates at an eighth of the size, four levels deep; smaller frames are enlarged for it
+RAFT_SIDE = 128
 
 
 def classical_flow(clip: Tensor) -> Tensor:
@@ -66,7 +68,8 @@ def raft(weights: str) -> nn.Module:
         state = published.get_state_dict(progress=False, check_hash=True)
     except Exception as error:
         raise PpferError(
-            f"RAFT's weights could not be downloaded ({error}); fetch {published.url} and pass its path: flow_weights=PATH"
+            f"RAFT's weights could not be downloaded ({error}); fetch {published.url} and pass its "
+            "path: flow_weights=PATH"
         ) from error
     return freeze(load_weights(net, state))
 
@@ -136,7 +139,10 @@ def flow_missing(run: Run) -> str:
     try:
         import cv2  # noqa: F401
     except ImportError:
-        return "optical flow needs OpenCV; install the extra: pip install 'ppfer[flow]', or give flow_weights=PATH for RAFT"
+        return (
+            "optical flow needs OpenCV; install the extra: pip install 'ppfer[flow]', or give "
+            "flow_weights=PATH for RAFT"
+        )
     return ""
 
 

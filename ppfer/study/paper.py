@@ -135,7 +135,8 @@ def orderings(
             if theirs and ours:
                 sign = "below" if theirs < 0 else "above"
                 sentence = (
-                    f"{measure.upper()}: the paper has {a} ({published[a][measure]:g}) {sign} {b} ({published[b][measure]:g}); "
+                    f"{measure.upper()}: the paper has {a} ({published[a][measure]:g}) {sign} {b} "
+                    f"({published[b][measure]:g}); "
                     f"here {cell_text(found[a][column])} against {cell_text(found[b][column])}"
                 )
                 (kept if theirs == ours else contradicted).append(sentence)
@@ -271,7 +272,8 @@ def discrepancies(folder: Path) -> str:
         parts += _compared(rows, published, counts=name in ("table1", "table4"))
         kept, contradicted = orderings(rows, published)
         parts.append(
-            f"\nOf {len(kept) + len(contradicted)} pairs of numbers with a clear order in both, {len(kept)} are in the same order"
+            f"\nOf {len(kept) + len(contradicted)} pairs of numbers with a clear order in both, "
+            f"{len(kept)} are in the same order"
             + (" and these are not:\n" if contradicted else ".\n")
         )
         parts += [f"- {sentence}" for sentence in contradicted]
@@ -300,6 +302,7 @@ def _compared(
                 else abs(cell - theirs) <= MARGIN[measure]
             )
             lines.append(
-                f"| {name} | {measure} | {theirs:g} | {count} | {cell_text(cell)} | {'yes' if same else 'no'} |"
+                f"| {name} | {measure} | {theirs:g} | {count} | {cell_text(cell)} | "
+                f"{'yes' if same else 'no'} |"
             )
     return lines

@@ -22,7 +22,8 @@ from ppfer import measure, nets
 from ppfer.config import PpferError, Train
 from ppfer.measure import Rate
 from ppfer.method.parts import ClassificationObjective
-from ppfer.run import Run, stage
+from ppfer.run import Run
+from ppfer.stage import stage
 from ppfer.train import augment
 from ppfer.training import Training
 from ppfer.wavelets import analysis_matrix, row_slices, synthesis_matrix
@@ -61,7 +62,8 @@ class View:
         match = re.fullmatch(rf"(hw|t|thw)([1-9]?)-({'|'.join(BANDS)})-({'|'.join(LABELS)})", name)
         if not match:
             raise PpferError(
-                f"unknown probe '{name}'; a name is <hw|t|thw>[level]-<frame|low|high>-<actor|emotion>, e.g. hw-low-actor"
+                f"unknown probe '{name}'; a name is "
+                "<hw|t|thw>[level]-<frame|low|high>-<actor|emotion>, e.g. hw-low-actor"
             )
         return View(match[1], int(match[2] or level), match[3], match[4])
 
@@ -225,7 +227,10 @@ def difference(a: Rate, b: Rate) -> tuple[float, float, float]:
 def compare(a: Rate, b: Rate, names: tuple[str, str]) -> str:
     """What the numbers allow to be said about a and b, in a sentence."""
     d, low, high = difference(a, b)
-    by = f"{100 * abs(d):.1f} points (95 % interval of the difference {100 * low:+.1f} to {100 * high:+.1f})"
+    by = (
+        f"{100 * abs(d):.1f} points (95 % interval of the difference {100 * low:+.1f} to "
+        f"{100 * high:+.1f})"
+    )
     if low <= 0 <= high:
         return f"{names[0]} and {names[1]} cannot be told apart: they differ by {by}"
     first, second = names if d > 0 else names[::-1]

@@ -18,7 +18,8 @@ from torchmetrics.functional.image import (
 from ppfer import nets
 from ppfer.measure import Rate, as_rate, leakage
 from ppfer.method.parts import OnProtected
-from ppfer.run import Run, stage
+from ppfer.run import Run
+from ppfer.stage import stage
 from ppfer.study.tables import TABLE1, left_out, prepare
 
 FRAMES = 4  # frames of each test clip that SSIM, PSNR and PLR are measured on, evenly spaced

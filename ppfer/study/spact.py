@@ -21,7 +21,7 @@ from ppfer.method.parts import (
     start_enhancer,
     with_weights,
 )
-from ppfer.run import Protector, stage
+from ppfer.stage import Protector, stage
 from ppfer.train import augment
 from ppfer.training import Training, trainable
 

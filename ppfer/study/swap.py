@@ -23,7 +23,8 @@ from ppfer import twin
 from ppfer.config import Config, PpferError
 from ppfer.device import Progress
 from ppfer.folders import data_path
-from ppfer.run import Protector, Run, Stage, stage
+from ppfer.run import Run
+from ppfer.stage import Protector, Stage, stage
 from ppfer.study.blur import GaussianBlur
 from ppfer.twin import raster
 from ppfer.video import sample_positions
@@ -120,9 +121,7 @@ class FaceSwap(nn.Module):
         return torch.where(found.view(-1, 1, 1, 1), swapped, 0.5).view_as(clips)
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Where the landmarks come from
-# --------------------------------------------------------------------------------------------------------------------
+# --- Where the landmarks come from --------------------------------------------
 
 
 def twin_origin(config: Config) -> dict | None:
@@ -196,7 +195,10 @@ def swap_missing(run: Run) -> str:
     """What image swapping cannot do without."""
     if twin_origin(run.config) or dlib_model():
         return ""
-    return "image swapping needs facial landmarks; for real video install the extra: pip install 'ppfer[landmarks]'"
+    return (
+        "image swapping needs facial landmarks; for real video install the extra: pip install "
+        "'ppfer[landmarks]'"
+    )
 
 
 @stage("landmarks", needs=("clips",), notebook="08", study=True, alone=True)
@@ -249,7 +251,10 @@ def swap_what(run: Run) -> str:
         if made["without_face"]
         else ""
     )
-    return f"one synthetic donor, piecewise affine to 68 landmarks by {made['by']}, instead of MobileFaceSwap{lost}"
+    return (
+        f"one synthetic donor, piecewise affine to 68 landmarks by {made['by']}, instead of "
+        f"MobileFaceSwap{lost}"
+    )
 
 
 PROTECTOR = Protector(

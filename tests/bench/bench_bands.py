@@ -1,8 +1,10 @@
-"""BandSplit against PyWavelets and ptwt on the same tensors: ``python tests/bench/bench_bands.py [cpu|cuda]``.
+"""BandSplit against PyWavelets and ptwt on the same tensors: ``python tests/bench/bench_bands.py
+[cpu|cuda]``.
 
-Ours does more than the peers' forward and inverse: it also maps every sub-band into [0, 1] and back and folds the
-details into the batch. Repetitions of all contestants alternate, so that whatever else the machine does hits all of
-them; the medians are compared. Prints a table and writes the rows to figures/bench/bands.json.
+Ours does more than the peers' forward and inverse: it also maps every sub-band into [0, 1] and back
+and folds the details into the batch. Repetitions of all contestants alternate, so that whatever
+else the machine does hits all of them; the medians are compared. Prints a table and writes the rows
+to figures/bench/bands.json.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import ptwt
 import pywt
 import torch
 
-from ppfer.run import device_name
+from ppfer.device import device_name
 from ppfer.wavelets import BandSplit
 
 REPEATS = 25
@@ -39,7 +41,9 @@ def medians(contestants: dict[str, Callable[[], object]], device: torch.device) 
 
 
 def contestants(x: torch.Tensor, wavelet: str, train: bool) -> dict[str, Callable[[], object]]:
-    """Forward and inverse on x (N, 3, H, W); with `train` also the gradient of it, which PyWavelets does not have."""
+    """Forward and inverse on x (N, 3, H, W); with `train` also the gradient of it, which PyWavelets
+    does not have.
+    """
     bands, array, cotangent = BandSplit(wavelet), x.cpu().numpy(), torch.ones_like(x)
 
     def ours(frames: torch.Tensor) -> torch.Tensor:
@@ -54,7 +58,8 @@ def contestants(x: torch.Tensor, wavelet: str, train: bool) -> dict[str, Callabl
     if train:
         y = x.clone().requires_grad_()
         return {
-            name: lambda f=f: torch.autograd.grad(f(y), y, cotangent) for name, f in (("ours", ours), ("ptwt", theirs))
+            name: lambda f=f: torch.autograd.grad(f(y), y, cotangent)
+            for name, f in (("ours", ours), ("ptwt", theirs))
         }
     return {"ours": lambda: ours(x), "ptwt": lambda: theirs(x)} | (
         {"PyWavelets": oracle} if x.device.type == "cpu" else {}
@@ -62,31 +67,52 @@ def contestants(x: torch.Tensor, wavelet: str, train: bool) -> dict[str, Callabl
 
 
 def copy_rate(device: torch.device) -> float:
-    """Bytes a second that a plain copy of a large tensor reads and writes: the floor below every transform."""
+    """Bytes a second that a plain copy of a large tensor reads and writes: the floor below every
+    transform.
+    """
     x = torch.rand(2**26 if device.type == "cuda" else 2**24, device=device)
     return 2 * x.nbytes / (medians({"copy": x.clone}, device)["copy"] / 1e3)
 
 
 def run(device: str | torch.device = "cpu") -> list[dict]:
-    """Rows of what, ours, peer (the faster one), peer_name, unit, ratio (peer / ours: above 1 ours is faster), device.
+    """Rows of what, ours, peer (the faster one), peer_name, unit, ratio (peer / ours: above 1 ours
+    is faster), device.
 
-    "share_of_floor": the time to read the frames and write the bands, read those and write the frames (backward: twice) at the rate
-    of a plain copy, over ours.
+    "share_of_floor": the time to read the frames and write the bands, read those and write the
+    frames (backward: twice) at the rate of a plain copy, over ours.
     """
     device, rows = torch.device(device), []
     rate, gpu = copy_rate(device), device.type == "cuda"
     for train in (False, True):
         for wavelet in ("haar", "db4"):
             for count, size in ((32, 112), (32, 224), *([(2048, 112)] if gpu else [])):
-                x = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+                x = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)).to(
+                    device
+                )
                 if gpu:
                     torch.cuda.reset_peak_memory_stats()
                 times = medians(contestants(x, wavelet, train), device)
                 ours, (peer, peer_name) = times.pop("ours"), min((v, k) for k, v in times.items())
-                rows.append(common.row(f"split + merge{', forward + backward' if train else ''}: {wavelet}, {count}×3×{size}×{size}", ours, peer,
-                                       peer_name, "ms", device_name(device), smaller=True,
-                                       share_of_floor=round(4 * x.nbytes * (2 if train else 1) / rate * 1e3 / ours, 3),
-                                       **({"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)} if gpu else {})))
+                rows.append(
+                    common.row(
+                        f"split + merge{', forward + backward' if train else ''}: {wavelet}, "
+                        f"{count}×3×{size}×{size}",
+                        ours,
+                        peer,
+                        peer_name,
+                        "ms",
+                        device_name(device),
+                        smaller=True,
+                        share_of_floor=round(
+                            4 * x.nbytes * (2 if train else 1) / rate * 1e3 / ours, 3
+                        ),
+                        **(
+                            {"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
+                            if gpu
+                            else {}
+                        ),
+                    )
+                )
                 common.keep(rows, "bands")
     return rows
 

@@ -1,40 +1,54 @@
-"""F_u on one GPU and on all of this machine, through ``accelerate launch``: ``python tests/bench/bench_gpus.py``.
+"""F_u on one GPU and on all of this machine, through ``accelerate launch``: ``python
+tests/bench/bench_gpus.py``.
 
-Both train R3D-18 at the twin's size by `ppfer.train.fit`. "batch 64" is the stage's own batch, shared out: the same training in less
-time. "batch 64 a GPU" gives every GPU as much work as one had.
+Both train R3D-18 at the twin's size by `ppfer.train.fit`. "batch 64" is the stage's own batch,
+shared out: the same training in less time. "batch 64 a GPU" gives every GPU as much work as one
+had.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import bench_stages
 import common
+import numpy as np
 import torch
+from accelerate import PartialState
+
+from ppfer import train
+from ppfer.config import load_config
+from ppfer.device import is_main
+from ppfer.study import cost
 
 
 def work(batch: int, out: Path) -> None:
     """One process of one training: clips per second over all processes, into a file."""
-    import dataclasses
-
-    import bench_stages
-    import numpy as np
-    from accelerate import PartialState
-
-    from ppfer import cost, train
-    from ppfer.config import load_config
-    from ppfer.run import is_main
-
     device, config = PartialState().device, load_config("twin")
     rng = np.random.default_rng(0)
     shape = (bench_stages.CLIPS, config.frames, 3, config.size, config.size)
-    clips, labels = torch.from_numpy(rng.integers(0, 255, shape, dtype=np.uint8)).to(device), rng.integers(0, 6, bench_stages.CLIPS)
-    build, setting, frames = cost.objectives(config)["recognizer/none"]
-    batches = train.Batches(clips, np.arange(len(clips)), labels, batch=batch, seed=0, device=device, frames=frames)
-    rate = bench_stages.our_rate(build(), batches, dataclasses.replace(setting, batch=batch), device, 160, compiled=False, folder=str(out.parent))
+    clips, labels = (
+        torch.from_numpy(rng.integers(0, 255, shape, dtype=np.uint8)).to(device),
+        rng.integers(0, 6, bench_stages.CLIPS),
+    )
+    stage = cost.Unmade(config).describe("recognizer/none")
+    batches = train.Batches(
+        clips, np.arange(len(clips)), labels, batch=batch, seed=0, device=device, frames=False
+    )
+    rate = bench_stages.our_rate(
+        stage.objective(cost.network(stage)),
+        batches,
+        dataclasses.replace(stage.train, batch=batch),
+        device,
+        160,
+        compiled=False,
+        folder=str(out.parent),
+    )
     if is_main():
         out.write_text(json.dumps(rate))
 
@@ -46,14 +60,34 @@ def run(count: int) -> list[dict]:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "rate.json"
             several = ["--multi_gpu"] if processes > 1 else []
-            subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(processes), "--num_machines", "1",
-                            "--mixed_precision", "no", "--dynamo_backend", "no", __file__, str(batch), str(out)], check=True)
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "accelerate.commands.launch",
+                    *several,
+                    "--num_processes",
+                    str(processes),
+                    "--num_machines",
+                    "1",
+                    "--mixed_precision",
+                    "no",
+                    "--dynamo_backend",
+                    "no",
+                    __file__,
+                    str(batch),
+                    str(out),
+                ],
+                check=True,
+            )
             return json.loads(out.read_text())
 
     alone = rate(1, 64)
     name = f"{count} × {torch.cuda.get_device_name()}"
-    return [common.row(f"recognizer/none, {what}", rate(count, batch), alone, "1 GPU", "clips/s", name)
-            for what, batch in (("batch 64", 64), ("batch 64 a GPU", 64 * count))]
+    return [
+        common.row(f"recognizer/none, {what}", rate(count, batch), alone, "1 GPU", "clips/s", name)
+        for what, batch in (("batch 64", 64), ("batch 64 a GPU", 64 * count))
+    ]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Protecting clips with PPFER: ``python tests/bench/bench_protect.py [cpu|cuda]``.
 
-Ours is `ppfer.protect.protect_all` with a protector as stage "protected" runs it, on a GPU also compiled; the peer runs the same
-networks on the same uint8 clips in eager float32 with the default memory layout and PyTorch's own layers. Frames of 112², the
-twin's networks on a GPU, the demo's on a CPU.
+Ours is `ppfer.protect.protect_all` with a protector as stage "protected" runs it, on a GPU also
+compiled; the peer runs the same networks on the same uint8 clips in eager float32 with the default
+memory layout and PyTorch's own layers. Frames of 112², the twin's networks on a GPU, the demo's on
+a CPU.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from collections.abc import Callable
 import common
 import torch
 
-from ppfer import nets, protect, stages
+from ppfer import nets, protect
 from ppfer.config import load_config
-from ppfer.run import device_name
+from ppfer.device import device_name
+from ppfer.method.parts import new_compensator, new_enhancer
 
 SIZE = 112
 
@@ -42,20 +44,30 @@ def run(device: torch.device) -> list[dict]:
     config = dataclasses.replace(config, size=SIZE)
     if not gpu:
         config = dataclasses.replace(config, nets=dataclasses.replace(config.nets, patch=7))
-    clips = torch.randint(0, 255, (64 if gpu else 4, 16, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
+    clips = torch.randint(
+        0,
+        255,
+        (64 if gpu else 4, 16, 3, SIZE, SIZE),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
+    ).to(device)
     frames = clips.shape[0] * clips.shape[1]
 
     def build() -> protect.PPFER:
-        return nets.freeze(protect.PPFER(stages.new_enhancer(config), stages.new_compensator(config)).to(device))
+        return nets.freeze(protect.PPFER(new_enhancer(config), new_compensator(config)).to(device))
 
     batch, plain = 32 if gpu else 4, build()
 
     def peer() -> torch.Tensor:
-        return torch.cat([(plain(part.float() / 255) * 255).round().byte() for part in clips.split(batch)])
+        return torch.cat(
+            [(plain(part.float() / 255) * 255).round().byte() for part in clips.split(batch)]
+        )
 
     def ours(compile: bool) -> Callable[[], object]:
         fast = protect.deployed(build(), batch, compile=compile)
-        return lambda: list(protect.protect_all(fast, clips, device=device, batch=batch, name="PPFER"))
+        return lambda: list(
+            protect.protect_all(fast, clips, device=device, batch=batch, name="PPFER")
+        )
 
     name, repeats, bases, rows = device_name(device), 5 if gpu else 3, {}, []
     for peer_name, tf32 in common.peers(device).items():
@@ -64,8 +76,18 @@ def run(device: torch.device) -> list[dict]:
     for compile in (False, True) if gpu else (False,):
         mine = rate(ours(compile), frames, device, repeats)
         more = {"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)} if gpu else {}
-        rows += [common.row(f"protect {SIZE}²{', compiled' if compile else ''}", mine, base, f"eager {peer_name}", "frames/s", name, **more)
-                 for peer_name, base in bases.items()]
+        rows += [
+            common.row(
+                f"protect {SIZE}²{', compiled' if compile else ''}",
+                mine,
+                base,
+                f"eager {peer_name}",
+                "frames/s",
+                name,
+                **more,
+            )
+            for peer_name, base in bases.items()
+        ]
     common.keep(rows, "protect")
     return rows
 

@@ -1,16 +1,20 @@
-"""Each training stage against a plain loop of the kind papers publish: ``python tests/bench/bench_stages.py [cpu|cuda [STAGE …]]``.
+"""Each training stage against a plain loop of the kind papers publish: ``python
+tests/bench/bench_stages.py [cpu|cuda [STAGE …]]``.
 
-Both train the same objective on the same clips at the twin's size (the demo's on a CPU). Ours is `ppfer.train.fit` as the stages call
-it, timed between two lines of its own log, so that data path, augmentation and logging are in and compilation is not; on a GPU
-once as profile twin runs it and once with ``compile=true``, which pays in longer stages. The peer is eager float32 with PyTorch's
-own layers, a DataLoader over samples and plain AdamW; on a GPU once strictly and once with convolutions in TF32. A row also says how
-much memory each took at most, which share of the device's bf16 matrix rate (measured here) ours reached, and which share of a
-step the transform takes. On a GPU stage "latent" is one training step of the latent compensator at its real size, U-ViT-H/2
-with random weights, where diffusers is installed.
+Both train the same objective on the same clips at the twin's size (the demo's on a CPU). Ours is
+`ppfer.train.fit` as the stages call it, timed between two lines of its own log, so that data path,
+augmentation and logging are in and compilation is not; on a GPU once as profile twin runs it and
+once with ``compile=true``, which pays in longer stages. The peer is eager float32 with PyTorch's
+own layers, a DataLoader over samples and plain AdamW; on a GPU once strictly and once with
+convolutions in TF32. A row also says how much memory each took at most, which share of the device's
+bf16 matrix rate (measured here) ours reached, and which share of a step the transform takes. On a
+GPU stage "latent" is one training step of the latent compensator at its real size, U-ViT-H/2 with
+random weights, where diffusers is installed.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib.util
 import json
@@ -23,13 +27,18 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ppfer import cost, fast, nets, stages, train, uvit
+from ppfer import fast, nets, train, uvit
 from ppfer.config import Train, load_config
-from ppfer.run import device_name
+from ppfer.device import autocast, device_name
+from ppfer.method.compensation import CompensationObjective
+from ppfer.method.parts import band_split
+from ppfer.study import cost
+from ppfer.training import Training
 
-CLIPS, ACTORS = 256, 91
+CLIPS = 256
 SAME = ("recognizer/ppfer", "attack/ppfer")  # the same networks as recognizer/none and expression
 BANDS = ("identity", "pretrain", "privacy")  # whose steps split frames
 
@@ -46,14 +55,25 @@ class Clips(Dataset):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         clip = torch.from_numpy(self.clips[i % len(self.clips)])
         pixels = (clip[np.random.randint(len(clip))] if self.frames else clip).float() / 255
-        return (pixels.flip(-1) if np.random.rand() < 0.5 else pixels), int(self.labels[i % len(self.clips)])
+        return (pixels.flip(-1) if np.random.rand() < 0.5 else pixels), int(
+            self.labels[i % len(self.clips)]
+        )
 
 
-def peer_rate(objective: torch.nn.Module, data: Clips, batch: int, device: torch.device, steps: int) -> float:
+def peer_rate(
+    objective: nn.Module, data: Clips, batch: int, device: torch.device, steps: int
+) -> float:
     """Samples per second of the plain loop."""
     objective.to(device).train()
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-4)
-    batches = iter(DataLoader(data, batch, num_workers=8 if device.type == "cuda" else 0, pin_memory=device.type == "cuda"))
+    batches = iter(
+        DataLoader(
+            data,
+            batch,
+            num_workers=8 if device.type == "cuda" else 0,
+            pin_memory=device.type == "cuda",
+        )
+    )
     for step in range(steps + 3):
         if step == 3:
             wait(device)
@@ -66,14 +86,43 @@ def peer_rate(objective: torch.nn.Module, data: Clips, batch: int, device: torch
     return steps * batch / (time.perf_counter() - began)
 
 
-def our_rate(objective: torch.nn.Module, batches: train.Batches, setting: Train, device: torch.device, steps: int, compiled: bool, folder: str) -> float:
-    """Samples per second of `fit`, from its log between the middle and the end; `folder` is where all processes of a launch write."""
+def our_rate(
+    objective: nn.Module,
+    batches: train.Batches,
+    setting: Train,
+    device: torch.device,
+    steps: int,
+    compiled: bool,
+    folder: str,
+) -> float:
+    """Samples per second of `fit`, from its log between the middle and the end; `folder` is where
+    all processes of a launch write.
+    """
     net = next(p for p in objective.children() if any(q.requires_grad for q in p.parameters()))
     setting = Train(steps, setting.batch, 1e-4)
-    train.fit(objective.to(device), net, batches, setting, Path(folder), name="bench", compile=compiled)
+    train.fit(
+        objective.to(device), net, batches, setting, Path(folder), name="bench", compile=compiled
+    )
     rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     first, last = rows[len(rows) // 2], rows[-1]
     return (last["step"] - first["step"]) * setting.batch / (last["seconds"] - first["seconds"])
+
+
+class Recover(nn.Module):
+    """The recovery attack on unprotected frames: the cost is the same."""
+
+    def __init__(self, objective: nn.Module):
+        super().__init__()
+        self.objective, self.captures = objective, True
+
+    def forward(self, frames: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self.objective(frames, frames)
+
+
+def new_objective(stage: Training) -> nn.Module:
+    """A stage's objective with random weights, which takes (pixels, labels)."""
+    objective = stage.objective(cost.network(stage))
+    return Recover(objective) if stage.kind == "recovery" else objective
 
 
 def wait(device: torch.device) -> None:
@@ -94,10 +143,11 @@ def matrix_rate(device: torch.device) -> float:
     return 10 * 2 * n**3 / (time.perf_counter() - began)
 
 
-def bands_seconds(name: str, bands: torch.nn.Module, pixels: torch.Tensor, device: torch.device) -> float:
+def bands_seconds(name: str, bands: nn.Module, pixels: torch.Tensor, device: torch.device) -> float:
     """Seconds of a step that the transform takes; the identity stage splits half of its batch.
 
-    On a GPU the kernels alone are timed, as a CUDA graph: the steps that split frames are graphs too.
+    On a GPU the kernels alone are timed, as a CUDA graph: the steps that split frames are graphs
+    too.
     """
     pixels, times, many = pixels[len(pixels) // 2 :] if name == "identity" else pixels, [], 20
 
@@ -120,7 +170,9 @@ def bands_seconds(name: str, bands: torch.nn.Module, pixels: torch.Tensor, devic
 
 
 def take_peak() -> float:
-    """GiB of GPU memory at most since the last call, which leaves nothing of it behind; 0 without a GPU."""
+    """GiB of GPU memory at most since the last call, which leaves nothing of it behind; 0 without a
+    GPU.
+    """
     if not torch.cuda.is_available():
         return 0.0
     peak = torch.cuda.max_memory_allocated() / 2**30
@@ -136,51 +188,91 @@ def run(device: torch.device, only: list[str]) -> None:
     gpu = device.type == "cuda"
     config = load_config("twin" if gpu else "demo")
     rng = np.random.default_rng(0)
-    clips = rng.integers(0, 255, (CLIPS, config.frames, 3, config.size, config.size), dtype=np.uint8)
+    clips = rng.integers(
+        0, 255, (CLIPS, config.frames, 3, config.size, config.size), dtype=np.uint8
+    )
     on_device, labels = torch.from_numpy(clips).to(device), rng.integers(0, 6, CLIPS)
-    bands, ceiling = stages.band_split(config).to(device), matrix_rate(device)
-    chosen = {name: made for name, made in cost.objectives(config, ACTORS).items() if name in only or not only and name not in SAME}
-    for name, (build, setting, frames) in chosen.items():
-        batches = train.Batches(on_device, np.arange(CLIPS), labels, batch=setting.batch, seed=0, device=device, frames=frames)
-        operations = cost.count(build, stages.band_split(config), setting.batch, cost.sample(config, frames))[0] / setting.batch
+    bands, ceiling = band_split(config).to(device), matrix_rate(device)
+    unmade = cost.Unmade(config)
+    chosen = [n for n in cost.PRICED if n in only or not only and n not in SAME]
+    for name in chosen:
+        stage = unmade.describe(name)
+        setting, frames = stage.train, stage.frames
+        build = functools.partial(new_objective, stage)
+        batches = train.Batches(
+            on_device,
+            np.arange(CLIPS),
+            labels,
+            batch=setting.batch,
+            seed=0,
+            device=device,
+            frames=frames,
+        )
+        operations = cost.count(stage)[0] / setting.batch
         take_peak()
         rates, rows = {}, []
         for peer, tf32 in common.peers(device).items():
             with common.plain(tf32):  # more steps than the loader's workers hold ready
-                rates[peer] = peer_rate(build(), Clips(clips, labels, frames), setting.batch, device, (40 if frames else 10) if gpu else 12)
+                rates[peer] = peer_rate(
+                    build(),
+                    Clips(clips, labels, frames),
+                    setting.batch,
+                    device,
+                    (40 if frames else 10) if gpu else 12,
+                )
         their_memory = take_peak()
         for compiled in (False, True) if gpu else (False,):
-            steps = min(setting.steps, 300 if frames else 120) if gpu else 24  # enough that a line of the log covers several
+            steps = (
+                min(setting.steps, 300 if frames else 120) if gpu else 24
+            )  # enough that a line of the log covers several
             with tempfile.TemporaryDirectory() as folder:
                 ours = our_rate(build(), batches, setting, device, steps, compiled, folder)
             more = {"share_of_matrix_rate": round(operations * ours / ceiling, 3)}
             if gpu:
                 more["peak_gib"] = [take_peak(), their_memory]
             if name in BANDS:
-                more["bands_share"] = round(bands_seconds(name, bands, batches(0)[0], device) * ours / setting.batch, 4)
-            rows += [common.row(f"{name}, batch {setting.batch}{', compiled' if compiled else ''}", ours, rate, f"eager {peer} DataLoader loop",
-                                f"{'frames' if frames else 'clips'}/s", device_name(device), **more) for peer, rate in rates.items()]
+                more["bands_share"] = round(
+                    bands_seconds(name, bands, batches(0)[0], device) * ours / setting.batch, 4
+                )
+            rows += [
+                common.row(
+                    f"{name}, batch {setting.batch}{', compiled' if compiled else ''}",
+                    ours,
+                    rate,
+                    f"eager {peer} DataLoader loop",
+                    f"{'frames' if frames else 'clips'}/s",
+                    device_name(device),
+                    **more,
+                )
+                for peer, rate in rates.items()
+            ]
             common.keep(rows, "stages")
     if gpu and importlib.util.find_spec("diffusers") and (not only or "latent" in only):
         common.keep([latent_row(device)], "stages")
 
 
 def latent_row(device: torch.device) -> dict:
-    """U-ViT-H/2 between Stable Diffusion's autoencoder and C_fc: a training step on 32 frames of 256², blocks recomputed."""
+    """U-ViT-H/2 between Stable Diffusion's autoencoder and C_fc: a training step on 32 frames of
+    256², blocks recomputed.
+    """
     count = 32
     with device:
-        net = uvit.LatentCompensator(uvit.uvit_h2(None, img_size=32, checkpoint=True), cost.new_autoencoder())
-        objective = stages.CompensationObjective(net, nets.Classifier("resnet50", 6, input_size=256)).train()
-    fast.prepare(objective, device)
+        net = uvit.LatentCompensator(
+            uvit.uvit_h2(None, img_size=32, checkpoint=True), cost.new_autoencoder()
+        )
+        controller = nets.Classifier("resnet50", 6, input_size=256)
+        objective = fast.prepare(CompensationObjective(net, controller).train(), device)
         pixels, labels = torch.rand(count, 3, 256, 256), torch.zeros(count, dtype=torch.long)
-    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-5, fused=True)
+    optimizer = torch.optim.AdamW(
+        [p for p in objective.parameters() if p.requires_grad], lr=1e-5, fused=True
+    )
 
     def rate(some: int, precision: str) -> float:
         for step in range(5):
             if step == 2:
                 wait(device)
                 began = time.perf_counter()
-            with train.autocast(device, precision):
+            with autocast(device, precision):
                 loss = objective(pixels[:some], labels[:some])
             loss.backward()
             optimizer.step()
@@ -191,8 +283,15 @@ def latent_row(device: torch.device) -> dict:
     take_peak()
     ours, memory = rate(count, "auto"), take_peak()
     peer, their_memory = rate(count // 4, "fp32"), take_peak()  # 32 frames in float32 do not fit
-    return common.row(f"compensation by U-ViT-H/2 and the autoencoder, 256², batch {count}", ours, peer, f"fp32, batch {count // 4}", "frames/s",
-                      device_name(device), peak_gib=[memory, their_memory])
+    return common.row(
+        f"compensation by U-ViT-H/2 and the autoencoder, 256², batch {count}",
+        ours,
+        peer,
+        f"fp32, batch {count // 4}",
+        "frames/s",
+        device_name(device),
+        peak_gib=[memory, their_memory],
+    )
 
 
 if __name__ == "__main__":

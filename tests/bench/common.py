@@ -1,7 +1,7 @@
 """What the benchmarks share: rows, ratios and where they are kept.
 
-A row is ``{"what", "ours", "peer", "peer_name", "unit", "ratio", "device"}``; a ratio above 1 means ours is better. Rows of
-other devices or other things already in the file stay.
+A row is ``{"what", "ours", "peer", "peer_name", "unit", "ratio", "device"}``; a ratio above 1 means
+ours is better. Rows of other devices or other things already in the file stay.
 """
 
 from __future__ import annotations
@@ -11,39 +11,71 @@ import json
 import os
 from collections.abc import Iterator
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin while they wait stall each
-# other as soon as another process wants a core, and then a benchmark measures that
+# before torch: threads that spin while they wait stall each other as soon as another process
+# wants a core, and then a benchmark measures that
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from ppfer import cli, evaluate
+from ppfer import measure
 from ppfer.config import REPO
+from ppfer.publish import fill_pages
 
 FOLDER = REPO / "figures" / "bench"
 
 
 def pick_device(arguments: list[str]) -> torch.device:
-    """``cpu`` or ``cuda`` from the command line; default: cuda if there. At most two threads on a CPU."""
+    """``cpu`` or ``cuda`` from the command line; default: cuda if there. At most two threads on a
+    CPU.
+    """
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    return torch.device(arguments[1] if len(arguments) > 1 else "cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(
+        arguments[1] if len(arguments) > 1 else "cuda" if torch.cuda.is_available() else "cpu"
+    )
 
 
-def row(what: str, ours: float, peer: float, peer_name: str, unit: str, device: str, *, smaller: bool = False, **more: object) -> dict:
+def row(
+    what: str,
+    ours: float,
+    peer: float,
+    peer_name: str,
+    unit: str,
+    device: str,
+    *,
+    smaller: bool = False,
+    **more: object,
+) -> dict:
     """One comparison, printed; `smaller` when a smaller number is better (times, bytes)."""
-    made = {"what": what, "ours": round(ours, 3), "peer": round(peer, 3), "peer_name": peer_name, "unit": unit,
-            "ratio": round(peer / ours if smaller else ours / peer, 2), "device": device, **more}
-    print(f"{what:66} {ours:10,.2f} {unit:9} {peer_name:>34} {peer:10,.2f}  ratio {made['ratio']:.2f}", flush=True)
+    made = {
+        "what": what,
+        "ours": round(ours, 3),
+        "peer": round(peer, 3),
+        "peer_name": peer_name,
+        "unit": unit,
+        "ratio": round(peer / ours if smaller else ours / peer, 2),
+        "device": device,
+        **more,
+    }
+    print(
+        f"{what:66} {ours:10,.2f} {unit:9} {peer_name:>34} {peer:10,.2f}  ratio "
+        f"{made['ratio']:.2f}",
+        flush=True,
+    )
     return made
 
 
 def peers(device: torch.device) -> dict[str, bool]:
-    """Name → whether convolutions may use TF32, as PyTorch lets them on a GPU unless told otherwise."""
+    """Name → whether convolutions may use TF32, as PyTorch lets them on a GPU unless told
+    otherwise.
+    """
     return {"fp32": False} | ({"fp32, TF32 convolutions": True} if device.type == "cuda" else {})
 
 
 @contextlib.contextmanager
 def plain(tf32: bool) -> Iterator[None]:
-    """Compute as published code does, in float32 or TF32; networks that nobody prepared (`ppfer.fast`) have PyTorch's own layers."""
+    """Compute as published code does, in float32 or TF32; networks that nobody prepared
+    (`ppfer.fast`) have PyTorch's own layers.
+    """
     before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, tf32
     try:
         yield
@@ -52,16 +84,21 @@ def plain(tf32: bool) -> Iterator[None]:
 
 
 def keep(rows: list[dict], name: str) -> None:
-    """Write the rows to figures/bench/<name>.json in place of older ones of the same things and device, and the page they make."""
+    """Write the rows to figures/bench/<name>.json in place of older ones of the same things and
+    device, and the page they make.
+    """
     path = FOLDER / f"{name}.json"
     new = {(r["device"], r["what"]) for r in rows}
-    kept = [r for r in (json.loads(path.read_text()) if path.exists() else []) if (r["device"], r["what"]) not in new]
+    kept = [
+        r
+        for r in (json.loads(path.read_text()) if path.exists() else [])
+        if (r["device"], r["what"]) not in new
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     every = kept + [r | {"torch": torch.__version__} for r in rows]
     path.write_text(json.dumps(every, indent=1, ensure_ascii=False) + "\n")
-    path.with_suffix(".md").write_text(evaluate.markdown(page(every)))
-    readme = REPO / "README.md"
-    readme.write_text(cli.fill(readme.read_text()))
+    path.with_suffix(".md").write_text(measure.markdown(page(every)))
+    fill_pages()
 
 
 def page(rows: list[dict]) -> list[dict]:
@@ -69,7 +106,19 @@ def page(rows: list[dict]) -> list[dict]:
     lines: dict[tuple[str, str], dict] = {}
     for r in sorted(rows, key=lambda r: (r["device"].startswith("CPU"), r["device"], r["what"])):
         digits = 2 if r["unit"] == "ms" else 0
-        line = lines.setdefault((r["device"], r["what"]), {"what": r["what"], "device": r["device"].replace("NVIDIA ", "").replace(" HBM3", ""),
-                                                           "ours": f"{r['ours']:,.{digits}f} {r['unit']}", "others, and how much better ours is": []})
-        line["others, and how much better ours is"].append(f"{r['peer_name']}: {r['peer']:,.{digits}f} ({r['ratio']:.2f})")
-    return [line | {key: "; ".join(value) for key, value in line.items() if isinstance(value, list)} for line in lines.values()]
+        line = lines.setdefault(
+            (r["device"], r["what"]),
+            {
+                "what": r["what"],
+                "device": r["device"].replace("NVIDIA ", "").replace(" HBM3", ""),
+                "ours": f"{r['ours']:,.{digits}f} {r['unit']}",
+                "others, and how much better ours is": [],
+            },
+        )
+        line["others, and how much better ours is"].append(
+            f"{r['peer_name']}: {r['peer']:,.{digits}f} ({r['ratio']:.2f})"
+        )
+    return [
+        line | {key: "; ".join(value) for key, value in line.items() if isinstance(value, list)}
+        for line in lines.values()
+    ]
