@@ -170,10 +170,10 @@ def test_files_and_links_exist(page):
     text = re.sub(r"^```diff.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
     assert not [link for link in links if not (page.parent / link).exists()]
-    files = re.findall(r"`((?:ppfer|tests|notebooks|figures)/[\w./]*|[\w/]+\.(?:py|yml|cff))`", text)
-    assert not [
-        name for name in files if not ((REPO / name).exists() or (REPO / "ppfer" / name).exists())
-    ]
+    named = r"`((?:ppfer|tests|notebooks|figures)/[\w./]*|[\w/]+\.(?:py|yml|cff))`"
+    roots = REPO, REPO / "ppfer"
+    files = re.findall(named, text)
+    assert not [name for name in files if not any((root / name).exists() for root in roots)]
 
 
 @each_page
