@@ -3,8 +3,8 @@
 Ours is `ppfer.video.decode_clip`: 16 frames of 96², the right ones in every container. The peers do
 the same by hand with PyAV (decode in order, convert the frames wanted), with decord's seeking (it
 is fast, and in some containers gives frames of other moments), and with the reader that deface uses
-(imageio-ffmpeg, every frame converted in another process). One thread each; files alternate between
-the readers, so that caches treat them alike. The shipped clips, and clips of CREMA-D's size made of
+(imageio-ffmpeg, every frame converted in another process). One thread each; every reader
+reads every file three times in turn, and its fastest counts. The shipped clips, and clips made of
 them: 480×360, 75 frames, FLV and mp4.
 """
 
@@ -84,19 +84,20 @@ def larger(folder: Path, suffix: str, count: int = 12) -> list[str]:
     return made
 
 
-def compare(what: str, files: list[str]) -> list[dict]:
+def compare(what: str, files: list[str], peers: dict = PEERS) -> list[dict]:
     """Clips per second of each reader."""
-    readers = {"ours": lambda path: decode_clip(path, FRAMES, SIZE), **PEERS}
-    seconds = dict.fromkeys(readers, 0.0)
+    readers = {"ours": lambda path: decode_clip(path, FRAMES, SIZE), **peers}
+    seconds, names = dict.fromkeys(readers, 0.0), list(readers)
     for turn, path in enumerate(files):
-        names = list(readers)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        best = dict.fromkeys(readers, float("inf"))
+        for name in 3 * (names[turn % len(names) :] + names[: turn % len(names)]):
             began = time.perf_counter()
             readers[name](path)
-            seconds[name] += time.perf_counter() - began
+            best[name] = min(best[name], time.perf_counter() - began)
+        seconds = {name: seconds[name] + best[name] for name in names}
     rates = {name: len(files) / spent for name, spent in seconds.items()}
     device = f"CPU {platform.machine()}, 1 thread"
-    return [common.row(what, rates["ours"], rates[p], p, "clips/s", device) for p in PEERS]
+    return [common.row(what, rates["ours"], rates[p], p, "clips/s", device) for p in peers]
 
 
 def run() -> list[dict]:
@@ -105,8 +106,10 @@ def run() -> list[dict]:
     rows = compare("16 frames of a shipped clip, 96²", shipped[:200])
     with tempfile.TemporaryDirectory() as folder:
         for suffix in (".flv", ".mp4"):
-            files = larger(Path(folder), suffix)
-            rows += compare(f"16 of 75 frames of 480×360, {suffix[1:]}", files)
+            files, peers = larger(Path(folder), suffix), dict(PEERS)
+            if suffix == ".flv":
+                del peers["deface's reader"]  # it reads no FLV
+            rows += compare(f"16 of 75 frames of 480×360, {suffix[1:]}", files, peers)
     return rows
 
 
