@@ -298,7 +298,9 @@ def _index_folder(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
     names = [os.path.normpath(name.replace("\\", "/")) for name in table["path"]]
     names = [n if (root / n).exists() else there.get(normal(n), n) for n in names]
     stems = [normal(Path(name).stem) for name in names]
-    unique = len(set(stems)) == len(set(names))  # else a clip is called by its whole path
+    unique = len(set(stems)) == len(
+        {normal(name) for name in names}
+    )  # else a clip is called by its whole path
     rows, rejected, seen = [], [], set()
     for name, stem, labels in zip(names, stems, table.to_dict("records"), strict=True):
         emotion = EMOTION_OF.get(labels["emotion"].lower())
