@@ -253,15 +253,16 @@ def _plan(
 
 def _walk(folder: Path, out: Path, outcomes: list[Outcome]) -> Iterator[Path]:
     """The videos of a folder, sorted; what is passed over goes to `outcomes`."""
-    root, results, visited = folder.resolve(), out.resolve(), set()
+    root, results = folder.resolve(), out.resolve()
+    visited = {root}
     for here, folders, files in os.walk(folder, followlinks=True):
-        visited.add(Path(here).resolve())
         folders.sort()
         for name in list(folders):
             path = Path(here, name)
             if why := _why_not(path, root, results, visited):
                 folders.remove(name)
                 outcomes.append(Outcome(path, "passed over", notes=[why]))
+            visited.add(path.resolve())
         for path in sorted(Path(here, name) for name in files):
             if video.is_video(path):
                 yield path
