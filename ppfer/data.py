@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ppfer.config import PpferError
+from ppfer.config import PpferError, printable
 from ppfer.cremad import DFEW_EMOTIONS, EMOTION_CODES, LEVELS, SENTENCES
-from ppfer.video import VIDEO_SUFFIXES, file_fault
+from ppfer.video import file_fault, is_video
 
 COLUMNS = ("clip", "path", "actor", "emotion", "sentence", "level", "sex", "age", "race")
 Found = tuple[list[dict], list[tuple[str, str]]]  # rows of usable clips; (path, reason) of others
@@ -54,7 +55,8 @@ class Index:
         rejected: DataFrame (path relative to the root, reason). A reason completes the sentence
             "<path> ...".
         remarks: (path, what is odd about it and what is done with it), of usable clips; see
-            `ppfer.store.inspected`.
+            `ppfer.children.inspected`.
+        looked_into: whether any file was opened yet.
     """
 
     kind: str
@@ -62,19 +64,24 @@ class Index:
     table: pd.DataFrame
     rejected: pd.DataFrame
     remarks: tuple[tuple[str, str], ...] = ()
+    looked_into: bool = False
 
     def summary(self) -> str:
         """How many videos were found, are usable, are rejected and why, in a few lines."""
-        return describe(f"{self.root} ({self.kind})", self.table, self.rejected)
+        said = describe(f"{self.root} ({self.kind})", self.table, self.rejected)
+        return said if self.looked_into else f"{said}\n  by name and size alone: not decoded yet"
 
     def fingerprint(self) -> str:
         """sha256 over labels, file sizes and both ends of every file: quick, and the same after a
         copy of the data.
         """
-        digest = hashlib.sha256(self.table.drop(columns="path").to_csv(index=False).encode())
+        labels = self.table.drop(columns="path").to_csv(index=False)
+        digest = hashlib.sha256(labels.encode("utf-8", "surrogateescape"))
         for path in map(Path, self.table["path"]):
             if path.is_dir():
-                digest.update("\n".join(sorted(os.listdir(path))).encode())
+                digest.update(
+                    "\n".join(sorted(os.listdir(path))).encode("utf-8", "surrogateescape")
+                )
             elif path.is_file():
                 with path.open("rb") as file:
                     size = file.seek(0, os.SEEK_END)
@@ -98,7 +105,7 @@ def describe(head: str, table: pd.DataFrame, rejected: pd.DataFrame) -> str:
         *([count_reasons(rejected)] if len(rejected) else []),
         f"  actors: {actors}; {emotions}",
     ]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def count_reasons(rejected: pd.DataFrame) -> str:
@@ -148,7 +155,7 @@ def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Inde
     rows, rejected = _without_duplicates(root, rows, rejected)
     columns = [*COLUMNS, "split"] if any("split" in row for row in rows) else list(COLUMNS)
     table = (
-        pd.DataFrame(rows, columns=columns, dtype=str)
+        pd.DataFrame([_one_form(row) for row in rows], columns=columns, dtype=str)
         .fillna("")
         .sort_values("clip", ignore_index=True)
     )
@@ -159,6 +166,16 @@ def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Inde
             f"no video in {root} can be used\n{count_reasons(result.rejected)}".rstrip()
         )
     return result
+
+
+def _one_form(row: dict[str, str]) -> dict[str, str]:
+    """A row whose names have one Unicode form (é is one letter), its path as the disk has it."""
+    return {key: text if key == "path" else normal(text) for key, text in row.items()}
+
+
+def normal(text: str) -> str:
+    """The one Unicode form of a name (NFC): a Mac writes é as two letters, others as one."""
+    return unicodedata.normalize("NFC", text)
 
 
 def index_names(names: Iterable[str], demographics: str | Path | None = None) -> pd.DataFrame:
@@ -243,9 +260,7 @@ def _index_dfew(root: Path, fold: int, **_: object) -> Found:
     folders = sorted(p for p in (root / "Clip").glob("*") if p.is_dir())
     for folder in sorted(folders, key=lambda p: ("clip_224x224", "original", p.name).index(p.name)):
         for entry in sorted(folder.iterdir()):
-            if entry.stem.isdecimal() and (
-                entry.is_dir() or entry.suffix.lower() in VIDEO_SUFFIXES
-            ):
+            if entry.stem.isdecimal() and (entry.is_dir() or is_video(entry)):
                 media.setdefault(int(entry.stem), entry)
     rows, rejected, seen = [], [], set()
     for part in ("train", "test"):
@@ -275,9 +290,13 @@ def _index_dfew(root: Path, fold: int, **_: object) -> Found:
 
 def _index_folder(root: Path, **_: object) -> Found:
     table = _read_csv(root / "metadata.csv", ("path", "actor", "emotion"))
+    videos = _videos(root)
+    there = {normal(name): name for name in videos}
     names = [os.path.normpath(name.replace("\\", "/")) for name in table["path"]]
-    stems = [Path(name).stem for name in names]
-    unique = len(set(stems)) == len(set(names))  # else a clip is called by its whole path
+    names = [n if (root / n).exists() else there.get(normal(n), n) for n in names]
+    stems = [normal(Path(name).stem) for name in names]
+    # else a clip is called by its whole path
+    unique = len(set(stems)) == len({normal(name) for name in names})
     rows, rejected, seen = [], [], set()
     for name, stem, labels in zip(names, stems, table.to_dict("records"), strict=True):
         emotion = EMOTION_OF.get(labels["emotion"].lower())
@@ -297,9 +316,7 @@ def _index_folder(root: Path, **_: object) -> Found:
             known = {column: labels[column] for column in COLUMNS if column in labels}
             known["sex"] = labels.get("sex", "").lower()
             rows.append(known | {"clip": clip, "path": str(root / name), "emotion": emotion})
-    rejected += [
-        (name, "is not listed in metadata.csv") for name in _videos(root) if name not in seen
-    ]
+    rejected += [(name, "is not listed in metadata.csv") for name in videos if name not in seen]
     return rows, rejected
 
 
@@ -339,11 +356,7 @@ def _videos(root: Path) -> list[str]:
             continue
         visited.add(real)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [
-            os.path.relpath(here / name, root)
-            for name in files
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES
-        ]
+        found += [os.path.relpath(here / name, root) for name in files if is_video(name)]
     return sorted(found)
 
 
@@ -375,12 +388,11 @@ def _without_duplicates(root: Path, rows: list[dict], rejected: list[tuple[str, 
     sizes: dict[int, list[dict]] = {}
     drop: dict[str, str] = {}  # path: reason
     for row in rows:
-        if row["clip"] in first:
-            drop[row["path"]] = (
-                f"is a duplicate: same name as {os.path.relpath(first[row['clip']], root)}"
-            )
+        name = normal(row["clip"])
+        if name in first:
+            drop[row["path"]] = f"is a duplicate: same name as {os.path.relpath(first[name], root)}"
         else:
-            first[row["clip"]] = row["path"]
+            first[name] = row["path"]
             if os.path.isfile(row["path"]):
                 sizes.setdefault(os.path.getsize(row["path"]), []).append(row)
     contents: dict[str, list[dict]] = {}
