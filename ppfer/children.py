@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, TimeoutError
-from multiprocessing import get_context
+from concurrent.futures import BrokenExecutor, Future, TimeoutError
+from multiprocessing.context import SpawnContext, SpawnProcess
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,25 @@ from ppfer.video.clips import look_into
 REASONS = ["path", "reason"]  # columns of the table of what was rejected
 
 
+class _Process(SpawnProcess):
+    """A child that does not run the caller's script again: it needs none of it."""
+
+    @staticmethod
+    def _Popen(process: SpawnProcess) -> object:
+        process.__class__ = SpawnProcess  # as which it is pickled: a child imports nothing for it
+        main = vars(sys.modules["__main__"])
+        hidden = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+        main.update(dict.fromkeys(hidden))
+        try:
+            return SpawnProcess._Popen(process)
+        finally:
+            main.update(hidden)
+
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
 def in_children(
     function: Callable, jobs: Iterable[tuple], workers: int, timeout: float
 ) -> Iterator[object]:
@@ -28,7 +48,7 @@ def in_children(
     Where the function hung for `timeout` seconds or crashed its process, the answer is an
     exception.
     """
-    pool = ProcessPool(max(1, workers), context=get_context("spawn"))
+    pool = ProcessPool(max(1, workers), context=_Context())
     pending: deque = deque()
     try:
         _started(pool)
@@ -47,10 +67,9 @@ def _started(pool: ProcessPool) -> None:
     """Wait for a child's answer: one that can't start would look like a file that crashes it."""
     try:
         pool.schedule(os.getpid).result()
-    except ProcessExpired as error:
+    except (ProcessExpired, BrokenExecutor) as error:
         raise PpferError(
-            "the processes that decode videos do not start; in a script of your own, keep what it "
-            "does under: if __name__ == '__main__'"
+            "the processes that decode videos do not start; see why: python -c 'import ppfer.video'"
         ) from error
 
 
@@ -96,7 +115,9 @@ def inspected(
         for name, count in dict(people).items()
         if count < 2
     ]
-    return dataclasses.replace(index, table=kept, rejected=rejected, remarks=tuple(remarks))
+    return dataclasses.replace(
+        index, table=kept, rejected=rejected, remarks=tuple(remarks), looked_into=True
+    )
 
 
 def failed(index: Index, faults: list[str]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import time
 
 from ppfer import execute, publish, study, twin
 from ppfer.children import inspected
-from ppfer.config import Config, PpferError, load_config
+from ppfer.config import Config, PpferError, load_config, printable
 from ppfer.data import index
 from ppfer.deploy import protect_files
 from ppfer.device import Progress, is_main
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return COMMANDS[args.command](args) or 0
     except PpferError as error:
-        print(f"ppfer: {printable(error)}", file=sys.stderr)
+        print(f"ppfer: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ppfer: stopped; the same command goes on from there", file=sys.stderr)
@@ -76,11 +76,6 @@ def _config(args: argparse.Namespace) -> Config:
 
 def _open(args: argparse.Namespace) -> Run:
     return study.open_run(_config(args), args.runs_dir)
-
-
-def printable(text: object) -> str:
-    """Text that any terminal can print, also where a file's name in it is not UTF-8."""
-    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 # --- run ----------------------------------------------------------------------
@@ -183,7 +178,7 @@ def _data(args: argparse.Namespace) -> None:
     if not args.quick:
         progress = Progress("looking into files", len(found.table))
         found = inspected(found, on_file=progress.update)
-    print(printable(found.summary()))
+    print(found.summary())
     for row in found.rejected.itertuples():
         print(printable(f"rejected {row.path}: {row.reason}"))
     for path, remark in found.remarks:

@@ -26,6 +26,14 @@ class PpferError(Exception):
     do.
     """
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: object) -> str:
+    """Text that any terminal can print, also where a file's name in it is not UTF-8."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
 
 def lfs_pointer(path: Path) -> bool:
     """Whether a file is what Git-LFS leaves where the content was not fetched."""

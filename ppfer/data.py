@@ -1,7 +1,7 @@
 """Which clips there are and which of them can be used.
 
 `index` finds and audits the clips of a CREMA-D tree, a DFEW tree or any folder with a
-`metadata.csv`.
+`metadata.csv`; the list `READERS` says how each of these is recognised and read.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from ppfer.config import PpferError
+from ppfer.config import PpferError, printable
 from ppfer.cremad import DFEW_EMOTIONS, EMOTION_CODES, LEVELS, SENTENCES
-from ppfer.video import VIDEO_SUFFIXES, file_fault
+from ppfer.video import file_fault, is_video
 
 COLUMNS = ("clip", "path", "actor", "emotion", "sentence", "level", "sex", "age", "race")
+Found = tuple[list[dict], list[tuple[str, str]]]  # rows of usable clips; (path, reason) of others
 EMOTION_WORDS = {
     "angry": ("anger",),
     "disgust": ("disgusted",),
@@ -44,7 +47,7 @@ class Index:
     """What was found at a path.
 
     Attributes:
-        kind: "CREMA-D tree", "DFEW tree" or "folder with metadata.csv".
+        kind: of data set, see `READERS`.
         root: the path.
         table: one row per usable clip, sorted by `clip`, every column text, "" where nothing is
             known. `clip` is unique; `path` can be opened; `emotion` is a lower-case word. DFEW adds
@@ -52,7 +55,8 @@ class Index:
         rejected: DataFrame (path relative to the root, reason). A reason completes the sentence
             "<path> ...".
         remarks: (path, what is odd about it and what is done with it), of usable clips; see
-            `ppfer.store.inspected`.
+            `ppfer.children.inspected`.
+        looked_into: whether any file was opened yet.
     """
 
     kind: str
@@ -60,19 +64,24 @@ class Index:
     table: pd.DataFrame
     rejected: pd.DataFrame
     remarks: tuple[tuple[str, str], ...] = ()
+    looked_into: bool = False
 
     def summary(self) -> str:
         """How many videos were found, are usable, are rejected and why, in a few lines."""
-        return describe(f"{self.root} ({self.kind})", self.table, self.rejected)
+        said = describe(f"{self.root} ({self.kind})", self.table, self.rejected)
+        return said if self.looked_into else f"{said}\n  by name and size alone: not decoded yet"
 
     def fingerprint(self) -> str:
         """sha256 over labels, file sizes and both ends of every file: quick, and the same after a
         copy of the data.
         """
-        digest = hashlib.sha256(self.table.drop(columns="path").to_csv(index=False).encode())
+        labels = self.table.drop(columns="path").to_csv(index=False)
+        digest = hashlib.sha256(labels.encode("utf-8", "surrogateescape"))
         for path in map(Path, self.table["path"]):
             if path.is_dir():
-                digest.update("\n".join(sorted(os.listdir(path))).encode())
+                digest.update(
+                    "\n".join(sorted(os.listdir(path))).encode("utf-8", "surrogateescape")
+                )
             elif path.is_file():
                 with path.open("rb") as file:
                     size = file.seek(0, os.SEEK_END)
@@ -90,13 +99,13 @@ def describe(head: str, table: pd.DataFrame, rejected: pd.DataFrame) -> str:
     counts = table["emotion"].value_counts().sort_index()
     emotions = ", ".join(f"{emotion} {count}" for emotion, count in counts.items())
     actors = table["actor"].nunique() if table["actor"].any() else "unknown"
+    found = len(table) + len(rejected)
     lines = [
-        f"{head}: {len(table) + len(rejected)} videos found, {len(table)} usable, {len(rejected)} "
-        "rejected",
+        f"{head}: {found} videos found, {len(table)} usable, {len(rejected)} rejected",
         *([count_reasons(rejected)] if len(rejected) else []),
         f"  actors: {actors}; {emotions}",
     ]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def count_reasons(rejected: pd.DataFrame) -> str:
@@ -119,10 +128,10 @@ def count_reasons(rejected: pd.DataFrame) -> str:
 def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Index:
     """Finds and audits the clips at a path; decoding, later, may reject more (`ClipStore.build`).
 
-    The kind of data set is recognised: a folder with `metadata.csv` (columns path, actor, emotion;
-    optionally sentence, level, sex, age, race), a DFEW tree (`EmoLabel_DataSplit/`, `Clip/`), else
-    a CREMA-D tree (videos named `1001_DFA_ANG_XX`, in any folder; `VideoDemographics.csv` beside
-    them).
+    The first of `READERS` that recognises the folder reads it: a folder with `metadata.csv`
+    (columns path, actor, emotion; optionally sentence, level, sex, age, race), a DFEW tree
+    (`EmoLabel_DataSplit/`, `Clip/`), else a CREMA-D tree (videos named `1001_DFA_ANG_XX`, in any
+    folder; `VideoDemographics.csv` beside them).
 
     Args:
         root: the folder.
@@ -141,28 +150,32 @@ def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Inde
         raise PpferError(f"{root} {fault}; give a folder of videos")
     if not any(root.iterdir()):
         raise PpferError(f"{root} is an empty folder; put videos there or give another path")
-    if (root / "metadata.csv").exists():
-        kind, rows, rejected = "folder with metadata.csv", *_index_folder(root)
-    elif (root / "EmoLabel_DataSplit").is_dir():
-        kind, rows, rejected = "DFEW tree", *_index_dfew(root, fold)
-    else:
-        keep_faults = keep_faults or (root / "twin.json").exists()
-        kind, rows, rejected = "CREMA-D tree", *_index_cremad(root, keep_faults)
+    reader = next(reader for reader in READERS if reader.recognises(root))
+    rows, rejected = reader.read(root, fold=fold, keep_faults=keep_faults)
     rows, rejected = _without_duplicates(root, rows, rejected)
-    columns = [*COLUMNS, "split"] if kind == "DFEW tree" else list(COLUMNS)
+    columns = [*COLUMNS, "split"] if any("split" in row for row in rows) else list(COLUMNS)
     table = (
-        pd.DataFrame(rows, columns=columns, dtype=str)
+        pd.DataFrame([_one_form(row) for row in rows], columns=columns, dtype=str)
         .fillna("")
         .sort_values("clip", ignore_index=True)
     )
-    result = Index(
-        kind, root, table, pd.DataFrame(sorted(rejected), columns=["path", "reason"], dtype=str)
-    )
+    left_out = pd.DataFrame(sorted(rejected), columns=["path", "reason"], dtype=str)
+    result = Index(reader.kind, root, table, left_out)
     if not len(table):
         raise PpferError(
             f"no video in {root} can be used\n{count_reasons(result.rejected)}".rstrip()
         )
     return result
+
+
+def _one_form(row: dict[str, str]) -> dict[str, str]:
+    """A row whose names have one Unicode form (é is one letter), its path as the disk has it."""
+    return {key: text if key == "path" else normal(text) for key, text in row.items()}
+
+
+def normal(text: str) -> str:
+    """The one Unicode form of a name (NFC): a Mac writes é as two letters, others as one."""
+    return unicodedata.normalize("NFC", text)
 
 
 def index_names(names: Iterable[str], demographics: str | Path | None = None) -> pd.DataFrame:
@@ -189,7 +202,8 @@ def index_names(names: Iterable[str], demographics: str | Path | None = None) ->
     )
 
 
-def _index_cremad(root: Path, keep_faults: bool) -> tuple[list[dict], list[tuple[str, str]]]:
+def _index_cremad(root: Path, keep_faults: bool, **_: object) -> Found:
+    keep_faults = keep_faults or (root / "twin.json").exists()
     files = [root / "VideoDemographics.csv", root.parent / "VideoDemographics.csv"]
     people = next((_demographics(file) for file in files if file.exists()), {})
     rows, rejected = [], []
@@ -209,8 +223,8 @@ def _index_cremad(root: Path, keep_faults: bool) -> tuple[list[dict], list[tuple
         )
         raise PpferError(
             f"{root} {found} (1001_DFA_ANG_XX.flv), no DFEW tree (EmoLabel_DataSplit/) and no "
-            "metadata.csv; "
-            "for your own videos write a metadata.csv with the columns path, actor, emotion"
+            "metadata.csv; for your own videos write a metadata.csv with the columns path, actor, "
+            "emotion"
         )
     return rows, rejected
 
@@ -241,14 +255,12 @@ def _demographics(path: Path) -> dict[str, dict]:
     }
 
 
-def _index_dfew(root: Path, fold: int) -> tuple[list[dict], list[tuple[str, str]]]:
+def _index_dfew(root: Path, fold: int, **_: object) -> Found:
     media: dict[int, Path] = {}  # faces cut out at 224 first, then whole videos, then anything else
     folders = sorted(p for p in (root / "Clip").glob("*") if p.is_dir())
     for folder in sorted(folders, key=lambda p: ("clip_224x224", "original", p.name).index(p.name)):
         for entry in sorted(folder.iterdir()):
-            if entry.stem.isdecimal() and (
-                entry.is_dir() or entry.suffix.lower() in VIDEO_SUFFIXES
-            ):
+            if entry.stem.isdecimal() and (entry.is_dir() or is_video(entry)):
                 media.setdefault(int(entry.stem), entry)
     rows, rejected, seen = [], [], set()
     for part in ("train", "test"):
@@ -276,11 +288,15 @@ def _index_dfew(root: Path, fold: int) -> tuple[list[dict], list[tuple[str, str]
     return rows, rejected
 
 
-def _index_folder(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
+def _index_folder(root: Path, **_: object) -> Found:
     table = _read_csv(root / "metadata.csv", ("path", "actor", "emotion"))
+    videos = _videos(root)
+    there = {normal(name): name for name in videos}
     names = [os.path.normpath(name.replace("\\", "/")) for name in table["path"]]
-    stems = [Path(name).stem for name in names]
-    unique = len(set(stems)) == len(set(names))  # else a clip is called by its whole path
+    names = [n if (root / n).exists() else there.get(normal(n), n) for n in names]
+    stems = [normal(Path(name).stem) for name in names]
+    # else a clip is called by its whole path
+    unique = len(set(stems)) == len({normal(name) for name in names})
     rows, rejected, seen = [], [], set()
     for name, stem, labels in zip(names, stems, table.to_dict("records"), strict=True):
         emotion = EMOTION_OF.get(labels["emotion"].lower())
@@ -300,10 +316,31 @@ def _index_folder(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
             known = {column: labels[column] for column in COLUMNS if column in labels}
             known["sex"] = labels.get("sex", "").lower()
             rows.append(known | {"clip": clip, "path": str(root / name), "emotion": emotion})
-    rejected += [
-        (name, "is not listed in metadata.csv") for name in _videos(root) if name not in seen
-    ]
+    rejected += [(name, "is not listed in metadata.csv") for name in videos if name not in seen]
     return rows, rejected
+
+
+class Reader(NamedTuple):
+    """How one kind of data set is read.
+
+    Attributes:
+        kind: as printed.
+        recognises: whether a folder is such a data set.
+        read: takes the folder and the options of `index` as keywords; returns the rows of usable
+            clips (of `COLUMNS`, `clip`, `path` and `emotion` must be there) and the videos left
+            out, (path relative to the folder, reason). ``**_`` stands for options of other kinds.
+    """
+
+    kind: str
+    recognises: Callable[[Path], bool]
+    read: Callable[..., Found]
+
+
+READERS = (  # tried in this order; the last one takes whatever is left
+    Reader("folder with metadata.csv", lambda at: (at / "metadata.csv").exists(), _index_folder),
+    Reader("DFEW tree", lambda at: (at / "EmoLabel_DataSplit").is_dir(), _index_dfew),
+    Reader("CREMA-D tree", lambda at: True, _index_cremad),
+)
 
 
 def _videos(root: Path) -> list[str]:
@@ -313,19 +350,13 @@ def _videos(root: Path) -> list[str]:
     found, visited = [], set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real, here = os.path.realpath(folder), Path(folder)
-        other = here != root and (
-            (here / "EmoLabel_DataSplit").is_dir() or (here / "metadata.csv").exists()
-        )
+        other = here != root and any(reader.recognises(here) for reader in READERS[:-1])
         if real in visited or other:
             subfolders.clear()
             continue
         visited.add(real)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [
-            os.path.relpath(here / name, root)
-            for name in files
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES
-        ]
+        found += [os.path.relpath(here / name, root) for name in files if is_video(name)]
     return sorted(found)
 
 
@@ -349,9 +380,7 @@ def _read_csv(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     return table.fillna("").apply(lambda column: column.str.strip())
 
 
-def _without_duplicates(
-    root: Path, rows: list[dict], rejected: list[tuple[str, str]]
-) -> tuple[list[dict], list[tuple[str, str]]]:
+def _without_duplicates(root: Path, rows: list[dict], rejected: list[tuple[str, str]]) -> Found:
     """Keeps the first of files of one name or of one content; of equal content under contradicting
     labels, none.
     """
@@ -359,12 +388,11 @@ def _without_duplicates(
     sizes: dict[int, list[dict]] = {}
     drop: dict[str, str] = {}  # path: reason
     for row in rows:
-        if row["clip"] in first:
-            drop[row["path"]] = (
-                f"is a duplicate: same name as {os.path.relpath(first[row['clip']], root)}"
-            )
+        name = normal(row["clip"])
+        if name in first:
+            drop[row["path"]] = f"is a duplicate: same name as {os.path.relpath(first[name], root)}"
         else:
-            first[row["clip"]] = row["path"]
+            first[name] = row["path"]
             if os.path.isfile(row["path"]):
                 sizes.setdefault(os.path.getsize(row["path"]), []).append(row)
     contents: dict[str, list[dict]] = {}

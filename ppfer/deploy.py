@@ -7,24 +7,26 @@ same shape (`ppfer.protect`). What happens to the frames of one video stands in 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
-import json
 import os
 import time
-import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ppfer import video
-from ppfer.config import PpferError
-from ppfer.device import Progress, write_json
+from ppfer.config import PpferError, digest, printable
+from ppfer.data import normal
+from ppfer.device import Progress
 from ppfer.faces import Finder
 from ppfer.frames import Options, Tally, protected_frames
 from ppfer.protect import Apply
+from ppfer.video.file import comment
 from ppfer.video.writer import Writer
 
-RECORD = ".ppfer-protect.json"  # in the output folder: what each result was made of
+MARK = "protected by ppfer"  # so begins the comment in the header of every result
 SOUND_LEFT_OUT = "its sound is left out, since a voice names its speaker"
 SOUND_KEPT = "its sound is kept, and a voice names its speaker"
 
@@ -36,8 +38,8 @@ class Outcome:
     Attributes:
         source: the video.
         state: "written"; "finished": made earlier from the same input with the same settings;
-            "passed over": hidden files, links to folders, earlier results; "exists": another file
-            is in the way; "left out"; "failed".
+            "passed over": hidden files, earlier results, links that lead in circles; "exists":
+            another file is in the way; "left out"; "failed".
         result: the file made.
         notes: why, or what one should know of the result.
         tally: frames, those without a face, faces followed.
@@ -67,14 +69,9 @@ class Outcome:
         return self.tally.frames / max(self.seconds, 1e-9)
 
     def __str__(self) -> str:
-        made = f" → {shown(self.result)}" if self.result else ""
+        made = f" → {self.result}" if self.result else ""
         notes = ": " + "; ".join(self.notes) if self.notes else ""
-        return f"{self.state}: {shown(self.source)}{made}{notes}"
-
-
-def shown(path: Path) -> str:
-    """A path that any terminal can print, also where its name is not UTF-8."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+        return printable(f"{self.state}: {self.source}{made}{notes}")
 
 
 def protect_files(
@@ -87,10 +84,10 @@ def protect_files(
 ) -> list[Outcome]:
     """Protect a video file, or every video of a folder and its sub-folders.
 
-    The result of ``a.mp4`` is ``a.mp4`` in `out`, and that of any other ``a.mov`` is ``a.mov.mp4``,
-    so that the two don't collide. Inputs are never written over, nor are older results unless
+    The result of ``a.mov`` is ``a.mp4`` in `out`, but ``a.mov.mp4`` where an ``a.mp4`` lies beside
+    it, so that the two don't collide. Inputs are never written over, nor are older results unless
     `Options.overwrite` says so. What was made earlier from the same input with the same settings is
-    kept, so the same command goes on where it was stopped.
+    kept, so the same command goes on where it was stopped. Links to folders are followed.
 
     Args:
         protector: clips (B, T, 3, S, S) float in [0, 1] → the same.
@@ -112,16 +109,13 @@ def protect_files(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PpferError(f"the folder {shown(out)} cannot be made: {error.strerror}") from error
+        raise PpferError(f"the folder {out} cannot be made: {error.strerror}") from error
     # Where the rest is kept, a face missed is a face shown: then small ones are looked for as well.
     side = 960 if options.outside == "keep" else 480
     finder = Finder(side) if options.frame == "face" and jobs else None
     for path, target in jobs:
-        outcome = _earlier(path, target, out, options)
-        if outcome is None:
-            outcome = protect_video(protector, path, target, options, finder)
-            if outcome.state == "written":
-                _record(out, target, path, options)
+        outcome = _earlier(path, target, options)
+        outcome = outcome or protect_video(protector, path, target, options, finder)
         outcomes.append(outcome)
         if on_outcome:
             on_outcome(outcome)
@@ -176,12 +170,13 @@ def _write(
                 exact=options.exact,
                 crf=options.quality,
                 audio_from=source if outcome.sound else None,
+                comment=_mark(source, options),
             )
         )
         start = options.start or 0
         end = about.duration if options.end is None else min(options.end, about.duration)
         progress = Progress(
-            f"protecting {shown(Path(source.name))}", round((end - start) * about.rate)
+            printable(f"protecting {source.name}"), round((end - start) * about.rate)
         )
         first = None
         for count, frame in enumerate(made, 1):
@@ -192,12 +187,12 @@ def _write(
             progress.update(count, f"frames, {count / (time.monotonic() - began):.0f} frames/s")
         if tally.frames and tally.faceless == tally.frames:
             raise PpferError(
-                f"no face was found in any of the {tally.frames} frames of {shown(source)}; "
+                f"no face was found in any of the {tally.frames} frames of {source}; "
                 "the whole picture can be protected instead: --frame whole"
             )
     notes = [SOUND_KEPT if outcome.sound else SOUND_LEFT_OUT] if about.sound else []
     notes += ["the left half is the original: not to be passed on"] if options.preview else []
-    return notes + frames.faults
+    return notes + [f"damaged input: {fault}" for fault in frames.faults]
 
 
 def _summary(outcome: Outcome, options: Options) -> str:
@@ -222,23 +217,34 @@ def _plan(
     """What of a file or folder is not protected and why, and (video, result) of what is."""
     outcomes: list[Outcome] = []
     if source.is_dir():
-        root, files = source, list(_walk(source, out, outcomes))
+        root, files = source, []
+        for path in _walk(source, out, outcomes):
+            if _is_result(path):
+                outcomes.append(Outcome(path, "passed over", notes=["an earlier result"]))
+            else:
+                files.append(path)
+        beside = files
     else:
         root, files = source.parent, [source]
+        beside = [p for p in root.glob("*") if _stem(p) == _stem(source) and video.is_video(p)]
+        beside = [path for path in beside if not _is_result(path)]
     if not files:
-        raise PpferError(f"there is no video in {shown(source)}")
+        but = "".join(f"\n{outcome}" for outcome in outcomes[:3])
+        raise PpferError(f"there is no video in {source} to be protected{but}")
     faults = {path: video.file_fault(path) for path in files}
     if not source.is_dir() and faults[source]:
-        raise PpferError(f"{shown(source)} {faults[source]}")
+        raise PpferError(f"{source} {faults[source]}")
     originals = {_inode(path): path for path in files if not faults[path]}
-    jobs, taken = [], set()
+    alike, taken, jobs = Counter(map(_stem, beside)), set(), []
     for path in files:
-        target = _target(out / path.parent.relative_to(root), path, options, taken)
+        keep = alike[_stem(path)] > 1 and path.suffix.lower() != ".mp4"
+        name = path.name if keep else path.stem
+        target = _target(out / path.parent.relative_to(root) / name, options, taken)
         over = originals.get(_inode(target)) if target.exists() else None
         if faults[path]:
             outcomes.append(Outcome(path, "failed", notes=[f"it {faults[path]}"]))
         elif over:
-            why = f"its result would be written over {shown(over)}; give another folder"
+            why = f"its result would be written over {over}; give another folder"
             outcomes.append(Outcome(path, "left out", notes=[why]))
         else:
             jobs.append((path, target))
@@ -247,29 +253,42 @@ def _plan(
 
 def _walk(folder: Path, out: Path, outcomes: list[Outcome]) -> Iterator[Path]:
     """The videos of a folder, sorted; what is passed over goes to `outcomes`."""
-    results = out.resolve()
-    for here, folders, files in os.walk(folder):
+    root, results = folder.resolve(), out.resolve()
+    visited = {root}
+    for here, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
         for name in list(folders):
             path = Path(here, name)
-            why = (
-                "a hidden folder" * name.startswith(".") or "a link to a folder" * path.is_symlink()
-            )
-            if path.resolve() == results:
-                why = "the folder of results"
-            if why:
+            if why := _why_not(path, root, results, visited):
                 folders.remove(name)
                 outcomes.append(Outcome(path, "passed over", notes=[why]))
-        folders.sort()
+            visited.add(path.resolve())
         for path in sorted(Path(here, name) for name in files):
             if video.is_video(path):
                 yield path
             elif path.name.startswith(".") and path.suffix.lower() in video.VIDEO_SUFFIXES:
-                why = (
-                    "a Mac's note beside a file, no video"
-                    if path.name.startswith("._")
-                    else "hidden"
-                )
+                mac = path.name.startswith("._")
+                why = "a Mac's note beside a file, no video" if mac else "hidden"
                 outcomes.append(Outcome(path, "passed over", notes=[why]))
+
+
+def _why_not(path: Path, root: Path, results: Path, visited: set[Path]) -> str | None:
+    """Why a folder below the root is not looked into."""
+    real, linked = path.resolve(), path.is_symlink()
+    if path.name.startswith("."):
+        return "a hidden folder"
+    if real == results or linked and results in real.parents:
+        return "the folder of results"
+    if linked and (real == root or real in root.parents):
+        return "a link to a folder that it lies in"
+    if linked and root in real.parents:
+        return f"a link to {real.relative_to(root)}, which has its turn"
+    return "a folder that was met before" if real in visited else None
+
+
+def _stem(path: Path) -> tuple[Path, str]:
+    """What two files share whose results would have one name, on any disk."""
+    return path.parent, normal(path.stem).casefold()
 
 
 def _inode(path: Path) -> tuple[int, int]:
@@ -277,13 +296,12 @@ def _inode(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _target(folder: Path, path: Path, options: Options, taken: set[str]) -> Path:
+def _target(path: Path, options: Options, taken: set[str]) -> Path:
     """Where a result goes; no two to one place, also where a disk does not tell a from A."""
-    name = path.stem if path.suffix.lower() == ".mp4" else path.name
     suffix = ".preview.mp4" if options.preview else ".mp4"
     for number in itertools.count(1):
-        target = folder / (f"{name}.{number}{suffix}" if number > 1 else name + suffix)
-        key = unicodedata.normalize("NFC", str(target)).casefold()
+        target = path.with_name(path.name + (f".{number}" if number > 1 else "") + suffix)
+        key = normal(str(target)).casefold()
         if key not in taken:
             taken.add(key)
             return target
@@ -292,39 +310,35 @@ def _target(folder: Path, path: Path, options: Options, taken: set[str]) -> Path
 # --- what is done already -------------------------------------------------------------------------
 
 
-def _facts(source: Path, target: Path, options: Options) -> dict[str, object]:
-    """What tells whether a result is the one that would be made now."""
-    stamps = [(status.st_size, status.st_mtime_ns) for status in (source.stat(), target.stat())]
-    return {"input": list(stamps[0]), "result": list(stamps[1]), "settings": options.settings()}
+def _is_result(path: Path) -> bool:
+    return path.suffix.lower() == ".mp4" and comment(path).startswith(MARK)
 
 
-def _records(out: Path) -> dict[str, dict]:
-    try:
-        return json.loads((out / RECORD).read_text())
-    except (
-        OSError,
-        ValueError,
-    ):  # none yet, or damaged: older results are in the way then, not lost
-        return {}
+def _mark(source: Path, options: Options) -> str:
+    """What the header of a result says: that it is one, and a digest of all it was made of."""
+    made_of = {"input": _fingerprint(source), "settings": options.settings()}
+    return f"{MARK} {digest(made_of)}"
 
 
-def _record(out: Path, target: Path, source: Path, options: Options) -> None:
-    name = str(target.relative_to(out))
-    write_json(out / RECORD, {**_records(out), name: _facts(source, target, options)})
+def _fingerprint(path: Path) -> str:
+    """sha256 of a file's size and of nine pieces of it: quick, and the same after a copy."""
+    size, piece = path.stat().st_size, 1 << 16
+    made = hashlib.sha256(str(size).encode())
+    with contextlib.suppress(OSError), path.open("rb") as file:  # a bad sector: what can be read
+        for part in range(9):
+            file.seek(max(0, size - piece) * part // 8)
+            made.update(file.read(piece))
+    return made.hexdigest()
 
 
-def _earlier(path: Path, target: Path, out: Path, options: Options) -> Outcome | None:
+def _earlier(path: Path, target: Path, options: Options) -> Outcome | None:
     """What to say of a video whose result is there; None if it is to be made."""
     if not target.exists() or options.overwrite:
         return None
-    record = _records(out).get(str(target.relative_to(out)))
-    if record == _facts(path, target, options):
+    said = comment(target)
+    if said == _mark(path, options):
         return Outcome(path, "finished", target, ["made earlier"])
-    why = "from another input or with other settings" if record else "by something else"
-    return Outcome(
-        path,
-        "exists",
-        notes=[
-            f"{shown(target)} is there, made {why}; ask to overwrite it, or give another folder"
-        ],
-    )
+    ours = said.startswith(MARK)
+    why = "from another input or with other settings" if ours else "by something else"
+    note = f"{target} is there, made {why}; give another folder, or --overwrite"
+    return Outcome(path, "exists", notes=[note])

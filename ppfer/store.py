@@ -70,7 +70,12 @@ class ClipStore:
             manifest = json.loads((folder / "manifest.json").read_text())
             clips = np.load(folder / "clips.npy", mmap_mode="r")
             table, rejected = (
-                pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
+                pd.read_csv(
+                    folder / f"{name}.csv",
+                    dtype=str,
+                    keep_default_na=False,
+                    encoding_errors="surrogateescape",
+                )
                 for name in ("table", "rejected")
             )
         except FileNotFoundError as error:
@@ -162,7 +167,7 @@ class ClipStore:
                         progress(len(faults))
             good = np.array([not fault for fault in faults], bool)
             rejected = pd.concat([index.rejected, failed(index, faults)], ignore_index=True)
-            rejected.to_csv(folder / "rejected.csv", index=False)
+            _write_csv(rejected, folder / "rejected.csv")
             found = len(table) + len(index.rejected)
             if not good.any() or len(rejected) > max_rejected * found:
                 raise PpferError(
@@ -208,7 +213,7 @@ class ClipStore:
             if came != len(table):
                 (folder / "clips.npy").unlink(missing_ok=True)
                 raise PpferError(f"{came} clips came for a table of {len(table)} rows")
-            pd.DataFrame(columns=REASONS).to_csv(folder / "rejected.csv", index=False)
+            _write_csv(pd.DataFrame(columns=REASONS), folder / "rejected.csv")
             rows.finish(table, source or {})
         return cls.open(folder)
 
@@ -306,7 +311,7 @@ class _Rows:
             os.fsync(file.fileno())
             file.seek(offset)
             digest = _digest(table, iter(lambda: file.read(1 << 24), b""))
-        table.to_csv(self.folder / "table.csv", index=False)
+        _write_csv(table, self.folder / "table.csv")
         manifest = {"shape": list(shape), "hash": digest, "source": source}
         write_json(self.folder / "manifest.json", manifest)
 
@@ -318,9 +323,14 @@ def _finished(folder: Path) -> ClipStore | None:
         return None
 
 
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    """A table as text; names that are not UTF-8 keep their bytes."""
+    table.to_csv(path, index=False, errors="surrogateescape")
+
+
 def _digest(table: pd.DataFrame, blocks: Iterable[bytes]) -> str:
     labels = table.drop(columns="path", errors="ignore").to_csv(index=False)
-    digest = hashlib.sha256(labels.encode())
+    digest = hashlib.sha256(labels.encode("utf-8", "surrogateescape"))
     for block in blocks:
         digest.update(block)
     return digest.hexdigest()

@@ -169,7 +169,10 @@ class Loop:
         self.device = next(objective.parameters()).device
         alternates = getattr(objective, "alternates", False)
         unused = DistributedDataParallelKwargs(find_unused_parameters=alternates)
-        self.accelerator = Accelerator(cpu=self.device.type == "cpu", kwargs_handlers=[unused])
+        # everything is on the run's device already, which need not be the first GPU
+        self.accelerator = Accelerator(
+            cpu=self.device.type == "cpu", device_placement=False, kwargs_handlers=[unused]
+        )
         cuda = self.device.type == "cuda"
         alone = self.accelerator.num_processes == 1
         self.captured = cuda and alone and getattr(objective, "captures", False)

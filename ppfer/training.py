@@ -124,8 +124,7 @@ class Training(Stage):
     def load(self, folder: Path) -> nn.Module:
         """The best weights, frozen, on the run's device."""
         net = load_weights(self.net(), folder / "weights.safetensors")
-        net, device = nets.freeze(net.to(self.run.device)), self.run.device
-        return fast.prepare(net, device) if device.type == "cuda" else net
+        return fast.prepare(nets.freeze(net.to(self.run.device)), self.run.device)
 
     def lighter(self) -> str:
         return f"--set {self.trains or self.kind}.batch={self.train.batch // 2}"

@@ -77,6 +77,7 @@ def encode(
     before: Callable[[av.VideoStream], None] = lambda stream: None,
     frame: Callable[[av.VideoFrame], None] = lambda frame: None,
     sound: str | None = None,
+    draw: Callable[[int, tuple[int, int]], np.ndarray] = paint,
 ) -> Path:
     """Writes `count` numbered pictures, at `times` in `unit` if given, and a second of a hum."""
     with av.open(str(path), "w", format=fmt, options=muxer or {}) as container:
@@ -90,7 +91,7 @@ def encode(
         before(stream)
         hum = container.add_stream(sound, rate=48_000) if sound else None
         for k in range(count):
-            picture = av.VideoFrame.from_ndarray(paint(k + first, size), format="rgb24").reformat(
+            picture = av.VideoFrame.from_ndarray(draw(k + first, size), format="rgb24").reformat(
                 format=pix
             )
             if times:

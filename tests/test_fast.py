@@ -191,3 +191,15 @@ def test_a_captured_step_does_what_the_step_does():
         losses = [float(take(torch.rand(8, 4, device="cuda"))) for _ in range(8)]
         made.append((losses, *(p.detach().clone() for p in net.parameters())))
     torch.testing.assert_close(*made)
+
+
+def test_on_a_cpu_only_a_u_net_that_trains_keeps_pytorchs_layout():
+    def last(net: nn.Module) -> set[bool]:
+        weights = [p for p in net.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1]
+        return {p.is_contiguous(memory_format=torch.channels_last) for p in weights}
+
+    both = nn.ModuleList([nets.UNet(2), nets.freeze(nets.UNet(2)), nets.RecoveryUNet(2)])
+    both.append(nets.Classifier("resnet_small", 3))
+    fast.channels_last(both)
+    fast.prepare(both, CPU)
+    assert [last(net) for net in both] == [{False}, {True}, {True}, {True}]

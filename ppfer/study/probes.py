@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from ppfer.run import Run
 from ppfer.stage import stage
 from ppfer.train import augment
 from ppfer.training import Training
-from ppfer.wavelets import analysis_matrix, row_slices, synthesis_matrix
+from ppfer.wavelets import low_pass
 
 BANDS, LABELS = ("frame", "low", "high"), ("actor", "emotion")
 
@@ -94,28 +93,20 @@ class View:
         ]  # (B, K, 3, H, W)
         if self.band == "frame":
             return frames
-        low, device = frames, clips.device
+        low = frames
         if "t" in self.axes:
-            weights = _keeps(clips.shape[1], wavelet, self.level, mode).to(device)[
-                times
-            ]  # (B, K, T)
+            weights = _kept(clips.shape[1], clips, wavelet, self.level, mode)[times]  # (B, K, T)
             low = torch.bmm(weights, clips.flatten(2)).view_as(frames)
         if "hw" in self.axes:
-            rows, columns = (
-                _keeps(n, wavelet, self.level, mode).to(device) for n in clips.shape[-2:]
-            )
+            sizes = clips.shape[-2:]
+            rows, columns = (_kept(n, clips, wavelet, self.level, mode) for n in sizes)
             low = rows @ low @ columns.T
         return low if self.band == "low" else 0.5 + (frames - low) / 2
 
 
-@lru_cache(maxsize=32)
-def _keeps(n: int, wavelet: str, level: int, mode: str) -> Tensor:
-    """P (n, n) float32: what the approximation keeps of a signal of length n."""
-    rows = row_slices(n, wavelet, level, mode)[0]
-    return (
-        synthesis_matrix(n, wavelet, level, mode)[:, rows]
-        @ analysis_matrix(n, wavelet, level, mode)[rows]
-    ).float()
+def _kept(n: int, like: Tensor, *options: str | int) -> Tensor:
+    """`low_pass` in float32 where `like` lies."""
+    return low_pass(n, *options).to(like.device, torch.float32)
 
 
 @stage("probe/{view}", needs=("clips", "split"), notebook="02")

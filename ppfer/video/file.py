@@ -72,6 +72,15 @@ def file_fault(path: str | Path) -> str | None:
     return next((fault for magic, fault in FOREIGN.items() if head.startswith(magic)), None)
 
 
+def comment(path: str | Path) -> str:
+    """The comment in a file's header; "" where there is none, or no header."""
+    try:
+        with av.open(os.path.abspath(path), metadata_errors="ignore") as container:
+            return container.metadata.get("comment", "")
+    except (av.FFmpegError, OSError, ValueError):
+        return ""
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """The open container and the video stream to show, whatever previews lie beside it.

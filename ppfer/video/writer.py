@@ -33,8 +33,9 @@ class Writer:
 
     The file appears under its name when the block ends without an exception; otherwise nothing is
     left. Pictures are H.264 4:2:0 (MPEG-4 part 2 where FFmpeg has no x264), colours are BT.709 and
-    tagged so, the index stands first, and no metadata is written. 4:2:0 needs even sides: an odd
-    one gets one more pixel, at the right or at the bottom, that repeats its neighbour.
+    tagged so, the index stands first, and no metadata is written but a comment if one is given.
+    4:2:0 needs even sides: an odd one gets one more pixel, at the right or at the bottom, that
+    repeats its neighbour.
 
     Example:
         with read_frames("in.mov") as frames:
@@ -55,6 +56,7 @@ class Writer:
         preset: str = "veryfast",
         threads: int = 1,
         audio_from: str | Path | None = None,
+        comment: str = "",
     ) -> None:
         """Opens the file.
 
@@ -70,6 +72,7 @@ class Writer:
             threads: threads that encode. The bytes depend on their number.
             audio_from: a video whose sound is taken, from the moment of the first frame written to
                 the end of the last.
+            comment: what the file's header says of it (`ppfer.video.file.comment`).
 
         Raises:
             PpferError: the file cannot be made there, or the rate is none.
@@ -91,6 +94,8 @@ class Writer:
             )
             stack.push(_quietly(self.container.close))
             self.container.flags |= ContainerFlags.bitexact.value  # no date, no name of the program
+            if comment:
+                self.container.metadata["comment"] = comment
             self.stream = self._video_stream(exact, crf, preset, threads)
             if audio_from is not None:
                 self.sound = stack.enter_context(Sound(Path(audio_from), self.container))

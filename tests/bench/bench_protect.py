@@ -16,7 +16,7 @@ from collections.abc import Callable
 import common
 import torch
 
-from ppfer import nets, protect
+from ppfer import fast, nets, protect
 from ppfer.config import load_config
 from ppfer.device import device_name
 from ppfer.method.parts import new_compensator, new_enhancer
@@ -64,9 +64,9 @@ def run(device: torch.device) -> list[dict]:
         )
 
     def ours(compile: bool) -> Callable[[], object]:
-        fast = protect.deployed(build(), batch, compile=compile)
+        made = protect.deployed(fast.prepare(build(), device), batch, compile=compile)
         return lambda: list(
-            protect.protect_all(fast, clips, device=device, batch=batch, name="PPFER")
+            protect.protect_all(made, clips, device=device, batch=batch, name="PPFER")
         )
 
     name, repeats, bases, rows = device_name(device), 5 if gpu else 3, {}, []
