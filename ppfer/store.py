@@ -203,7 +203,9 @@ class ClipStore:
                 Nothing is left then that could be taken for a store.
         """
         folder, rows, came = Path(folder), None, 0
-        with _writing(folder):
+        with _writing(folder), contextlib.ExitStack() as undo:
+            # never half of it: the file has its whole size from the first clip on
+            undo.callback((folder / "clips.npy").unlink, missing_ok=True)
             for item in map(as_uint8, clips):
                 for clip in item if item.ndim == 5 else item[None]:
                     rows = rows or _Rows(folder, (len(table), *clip.shape))
@@ -211,10 +213,10 @@ class ClipStore:
                     if came <= len(table):
                         rows.append(clip)
             if came != len(table):
-                (folder / "clips.npy").unlink(missing_ok=True)
                 raise PpferError(f"{came} clips came for a table of {len(table)} rows")
             _write_csv(pd.DataFrame(columns=REASONS), folder / "rejected.csv")
             rows.finish(table, source or {})
+            undo.pop_all()
         return cls.open(folder)
 
     def __len__(self) -> int:

@@ -251,6 +251,7 @@ def test_from_array_replaces_or_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         ClipStore.from_array(tmp_path, broken(), table)
+    assert not (tmp_path / "clips.npy").exists()
     for clips, message in (
         (pixels[:3], "3 clips came for a table of 5 rows"),
         ([], "0 clips came"),
@@ -261,7 +262,7 @@ def test_from_array_replaces_or_leaves_nothing(tmp_path):
             ClipStore.from_array(tmp_path, iter(clips), table)
         with pytest.raises(PpferError, match="no finished store"):
             ClipStore.open(tmp_path)
-    assert not (tmp_path / "clips.npy").exists()
+        assert not (tmp_path / "clips.npy").exists()
 
 
 def test_the_manifest_says_what_the_store_is_made_of(videos, built):
