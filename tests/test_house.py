@@ -1,0 +1,228 @@
+"""The shape of the package, counted from its source: floors, circles, lengths, nesting, and lists
+that name all there is.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ppfer import study
+from ppfer.config import REPO, load_config
+from ppfer.stage import Protector, Stage
+
+# a module imports its own floor and those above it in this list
+FLOORS = (
+    "ppfer config device cremad",
+    "banded wavelets nets uvit weights fast",
+    "video data split children store twin",
+    "train protect measure faces frames",
+    "folders room stage run training sources method",
+    "study",
+    "plots notebook",
+    "options deploy execute publish cli __main__",
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
+LONGEST, IMPORTS_INSIDE, DEEPEST = 400, 15, 1
+VALUES = {  # of the stages' arguments
+    "protector": "none",
+    "where": "frames",
+    "variant": "task3",
+    "target": "plr",
+    "view": "hw-low-actor",
+    "column": "sex",
+}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(REPO).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(path): path for path in sorted((REPO / "ppfer").rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+
+
+def room(module: str) -> str:
+    """Its name below the package: "ppfer.study.blur" is in the room "study"."""
+    return module.split(".")[1] if "." in module else module
+
+
+def inside(node: ast.AST, kinds: tuple, depth: int = 0) -> list[tuple[ast.AST, int]]:
+    """Nodes of the kinds below a node, each with the number of functions around it."""
+    found = []
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, kinds):
+            found.append((child, depth))
+        found += inside(child, kinds, depth + isinstance(child, FUNCTIONS))
+    return found
+
+
+def imported(module: str) -> set[str]:
+    """The package's modules that a module imports, anywhere in it; what is imported from another
+    package than the module's own comes with that package's `__init__`.
+    """
+    found = set()
+    for node, _ in inside(TREES[module], IMPORTS):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            assert not node.level, f"{module}, line {node.lineno}: imports are written in full"
+            below = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in FILES else node.module for name in below]
+        for name in filter(FILES.__contains__, names):
+            outside = room(name) != room(module) and "." in name
+            found |= {name, f"ppfer.{room(name)}"} if outside else {name}
+    return found - {module}
+
+
+EDGES = {module: imported(module) for module in FILES}
+
+
+def lines() -> dict[str, int]:
+    return {name: len(path.read_text().splitlines()) for name, path in FILES.items()}
+
+
+def imports_in_functions() -> list[str]:
+    found = [(name, node, d) for name in FILES for node, d in inside(TREES[name], IMPORTS)]
+    return [f"{name}:{node.lineno}: {ast.unparse(node)}" for name, node, depth in found if depth]
+
+
+def nested() -> dict[str, int]:
+    """Functions in functions, and how deep."""
+    found = [(name, node, d) for name in FILES for node, d in inside(TREES[name], FUNCTIONS)]
+    return {f"{name}:{node.lineno}: {node.name}": depth for name, node, depth in found if depth}
+
+
+# --- counts -------------------------------------------------------------------
+
+
+def test_the_counts_are_shown(capsys):
+    long = sorted(lines().items(), key=lambda item: -item[1])
+    with capsys.disabled():
+        print(
+            f"\n{len(FILES)} modules, {sum(lines().values())} lines, the longest {long[:3]}; "
+            f"{sum(map(len, EDGES.values()))} imports of each other; "
+            f"{len(imports_in_functions())} imports inside functions; "
+            f"{len(nested())} functions inside functions, {max(nested().values())} deep; "
+            f"{len(study.STAGES)} stages, {len(study.PROTECTORS)} protectors"
+        )
+    assert FILES and nested() and imports_in_functions(), "nothing counted is nothing held"
+
+
+def test_no_module_is_long():
+    assert not {name: n for name, n in lines().items() if n > LONGEST}
+
+
+def test_nothing_imports_in_a_circle():
+    graphlib.TopologicalSorter(EDGES).prepare()  # raises CycleError, naming the circle
+
+
+def test_imports_only_point_up():
+    unknown = {room(module) for module in FILES} - FLOOR.keys()
+    assert not unknown, "a new room has a floor"
+    downward = [
+        f"{module} → {other}"
+        for module, others in EDGES.items()
+        for other in others
+        if FLOOR[room(other)] > FLOOR[room(module)]
+    ]
+    assert not downward
+
+
+def test_imports_inside_functions_are_few():
+    assert len(imports_in_functions()) <= IMPORTS_INSIDE, "\n".join(imports_in_functions())
+
+
+def test_functions_are_not_nested_twice():
+    assert not {where: depth for where, depth in nested().items() if depth > DEEPEST}
+
+
+# --- lists --------------------------------------------------------------------
+
+
+def subclasses(cls: type) -> set[type]:
+    return {cls}.union(*map(subclasses, cls.__subclasses__()))
+
+
+def test_every_stage_is_listed_once_and_found_by_name(tmp_path):
+    described = {cls for cls in subclasses(Stage) if "kind" in vars(cls)}
+    ours = {cls for cls in described if cls.__module__.startswith("ppfer.")}
+    kinds = [cls.kind for cls in study.STAGES]
+    assert ours == set(study.STAGES) and len(kinds) == len(set(kinds))
+    run = study.open_run(load_config("smoke"), tmp_path, "cpu")
+    for cls in study.STAGES:
+        name = f"{cls.kind}/{VALUES[cls.argument]}" if cls.argument else cls.kind
+        stage = run.describe(name)
+        assert type(stage) is cls and stage.name == name
+        assert all(run.describe(need) for need in stage.needs())
+
+
+def test_every_protector_is_listed_once_and_found_by_name(tmp_path):
+    names = [protector.name for protector in study.PROTECTORS]
+    assert len(names) == len(set(names))
+    run = study.open_run(load_config("smoke"), tmp_path, "cpu")
+    for name in names:
+        assert run.protector(name) in study.PROTECTORS
+        assert run.describe(f"protected/{name}").what.name == name
+        assert all(run.describe(need) for need in run.protector(name).needs)
+    loaded = [module for name, module in sys.modules.items() if name.startswith("ppfer.")]
+    found = [x for m in loaded for v in vars(m).values() for x in (v if type(v) is tuple else [v])]
+    assert {x.name for x in found if isinstance(x, Protector)} == set(names)
+
+
+IMPORTING = """
+import importlib, sys
+
+def state():
+    found = {}
+    for name, module in sorted(sys.modules.items()):
+        if not name.startswith("ppfer") or name.startswith("ppfer.study"):
+            continue
+        for key, value in vars(module).items():
+            if key.startswith("__") or getattr(value, "__name__", "").startswith("ppfer."):
+                continue
+            found[name, key] = id(value)
+            if isinstance(value, (dict, list, set)):
+                found[name, key, "holds"] = repr(value)
+            if isinstance(value, type) and value.__module__.startswith("ppfer."):
+                found[name, key, "class"] = repr(sorted(vars(value).items(), key=str))
+    return found
+
+studies = [name for name in sys.argv[1:] if name.startswith("ppfer.study")]
+for name in sys.argv[1:]:
+    if name not in studies:
+        importlib.import_module(name)
+before = state()
+assert before and not any(name.startswith("ppfer.study") for name in sys.modules)
+for name in studies:
+    importlib.import_module(name)
+after = state()
+changed = [str(key) for key in before | after if before.get(key) != after.get(key)]
+sys.exit("changed by importing: " + ", ".join(changed) if changed else 0)
+"""
+
+
+def test_importing_the_study_changes_nothing():
+    """Nothing is registered by being imported: no global of any other room is another after."""
+    above = [name for name in FILES if FLOOR[room(name)] <= FLOOR["study"]]
+    command = [sys.executable, "-c", IMPORTING, *above]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_counted_would_be_seen():
+    """The counts can fail."""
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(EDGES | {"ppfer.config": {"ppfer.cli"}}).prepare()
+    tree = ast.parse("def a():\n class B:\n  def c(self):\n   def d(): import os")
+    assert {node.name: n for node, n in inside(tree, FUNCTIONS)} == {"a": 0, "c": 1, "d": 2}
+    assert [n for _, n in inside(tree, IMPORTS)] == [3]
+    assert {"ppfer.method", "ppfer.method.parts", "ppfer.run"} <= EDGES["ppfer.plots"]
