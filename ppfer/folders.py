@@ -53,7 +53,8 @@ def known_runs(runs_dir: Path) -> list[dict]:
     rows = []
     for path in sorted(runs_dir.glob("*/run.json")):
         said, folder = json.loads(path.read_text()), path.parent
-        stages = [m for m in folder.rglob("manifest.json") if ASIDE not in m.parts]
+        aside = folder / ASIDE
+        stages = [m for m in folder.rglob("manifest.json") if aside not in m.parents]
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         differs = ", ".join(f"{key}={value}" for key, value in said["differs"].items())
         rows.append(

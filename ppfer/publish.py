@@ -61,7 +61,7 @@ def finished(folder: Path) -> dict[str, dict]:
     made = {}
     for path in sorted(folder.rglob("manifest.json")):
         said = json.loads(path.read_text())
-        if "stage" not in said or ASIDE in path.parts:  # a store's, or no longer used
+        if "stage" not in said or folder / ASIDE in path.parents:  # a store's, or no longer used
             continue
         summary, kept = (
             said["summary"],

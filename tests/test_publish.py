@@ -1,6 +1,10 @@
 """What runs leave for the repository: how each stage was made, seeds side by side, pages filled."""
 
+import shutil
+
 from ppfer import cli, measure, publish
+from ppfer.device import write_json
+from ppfer.folders import known_runs
 from ppfer.method import PIPELINE
 
 
@@ -9,6 +13,17 @@ def test_finished_lists_what_was_made(tiny_run):
     assert set(PIPELINE) <= set(listed) and listed["identity"]["device"].startswith("CPU")
     assert listed["identity"]["steps"] == 3 and listed["clips"]["seconds"] >= 0
     assert all(listed[name]["key"] == tiny_run.key(name) for name in PIPELINE)
+
+
+def test_what_was_left_behind_is_not_listed(tiny_run, tmp_path):
+    """Nor is a run passed over because a folder above it has that name."""
+    folder = tmp_path / "earlier" / "run"
+    for name in ("identity", "earlier/identity-0"):
+        shutil.copytree(tiny_run.dir / "identity", folder / name)
+    assert list(publish.finished(folder)) == ["identity"]
+    write_json(folder / "run.json", {"profile": "smoke", "differs": {}})
+    (row,) = known_runs(folder.parent)
+    assert row["finished stages"] == 1
 
 
 def test_seeds_of_finished_runs_become_one_table(tmp_path, capsys):
