@@ -93,12 +93,20 @@ def _tiles(matrix: Tensor, cuts: int, send: Callable[[Tensor], Tensor]) -> tuple
 
 
 @dataclass(frozen=True)
+class Maps:
+    """x * factor + offset of every sub-band: average or detail over time, width, height."""
+
+    factors: Tensor  # (2, …, 1, 1, 1, 1)
+    offsets: Tensor  # likewise
+    numbers: tuple[float, ...]  # the factors again
+
+
+@dataclass(frozen=True)
 class Step:
     """One level: a matrix per dimension, then an affine map per sub-band."""
 
     axes: tuple[tuple[Axis, Axis], ...]  # per dimension, of A and of S transposed
-    # of both: factors and offsets (2, …, 1, 1, 1, 1), average or detail over time, width, height
-    maps: tuple[tuple[Tensor, Tensor], ...]
+    maps: tuple[Maps, Maps]  # of both
     stacked: tuple[int, ...]  # shape of a clip's averages and details: T, 3, H, W, some doubled
     shape: tuple[int, ...]  # the same with the doubles apart: (…, 2, …)
     order: tuple[int, ...]  # and how to permute it: the 2s before all others
@@ -109,12 +117,9 @@ class Step:
         maps = []
         for way in range(2):
             pairs = [(1.0, 0.0) if band is None else band.affine(way) for band in bands]
-            shape = [2] * len(axes) + [1] * 4
-            maps.append(
-                tuple(
-                    send(torch.tensor(row, dtype=torch.float64).view(shape)) for row in zip(*pairs)
-                )
-            )
+            rows = [torch.tensor(row, dtype=torch.float64) for row in zip(*pairs)]
+            rows = [send(row.view([2] * len(axes) + [1] * 4)) for row in rows]
+            maps.append(Maps(*rows, tuple(factor for factor, _ in pairs)))
         t, h, w = bands[-1].shape
         whole, dims = (t, 3, h, w), [axis.dim for axis, _ in axes]
         sizes, at = list(whole), []
@@ -243,7 +248,7 @@ def _letters(y: Tensor, step: Step) -> Tensor:
     return y.view(-1, *step.shape).permute(step.order)
 
 
-def _take(y: Tensor, maps: tuple[Tensor, Tensor], shifted: bool) -> tuple[Tensor, Tensor]:
+def _take(y: Tensor, maps: Maps, shifted: bool) -> tuple[Tensor, Tensor]:
     """y as `_letters` sees it to low (B, t, 3, h, w) and rest (B, details, t, 3, h, w)."""
     k = y.ndim - 5
     if _at_once(y):
@@ -255,7 +260,7 @@ def _take(y: Tensor, maps: tuple[Tensor, Tensor], shifted: bool) -> tuple[Tensor
     return low, rest
 
 
-def _give(y: Tensor, low: Tensor, rest: Tensor, maps: tuple[Tensor, Tensor], shifted: bool) -> None:
+def _give(y: Tensor, low: Tensor, rest: Tensor, maps: Maps, shifted: bool) -> None:
     """The other way, into y; rest is (B, details · t, 3, h, w)."""
     if _at_once(y):
         _affine(y, torch.cat([low, rest], 1).view(y.shape), maps, shifted)
@@ -275,21 +280,20 @@ def _each(y: Tensor) -> list[Tensor]:
     return [y[(slice(None), *i)] for i in itertools.product((0, 1), repeat=y.ndim - 5)]
 
 
-def _affine(out: Tensor, x: Tensor, maps: tuple[Tensor, Tensor], shifted: bool) -> Tensor:
+def _affine(out: Tensor, x: Tensor, maps: Maps, shifted: bool) -> Tensor:
     """x * factor + offset; returns `out`."""
-    factors, offsets = maps
     if shifted:
-        return _put(out, torch.addcmul, offsets, x, factors)
-    return _put(out, torch.mul, x, factors)
+        return _put(out, torch.addcmul, maps.offsets, x, maps.factors)
+    return _put(out, torch.mul, x, maps.factors)
 
 
-def _affine_each(
-    outs: list[Tensor], parts: list[Tensor], maps: tuple[Tensor, Tensor], shifted: bool
-) -> None:
+def _affine_each(outs: list[Tensor], parts: list[Tensor], maps: Maps, shifted: bool) -> None:
     """The same for one sub-band after the other."""
-    factors, offsets = (m.flatten() for m in maps)
-    for out, x, factor, offset in zip(outs, parts, factors.tolist(), offsets * shifted):
-        torch.add(offset, x, alpha=factor, out=out)
+    for out, x, factor, offset in zip(outs, parts, maps.numbers, maps.offsets.flatten()):
+        if shifted:
+            torch.add(offset, x, alpha=factor, out=out)
+        else:
+            torch.mul(x, factor, out=out)
 
 
 def _put(out: Tensor, operation: Callable, *inputs: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Which clips there are and which of them can be used.
 
 `index` finds and audits the clips of a CREMA-D tree, a DFEW tree or any folder with a
-`metadata.csv`.
+`metadata.csv`; the list `READERS` says how each of these is recognised and read.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -21,6 +22,7 @@ from ppfer.cremad import DFEW_EMOTIONS, EMOTION_CODES, LEVELS, SENTENCES
 from ppfer.video import file_fault, is_video
 
 COLUMNS = ("clip", "path", "actor", "emotion", "sentence", "level", "sex", "age", "race")
+Found = tuple[list[dict], list[tuple[str, str]]]  # rows of usable clips; (path, reason) of others
 EMOTION_WORDS = {
     "angry": ("anger",),
     "disgust": ("disgusted",),
@@ -45,7 +47,7 @@ class Index:
     """What was found at a path.
 
     Attributes:
-        kind: "CREMA-D tree", "DFEW tree" or "folder with metadata.csv".
+        kind: of data set, see `READERS`.
         root: the path.
         table: one row per usable clip, sorted by `clip`, every column text, "" where nothing is
             known. `clip` is unique; `path` can be opened; `emotion` is a lower-case word. DFEW adds
@@ -97,9 +99,9 @@ def describe(head: str, table: pd.DataFrame, rejected: pd.DataFrame) -> str:
     counts = table["emotion"].value_counts().sort_index()
     emotions = ", ".join(f"{emotion} {count}" for emotion, count in counts.items())
     actors = table["actor"].nunique() if table["actor"].any() else "unknown"
+    found = len(table) + len(rejected)
     lines = [
-        f"{head}: {len(table) + len(rejected)} videos found, {len(table)} usable, {len(rejected)} "
-        "rejected",
+        f"{head}: {found} videos found, {len(table)} usable, {len(rejected)} rejected",
         *([count_reasons(rejected)] if len(rejected) else []),
         f"  actors: {actors}; {emotions}",
     ]
@@ -126,10 +128,10 @@ def count_reasons(rejected: pd.DataFrame) -> str:
 def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Index:
     """Finds and audits the clips at a path; decoding, later, may reject more (`ClipStore.build`).
 
-    The kind of data set is recognised: a folder with `metadata.csv` (columns path, actor, emotion;
-    optionally sentence, level, sex, age, race), a DFEW tree (`EmoLabel_DataSplit/`, `Clip/`), else
-    a CREMA-D tree (videos named `1001_DFA_ANG_XX`, in any folder; `VideoDemographics.csv` beside
-    them).
+    The first of `READERS` that recognises the folder reads it: a folder with `metadata.csv`
+    (columns path, actor, emotion; optionally sentence, level, sex, age, race), a DFEW tree
+    (`EmoLabel_DataSplit/`, `Clip/`), else a CREMA-D tree (videos named `1001_DFA_ANG_XX`, in any
+    folder; `VideoDemographics.csv` beside them).
 
     Args:
         root: the folder.
@@ -148,23 +150,17 @@ def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Inde
         raise PpferError(f"{root} {fault}; give a folder of videos")
     if not any(root.iterdir()):
         raise PpferError(f"{root} is an empty folder; put videos there or give another path")
-    if (root / "metadata.csv").exists():
-        kind, rows, rejected = "folder with metadata.csv", *_index_folder(root)
-    elif (root / "EmoLabel_DataSplit").is_dir():
-        kind, rows, rejected = "DFEW tree", *_index_dfew(root, fold)
-    else:
-        keep_faults = keep_faults or (root / "twin.json").exists()
-        kind, rows, rejected = "CREMA-D tree", *_index_cremad(root, keep_faults)
+    reader = next(reader for reader in READERS if reader.recognises(root))
+    rows, rejected = reader.read(root, fold=fold, keep_faults=keep_faults)
     rows, rejected = _without_duplicates(root, rows, rejected)
-    columns = [*COLUMNS, "split"] if kind == "DFEW tree" else list(COLUMNS)
+    columns = [*COLUMNS, "split"] if any("split" in row for row in rows) else list(COLUMNS)
     table = (
         pd.DataFrame([_one_form(row) for row in rows], columns=columns, dtype=str)
         .fillna("")
         .sort_values("clip", ignore_index=True)
     )
-    result = Index(
-        kind, root, table, pd.DataFrame(sorted(rejected), columns=["path", "reason"], dtype=str)
-    )
+    left_out = pd.DataFrame(sorted(rejected), columns=["path", "reason"], dtype=str)
+    result = Index(reader.kind, root, table, left_out)
     if not len(table):
         raise PpferError(
             f"no video in {root} can be used\n{count_reasons(result.rejected)}".rstrip()
@@ -206,7 +202,8 @@ def index_names(names: Iterable[str], demographics: str | Path | None = None) ->
     )
 
 
-def _index_cremad(root: Path, keep_faults: bool) -> tuple[list[dict], list[tuple[str, str]]]:
+def _index_cremad(root: Path, keep_faults: bool, **_: object) -> Found:
+    keep_faults = keep_faults or (root / "twin.json").exists()
     files = [root / "VideoDemographics.csv", root.parent / "VideoDemographics.csv"]
     people = next((_demographics(file) for file in files if file.exists()), {})
     rows, rejected = [], []
@@ -226,8 +223,8 @@ def _index_cremad(root: Path, keep_faults: bool) -> tuple[list[dict], list[tuple
         )
         raise PpferError(
             f"{root} {found} (1001_DFA_ANG_XX.flv), no DFEW tree (EmoLabel_DataSplit/) and no "
-            "metadata.csv; "
-            "for your own videos write a metadata.csv with the columns path, actor, emotion"
+            "metadata.csv; for your own videos write a metadata.csv with the columns path, actor, "
+            "emotion"
         )
     return rows, rejected
 
@@ -258,7 +255,7 @@ def _demographics(path: Path) -> dict[str, dict]:
     }
 
 
-def _index_dfew(root: Path, fold: int) -> tuple[list[dict], list[tuple[str, str]]]:
+def _index_dfew(root: Path, fold: int, **_: object) -> Found:
     media: dict[int, Path] = {}  # faces cut out at 224 first, then whole videos, then anything else
     folders = sorted(p for p in (root / "Clip").glob("*") if p.is_dir())
     for folder in sorted(folders, key=lambda p: ("clip_224x224", "original", p.name).index(p.name)):
@@ -291,16 +288,15 @@ def _index_dfew(root: Path, fold: int) -> tuple[list[dict], list[tuple[str, str]
     return rows, rejected
 
 
-def _index_folder(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
+def _index_folder(root: Path, **_: object) -> Found:
     table = _read_csv(root / "metadata.csv", ("path", "actor", "emotion"))
     videos = _videos(root)
     there = {normal(name): name for name in videos}
     names = [os.path.normpath(name.replace("\\", "/")) for name in table["path"]]
     names = [n if (root / n).exists() else there.get(normal(n), n) for n in names]
     stems = [normal(Path(name).stem) for name in names]
-    unique = len(set(stems)) == len(
-        {normal(name) for name in names}
-    )  # else a clip is called by its whole path
+    # else a clip is called by its whole path
+    unique = len(set(stems)) == len({normal(name) for name in names})
     rows, rejected, seen = [], [], set()
     for name, stem, labels in zip(names, stems, table.to_dict("records"), strict=True):
         emotion = EMOTION_OF.get(labels["emotion"].lower())
@@ -324,6 +320,29 @@ def _index_folder(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
     return rows, rejected
 
 
+class Reader(NamedTuple):
+    """How one kind of data set is read.
+
+    Attributes:
+        kind: as printed.
+        recognises: whether a folder is such a data set.
+        read: takes the folder and the options of `index` as keywords; returns the rows of usable
+            clips (of `COLUMNS`, `clip`, `path` and `emotion` must be there) and the videos left
+            out, (path relative to the folder, reason). ``**_`` stands for options of other kinds.
+    """
+
+    kind: str
+    recognises: Callable[[Path], bool]
+    read: Callable[..., Found]
+
+
+READERS = (  # tried in this order; the last one takes whatever is left
+    Reader("folder with metadata.csv", lambda at: (at / "metadata.csv").exists(), _index_folder),
+    Reader("DFEW tree", lambda at: (at / "EmoLabel_DataSplit").is_dir(), _index_dfew),
+    Reader("CREMA-D tree", lambda at: True, _index_cremad),
+)
+
+
 def _videos(root: Path) -> list[str]:
     """Video files below a folder, relative and sorted; follows links, leaves out hidden folders and
     other data sets.
@@ -331,9 +350,7 @@ def _videos(root: Path) -> list[str]:
     found, visited = [], set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real, here = os.path.realpath(folder), Path(folder)
-        other = here != root and (
-            (here / "EmoLabel_DataSplit").is_dir() or (here / "metadata.csv").exists()
-        )
+        other = here != root and any(reader.recognises(here) for reader in READERS[:-1])
         if real in visited or other:
             subfolders.clear()
             continue
@@ -363,9 +380,7 @@ def _read_csv(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     return table.fillna("").apply(lambda column: column.str.strip())
 
 
-def _without_duplicates(
-    root: Path, rows: list[dict], rejected: list[tuple[str, str]]
-) -> tuple[list[dict], list[tuple[str, str]]]:
+def _without_duplicates(root: Path, rows: list[dict], rejected: list[tuple[str, str]]) -> Found:
     """Keeps the first of files of one name or of one content; of equal content under contradicting
     labels, none.
     """

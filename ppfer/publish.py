@@ -19,6 +19,13 @@ from ppfer.folders import ASIDE, run_name
 from ppfer.run import Run
 
 PAGES = ("README.md", "figures/README.md", "figures/bench/README.md")  # hold tables from files
+README_COLUMNS = {  # the main table's, in plain words
+    "approach": "approach",
+    "plr": "identity named: validator as trained",
+    "plr_retrained": "identity named: validator retrained",
+    "acc": "expression read: recognizer as trained",
+    "acc_retrained": "expression read: recognizer retrained",
+}
 
 
 def publish(run: Run) -> None:
@@ -30,11 +37,23 @@ def publish(run: Run) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for table in sorted((run.dir / "tables").glob("*")):
         shutil.copy(table, folder / table.name)
+    main = folder / "main.json"
+    if main.exists():
+        measure.write_table(readme_rows(json.loads(main.read_text())), folder, "readme")
     write_json(folder / "manifest.json", finished(run.dir))
     plots.theme()
     for name, figure in plots.overview(run).items():
         figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=110)
     fill_pages()
+
+
+def readme_rows(rows: list[dict]) -> list[dict]:
+    """The main table's rows under the README's headers; what ran stands in a line below the table.
+
+    Args:
+        rows: of ``main.json``.
+    """
+    return [{plain: row[key] for key, plain in README_COLUMNS.items()} for row in rows]
 
 
 def finished(folder: Path) -> dict[str, dict]:

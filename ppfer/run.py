@@ -218,7 +218,8 @@ class Run:
             own = [c for c in folder.glob("*") if not (c / "started.json").exists()]
             if finished := _read(folder).get("key"):
                 aside = self.dir / ASIDE / f"{name}-{finished}"
-                aside.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(aside, ignore_errors=True)  # the same, left behind before
+                aside.mkdir(parents=True)
                 for child in own:
                     child.replace(aside / child.name)
             elif begun != key:

@@ -1,54 +1,84 @@
-"""A run small enough for tests: 36 coloured clips, networks of a few channels, two or three steps a stage."""
+"""A run small enough for tests: 36 coloured clips, small networks, three steps a stage."""
 
+from __future__ import annotations
+
+import pandas as pd
 import pytest
 import torch
 
-from ppfer import tables
-from ppfer.config import load_config
-from ppfer.run import Run, Stage
+from ppfer import study
+from ppfer.config import EMOTIONS, load_config
+from ppfer.method import PIPELINE
+from ppfer.run import Run
+from ppfer.stage import Stage, stage
+from ppfer.store import ClipStore
 
-torch.set_num_threads(1)  # tensors this small only wait for each other's threads, all the more on a busy machine
+# tensors this small only wait for each other's threads, all the more on a busy machine
+torch.set_num_threads(1)
 
-FEW = {f"{stage}.{key}": value for key, value in {"steps": 3, "batch": 4, "evals": 1, "warmup": 1}.items()
-       for stage in ("identity", "pretrain", "privacy", "expression", "compensation", "recognition", "adaptation", "attack", "recovery",
-                     "contrast", "tradeoff", "joint")}  # fmt: skip
+TRAINED = (
+    "identity pretrain privacy expression compensation recognition adaptation attack recovery "
+    "contrast tradeoff joint"
+).split()
+FEW = {"steps": 3, "batch": 4, "evals": 1, "warmup": 1}
+SMALL = {"size": 16, "frames": 4, "nets.patch": 4, "val": 0.25} | {
+    f"{name}.{key}": value for name in TRAINED for key, value in FEW.items()
+}
 
 
-def coloured_clips(actors: int = 3, per_emotion: int = 2, frames: int = 4, size: int = 16):
-    """(N, T, 3, S, S) uint8 and their table: an actor is a colour, an expression the height of a moving bar."""
-    import pandas as pd
-
-    emotions = ("angry", "disgust", "fear", "happy", "neutral", "sad")
+def coloured_clips(
+    actors: int = 3, per_emotion: int = 2, frames: int = 4, size: int = 16
+) -> tuple[torch.Tensor, pd.DataFrame]:
+    """(N, T, 3, S, S) uint8 and their table: an actor is a colour, an expression the height of a
+    moving bar.
+    """
     g = torch.Generator().manual_seed(0)
     pixels, rows = [], []
     for actor in range(actors):
-        for e, emotion in enumerate(emotions):
+        for e, emotion in enumerate(EMOTIONS):
             for take in range(per_emotion):
-                clip = torch.full((frames, 3, size, size), 0.3) + 0.1 * torch.rand((frames, 3, size, size), generator=g)
+                clip = 0.3 + 0.1 * torch.rand((frames, 3, size, size), generator=g)
                 clip[:, actor % 3] += 0.3
                 for t in range(frames):
                     clip[t, :, 2 * e : 2 * e + 3, (2 * t + take) % size] = 1
                 pixels.append(clip.clamp(0, 1).mul(255).byte())
-                rows.append({"clip": f"{1001 + actor}_{emotion}_{take}", "path": "", "actor": str(1001 + actor), "emotion": emotion,
-                             "sentence": str(take), "level": "XX", "sex": ("male", "female")[actor % 2], "age": str(25 + 20 * actor), "race": ""})
+                said = {"path": "", "sentence": str(take), "level": "XX", "emotion": emotion}
+                person = {"sex": ("male", "female")[actor % 2], "age": str(25 + 20 * actor)}
+                name = {"clip": f"{1001 + actor}_{emotion}_{take}", "actor": str(1001 + actor)}
+                rows.append(name | said | person | {"race": ""})
     return torch.stack(pixels), pd.DataFrame(rows)
 
 
+class Coloured(Stage):
+    """Takes the place of a data stage: nothing is decoded or rendered."""
+
+    def make(self, folder) -> dict:
+        return {}
+
+    def load(self, folder) -> ClipStore:
+        return ClipStore.in_memory(*coloured_clips())
+
+
+@stage("clips", notebook="00")
+class ColouredClips(Coloured):
+    """The originals."""
+
+
+@stage("wild", notebook="00")
+class ColouredWild(Coloured):
+    """The in-the-wild clips."""
+
+
+def coloured_run(config, runs_dir) -> Run:
+    """A run on coloured clips that can make everything there is; later classes of a kind win."""
+    stages = (*study.STAGES, ColouredClips, ColouredWild)
+    return Run(config, runs_dir, "cpu", stages=stages, protectors=study.PROTECTORS)
+
+
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory):
+def tiny_run(tmp_path_factory) -> Run:
     """The main pipeline on coloured clips: every stage up to "attack/ppfer" is made."""
-    from ppfer.store import ClipStore
-
-    class Coloured(Run):
-        """A run whose two data sets are coloured clips; no other run is touched."""
-
-        def describe(self, name: str) -> Stage:
-            if name in ("clips", "wild"):
-                return Stage(name, "00_data.ipynb", (), {}, lambda run, folder: {}, lambda run, folder: ClipStore.in_memory(*coloured_clips()))
-            return super().describe(name)
-
-    changes = {"size": 16, "frames": 4, "nets.patch": 4, "val": 0.25, **FEW}
-    run = Coloured(load_config("smoke", changes), tmp_path_factory.mktemp("runs"), device="cpu")
-    for name in tables.PIPELINE:
+    run = coloured_run(load_config("smoke", SMALL), tmp_path_factory.mktemp("runs"))
+    for name in PIPELINE:
         run.make(name)
     return run

@@ -25,7 +25,10 @@ def test_mistakes_are_sentences(profile, overrides, says):
         load_config(profile, overrides)
 
 
-@pytest.mark.parametrize(("key", "value", "read"), [("privacy.lr", "1e-4", 1e-4), ("seed", "3", 3), ("compile", "true", True), ("test", 1, 1.0)])
+@pytest.mark.parametrize(
+    ("key", "value", "read"),
+    [("privacy.lr", "1e-4", 1e-4), ("seed", "3", 3), ("compile", "true", True), ("test", 1, 1.0)],
+)
 def test_strings_are_read_as_the_field(key, value, read):
     node = to_dict(load_config("demo", {key: value}))
     for part in key.split("."):
@@ -34,20 +37,29 @@ def test_strings_are_read_as_the_field(key, value, read):
 
 
 def test_override_changes_one_field_only():
-    plain, changed = to_dict(load_config("demo")), to_dict(load_config("demo", {"bands.wavelet": "db4"}))
+    plain = to_dict(load_config("demo"))
+    changed = to_dict(load_config("demo", {"bands.wavelet": "db4"}))
     assert changed.pop("bands")["wavelet"] == "db4" and plain.pop("bands")["wavelet"] == "haar"
     assert plain == changed
 
 
 def test_profiles_are_frozen_and_distinct():
-    assert len({digest(to_dict(c)) for c in PROFILES.values()}) == 4
+    configs = [load_config(name) for name in PROFILES]
+    assert len({digest(to_dict(c) | {"profile": ""}) for c in configs}) == len(PROFILES) == 4
     with pytest.raises(dataclasses.FrozenInstanceError):
-        PROFILES["demo"].seed = 1
+        configs[0].seed = 1
 
 
 def test_conda_file_repeats_pyproject():
-    """environment.yml is a second front door: its pip section must be pyproject's pins, word for word."""
+    """environment.yml is a second front door: its pip section is pyproject's pins."""
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-    lines = [line.strip()[2:].strip('"') for line in (REPO / "environment.yml").read_text().splitlines() if line.startswith("      - ")]
-    pins = [line for line in lines if not line.startswith("-e") and not line.startswith("--")]
-    assert pins == project["dependencies"]
+    lines = (REPO / "environment.yml").read_text().splitlines()
+    pins = [line.strip()[2:].strip('"') for line in lines if line.startswith("      - ")]
+    assert [pin for pin in pins if not pin.startswith("-")] == project["dependencies"]
+
+
+def test_demo_stands_on_the_paper_where_it_speaks():
+    demo, paper = load_config("demo"), load_config("paper")
+    assert demo.privacy_loss == paper.privacy_loss == "paper" and paper.fidelity == 0.0
+    assert (paper.bands.wavelet, paper.bands.level) == ("haar", 1)
+    assert (paper.frames, paper.size) == (16, 224)

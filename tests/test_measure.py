@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ppfer.config import PpferError
-from ppfer.evaluate import (
+from ppfer.measure import (
     Rate,
     by_group,
-    clip_logits,
-    frame_logits,
     leakage,
+    logits,
     markdown,
     over_seeds,
     per_class,
+    private_first,
     remapped_leakage,
     write_table,
 )
@@ -31,12 +31,14 @@ def test_wilson_interval_solves_the_score_equation(kn):
     """Both ends p of the Wilson interval satisfy (p̂ − p)² = z² p (1 − p) / n, and enclose p̂."""
     rate = Rate(*kn)
     for p in rate.interval:
-        assert (rate.value - p) ** 2 == pytest.approx(1.959963984540054**2 * p * (1 - p) / rate.n, abs=1e-9)
+        assert (rate.value - p) ** 2 == pytest.approx(
+            1.959963984540054**2 * p * (1 - p) / rate.n, abs=1e-9
+        )
     assert rate.interval[0] <= rate.value + 1e-12 and rate.value <= rate.interval[1] + 1e-12
 
 
 def test_the_papers_interval():
-    """45 of 2,232: REFERENCE gives 1.5–2.7 %."""
+    """PPFER's row of Table 1: 45 of 2,232 clips."""
     low, high = Rate(45, 2232).interval
     assert (round(100 * low, 1), round(100 * high, 1)) == (1.5, 2.7)
     assert str(Rate(45, 2232)) == "2.0 % (45/2232; 1.5–2.7)"
@@ -48,7 +50,8 @@ def logits_naming(names: torch.Tensor, classes: int) -> torch.Tensor:
 
 def test_leakage_of_a_known_validator():
     truth = np.array([0, 1, 2, 0])
-    named = torch.tensor([[0, 0, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]])  # right on 2, 3, 0, 3 of 3 frames
+    # right on 2, 3, 0, 3 of 3 frames
+    named = torch.tensor([[0, 0, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]])
     rates = leakage(logits_naming(named, 3), truth)
     assert rates["all_frames"] == Rate(8, 12)
     assert rates["clip"] == Rate(3, 4)
@@ -56,18 +59,18 @@ def test_leakage_of_a_known_validator():
 
 
 def test_random_frame_is_seeded():
-    logits = torch.randn(200, 8, 5, generator=torch.Generator().manual_seed(0))
+    said = torch.randn(200, 8, 5, generator=torch.Generator().manual_seed(0))
     truth = np.arange(200) % 5
-    assert leakage(logits, truth, seed=1) == leakage(logits, truth, seed=1)
-    assert len({leakage(logits, truth, seed=s)["random_frame"].k for s in range(5)}) > 1
+    assert leakage(said, truth, seed=1) == leakage(said, truth, seed=1)
+    assert len({leakage(said, truth, seed=s)["random_frame"].k for s in range(5)}) > 1
 
 
 def test_a_permutation_of_identities_does_not_hide_them():
     """A protector that swaps names scores PLR 0, and the remapping attacker undoes it."""
     truth = np.arange(40) % 4
-    logits = logits_naming(torch.as_tensor((truth + 1) % 4)[:, None].expand(40, 3), 4)
-    assert leakage(logits, truth)["all_frames"].k == 0
-    assert remapped_leakage(logits[:20], truth[:20], logits[20:], truth[20:]) == Rate(60, 60)
+    said = logits_naming(torch.as_tensor((truth + 1) % 4)[:, None].expand(40, 3), 4)
+    assert leakage(said, truth)["all_frames"].k == 0
+    assert remapped_leakage(said[:20], truth[:20], said[20:], truth[20:]) == Rate(60, 60)
 
 
 def test_per_class_adds_up_to_the_average():
@@ -92,28 +95,49 @@ def test_logits_follow_the_index():
     index = np.array([5, 0, 3, 3, 6])
     expected = clips[torch.as_tensor(index)].float() / 255
     for batch in (1, 2, 64):
-        frames = frame_logits(Mean(), clips, index, device=CPU, batch=batch)
+        frames = logits(Mean(), clips, index, frames=True, device=CPU, batch=batch)
         torch.testing.assert_close(frames[..., 0], expected.flatten(2).mean(2))
-        whole = clip_logits(Mean(), clips, index, device=CPU, batch=batch)
+        whole = logits(Mean(), clips, index, frames=False, device=CPU, batch=batch)
         torch.testing.assert_close(whole[:, 0], expected.flatten(1).mean(1))
 
 
 def test_tables_keep_counts(tmp_path):
-    rows = write_table([{"approach": "a", "plr": Rate(1, 4)}, {"approach": "b", "note": "x"}], tmp_path, "t")
-    assert json.loads((tmp_path / "t.json").read_text()) == rows == [{"approach": "a", "plr": {"k": 1, "n": 4}}, {"approach": "b", "note": "x"}]
+    note = {"approach": "b", "note": "x"}
+    rows = write_table([{"approach": "a", "plr": Rate(1, 4)}, note], tmp_path, "t")
+    assert rows == [{"approach": "a", "plr": {"k": 1, "n": 4}}, note]
+    assert json.loads((tmp_path / "t.json").read_text()) == rows
     assert "25.0 % (1/4; 4.6–69.9)" in (tmp_path / "t.md").read_text()
     assert markdown(rows).count("\n") == 4
 
 
 def test_seeds_side_by_side(tmp_path):
-    tables = [[{"approach": "PPFER (C)", "what_ran": f"seed {i}", "plr": {"k": k, "n": 200}, "acc": {"k": 150, "n": 200}}] for i, k in enumerate((2, 4, 6))]
-    rows = write_table(over_seeds(tables), tmp_path, "seeds")
-    assert rows == [{"approach": "PPFER (C)", "plr": {"k": [2, 4, 6], "n": 200}, "acc": {"k": [150] * 3, "n": 200}}]
-    assert "| 2.0 ± 1.0 % (2, 4, 6 of 200) | 75.0 ± 0.0 % (150, 150, 150 of 200) |" in (tmp_path / "seeds.md").read_text()
+    same = {"approach": "PPFER (C)", "acc": {"k": 150, "n": 200}}
+    tables = [[same | {"what_ran": f"{k}", "plr": {"k": k, "n": 200}}] for k in (2, 4, 6)]
+    (row,) = write_table(over_seeds(tables), tmp_path, "seeds")
+    plr, acc = {"k": [2, 4, 6], "n": 200}, {"k": [150] * 3, "n": 200}
+    assert row == {"approach": "PPFER (C)", "plr": plr, "acc": acc}
+    printed = (tmp_path / "seeds.md").read_text()
+    assert "2.0 ± 1.0 % (2, 4, 6 of 200)" in printed
+    assert "75.0 ± 0.0 % (150, 150, 150 of 200)" in printed
 
 
-@pytest.mark.parametrize(("other", "says"), [({"approach": "G"}, "different rows"), ({"plr": {"k": 1, "n": 199}}, "measured 200, 199 clips")])
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"approach": "G"}, "different rows"),
+        ({"plr": {"k": 1, "n": 199}}, "measured 200, 199 clips"),
+    ],
+)
 def test_runs_that_differ_are_not_put_side_by_side(other, says):
     row = {"approach": "PPFER (C)", "plr": {"k": 2, "n": 200}}
     with pytest.raises(PpferError, match=says):
         over_seeds([[row], [row | other]])
+
+
+def test_the_most_private_epoch_is_never_traded_for_a_pretty_one():
+    """Privacy comes first, then the least distance; the authors' code keeps the least private."""
+    rule = private_first(chance=0.1, slack=0.01, then="val_l1")
+    leaky = {"val_plr": 0.9, "val_l1": 0.0}
+    private = {"val_plr": 0.05, "val_l1": 0.3}
+    pretty = {"val_plr": 0.11, "val_l1": 0.2}
+    assert sorted([leaky, private, pretty], key=rule) == [pretty, private, leaky]

@@ -1,0 +1,63 @@
+"""Gaussian blur: kernel and padding, and the strength that meets a target."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from ppfer.config import PpferError
+from ppfer.protect import protect
+from ppfer.study.blur import GaussianBlur, bisect, blur_matrix
+from ppfer.study.tables import ensure
+
+
+@settings(max_examples=20, deadline=None)
+@given(sigma=st.floats(0.3, 5.0), height=st.integers(17, 40), width=st.integers(17, 40))
+def test_blur_is_torchvisions_with_kernel_of_three_sigma(sigma, height, width):
+    clips = torch.rand(2, 2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    kernel = 2 * math.ceil(3 * sigma) + 1
+    theirs = gaussian_blur(clips, [kernel, kernel], [sigma, sigma])
+    torch.testing.assert_close(GaussianBlur(sigma)(clips), theirs, rtol=0, atol=2e-6)
+
+
+def test_blur_keeps_brightness_and_refuses_what_does_not_fit():
+    torch.testing.assert_close(blur_matrix(32, 4.0).sum(1), torch.ones(32))
+    with pytest.raises(PpferError, match="does not fit 16 pixels"):
+        blur_matrix(16, 6.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(target=st.floats(0.1, 0.9))
+def test_bisection_meets_a_reachable_target(target):
+    found = bisect(lambda s: 1 / (1 + s), target, 0.01, 100, steps=40)
+    assert found.reached and abs(found.value - target) < 1e-3 and 0.01 <= found.at <= 100
+
+
+def test_an_unreachable_target_says_what_range_it_saw():
+    seen = []
+    found = bisect(lambda s: seen.append(s) or 0.5 + 0.1 / s, 0.2, 0.25, 10, steps=4)
+    assert not found.reached and found.at == 10
+    assert (len(seen), min(seen), max(seen)) == (6, 0.25, 10)
+    assert "20.0 % is out of reach: σ from 0.25 to 10.00 px gave 51.0 % to 90.0 %" in str(found)
+    assert bisect(lambda s: 0.5, 0.2, 1, 4).at == 1  # no more blur than it takes
+
+
+def test_blur_stays_in_float32_whatever_the_precision():
+    clips = torch.rand(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    blur = GaussianBlur(1.0)
+    low, full = (protect(blur, clips, precision=precision) for precision in ("bf16", "fp32"))
+    assert torch.equal(low, full)
+
+
+def test_both_blurs_are_matched_on_the_validation_part(tiny_run):
+    for name in ("blur1", "blur2"):
+        (need,) = tiny_run.protector(name).needs
+        ensure(tiny_run, need)
+        found = tiny_run.get(need)
+        assert tiny_run.protector(name).build(tiny_run).sigma == found.at
+        assert str(found) in tiny_run.protector(name).said(tiny_run)
+    with pytest.raises(PpferError, match="blur is matched on plr or acc, not on 'ssim'"):
+        tiny_run.describe("blur/ssim")

@@ -1,0 +1,65 @@
+"""The paper's numbers beside ours: whole clips, clear orders, and what was not run."""
+
+import json
+
+import matplotlib.pyplot as plt
+
+from ppfer.study import paper
+
+
+def test_leakage_ratios_are_whole_clips_and_seven_accuracies_are_not():
+    first, fourth = (
+        [paper.count_of(cells["plr"]) for cells in table.values()]
+        for table in (paper.TABLE1, paper.TABLE4)
+    )
+    assert first == [2232, 48, 1986, 737, 23, 82, 45]
+    assert fourth == [290, 736, 288, 47, 46, 714, 45]
+    acc = {cells["acc"] for cells in (*paper.TABLE1.values(), *paper.TABLE4.values())}
+    odd = {87.201, 71.827, 78.843, 72.429, 54.487, 61.187, 68.831}
+    assert {a for a in acc if paper.count_of(a) is None} == odd
+
+
+def row(name: str, plr: int, acc: int, n: int = 300) -> dict:
+    counts = {"plr": plr, "plr_retrained": n, "acc": 0, "acc_retrained": acc}
+    cells = {column: {"k": k, "n": n} for column, k in counts.items()}
+    return {"approach": name, "what_ran": ""} | cells
+
+
+LEFT_OUT = {"approach": "Optical flow", "what_ran": "left out"}
+
+
+def test_contradictions_are_those_that_intervals_tell_apart():
+    blur, ppfer = row("Gaussian blur 2", 270, 240), row("PPFER (C)", 25, 100)
+    rows = [blur, row("Optical flow", 299, 60), ppfer]
+    kept, contradicted = paper.orderings(rows, paper.TABLE1)
+    assert any("PLR" in s and "Gaussian blur 2" in s and "PPFER" in s for s in kept)
+    (wrong,) = (s for s in contradicted if s.startswith("PLR") and "Gaussian blur 2" in s)
+    assert wrong == (
+        "PLR: the paper has Gaussian blur 2 (88.978) above Optical flow (1.03); "
+        "here 90.0 % (270/300; 86.1–92.9) against 99.7 % (299/300; 98.1–99.9)"
+    )
+    # 77.8 and 78.8 overlap in the paper
+    accuracies = [s for s in contradicted + kept if "ACC" in s]
+    assert not any("Gaussian blur 2" in s and "PPFER" in s for s in accuracies)
+
+
+def test_discrepancies_say_what_is_reproduced_and_what_was_not_run(tmp_path):
+    rows = [row("No privacy preservation", 300, 262), LEFT_OUT]
+    (tmp_path / "table1.json").write_text(json.dumps(rows))
+    page = paper.discrepancies(tmp_path)
+    ours = "100.0 % (300/300; 98.7–100.0)"
+    assert f"| No privacy preservation | plr | 100 | 2232 | {ours} | yes |" in page
+    assert "| Optical flow | plr | 1.03 | 23 | | not run |" in page
+    assert "### Table 3\n\nNot made yet." in page
+    assert "7 of the 13 accuracies" in " ".join(page.split())
+
+
+def test_figure1_marks_the_papers_points_as_theirs():
+    rows = [row("Gaussian blur 2", 270, 240), row("PPFER (C)", 25, 100), LEFT_OUT]
+    figure = paper.figure1(rows)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    counts = [len(c.get_offsets()) for c in figure.axes[0].collections]
+    plt.close(figure)
+    kinds = ["ours, V_pl frozen", "ours, V_pl retrained", "the paper's, on CREMA-D"]
+    assert labels == [*kinds, "1  Gaussian blur 2", "2  PPFER (C)"]
+    assert counts == [2, 2, 2]

@@ -1,0 +1,49 @@
+"""A table is a loop over protectors: a function and a line make a row, a broken one stops it."""
+
+from collections.abc import Callable
+
+import pytest
+
+from ppfer.config import PpferError
+from ppfer.stage import Protector
+from ppfer.study.tables import TABLE1, table1
+
+
+def protector(name: str, function: Callable) -> Protector:
+    """One function and one line."""
+    return Protector(name, name.title(), lambda run: function, "of clips", needs=("clips",))
+
+
+def test_table1_has_both_protocols_for_every_approach(tiny_run):
+    pytest.importorskip("cv2")
+    names = tuple(n for n in TABLE1 if n != "swap")  # coloured clips have no face
+    rows = table1(tiny_run, names)
+    test = len(tiny_run.parts["test"])
+    assert [row["approach"] for row in rows] == [tiny_run.protector(n).title for n in names]
+    for row in rows:
+        cells = [row[column] for column in ("plr", "plr_retrained", "acc", "acc_retrained")]
+        assert row["what_ran"] and [cell.n for cell in cells] == [test] * 4
+    assert rows[0]["acc"] == rows[0]["acc_retrained"]
+
+
+def test_one_function_and_one_line_make_a_row(tiny_run, monkeypatch):
+    mirror = protector("mirror", lambda clips: clips.flip(-1))
+    monkeypatch.setitem(tiny_run.protectors, "mirror", mirror)
+    (row,) = table1(tiny_run, ("mirror",))
+    assert row["approach"] == "Mirror" and row["plr"].n == row["acc"].n
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (lambda x: x[..., :4], "returned shape"),
+        (lambda x: x * float("nan"), "returned NaN"),
+        (lambda x: x - 2, r"left \[0, 1\]"),
+    ],
+)
+def test_a_broken_protector_stops_the_table_before_any_training(tiny_run, monkeypatch, bad, says):
+    monkeypatch.setitem(tiny_run.protectors, "broken", protector("broken", bad))
+    with pytest.raises(PpferError, match=f"broken {says}"):
+        table1(tiny_run, ("none", "broken"))
+    assert not (tiny_run.dir / "attack" / "broken").exists()
+    assert not (tiny_run.dir / "protected" / "broken" / "manifest.json").exists()
