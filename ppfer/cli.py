@@ -14,12 +14,12 @@ from ppfer.config import Config, PpferError, load_config, printable
 from ppfer.data import index
 from ppfer.deploy import protect_files
 from ppfer.device import Progress, is_main
-from ppfer.folders import known_runs
+from ppfer.folders import RUNS, known_runs
 from ppfer.frames import Options
 from ppfer.measure import as_rate, cell_text
 from ppfer.options import parser
 from ppfer.protect import deployed
-from ppfer.run import Run
+from ppfer.run import MissingInput, Run
 from ppfer.study import cost, tables
 
 FOR_GPUS = ("twin", "paper")
@@ -207,9 +207,15 @@ def _cost(args: argparse.Namespace) -> None:
 def _protect(args: argparse.Namespace) -> int:
     run, batch = _open(args), 4
     config, protector = run.config, run.protector(args.approach)
-    apply = deployed(
-        protector.build(run), batch, precision=config.precision, compile=config.compile
-    )
+    try:
+        built = protector.build(run)
+    except MissingInput as error:
+        every = "" if args.approach in ("ppfer", "enhanced") else " --notebooks all"
+        raise PpferError(
+            f"{protector.title} was not trained in {run.dir} yet; run first: ppfer run{every} "
+            f"{_said(args)}\n({error})"
+        ) from error
+    apply = deployed(built, batch, precision=config.precision, compile=config.compile)
     chosen = ("frame", "outside", "start", "end", "quality", "exact", "preview", "keep_audio")
     options = Options(
         config.size,
@@ -230,8 +236,18 @@ def _protect(args: argparse.Namespace) -> int:
     )
     good = sum(outcome.ok for outcome in outcomes)
     print(printable(f"{good} of {len(outcomes)} done; results are in {args.out.resolve()}"))
-    print(leaked(run, args.approach))
+    if good:
+        print(leaked(run, args.approach))
     return 0 if good == len(outcomes) else 1
+
+
+def _said(args: argparse.Namespace) -> str:
+    """The options that name a run, as they were given."""
+    given = {name: getattr(args, name) for name in ("profile", "data", "wild", "seed", "name")}
+    words = [f"--{name} {value}" for name, value in given.items() if value]
+    words += [f"--set {pair}" for pair in args.set]
+    words += [f"--runs-dir {args.runs_dir}"] * (args.runs_dir != RUNS)
+    return " ".join(words)
 
 
 def closed_set(run: Run) -> str:
@@ -250,7 +266,8 @@ def leaked(run: Run, name: str) -> str:
     rows = [row for row in rows if row["approach"] == title]
     if not rows:
         return f"How much {title} leaks was not measured in this run: ppfer run --notebooks 07"
-    lines = [f"What {title} leaked on this run's test clips (identity still named):"]
+    people = len(run.classes("actor"))
+    lines = [f"What {title} leaked on this run's test clips ({people} people, still named):"]
     for row in rows:
         worst = max((k for k in row if as_rate(row[k])), key=lambda k: as_rate(row[k]).value)
         said = f"{cell_text(row['random_frame'])} of random frames"

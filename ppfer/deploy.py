@@ -185,7 +185,9 @@ def _write(
             outcome.length = float(frame.time + frame.duration - first)
             progress.total = max(progress.total, count + 1)  # the header's length is a guess
             progress.update(count, f"frames, {count / (time.monotonic() - began):.0f} frames/s")
-        if tally.frames and tally.faceless == tally.frames:
+        if first is None:
+            raise PpferError(f"{source} has no frame there: it lasts {about.duration:.1f} s")
+        if tally.faceless == tally.frames and options.frame == "face":
             raise PpferError(
                 f"no face was found in any of the {tally.frames} frames of {source}; "
                 "the whole picture can be protected instead: --frame whole"
