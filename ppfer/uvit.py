@@ -217,9 +217,10 @@ def uvit_h2(
 class PixelCompensator(nn.Module):
     """F_fc on pixels: a U-ViT predicts what to add to each frame.
 
-    It starts as the identity (zero-initialised output). Option C is this class, small and from scratch; option B is `PixelCompensator.transplant`, with
-    H/2's blocks. A compensator is not told a time or a label, so C has neither token; B keeps both,
-    constant (t = 1, no label), because its blocks were trained with them.
+    It starts as the identity (zero-initialised output). Option C is this class, small and from
+    scratch; option B is `PixelCompensator.transplant`, with H/2's blocks. A compensator is not told
+    a time or a label, so C has neither token; B keeps both, constant (t = 1, no label), because its
+    blocks were trained with them.
 
     Args:
         img_size: side of the frames.

@@ -1,4 +1,6 @@
-"""U-ViT: the official names and shapes; compensators: frames in, frames out, the identity at the start."""
+"""U-ViT: the official names and shapes; compensators: frames in, frames out, the identity at the
+start.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,15 @@ def official_h2() -> dict[str, tuple[int, ...]]:
 
 def tiny(**changes) -> uvit.UViT:
     """A latent U-ViT with H/2's structure, small enough to run."""
-    options = {"img_size": 8, "patch": 2, "channels": 4, "dim": 32, "depth": 4, "heads": 4, "classes": 11} | changes
+    options = {
+        "img_size": 8,
+        "patch": 2,
+        "channels": 4,
+        "dim": 32,
+        "depth": 4,
+        "heads": 4,
+        "classes": 11,
+    } | changes
     net = uvit.UViT(**options)
     for p in net.parameters():  # the usual initialisation is so small that a mistake hides in it
         nn.init.normal_(p, std=0.2)
@@ -56,16 +66,24 @@ def test_h2_has_the_official_names_shapes_and_count():
 def test_h2_loads_a_file_of_official_names_and_refuses_others():
     official = {k: torch.empty(v, device="meta") for k, v in official_h2().items()}
     with torch.device("meta"):
-        net = uvit.uvit_h2(official, img_size=28)  # 224² frames: the positional embedding is interpolated
+        net = uvit.uvit_h2(
+            official, img_size=28
+        )  # 224² frames: the positional embedding is interpolated
         assert net.pos_embed.shape == (1, 2 + 14 * 14, DIM)
         with pytest.raises(PpferError, match=r"missing: out_blocks.3.skip_linear.bias"):
-            uvit.uvit_h2({k: v for k, v in official.items() if k != "out_blocks.3.skip_linear.bias"})
-    with pytest.raises(PpferError, match=r"fetch imagenet256_uvit_huge.pth.*nets.compensator_weights=PATH"):
+            uvit.uvit_h2(
+                {k: v for k, v in official.items() if k != "out_blocks.3.skip_linear.bias"}
+            )
+    with pytest.raises(
+        PpferError, match=r"fetch imagenet256_uvit_huge.pth.*nets.compensator_weights=PATH"
+    ):
         uvit.uvit_h2("nowhere.pth")
 
 
 def reference_forward(s: dict[str, torch.Tensor], x, t, y, patch: int, heads: int) -> torch.Tensor:
-    """U-ViT spelled out from its description, for one sample at a time, without any of the module's code."""
+    """U-ViT spelled out from its description, for one sample at a time, without any of the module's
+    code.
+    """
     channels, size = x.shape[-3], x.shape[-1]
     dim, n = s["pos_embed"].shape[-1], size // patch
 
@@ -75,7 +93,9 @@ def reference_forward(s: dict[str, torch.Tensor], x, t, y, patch: int, heads: in
         mixed = []
         for h in range(heads):
             part = slice(h * dim // heads, (h + 1) * dim // heads)
-            mixed.append((q[:, part] @ k[:, part].T / math.sqrt(dim / heads)).softmax(-1) @ w[:, part])
+            mixed.append(
+                (q[:, part] @ k[:, part].T / math.sqrt(dim / heads)).softmax(-1) @ w[:, part]
+            )
         v = v + torch.cat(mixed, -1) @ s[f"{name}.attn.proj.weight"].T + s[f"{name}.attn.proj.bias"]
         u = F.layer_norm(v, (dim,), s[f"{name}.norm2.weight"], s[f"{name}.norm2.bias"])
         u = F.gelu(u @ s[f"{name}.mlp.fc1.weight"].T + s[f"{name}.mlp.fc1.bias"])
@@ -87,7 +107,10 @@ def reference_forward(s: dict[str, torch.Tensor], x, t, y, patch: int, heads: in
         for i in range(n):
             for j in range(n):
                 piece = image[:, i * patch : (i + 1) * patch, j * patch : (j + 1) * patch]
-                rows.append(s["patch_embed.proj.weight"].flatten(1) @ piece.flatten() + s["patch_embed.proj.bias"])
+                rows.append(
+                    s["patch_embed.proj.weight"].flatten(1) @ piece.flatten()
+                    + s["patch_embed.proj.bias"]
+                )
         angles = [float(time) * 10_000 ** (-2 * i / dim) for i in range(dim // 2)]
         token = torch.tensor([math.cos(a) for a in angles] + [math.sin(a) for a in angles])
         v = torch.stack([s["label_emb.weight"][label], token, *rows]) + s["pos_embed"][0]
@@ -100,7 +123,9 @@ def reference_forward(s: dict[str, torch.Tensor], x, t, y, patch: int, heads: in
         for i in range(depth):
             name = f"out_blocks.{i}"
             both = torch.cat([v, skips.pop()], -1)
-            v = block(name, both @ s[f"{name}.skip_linear.weight"].T + s[f"{name}.skip_linear.bias"])
+            v = block(
+                name, both @ s[f"{name}.skip_linear.weight"].T + s[f"{name}.skip_linear.bias"]
+            )
         v = F.layer_norm(v, (dim,), s["norm.weight"], s["norm.bias"])
         v = (v @ s["decoder_pred.weight"].T + s["decoder_pred.bias"])[2:]
         picture = torch.empty(channels, size, size)
@@ -128,7 +153,9 @@ def test_no_label_is_the_last_one_and_no_time_is_zero():
     net, x = tiny(), torch.randn(2, 4, 8, 8)
     torch.testing.assert_close(net(x), net(x, torch.zeros(2), torch.tensor([10, 10])))
     torch.testing.assert_close(net(x, 5), net(x, torch.tensor([5, 5])))
-    assert not torch.allclose(net(x), net(x, 500)) and not torch.allclose(net(x), net(x, 0, torch.tensor([3, 3])))
+    assert not torch.allclose(net(x), net(x, 500)) and not torch.allclose(
+        net(x), net(x, 0, torch.tensor([3, 3]))
+    )
 
 
 def test_checkpointing_changes_nothing_but_memory():
@@ -139,7 +166,9 @@ def test_checkpointing_changes_nothing_but_memory():
 
     def step(net):
         kept = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda v: kept.append(v.numel()) or v, lambda v: v):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda v: kept.append(v.numel()) or v, lambda v: v
+        ):
             y = net(x, t)
         y.square().sum().backward()
         return y, {n: p.grad for n, p in net.named_parameters()}, sum(kept)
@@ -189,7 +218,9 @@ def test_small_compensators_have_the_expected_size():
 @pytest.fixture
 def transplanted() -> tuple[uvit.UViT, uvit.PixelCompensator]:
     donor = tiny()
-    return donor, uvit.PixelCompensator.transplant(donor.state_dict(), img_size=24, patch=4, heads=4)
+    return donor, uvit.PixelCompensator.transplant(
+        donor.state_dict(), img_size=24, patch=4, heads=4
+    )
 
 
 def test_pixel_compensators_start_as_the_identity_and_can_leave_it(transplanted):
@@ -213,9 +244,13 @@ def test_transplant_copies_the_blocks_and_only_them(transplanted):
     donor, net = (m.state_dict() for m in (transplanted[0], transplanted[1].uvit))
     blocks = [k for k in donor if "block" in k or k.startswith("norm.")]
     assert len(blocks) == 5 * 11 + 2 * 2 + 2 and all(torch.equal(donor[k], net[k]) for k in blocks)
-    assert net["pos_embed"].shape == (1, 2 + 36, 32) and torch.equal(net["pos_embed"][:, :2], donor["pos_embed"][:, :2])
+    assert net["pos_embed"].shape == (1, 2 + 36, 32) and torch.equal(
+        net["pos_embed"][:, :2], donor["pos_embed"][:, :2]
+    )
     assert torch.equal(net["label_emb.weight"][0], donor["label_emb.weight"][-1])
-    assert net["patch_embed.proj.weight"].shape == (32, 3, 4, 4) and net["decoder_pred.weight"].shape == (48, 32)
+    assert net["patch_embed.proj.weight"].shape == (32, 3, 4, 4) and net[
+        "decoder_pred.weight"
+    ].shape == (48, 32)
 
 
 def test_transplant_of_h2_at_full_size():
@@ -238,7 +273,9 @@ def test_transplant_refuses_a_half_or_another_network():
 
 
 class FakeAutoencoder(nn.Module):
-    """diffusers' interface around an exact, invertible stand-in: 8×8 patches to 192 of 192 numbers, no loss."""
+    """diffusers' interface around an exact, invertible stand-in: 8×8 patches to 192 of 192 numbers,
+    no loss.
+    """
 
     def __init__(self):
         super().__init__()
@@ -255,7 +292,9 @@ class FakeAutoencoder(nn.Module):
 
 
 def latent(mode: str, **options) -> uvit.LatentCompensator:
-    return uvit.LatentCompensator(tiny(img_size=4, channels=192), FakeAutoencoder(), mode, **options)
+    return uvit.LatentCompensator(
+        tiny(img_size=4, channels=192), FakeAutoencoder(), mode, **options
+    )
 
 
 def test_residual_mode_starts_at_the_autoencoders_round_trip():
@@ -276,8 +315,14 @@ def test_denoise_mode_removes_exactly_the_predicted_noise():
     for t in (1, 1000):
         net = latent("denoise", t=t)
         net.uvit.forward = predict
-        a = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2)[:t].prod().item()
-        torch.testing.assert_close(net.compensate(math.sqrt(a) * z + math.sqrt(1 - a) * noise), z, rtol=1e-3, atol=1e-3)
+        a = (
+            (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2)[:t]
+            .prod()
+            .item()
+        )
+        torch.testing.assert_close(
+            net.compensate(math.sqrt(a) * z + math.sqrt(1 - a) * noise), z, rtol=1e-3, atol=1e-3
+        )
     assert seen == [1, 1000]
 
 

@@ -14,14 +14,7 @@ from hypothesis import strategies as st
 
 from ppfer import banded, wavelets
 from ppfer.config import PpferError
-from ppfer.wavelets import (
-    NAMES,
-    BandSplit,
-    analysis_matrix,
-    low_pass,
-    row_slices,
-    synthesis_matrix,
-)
+from ppfer.wavelets import NAMES, BandSplit, analysis_matrix, low_pass, row_slices, synthesis_matrix
 
 WAVELETS = pywt.wavelist(kind="discrete")
 pytestmark = pytest.mark.filterwarnings(
@@ -107,7 +100,9 @@ def test_single_precision_is_exact_to_one_in_a_million(wavelet, mode):
 @few
 @given(options, forms)
 def test_bands_fill_the_unit_range_and_never_leave_it(kwargs, form):
-    """The extremes of an affine map over [0, 1]^n: its offset plus the negative, or positive, entries of each row."""
+    """The extremes of an affine map over [0, 1]^n: its offset plus the negative, or positive,
+    entries of each row.
+    """
     assume(
         pywt.Wavelet(kwargs["wavelet"]).dec_len <= 12
     )  # longer filters make many coefficients of few pixels
