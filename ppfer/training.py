@@ -27,7 +27,6 @@ class Training(Stage):
         trains: name of the config's field with the training settings; the stage's kind by default.
         best: pairs (metric, min or max) of `measure`, compared in order: which weights are kept. ()
             keeps the last.
-        seed: of this stage, while it is made.
     """
 
     trains = ""
@@ -51,6 +50,11 @@ class Training(Stage):
     def draws_as(self) -> str:
         """The name that seeds the stage: its own, unless several must see the same batches."""
         return self.name
+
+    @property
+    def seed(self) -> int:
+        """One per stage: adding a stage does not change another's random numbers."""
+        return int(digest({"seed": self.config.seed, "stage": self.draws_as}), 16) % 2**31
 
     def net(self) -> nn.Module:
         """The network whose weights are kept, untrained."""
@@ -102,8 +106,6 @@ class Training(Stage):
         )
 
     def make(self, folder: Path) -> dict:
-        # one seed per stage: adding a stage does not change another's random numbers
-        self.seed = int(digest({"seed": self.config.seed, "stage": self.draws_as}), 16) % 2**31
         torch.manual_seed(self.seed)
         net = trainable(self.start(), self.run.device)
         objective = self.objective(net).to(self.run.device)
