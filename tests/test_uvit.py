@@ -23,12 +23,12 @@ def official_h2() -> dict[str, tuple[int, ...]]:
     """Names and shapes of imagenet256_uvit_huge.pth, written out by hand."""
     block = {
         "norm1.weight": (DIM,), "norm1.bias": (DIM,), "attn.qkv.weight": (3 * DIM, DIM),
-        "attn.proj.weight": (DIM, DIM), "attn.proj.bias": (DIM,), "norm2.weight": (DIM,), "norm2.bias": (DIM,),
-        "mlp.fc1.weight": (HIDDEN, DIM), "mlp.fc1.bias": (HIDDEN,), "mlp.fc2.weight": (DIM, HIDDEN), "mlp.fc2.bias": (DIM,),
-    }  # fmt: skip
-    skip = {"skip_linear.weight": (DIM, 2 * DIM), "skip_linear.bias": (DIM,)}
-    names = {
-        "pos_embed": (1, 258, DIM), "patch_embed.proj.weight": (DIM, 4, 2, 2), "patch_embed.proj.bias": (DIM,),
+        "attn.proj.weight": (DIM, DIM), "attn.proj.bias": (DIM,), "norm2.weight": (DIM,), "norm2.bias": (DIM,),  # noqa: E501
+        "mlp.fc1.weight": (HIDDEN, DIM), "mlp.fc1.bias": (HIDDEN,), "mlp.fc2.weight": (DIM, HIDDEN), "mlp.fc2.bias": (DIM,),  # noqa: E501
+    }  # fmt: skip  # noqa: E501
+    skip = {"skip_linear.weight": (DIM, 2 * DIM), "skip_linear.bias": (DIM,)}  # noqa: E501
+    names = {  # noqa: E501
+        "pos_embed": (1, 258, DIM), "patch_embed.proj.weight": (DIM, 4, 2, 2), "patch_embed.proj.bias": (DIM,),  # noqa: E501
         "label_emb.weight": (1001, DIM), "norm.weight": (DIM,), "norm.bias": (DIM,),
         "decoder_pred.weight": (16, DIM), "decoder_pred.bias": (16,),
     }  # fmt: skip

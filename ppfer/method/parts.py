@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -128,9 +129,11 @@ class ClassificationObjective(nn.Module):
 # --- what stages measure ------------------------------------------------------
 
 
-def leak(run: Run, validator: nn.Module, store: str | Tensor, part: str) -> dict[str, Rate]:
-    """`measure.leakage` of a part of a store's clips under a validator."""
-    actors = run.labels("actor")[run.parts[part]]
+def leak(
+    run: Run, validator: nn.Module, store: str | Tensor, part: str | np.ndarray
+) -> dict[str, Rate]:
+    """`measure.leakage` of a part of a store's clips, or of places in it, under a validator."""
+    actors = run.labels("actor")[run.parts[part] if isinstance(part, str) else part]
     return leakage(run.logits(validator, store, part), actors, seed=run.config.seed)
 
 
