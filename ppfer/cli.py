@@ -8,7 +8,7 @@ import json
 import sys
 import time
 
-from ppfer import execute, publish, study, twin
+from ppfer import study, twin
 from ppfer.children import inspected
 from ppfer.config import Config, PpferError, load_config, printable
 from ppfer.data import index
@@ -82,6 +82,8 @@ def _open(args: argparse.Namespace) -> Run:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from ppfer import execute, publish  # only here: Jupyter and seaborn take seconds and memory
+
     settings, began = settings_of(args), time.monotonic()
     if args.in_place and "data" in settings:
         raise PpferError(
@@ -159,6 +161,8 @@ def _plain(rows: list[dict]) -> str:
 
 
 def _seeds(args: argparse.Namespace) -> None:
+    from ppfer import publish  # only here, as above
+
     settings, seeds = settings_of(args), args.seeds.split(",")
     if args.in_place and "data" in settings:
         raise PpferError("--in-place keeps results on the synthetic clips only")

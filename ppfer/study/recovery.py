@@ -10,10 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from ppfer import nets
 from ppfer.measure import Rate, as_rate, leakage
@@ -68,6 +64,12 @@ def quality(recovered: Tensor, original: Tensor) -> dict[str, float]:
     Args:
         recovered, original: (N, 3, H, W) in [0, 1].
     """
+    # only here: it takes 100 MB and seconds, which who protects a video does not wait for
+    from torchmetrics.functional.image import (
+        peak_signal_noise_ratio,
+        structural_similarity_index_measure,
+    )
+
     ssim = structural_similarity_index_measure(
         recovered, original, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=1.0
     )
