@@ -19,6 +19,7 @@ import pandas as pd
 
 from ppfer.config import PpferError, printable
 from ppfer.cremad import DFEW_EMOTIONS, EMOTION_CODES, LEVELS, SENTENCES
+from ppfer.duplicates import without_duplicates
 from ppfer.video import file_fault, is_video
 
 COLUMNS = ("clip", "path", "actor", "emotion", "sentence", "level", "sex", "age", "race")
@@ -152,7 +153,7 @@ def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Inde
         raise PpferError(f"{root} is an empty folder; put videos there or give another path")
     reader = next(reader for reader in READERS if reader.recognises(root))
     rows, rejected = reader.read(root, fold=fold, keep_faults=keep_faults)
-    rows, rejected = _without_duplicates(root, rows, rejected)
+    rows, rejected = without_duplicates(root, rows, rejected)
     columns = [*COLUMNS, "split"] if any("split" in row for row in rows) else list(COLUMNS)
     table = (
         pd.DataFrame([_one_form(row) for row in rows], columns=columns, dtype=str)
@@ -378,35 +379,3 @@ def _read_csv(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
             f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}"
         )
     return table.fillna("").apply(lambda column: column.str.strip())
-
-
-def _without_duplicates(root: Path, rows: list[dict], rejected: list[tuple[str, str]]) -> Found:
-    """Keeps the first of files of one name or of one content; of equal content under contradicting
-    labels, none.
-    """
-    first: dict[str, str] = {}
-    sizes: dict[int, list[dict]] = {}
-    drop: dict[str, str] = {}  # path: reason
-    for row in rows:
-        name = normal(row["clip"])
-        if name in first:
-            drop[row["path"]] = f"is a duplicate: same name as {os.path.relpath(first[name], root)}"
-        else:
-            first[name] = row["path"]
-            if os.path.isfile(row["path"]):
-                sizes.setdefault(os.path.getsize(row["path"]), []).append(row)
-    contents: dict[str, list[dict]] = {}
-    for same_size in sizes.values():
-        for row in same_size if len(same_size) > 1 else []:
-            with open(row["path"], "rb") as file:
-                contents.setdefault(hashlib.file_digest(file, "sha256").hexdigest(), []).append(row)
-    for same in contents.values():
-        agree = len({(row.get("actor"), row["emotion"]) for row in same}) == 1
-        for row in same[1:] if agree else same:
-            other = next(r for r in same if r is not row)
-            note = "" if agree else ", under other labels: neither can be trusted"
-            drop[row["path"]] = (
-                f"is a duplicate: same content as {os.path.relpath(other['path'], root)}{note}"
-            )
-    rejected = rejected + [(os.path.relpath(path, root), reason) for path, reason in drop.items()]
-    return [row for row in rows if row["path"] not in drop], rejected

@@ -1,0 +1,68 @@
+"""What bench_deface runs in a process of its own: ``python protecting.py ours|deface VIDEOS OUT``.
+
+Prints seconds, without start and imports, and of each video the frames in which no face was found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+# Each way imports what it needs and no more, since memory is measured.
+
+
+def ours(videos: Path, out: Path) -> tuple[float, list[int]]:
+    """As ``ppfer protect`` does it, with the demo's networks untrained."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, as in common
+    import torch
+
+    from ppfer import cli, nets, protect
+    from ppfer.config import load_config
+    from ppfer.method.parts import new_compensator, new_enhancer
+
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    config = load_config("demo")
+    net = protect.PPFER(new_enhancer(config), new_compensator(config))
+    fast = protect.deployed(nets.freeze(net), 4)
+    options = cli.Options(config.size, torch.device("cpu"), batch=4)
+    began = time.perf_counter()
+    outcomes = cli.protect_files(fast, videos, out, options)
+    seconds = time.perf_counter() - began
+    if bad := [str(outcome) for outcome in outcomes if outcome.state != "written"]:
+        sys.exit("\n".join(bad))
+    return seconds, [outcome.tally.faceless for outcome in outcomes]
+
+
+def deface(videos: Path, out: Path) -> tuple[float, list[int]]:
+    """As ``deface VIDEOS`` does it, with its defaults."""
+    from deface.centerface import CenterFace
+    from deface.deface import video_detect
+
+    without = []
+
+    class Counting(CenterFace):
+        def __call__(self, *arguments: object, **settings: object) -> tuple:
+            found = super().__call__(*arguments, **settings)
+            without[-1] += not len(found[0])
+            return found
+
+    defaults = {"threshold": 0.2, "mask_scale": 1.3, "replacewith": "blur", "ellipse": True}
+    defaults |= {"enable_preview": False, "cam": False, "nested": False, "draw_scores": False}
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    finder = Counting()
+    for path in sorted(videos.iterdir()):
+        without.append(0)
+        target = str(out / f"{path.stem}.mp4")
+        codec = {"codec": "libx264"}
+        video_detect(str(path), target, centerface=finder, ffmpeg_config=codec, **defaults)
+    return time.perf_counter() - began, without
+
+
+if __name__ == "__main__":
+    _, way, videos, out = sys.argv
+    seconds, without = {"ours": ours, "deface": deface}[way](Path(videos), Path(out))
+    print(json.dumps({"seconds": seconds, "without": without}))
