@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import pandas as pd
 
 from ppfer.config import PpferError, printable
 from ppfer.cremad import DFEW_EMOTIONS, EMOTION_CODES, LEVELS, SENTENCES
-from ppfer.duplicates import without_duplicates
+from ppfer.duplicates import normal, without_duplicates
 from ppfer.video import file_fault, is_video
 
 COLUMNS = ("clip", "path", "actor", "emotion", "sentence", "level", "sex", "age", "race")
@@ -172,11 +171,6 @@ def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Inde
 def _one_form(row: dict[str, str]) -> dict[str, str]:
     """A row whose names have one Unicode form (é is one letter), its path as the disk has it."""
     return {key: text if key == "path" else normal(text) for key, text in row.items()}
-
-
-def normal(text: str) -> str:
-    """The one Unicode form of a name (NFC): a Mac writes é as two letters, others as one."""
-    return unicodedata.normalize("NFC", text)
 
 
 def index_names(names: Iterable[str], demographics: str | Path | None = None) -> pd.DataFrame:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from pathlib import Path
 
 
-def without_duplicates(root: Path, rows: list[dict], rejected: list[tuple[str, str]]) -> Found:
+def normal(text: str) -> str:
+    """The one Unicode form of a name (NFC): a Mac writes é as two letters, others as one."""
+    return unicodedata.normalize("NFC", text)
+
+
+def without_duplicates(
+    root: Path, rows: list[dict], rejected: list[tuple[str, str]]
+) -> tuple[list[dict], list[tuple[str, str]]]:
     """Keeps the first of files of one name or of one content; of equal content under contradicting
     labels, none.
     """

@@ -20,7 +20,7 @@ from ppfer.stage import Protector, Stage
 FLOORS = (
     "ppfer config device cremad",
     "banded wavelets nets uvit weights fast",
-    "video data split children store twin",
+    "video duplicates data split children store twin",
     "train protect measure faces frames",
     "folders room stage run training sources method",
     "study",

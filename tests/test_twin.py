@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppfer import data, store, twin
+from ppfer import data, twin, video
 from ppfer.config import PpferError
 from ppfer.cremad import DFEW_EMOTIONS
 from ppfer.twin.acting import APEX, FPS, main_specs, wild_specs
@@ -196,7 +196,7 @@ def test_the_shipped_clips_are_complete_small_and_what_the_code_draws() -> None:
     assert (len(wild.table), len(wild.rejected)) == (1400, 0)
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 20_000_000
     clip = next(s for s in main_specs() if s.name == "1004_IEO_HAP_HI")
-    decoded, rate = store.read_video(SHIPPED / "VideoMP4" / f"{clip.name}.mp4")
+    decoded, rate = video.read_video(SHIPPED / "VideoMP4" / f"{clip.name}.mp4")
     assert decoded.shape == (16, 3, 96, 96) and rate == FPS
     error = (decoded.float() - twin.render_clips([clip], 96, "cpu")[0].float()) / 255
     assert -10 * torch.log10(error.square().mean()) > 28  # dB: compression, nothing else

@@ -13,7 +13,18 @@ from ppfer.device import atomic, is_main
 from ppfer.folders import RUNS
 from ppfer.measure import write_table
 from ppfer.run import Run
-from ppfer.study import ablation, attributes, blur, flow, probes, recovery, spact, swap, tables
+from ppfer.study import (
+    ablation,
+    attributes,
+    blur,
+    flow,
+    paper,
+    probes,
+    recovery,
+    spact,
+    swap,
+    tables,
+)
 
 PROTECTORS = (
     *method.PROTECTORS,
@@ -63,8 +74,6 @@ def compare(run: Run) -> None:
         if is_main():
             write_table(rows, folder, name)
     if is_main():
-        from ppfer.study import paper  # only here: who protects a video needs no seaborn in memory
-
         rows = json.loads((folder / "table1.json").read_text())
         paper.figure1(rows).savefig(folder / "figure1.svg")
         with atomic(folder / "discrepancies.md") as partial:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 import av
 import numpy as np
+import psutil
 
 from ppfer.config import PpferError
 from ppfer.video.clock import Clock
@@ -26,7 +27,7 @@ from ppfer.video.file import declared_seconds, is_early, opened, packet_end, sur
 from ppfer.video.picture import HDR_TRANSFERS, Deinterlacer, View
 
 if TYPE_CHECKING:
-    import torch
+    import torch  # only here: the children that decode a data set start without it
 
 SMALL = 50_000_000  # bytes; a file up to this size is looked through where that helps
 INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # formats with an index of moments
@@ -307,7 +308,6 @@ def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
     Raises:
         PpferError: as `read_frames`, or the frames would not fit the memory.
     """
-    import psutil  # these two only here: the children that decode a data set start without them
     import torch
 
     with read_frames(path) as frames:
