@@ -27,7 +27,7 @@ from ppfer.video.file import declared_seconds, is_early, opened, packet_end, sur
 from ppfer.video.picture import HDR_TRANSFERS, Deinterlacer, View
 
 if TYPE_CHECKING:
-    import torch  # only here: the children that decode a data set start without it
+    import torch
 
 SMALL = 50_000_000  # bytes; a file up to this size is looked through where that helps
 INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # formats with an index of moments
