@@ -24,7 +24,7 @@ notebooks: install  ## execute all notebooks and keep their outputs, for a commi
 	$(BIN)/ppfer run --notebooks all --in-place
 
 bench: install  ## side-by-side benchmarks; writes figures/bench
-	for what in bands stages gpus protect decode; do $(BIN)/python tests/bench/bench_$$what.py || exit 1; done
+	for what in bands stages gpus protect deface decode; do $(BIN)/python tests/bench/bench_$$what.py || exit 1; done
 
 install: $(VENV)/.installed
 
