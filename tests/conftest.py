@@ -69,10 +69,10 @@ class ColouredWild(Coloured):
     """The in-the-wild clips."""
 
 
-def coloured_run(config, runs_dir) -> Run:
+def coloured_run(config, runs_dir, device: str = "cpu") -> Run:
     """A run on coloured clips that can make everything there is; later classes of a kind win."""
     stages = (*study.STAGES, ColouredClips, ColouredWild)
-    return Run(config, runs_dir, "cpu", stages=stages, protectors=study.PROTECTORS)
+    return Run(config, runs_dir, device, stages=stages, protectors=study.PROTECTORS)
 
 
 @pytest.fixture(scope="session")
