@@ -13,13 +13,15 @@ import av
 import numpy as np
 import pytest
 import torch
-from cases import clip, corners, encode, facts, number, outcomes, paint, protect, wanted
+from cases import CPU, clip, corners, encode, facts, number, outcomes, paint, protect, wanted
 from PIL import Image
 from safetensors.torch import save_file
 
 from ppfer.children import inspected
 from ppfer.config import PpferError, load_config
 from ppfer.data import index
+from ppfer.deploy import protect_files
+from ppfer.frames import Options
 from ppfer.store import ClipStore
 from ppfer.study import open_run
 from ppfer.video import decode_clip, read_video
@@ -87,6 +89,24 @@ def test_nothing_is_left_out_without_a_word(here: Path) -> None:
     assert results == {*(f"{name}.mp4" for name in ("ok", "a", "b", "c", "d")), "again/e.mp4"}
     passed = {o.source.relative_to(folder).as_posix() for o in became if not o.result}
     assert passed == {"again/back", "linked"} and all(o.ok for o in became)
+
+
+def test_what_was_stopped_leaves_nothing_half_written(here: Path) -> None:
+    encode(here / "in" / "a.mp4")
+    encode(here / "in" / "b.mp4", count=200)
+    options, calls = Options(size=64, device=CPU, frame="whole"), []
+
+    def stopped(clips: torch.Tensor) -> torch.Tensor:
+        calls.append(len(clips))
+        if len(calls) == 8:  # three chunks of a, five of b
+            raise KeyboardInterrupt
+        return clips
+
+    with pytest.raises(KeyboardInterrupt):
+        protect_files(stopped, here / "in", here / "out", options)
+    assert [path.name for path in (here / "out").iterdir()] == ["a.mp4"]
+    assert [o.state for o in outcomes(here / "in", here / "out")] == ["finished", "written"]
+    assert facts(here / "out" / "b.mp4")[0] == list(range(200))
 
 
 # --- 03: the right frames -------------------------------------------------------------------------

@@ -45,20 +45,22 @@ def row(
     smaller: bool = False,
     **more: object,
 ) -> dict:
-    """One comparison, printed; `smaller` when a smaller number is better (times, bytes)."""
+    """One comparison, printed; `smaller` when a smaller number is better (times, bytes). To nothing
+    there is no ratio.
+    """
+    above, below = (peer, ours) if smaller else (ours, peer)
     made = {
         "what": what,
         "ours": round(ours, 3),
         "peer": round(peer, 3),
         "peer_name": peer_name,
         "unit": unit,
-        "ratio": round(peer / ours if smaller else ours / peer, 2),
+        "ratio": round(above / below, 2) if below else None,
         "device": device,
         **more,
     }
     print(
-        f"{what:66} {ours:10,.2f} {unit:9} {peer_name:>34} {peer:10,.2f}  ratio "
-        f"{made['ratio']:.2f}",
+        f"{what:66} {ours:10,.2f} {unit:9} {peer_name:>34} {peer:10,.2f}  ratio {made['ratio']}",
         flush=True,
     )
     return made
@@ -116,7 +118,8 @@ def page(rows: list[dict]) -> list[dict]:
             },
         )
         line["others, and how much better ours is"].append(
-            f"{r['peer_name']}: {r['peer']:,.{digits}f} ({r['ratio']:.2f})"
+            f"{r['peer_name']}: {r['peer']:,.{digits}f}"
+            + (f" ({r['ratio']:.2f})" if r["ratio"] is not None else "")
         )
     return [
         line | {key: "; ".join(value) for key, value in line.items() if isinstance(value, list)}
