@@ -8,7 +8,6 @@ Nothing is loaded by half: names and shapes are compared before the first tensor
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torchvision.models import Weights, WeightsEnum, get_model_weights
 
 from ppfer.config import PpferError, lfs_pointer
+from ppfer.device import atomic
 
 Source = str | Path | Mapping[str, Tensor]
 # what DistributedDataParallel and common training scripts put before every name
@@ -35,17 +35,12 @@ def save_weights(module: nn.Module, path: str | Path) -> Path:
     Raises:
         PpferError: when the file cannot be written (full disk, no permission).
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    state = _plain_names(module.state_dict())
+    path, state = Path(path), _plain_names(module.state_dict())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
-        temporary.replace(path)
+        with atomic(path) as partial:
+            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial)
     except Exception as error:
         raise PpferError(f"weights could not be written to {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

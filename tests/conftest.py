@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from ppfer import study
 from ppfer.config import EMOTIONS, load_config
@@ -47,6 +48,19 @@ def coloured_clips(
                 name = {"clip": f"{1001 + actor}_{emotion}_{take}", "actor": str(1001 + actor)}
                 rows.append(name | said | person | {"race": ""})
     return torch.stack(pixels), pd.DataFrame(rows)
+
+
+def small_classifier(classes: int = 3) -> nn.Sequential:
+    """Frames (N, 3, H, W) to logits (N, classes), the same weights each time."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, classes),
+    )
 
 
 class Coloured(Stage):

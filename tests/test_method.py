@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import small_classifier
 from torch import nn
 
 from ppfer import nets
@@ -57,20 +58,8 @@ def test_privacy_losses():
         privacy_loss(logits, labels, "none")
 
 
-def small_controller(classes: int) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(4, classes),
-    )
-
-
 def test_algorithm_1_moves_the_enhancers_only():
-    controller = small_controller(3)
+    controller = small_classifier(3)
     before = {k: v.clone() for k, v in controller.state_dict().items()}
     enhancer = PrivacyEnhancer(BandSplit(), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
     objective = PrivacyObjective(enhancer, controller, "paper", 0.0).train()
@@ -89,7 +78,7 @@ def test_algorithm_1_moves_the_enhancers_only():
 
 def test_algorithm_2_with_and_without_its_controller():
     g, emotions = torch.rand(4, 3, 8, 8), torch.arange(4) % 3
-    controller = nets.freeze(small_controller(3))
+    controller = nets.freeze(small_classifier(3))
     plain = CompensationObjective(nn.Identity(), controller)(g, emotions)
     assert plain == pytest.approx(F.cross_entropy(controller(g), emotions).item())
     assert CompensationObjective(nn.Identity(), None)(g, emotions) == 0, "Task 4: MSE to G itself"

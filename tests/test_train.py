@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import small_classifier
 from torch import nn
 
 from ppfer.config import REPO, PpferError, Train
@@ -26,18 +27,6 @@ def toy(frames: bool = True, batch: int = 3, device: torch.device = CPU) -> Batc
     pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=g).to(device)
     index, labels, seen = np.arange(1, 9), np.arange(10) % 3, {"device": device, "frames": frames}
     return Batches(pixels, index, labels, batch=batch, seed=5, **seen)
-
-
-def small_net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(4, 3),
-    )
 
 
 def test_every_epoch_visits_each_clip_once():
@@ -100,7 +89,7 @@ def test_resumed_equals_uninterrupted(tmp_path, number):
     config = Train(12, 3, 1e-2, evals=3)
 
     def train(out, stop_at=None):
-        net, batches = small_net(), toy()
+        net, batches = small_classifier(), toy()
 
         def feed(step):
             if step == stop_at:
@@ -137,21 +126,21 @@ def test_a_checkpoint_of_another_device_is_resumed(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
         return toy()(step)
 
-    nets_made = [small_net(), small_net()]
+    nets_made = [small_classifier(), small_classifier()]
     with pytest.raises(KeyboardInterrupt):
         fit(ClassificationObjective(nets_made[0]), nets_made[0], feed, config, out, name="toy")
     saved = torch.load(out / "checkpoint.pt", weights_only=True)
     saved["optimizer"]["param_groups"][0].update(lr=torch.tensor(1e-2), fused=True, capturable=True)
     torch.save(saved, out / "checkpoint.pt")
     fit(ClassificationObjective(nets_made[1]), nets_made[1], feed, config, out, name="toy")
-    whole = small_net()
+    whole = small_classifier()
     fit(ClassificationObjective(whole), whole, toy(), config, tmp_path / "whole", name="toy")
     for a, b in zip(whole.state_dict().values(), nets_made[1].state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 def test_the_best_evaluation_is_kept(tmp_path):
-    net, scores, seen = small_net(), iter([3.0, 1.0, 2.0]), []
+    net, scores, seen = small_classifier(), iter([3.0, 1.0, 2.0]), []
 
     def measure():
         seen.append(net[0].weight.detach().clone())
@@ -187,7 +176,7 @@ def test_a_captured_stage_learns_what_an_eager_one_learns(tmp_path):
 
     device, config, trained = torch.device("cuda"), Train(20, 3, 1e-2, warmup=2), []
     for kind in (ClassificationObjective, Eager):
-        net, out = small_net().to(device), tmp_path / kind.__name__
+        net, out = small_classifier().to(device), tmp_path / kind.__name__
         batches = toy(device=device)
         summary = fit(kind(net), net, batches, config, out, name="toy", precision="fp32")
         learnt = [p.detach().cpu() for p in net.parameters()]

@@ -21,7 +21,7 @@ from ppfer.config import PpferError
 from ppfer.nets import freeze
 from ppfer.run import Run
 from ppfer.stage import Protector
-from ppfer.weights import load_weights
+from ppfer.weights import fetch, load_weights
 
 # RAFT correlates at an eighth of the size, four levels deep; smaller frames are enlarged for it
 RAFT_SIDE = 128
@@ -61,17 +61,9 @@ def raft(weights: str) -> nn.Module:
         PpferError: saying what to fetch, when they cannot be had.
     """
     net = raft_large(weights=None)
-    published = Raft_Large_Weights.DEFAULT
-    if weights != "DEFAULT":
-        return freeze(load_weights(net, weights))
-    try:
-        state = published.get_state_dict(progress=False, check_hash=True)
-    except Exception as error:
-        raise PpferError(
-            f"RAFT's weights could not be downloaded ({error}); fetch {published.url} and pass its "
-            "path: flow_weights=PATH"
-        ) from error
-    return freeze(load_weights(net, state))
+    if weights == "DEFAULT":
+        weights = fetch(Raft_Large_Weights.DEFAULT, "flow_weights")
+    return freeze(load_weights(net, weights))
 
 
 def raft_flow(net: nn.Module, clip: Tensor) -> Tensor:

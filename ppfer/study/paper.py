@@ -74,23 +74,22 @@ MARGIN = {"ssim": 0.02, "psnr": 1.0}  # differences that mean something, where t
 
 SAID = """\
 - Table 1's and Table 4's leakage ratios are all whole numbers of 2,232 clips; {odd} of the {all}
-accuracies there are not.
+  accuracies there are not.
 - §4.6 says Task 4 left 46 identities; Table 4's 2.106 % is 47 of 2,232, and 46 is Task 5.
 - Table 2's classes without protection average {average:.1f} %, or {weighted:.1f} % weighted by
-CREMA-D's class sizes; beside them stands 87.2 %.
+  CREMA-D's class sizes; beside them stands 87.2 %.
 - §4.2 says all pre-training uses CREMA-D, and that C_fc is pre-trained on DFEW.
 - Table 3 has six approaches; §4.5 has two of them outperform "the other five".
 - 45 of 2,232 has a 95 % interval of {low:.1f}–{high:.1f} %: above chance (1.10 %). 45, 46, 47 and
-48 cannot be told apart.
+  48 cannot be told apart.
 - Optical flow's accuracy of 16.31 % is close to 1/6 and its leakage of 1.03 % close to 1/91: what
-networks that only ever
-  saw faces would say of flow pictures. `acc` and `acc_retrained` below show the difference.
+  networks that only ever saw faces would say of flow pictures. `acc` and `acc_retrained` below
+  show the difference.
 """
 NOTE = """\
-The paper's clips are of CREMA-D's 91 actors. "Reproduced" means that its number lies within our 95
-% interval (for SSIM and
-PSNR: within 0.02 and 1 dB); on other data that is not to be expected, and the order of approaches
-says more.
+The paper's clips are of CREMA-D's 91 actors. "Reproduced" means that its number lies within our
+95 % interval (for SSIM and PSNR: within 0.02 and 1 dB); on other data that is not to be expected,
+and the order of approaches says more.
 """
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ppfer.config import PpferError
 from ppfer.cremad import DFEW_EMOTIONS
+from ppfer.device import atomic
 from ppfer.twin.acting import FPS, WILD_ACTOR, ClipSpec, background, main_specs, motion, wild_specs
 from ppfer.twin.head import draw, load_head, pose_vertices, project
 from ppfer.twin.people import Actor, appearance
@@ -194,7 +195,8 @@ def generate(
     pd.DataFrame(people).to_csv(out / "VideoDemographics.csv", index=False)
     if other:
         _write_wild_labels(other, out / "wild" / "EmoLabel_DataSplit")
-    note.write_text(json.dumps(made) + "\n")
+    with atomic(note) as partial:
+        partial.write_text(json.dumps(made) + "\n")
     todo = [job for job in jobs if not job[1].exists()]
     batches = [todo[i : i + BATCH] for i in range(0, len(todo), BATCH)]
     work = functools.partial(_write_clips, size=size, device=device)
