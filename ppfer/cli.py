@@ -196,6 +196,7 @@ def _twin(args: argparse.Namespace) -> None:
         size=args.size,
         frames=args.frames,
         seed=args.seed,
+        difficulty=args.difficulty,
         wild=args.wild,
         device=args.device,
     )

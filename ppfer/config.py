@@ -90,6 +90,7 @@ class Train:
     warmup: int = 10
     evals: int = 4  # looks at the validation part, evenly spread, the last one after the last step
     label_smoothing: float = 0.0
+    select: str = "best"  # which weights are kept: best by the stage's own rule | last
     augment: bool = True  # random shift and horizontal flip; brightness for frames
     colour: float = 0.0  # random colour cast of frames, as a share of each channel
 
@@ -109,6 +110,7 @@ class Config:
         False  # keep the four clips CREMA-D got wrong (the paper's 7,442 count them)
     )
     generate: bool = False  # the twin is rendered straight into the store, not decoded from `data`
+    difficulty: float = 1.0  # of a generated twin's clips, 0 to 2: `data/README.md` has the curve
     size: int = 64  # pixels, square
     frames: int = 8
     seed: int = 0
@@ -119,14 +121,19 @@ class Config:
     nets: Nets = field(default_factory=Nets)
     identity: Train = Train(150, 128, 3e-3)
     pretrain: Train = Train(100, 32, 1e-3, weight_decay=0.0, evals=2)
-    # Algorithm 1 is private within some 20 steps: look often
-    privacy: Train = Train(50, 32, 1e-4, weight_decay=0.0, evals=16)
+    # Algorithm 1 is private within some 20 steps: look often, and keep the least changed frames
+    # among private ones. select = "last" keeps what the paper's text does: the end of the training.
+    privacy: Train = Train(50, 32, 1e-4, weight_decay=0.0, evals=16, select="least-change")
+    # the same run long, as a row of its own: the frozen controller's gradients eat the face
+    privacy_long: Train = Train(250, 32, 5e-4, weight_decay=0.0, evals=5, select="last")
     expression: Train = Train(400, 128, 3e-3, label_smoothing=0.1, colour=0.4)
     compensation: Train = Train(350, 32, 5e-4, weight_decay=0.0)
     recognition: Train = Train(700, 32, 2e-3, label_smoothing=0.1)
     # F_u on protected clips, from the weights it has on originals
     adaptation: Train = Train(300, 32, 1e-3, label_smoothing=0.1)
     attack: Train = Train(100, 128, 2e-3, evals=2)  # V_pl retrained on protected clips
+    # an R3D on protected clips, one of the attackers of Table 1
+    attack_clips: Train = Train(100, 32, 2e-3, evals=2)
     recovery: Train = Train(120, 16, 1e-3, weight_decay=0.0)
     # a classifier of one band (notebook 02); a third of the steps when asked for the actor
     probe: Train = Train(240, 64, 3e-3)

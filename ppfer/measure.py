@@ -54,6 +54,19 @@ class Rate:
 
 
 @dataclass(frozen=True)
+class Worst(Rate):
+    """The highest of several attacks' rates, and which attack that was."""
+
+    attack: str = ""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()[:-1]}; {self.attack})"
+
+    def to_dict(self) -> dict[str, object]:
+        return super().to_dict() | {"attack": self.attack}
+
+
+@dataclass(frozen=True)
 class Spread:
     """The same share in several runs: mean and sample standard deviation over them, and every
     count.
@@ -130,11 +143,11 @@ def logits(
 
 
 def leakage(logits: Tensor, actors: np.ndarray, *, seed: int = 0) -> dict[str, Rate]:
-    """Privacy leakage ratio from a validator's frame logits, by three attackers of growing
-    strength.
+    """Privacy leakage ratio from a validator's logits, by three attackers of growing strength.
 
     Args:
-        logits: (n, T, actors) of every frame.
+        logits: (n, T, actors) of every frame; or (n, actors) of a network that sees whole clips,
+            whose one answer all three then share.
         actors: (n,) true identities.
         seed: draws the paper's "randomly selected frame" (§4.2).
 
@@ -143,6 +156,7 @@ def leakage(logits: Tensor, actors: np.ndarray, *, seed: int = 0) -> dict[str, R
         log-probability).
     """
     truth = torch.as_tensor(np.asarray(actors))
+    logits = logits if logits.ndim == 3 else logits[:, None]
     named = logits.argmax(-1)  # (n, T)
     generator = torch.Generator().manual_seed(seed)
     pick = torch.randint(logits.shape[1], (len(truth),), generator=generator)
@@ -202,11 +216,15 @@ def private_first(chance: float, slack: float, then: str) -> Callable[[dict], li
 
 
 def as_rate(cell: object) -> Rate | Spread | None:
-    """A share from a `Rate`, a `Spread` or its ``{"k", "n"}``; None for anything else."""
+    """A share from a `Rate`, a `Spread` or its ``{"k", "n"}``, perhaps with an ``"attack"``; None
+    for anything else.
+    """
     if isinstance(cell, (Rate, Spread)):
         return cell
-    if not (isinstance(cell, dict) and set(cell) == {"k", "n"}):
+    if not (isinstance(cell, dict) and set(cell) - {"attack"} == {"k", "n"}):
         return None
+    if "attack" in cell:
+        return Worst(**cell)
     if isinstance(cell["k"], list):
         return Spread(tuple(Rate(k, cell["n"]) for k in cell["k"]))
     return Rate(**cell)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ppfer import __version__
 from ppfer.config import PROFILES
 from ppfer.folders import RUNS
+from ppfer.twin.acting import DIFFICULTY
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,6 +75,8 @@ def _twin(parser: argparse.ArgumentParser) -> None:
     add("--frames", type=int, default=16)
     add("--wild", type=int, default=1400, help="in-the-wild clips of other actors")
     add("--seed", type=int, default=0)
+    hard = f"how ambiguous expressions are, 0 clean studio acting (default: {DIFFICULTY})"
+    add("--difficulty", type=float, default=DIFFICULTY, help=hard)
     add("--device", default=None, help="cpu | cuda (default: cuda if there)")
     add("--out", type=Path, required=True)
 

@@ -35,7 +35,9 @@ class Decoded(Stage):
 
     def settings(self) -> dict:
         said = super().settings()
-        if not self.config.generate:
+        if self.config.generate:
+            said["difficulty"] = self.config.difficulty
+        else:
             said["files"] = chosen_clips(self.config, wild=self.wild).fingerprint()
         return said
 
@@ -48,6 +50,7 @@ class Decoded(Stage):
                 actors=config.actors,
                 wild=config.wild_clips if self.wild else 0,
                 seed=0,
+                difficulty=config.difficulty,
                 device=self.run.device,
                 progress=Progress(f"{self.name}: rendering", count).update,
                 **shape,

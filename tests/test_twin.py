@@ -1,5 +1,7 @@
 """The twin: its clips' names, making them again, and that faces are whole, alive and different."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import torch
 from ppfer import data, twin, video
 from ppfer.config import PpferError
 from ppfer.cremad import DFEW_EMOTIONS
-from ppfer.twin.acting import APEX, FPS, main_specs, wild_specs
+from ppfer.twin.acting import APEX, FPS, main_specs, motion, wild_specs
+from ppfer.twin.camera import record, shot
 from ppfer.twin.head import load_head, pose_vertices, project
 from ppfer.twin.people import appearance, look
 from ppfer.twin.raster import rasterize
@@ -195,7 +198,9 @@ def test_the_shipped_clips_are_complete_small_and_what_the_code_draws() -> None:
     assert (len(main.table), len(main.rejected)) == (12 * 82, 0)
     assert (len(wild.table), len(wild.rejected)) == (1400, 0)
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 20_000_000
-    clip = next(s for s in main_specs() if s.name == "1004_IEO_HAP_HI")
+    made = json.loads((SHIPPED / "twin.json").read_text())
+    specs = main_specs(difficulty=made["difficulty"])
+    clip = next(s for s in specs if s.name == "1004_IEO_HAP_HI")
     decoded, rate = video.read_video(SHIPPED / "VideoMP4" / f"{clip.name}.mp4")
     assert decoded.shape == (16, 3, 96, 96) and rate == FPS
     error = (decoded.float() - twin.render_clips([clip], 96, "cpu")[0].float()) / 255
@@ -207,3 +212,34 @@ def test_gpu_draws_what_the_cpu_draws() -> None:
     clips = [spec(actor, "fear") for actor in ACTORS[:3]]
     gpu, cpu = (twin.render_clips(clips, 64, device).cpu().float() for device in ("cuda", "cpu"))
     assert (gpu - cpu).abs().mean() < 0.5
+
+
+def test_difficulty_makes_expressions_weaker_and_pictures_worse_and_0_leaves_both_alone() -> None:
+    clip = spec(ACTORS[0], "sad")
+    still, clean, hard = (
+        motion(replace(clip, emotion=emotion, difficulty=difficulty)).actions
+        for emotion, difficulty in (("neutral", 0), ("sad", 0), ("sad", 1.5))
+    )
+    assert np.array_equal(clean, motion(replace(clip, difficulty=0)).actions)
+    brow = load_head(torch.device("cpu")).action["mouthFrownLeft"]
+    assert still[:, brow].mean() < clean[:, brow].mean() and not np.allclose(clean, hard)
+    pixels, frames = torch.rand(2, 3, 3, 20, 20), 3  # 20: not a whole number of blocks
+    easy, worse = (
+        torch.as_tensor(
+            np.stack([shot(f"clip {i}", frames, 0, d) for i in range(2)]), dtype=torch.float32
+        )
+        for d in (0, 2)
+    )
+    assert torch.allclose(record(pixels, easy), pixels, atol=2e-4)
+    seen = record(pixels, worse)
+    assert seen.shape == pixels.shape and 0.02 < (seen - pixels).abs().mean() < 0.5
+    assert 0 <= seen.min() and seen.max() <= 1
+
+
+def test_a_clip_keeps_its_motion_on_a_strangers_face() -> None:
+    clip, face = spec(ACTORS[0], "happy"), ACTORS[1]
+    lent = replace(clip, face=face)
+    assert np.array_equal(motion(clip).actions, motion(lent).actions)
+    own, other = (twin.render_clips([s], 48, "cpu").float() for s in (clip, lent))
+    assert (own - other).abs().mean() > 2
+    assert (twin.landmarks(clip) != twin.landmarks(lent)).any()

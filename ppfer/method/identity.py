@@ -98,8 +98,8 @@ class Attack(OnProtected):
 
     best = (("val_all_frames", max),)
 
-    def net(self) -> nn.Module:
-        return new_classifier(self.config, len(self.run.classes("actor")))
+    def net(self, weights: str = "") -> nn.Module:
+        return new_classifier(self.config, len(self.run.classes("actor")), weights)
 
     def start(self) -> nn.Module:
         return with_weights(self.net(), self.run.get("identity"))

@@ -114,19 +114,31 @@ class PrivacyObjective(nn.Module):
     notebook="04",
 )
 class Privacy(OnBands):
-    """Algorithm 1: the enhancers against the frozen identity controller; "privacy/frames" has no
-    transform."""
+    """Algorithm 1: the enhancers against the frozen identity controller.
+
+    "privacy/frames" has no transform; "privacy/long" is trained as ``config.privacy_long`` says,
+    its last weights kept.
+    """
 
     where = "bands"
+
+    @property
+    def trains(self) -> str:
+        return "privacy_long" if self.where == "long" else "privacy"
+
+    @property
+    def place(self) -> str:
+        """What the U-Nets work on, "bands" or "frames"."""
+        return "bands" if self.where == "long" else self.where
 
     def origin(self) -> tuple[bool, str]:
         return super().origin() if self.where == "bands" else (True, "10")
 
     def net(self) -> nn.Module:
-        return new_enhancer(self.config, self.where)
+        return new_enhancer(self.config, self.place)
 
     def start(self) -> nn.Module:
-        return start_enhancer(self.run, self.where)
+        return start_enhancer(self.run, self.place)
 
     def objective(self, net: nn.Module) -> nn.Module:
         config, controller = self.config, self.run.get("identity")

@@ -15,12 +15,16 @@ from ppfer.measure import write_table
 from ppfer.run import Run
 from ppfer.study import (
     ablation,
+    attackers,
     attributes,
     blur,
+    donor,
     flow,
+    long,
     paper,
     probes,
     recovery,
+    simple,
     spact,
     swap,
     tables,
@@ -32,6 +36,9 @@ PROTECTORS = (
     spact.PROTECTOR,
     flow.PROTECTOR,
     swap.PROTECTOR,
+    donor.PROTECTOR,
+    *long.PROTECTORS,
+    *simple.PROTECTORS,
     *ablation.PROTECTORS,
 )
 
@@ -43,6 +50,8 @@ STAGES = (
     spact.Contrast,
     spact.Tradeoff,
     swap.Landmarks,
+    attackers.FromScratch,
+    attackers.OnClips,
     recovery.RecoveryAttack,
     attributes.Attribute,
     ablation.Joint,

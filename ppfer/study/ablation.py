@@ -204,14 +204,18 @@ def _protector(task: Task) -> Protector:
     )
 
 
+LONG = {"enhanced_long": "Task 5, run long", "ppfer_long": "Full method, run long"}
 # Task 5 is G, a row of every run
 PROTECTORS = tuple(_protector(t) for t in (*TASKS, BEFORE_TASK_2) if t.protector != "enhanced")
 
 
 def table4(run: Run, tasks: Sequence[Task] = (*TASKS, FULL)) -> list[dict]:
-    """Table 4: PLR and ACC of every task, both protocols; makes what is missing."""
-    prepare(run, [task.protector for task in tasks], ("recognizer", "attack"))
-    return [
+    """Table 4: PLR and ACC of every task, both protocols, then Task 5 and the full method with
+    Algorithm 1 run long (see `ppfer.study.long`); makes what is missing.
+    """
+    prepare(run, [*(task.protector for task in tasks), *LONG], ("recognizer", "attack"))
+    rows = [
         table_row(run, task.protector) | {"approach": task.title, "what_ran": task.description}
         for task in tasks
     ]
+    return rows + [table_row(run, name) | {"approach": title} for name, title in LONG.items()]

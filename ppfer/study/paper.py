@@ -151,21 +151,21 @@ def _order(measure: str, a: object, b: object) -> int:
 
 
 def figure1(rows: Sequence[dict]) -> Figure:
-    """Leakage against accuracy (the paper's Figure 1): ours under both validators, and the paper's
-    points, marked as theirs.
+    """Leakage against accuracy (the paper's Figure 1): ours under the frozen validator and under
+    the worst attack, and the paper's points, marked as theirs.
 
-    Black is our frozen V_pl, white our retrained one, a line between the two; grey crosses are the
-    paper's. Accuracy is F_u's, trained on what it is shown. Numbers name the approaches; the best
-    corner is the upper left.
+    Black is our frozen V_pl, white the worst attack of the suite (V_pl retrained where the rows
+    name no worst), a line between the two; grey crosses are the paper's. Accuracy is F_u's, trained
+    on what it is shown. Numbers name the approaches; the best corner is the upper left.
 
     Args:
         rows: of Table 1; rows without numbers are left out.
     """
     figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
     drawn = [row for row in rows if "plr" in row]
-    frozen, retrained, accuracy = (
-        [value_of(row[key]) for row in drawn] for key in ("plr", "plr_retrained", "acc_retrained")
-    )
+    worst = all("plr_worst" in row for row in drawn)
+    keys = ("plr", "plr_worst" if worst else "plr_retrained", "acc_retrained")
+    frozen, retrained, accuracy = ([value_of(row[key]) for row in drawn] for key in keys)
     for x, moved, y in zip(frozen, retrained, accuracy, strict=True):
         axis.plot([x, moved], [y, y], color="0.6", linewidth=0.8, zorder=1)
     axis.scatter(
@@ -178,7 +178,7 @@ def figure1(rows: Sequence[dict]) -> Figure:
         facecolor="white",
         edgecolor="black",
         s=45,
-        label="ours, V_pl retrained",
+        label="ours, worst attack" if worst else "ours, V_pl retrained",
         zorder=2,
     )
     theirs = {

@@ -40,7 +40,7 @@ def donor(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     Of a spoken clip the frame is taken in which mouth and eyes are widest open: closing them in a
     warp is easy, opening is not.
     """
-    spec = twin.ClipSpec("donor", twin.Actor(DONOR), "WSI", "neutral")
+    spec = twin.ClipSpec("donor", twin.Actor(DONOR), "WSI", "neutral", difficulty=0)
     points = twin.landmarks(spec)  # (T, 68, 2)
     gap = [
         np.linalg.norm(points[:, a] - points[:, b], axis=-1)
@@ -125,24 +125,21 @@ class FaceSwap(nn.Module):
 
 
 def twin_origin(config: Config) -> dict | None:
-    """How the clips were generated, {"frames", "seed"}, if they are a twin's; else None."""
+    """How the clips were generated, {"frames", "seed", "difficulty"}, if a twin's; else None."""
     if config.generate:
-        return {"frames": config.frames, "seed": 0}
+        return {"frames": config.frames, "seed": 0, "difficulty": config.difficulty}
     path = data_path(config.data) / "twin.json"
-    return (
-        {key: json.loads(path.read_text())[key] for key in ("frames", "seed")}
-        if path.exists()
-        else None
-    )
+    if not path.exists():
+        return None
+    made = {"difficulty": 0.0} | json.loads(path.read_text())  # older twins do not say it
+    return {key: made[key] for key in ("frames", "seed", "difficulty")}
 
 
-def twin_landmarks(name: str, frames: int, length: int, seed: int) -> np.ndarray:
-    """Landmarks of a twin clip by its name, sampled as the store samples a file of `length` frames:
-    (frames, 68, 2).
-    """
-    actor = twin.Actor(int(name.split("_")[0]), seed)
-    spec = next(spec for spec in twin.actor_specs(actor, length) if spec.name == name)
-    return twin.landmarks(spec)[sample_positions(length, frames)]
+def twin_spec(name: str, origin: dict) -> twin.ClipSpec:
+    """What a twin clip shows, by its name and `twin_origin`."""
+    actor = twin.Actor(int(name.split("_")[0]), origin["seed"])
+    specs = twin.actor_specs(actor, origin["frames"], origin["difficulty"])
+    return next(spec for spec in specs if spec.name == name)
 
 
 def dlib_model() -> Path | None:
@@ -221,7 +218,8 @@ class Landmarks(Stage):
             predictor = dlib.shape_predictor(str(dlib_model()))
         for row, name in enumerate(run.table["clip"]):
             if origin:
-                known = twin_landmarks(name, self.config.frames, origin["frames"], origin["seed"])
+                at = sample_positions(origin["frames"], self.config.frames)  # as the store does
+                known = twin.landmarks(twin_spec(name, origin))[at]
             else:
                 known = found_landmarks(run.tensor("clips")[row].cpu(), detector, predictor)
             found.append(known)

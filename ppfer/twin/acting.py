@@ -4,7 +4,7 @@ Every clip is seeded by the data set's seed and its own name alone, so any subse
 batch, gives the same clips. The order in which random numbers are drawn is part of that promise.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ppfer.twin.raster import smoothstep
 
 FPS = 12
 WILD_ACTOR = 5001  # actors of the wild set count from here
+DIFFICULTY = 1.0  # how ambiguous clips are; 0 is clean studio acting
 WILD_PEOPLE = 150  # how many there are: painting a face takes longer than drawing a clip
 
 
@@ -35,9 +36,11 @@ class ClipSpec:
     frames: int = 16
     seed: int = 0
     wild: bool = False
+    difficulty: float = DIFFICULTY
+    face: Actor | None = None  # who is shown moving like the actor; None: the actor
 
 
-def actor_specs(actor: Actor, frames: int = 16) -> list[ClipSpec]:
+def actor_specs(actor: Actor, frames: int = 16, difficulty: float = DIFFICULTY) -> list[ClipSpec]:
     """The 82 clips of an actor as CREMA-D records them.
 
     Sentence IEO at three levels (neutral once), the others at XX.
@@ -48,19 +51,26 @@ def actor_specs(actor: Actor, frames: int = 16) -> list[ClipSpec]:
             graded = sentence == "IEO" and emotion != "neutral"
             for level in ("LO", "MD", "HI") if graded else ("XX",):
                 name = f"{actor.id}_{sentence}_{code}_{level}"
-                specs.append(ClipSpec(name, actor, sentence, emotion, level, frames, actor.seed))
+                spec = ClipSpec(name, actor, sentence, emotion, level, frames, actor.seed)
+                specs.append(replace(spec, difficulty=difficulty))
     return specs
 
 
 def main_specs(
-    actors: int = 12, frames: int = 16, seed: int = 0, first_actor: int = 1001
+    actors: int = 12,
+    frames: int = 16,
+    seed: int = 0,
+    first_actor: int = 1001,
+    difficulty: float = DIFFICULTY,
 ) -> list[ClipSpec]:
     """All clips of `actors` consecutive actors."""
     people = [Actor(first_actor + i, seed) for i in range(actors)]
-    return [spec for actor in people for spec in actor_specs(actor, frames)]
+    return [spec for actor in people for spec in actor_specs(actor, frames, difficulty)]
 
 
-def wild_specs(clips: int = 1400, frames: int = 16, seed: int = 0) -> list[ClipSpec]:
+def wild_specs(
+    clips: int = 1400, frames: int = 16, seed: int = 0, difficulty: float = DIFFICULTY
+) -> list[ClipSpec]:
     """The wild set, named 00001 upwards; fewer clips are a prefix of more.
 
     `WILD_PEOPLE` actors and DFEW's seven expressions take turns.
@@ -70,7 +80,8 @@ def wild_specs(clips: int = 1400, frames: int = 16, seed: int = 0) -> list[ClipS
         name, actor = f"{i + 1:05d}", Actor(WILD_ACTOR + i % WILD_PEOPLE, seed)
         sentence = sentences[seeded(seed, name, "says").integers(12)]
         emotion = DFEW_EMOTIONS[i % 7]
-        specs.append(ClipSpec(name, actor, sentence, emotion, frames=frames, seed=seed, wild=True))
+        spec = ClipSpec(name, actor, sentence, emotion, frames=frames, seed=seed, wild=True)
+        specs.append(replace(spec, difficulty=difficulty))
     return specs
 
 
@@ -146,6 +157,27 @@ MOOD = 0.3  # share of the peak that colours the whole clip, before onset and af
 RESTING = 0.03  # spread of a resting face's bias towards each expression
 FLASH = 0.3  # the strongest brow flash; they come in any mood
 HUSH = 0.5  # how far an expression quiets the mouth
+# What a difficulty of 1 adds. A clip loses up to this share of its strength (0.15 if not named) ...
+WEAKER = {"sad": 0.35, "fear": 0.4}
+# ... leans towards another expression, by up to SECOND of that one's strength ...
+MIXED = {
+    "angry": {"disgust": 0.6, "sad": 0.2, "fear": 0.2},
+    "disgust": {"angry": 0.6, "sad": 0.4},
+    "fear": {"sad": 0.8, "surprise": 0.2},
+    "happy": {"disgust": 0.5, "surprise": 0.5},
+    "neutral": {"sad": 0.4, "fear": 0.3, "angry": 0.15, "happy": 0.15},
+    "sad": {"fear": 0.7, "disgust": 0.15, "angry": 0.15},
+    "surprise": {"fear": 1.0},
+}
+SECOND = 0.35
+# ... or shows that one instead: a share of clips (0.03 if not named), by level ...
+SLIP = {"sad": 0.07, "fear": 0.08, "neutral": 0.06}
+SLIP_AT = {"LO": 1.6, "MD": 1.0, "HI": 0.4, "XX": 1.0}
+LEFT_OUT = 0.1  # ... leaves out this many more of its parts, ...
+BORROWED = 0.4  # ... borrows one from elsewhere, ...
+LEFTOVER = 0.4  # ... starts in the mood of the clip before, ...
+HEARD = 0.5  # ... and is spoken over: this share of HUSH is gone.
+WILD_DOUBT = 0.5  # how much of all this the wild set has
 LIMIT, HARD_LIMIT = 1.7, 1.1  # of an action; 1 is the model's full one
 HARD = ("eyeBlink", "eyeLook", "jawOpen")  # these look broken when overdone
 
@@ -184,6 +216,11 @@ class _Face:
             if name + side in self.number:
                 self.actions[:, self.number[name + side]] += gain * amount
 
+    def add_all(self, apex: dict[str, float], amount: np.ndarray | float) -> None:
+        """Adds an expression by its actions at the apex."""
+        for name, most in apex.items():
+            self.add(name, most * amount)
+
     def limited(self) -> np.ndarray:
         """The sum, within what a face can do."""
         limits = [HARD_LIMIT if name.startswith(HARD) else LIMIT for name in self.number]
@@ -197,13 +234,25 @@ def motion(spec: ClipSpec) -> Motion:
     seconds = np.arange(spec.frames) / FPS
     face = _Face(spec.frames, lopsided=style.normal(0, 0.12))
     course, mood = _course(spec, rng, seconds)
-    _express(face, spec.emotion, mood + course, rng, style)
+    doubt = spec.difficulty * (WILD_DOUBT if spec.wild else 1)
+    unsure = seeded(spec.seed, spec.name, "doubt")
+    weaker = 1 - doubt * WEAKER.get(spec.emotion, 0.15) * unsure.random()
+    slips = unsure.random() < doubt * SLIP.get(spec.emotion, 0.03) * SLIP_AT[spec.level]
+    second = unsure.choice(list(MIXED[spec.emotion]), p=list(MIXED[spec.emotion].values()))
+    share = unsure.random()  # of the second expression, where the first falls short
+    weaker, much = (0.3 * weaker, 0.7 + 0.4 * share) if slips else (weaker, doubt * SECOND * share)
+    when = np.clip(course, 0, 1)
+    _express(face, spec.emotion, weaker * (mood + course), rng, style, doubt)
+    face.add_all(APEX[second], much * when)
+    _distract(face, when, unsure, seconds, doubt)
+    hush = HUSH * (1 - HEARD * doubt)
     for name, amount in _speech(spec, rng, seconds).items():
         loud = 0.75 + 0.25 * style.random()
-        face.add(name, amount * loud * (1 - HUSH * np.clip(course, 0, 1)))
+        face.add(name, amount * loud * (1 - hush * when))
     _fidget(face, rng, seconds)
     spread = 1.6 if spec.wild else 1.0
-    turn = course[:, None] * np.array(COURSE[spec.emotion][2])
+    turns = (weaker, COURSE[spec.emotion][2]), (much, COURSE[second][2])
+    turn = course[:, None] * sum(amount * np.array(degrees) for amount, degrees in turns)
     pose = _pose(turn, rng, seconds, spread)
     return Motion(face.limited(), pose, _lamp(rng, spread))
 
@@ -239,18 +288,37 @@ def _express(
     strength: np.ndarray,
     rng: np.random.Generator,
     style: np.random.Generator,
+    doubt: float,
 ) -> None:
     """Adds an expression of a strength (T,), and what is left of the others in a face at rest."""
     names = sorted({name for apex in APEX.values() for name in apex})
-    habit = {name: style.lognormal(0, 0.2) for name in names}
+    habit = {name: style.lognormal(0, 0.2 * (1 + doubt)) for name in names}
     for name, apex in APEX[emotion].items():
-        present = rng.random() > 0.12  # people leave parts of an expression out
+        present = rng.random() > 0.12 + LEFT_OUT * doubt  # people leave parts out
         face.add(name, present * apex * habit[name] * rng.lognormal(0, 0.2) * GAIN * strength)
     for other in ("angry", "disgust", "fear", "happy", "sad"):
         # a resting face is not blank, nor the same each time
         bias = abs(style.normal(0, RESTING)) + abs(rng.normal(0, RESTING))
-        for name, apex in APEX[other].items():
-            face.add(name, bias * apex)
+        face.add_all(APEX[other], bias)
+
+
+def _distract(
+    face: _Face, when: np.ndarray, rng: np.random.Generator, seconds: np.ndarray, doubt: float
+) -> None:
+    """Adds what belongs to no expression meant: a part of another, the mood of the clip before.
+
+    Args:
+        face: added to.
+        when: (T,) the course of what is meant, in [0, 1].
+        rng: of the clip's doubts.
+        seconds: (T,).
+        doubt: how much of it; 0 adds nothing.
+    """
+    others = ("angry", "disgust", "fear", "happy", "sad")
+    borrowed = rng.choice(sorted({name for other in others for name in APEX[other]}))
+    face.add(borrowed, doubt * BORROWED * rng.random() * when)
+    left = rng.random() * np.exp(-seconds / rng.uniform(0.2, 0.6))
+    face.add_all(APEX[rng.choice(others)], doubt * LEFTOVER * left)
 
 
 def _speech(spec: ClipSpec, rng: np.random.Generator, seconds: np.ndarray) -> dict[str, np.ndarray]:

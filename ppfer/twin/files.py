@@ -15,12 +15,22 @@ from torch import Tensor
 from ppfer.config import PpferError
 from ppfer.cremad import DFEW_EMOTIONS
 from ppfer.device import atomic
-from ppfer.twin.acting import FPS, WILD_ACTOR, ClipSpec, background, main_specs, motion, wild_specs
+from ppfer.twin.acting import (
+    DIFFICULTY,
+    FPS,
+    WILD_ACTOR,
+    ClipSpec,
+    background,
+    main_specs,
+    motion,
+    wild_specs,
+)
+from ppfer.twin.camera import record, shot
 from ppfer.twin.head import draw, load_head, pose_vertices, project
 from ppfer.twin.people import Actor, appearance
 from ppfer.video.writer import write_video
 
-CRF = 23  # x264's quality: about 6 KB a clip at 96 pixels
+CRF = 28  # x264's quality: about 4 KB a clip at 96 pixels
 BATCH = 8  # clips a thread of `generate` draws and writes at a time
 
 
@@ -47,7 +57,8 @@ def render_clips(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model, frames = load_head(device), specs[0].frames
     put = functools.partial(torch.as_tensor, device=device)
-    actors = list(dict.fromkeys(spec.actor for spec in specs))
+    shown_as = [spec.face or spec.actor for spec in specs]
+    actors = list(dict.fromkeys(shown_as))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # NumPy lets go of Python's lock
         parts = zip(*pool.map(appearance, actors), strict=True)
     neutral, shown, textures = (put(np.stack(part)) for part in parts)
@@ -60,13 +71,20 @@ def render_clips(
     with ThreadPoolExecutor(1) as ahead:  # the next clips are acted while these are drawn
         acted = ahead.submit(_act, batches[0], size)
         for i, batch in enumerate(batches):
-            actions, pose, lamp, behind = (put(a, dtype=torch.float32) for a in acted.result())
+            here = shown_as[done : done + len(batch)]
+            actions, pose, lamp, behind, shots = (
+                put(a, dtype=torch.float32) for a in acted.result()
+            )
             if i + 1 < len(batches):
                 acted = ahead.submit(_act, batches[i + 1], size)
-            which = put([places[spec.actor] for spec in batch]).repeat_interleave(frames)
+            which = put([places[face] for face in here]).repeat_interleave(frames)
             lamp, behind = (part.repeat_interleave(frames, 0) for part in (lamp, behind))
             drawn = draw(model, neutral, shown, textures, which, actions, pose, lamp, behind, size)
-            out[done : done + len(batch)] = drawn.view(len(batch), frames, 4, size, size)
+            drawn = drawn.view(len(batch), frames, 4, size, size)
+            if any(spec.difficulty for spec in batch):
+                seen = record(drawn[:, :, :3].float() / 255, put(shots, dtype=torch.float32))
+                drawn[:, :, :3] = seen.mul(255).round().to(torch.uint8)
+            out[done : done + len(batch)] = drawn
             done += len(batch)
             if progress:
                 progress(done)
@@ -74,13 +92,16 @@ def render_clips(
 
 
 def _act(specs: list[ClipSpec], size: int) -> tuple[np.ndarray, ...]:
-    """Actions (N*T, 52), pose (N*T, 6), lamp (N, 9) and background (N, 3, size, size) of clips."""
+    """Of N clips: actions (N*T, 52), pose (N*T, 6), lamp (N, 9), background (N, 3, size, size) and
+    shots (N, T, 7).
+    """
     moves = [motion(spec) for spec in specs]
     return (
         np.concatenate([move.actions for move in moves]),
         np.concatenate([move.pose for move in moves]),
         np.stack([move.lamp for move in moves]),
         np.stack([background(spec, size) for spec in specs]),
+        np.stack([shot(s.name, s.frames, s.seed, s.difficulty) for s in specs]),
     )
 
 
@@ -94,7 +115,7 @@ def landmarks(spec: ClipSpec) -> np.ndarray:
     actions, pose = (
         torch.as_tensor(part, dtype=torch.float32) for part in (moves.actions, moves.pose)
     )
-    neutral = torch.from_numpy(appearance(spec.actor)[0][model.landmarks.vertices])
+    neutral = torch.from_numpy(appearance(spec.face or spec.actor)[0][model.landmarks.vertices])
     vertices = pose_vertices(model.landmarks, neutral, actions, pose)
     return project(vertices, pose, 1.0)[..., :2].numpy()
 
@@ -125,6 +146,7 @@ def generate_arrays(
     device: torch.device | str | None = None,
     *,
     wild: int = 0,
+    difficulty: float = DIFFICULTY,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, pd.DataFrame]:
     """The twin straight into memory.
@@ -136,12 +158,14 @@ def generate_arrays(
         seed: of the data set.
         device: where to draw and keep it; None: on a GPU if there is one.
         wild: this many clips of the wild set instead of the main set.
+        difficulty: how ambiguous they are, 0 clean studio acting (see `data/README.md`).
         progress: called with the number of clips drawn so far.
 
     Returns:
         clips, uint8 (N, T, 3, size, size) on `device`, and their table (see `table`).
     """
-    specs = wild_specs(wild, frames, seed) if wild else main_specs(actors, frames, seed)
+    more = {"frames": frames, "seed": seed, "difficulty": difficulty}
+    specs = wild_specs(wild, **more) if wild else main_specs(actors, **more)
     return render_clips(specs, size, device, progress), table(specs)
 
 
@@ -155,6 +179,7 @@ def generate(
     wild: int = 1400,
     device: torch.device | str | None = None,
     first_actor: int = 1001,
+    difficulty: float = DIFFICULTY,
     workers: int = 2,
 ) -> None:
     """Write the twin as files: `VideoMP4/`, `VideoDemographics.csv`, and `wild/` in DFEW's layout.
@@ -170,6 +195,7 @@ def generate(
         wild: how many clips the wild set has; its people count from `WILD_ACTOR`.
         device: where to draw; None: on a GPU if there is one.
         first_actor: number of the main set's first actor.
+        difficulty: how ambiguous they are, 0 clean studio acting (see `data/README.md`).
         workers: threads that draw and encode.
 
     Raises:
@@ -183,13 +209,14 @@ def generate(
             f"size >= 16, not actors={actors} from {first_actor}, wild={wild}, frames={frames}, "
             f"size={size}"
         )
-    made = {"size": size, "frames": frames, "seed": seed, "fps": FPS}
+    made = {"size": size, "frames": frames, "seed": seed, "fps": FPS, "difficulty": difficulty}
     note = out / "twin.json"
     if note.exists() and json.loads(note.read_text()) != made:
         raise PpferError(
             f"{out} holds clips made with {note.read_text().strip()}; give an empty folder"
         )
-    main, other = main_specs(actors, frames, seed, first_actor), wild_specs(wild, frames, seed)
+    main = main_specs(actors, frames, seed, first_actor, difficulty)
+    other = wild_specs(wild, frames, seed, difficulty)
     jobs = _places(main, out / "VideoMP4") + _places(other, out / "wild" / "Clip" / "original")
     people = [Actor(first_actor + i, seed).demographics for i in range(actors)]
     pd.DataFrame(people).to_csv(out / "VideoDemographics.csv", index=False)
