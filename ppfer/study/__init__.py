@@ -18,6 +18,7 @@ from ppfer.study import (
     attackers,
     attributes,
     blur,
+    defaced,
     donor,
     flow,
     long,
@@ -39,6 +40,7 @@ PROTECTORS = (
     donor.PROTECTOR,
     *long.PROTECTORS,
     *simple.PROTECTORS,
+    *defaced.PROTECTORS,
     *ablation.PROTECTORS,
 )
 
@@ -50,6 +52,7 @@ STAGES = (
     spact.Contrast,
     spact.Tradeoff,
     swap.Landmarks,
+    defaced.FoundFaces,
     attackers.FromScratch,
     attackers.OnClips,
     recovery.RecoveryAttack,

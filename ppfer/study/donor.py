@@ -6,7 +6,8 @@ motion.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -22,13 +23,32 @@ def build_donor(run: Run) -> Callable[[Tensor, range], Tensor]:
     """Clips (B, T, 3, H, W) and their rows → the same clips with the donor's face."""
     origin, names, size = twin_origin(run.config), list(run.table["clip"]), run.config.size
     face = twin.Actor(DONOR)
-    at = torch.as_tensor(sample_positions(origin["frames"], run.config.frames))  # as the store does
+    times = sample_positions(origin["frames"], run.config.frames)  # as the store does
 
     def drawn(clips: Tensor, rows: range) -> Tensor:
         specs = [dataclasses.replace(twin_spec(names[row], origin), face=face) for row in rows]
-        return twin.render_clips(specs, size, clips.device)[:, at.to(clips.device)].float() / 255
+        return draw(specs, size, clips.device, times).float() / 255
 
     return drawn
+
+
+def draw(
+    specs: list[twin.ClipSpec], size: int, device: torch.device, times: Sequence[int]
+) -> Tensor:
+    """`twin.render_clips`; on a CPU a clip a thread, which is several times as fast as all threads
+    on one clip.
+    """
+    if device.type != "cpu":
+        return twin.render_clips(specs, size, device, times=times)
+    threads = torch.get_num_threads()
+    one = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    try:
+        with ThreadPoolExecutor(threads, **one) as pool:
+            alone = (lambda spec: twin.render_clips([spec], size, device, times=times), specs)
+            parts = list(pool.map(*alone))
+    finally:
+        torch.set_num_threads(threads)
+    return torch.cat(parts)
 
 
 def donor_missing(run: Run) -> str:

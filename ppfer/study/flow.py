@@ -4,6 +4,7 @@ method, on a colour wheel.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
 import os
@@ -126,16 +127,12 @@ def build_flow(run: Run) -> nn.Module:
 
 def flow_missing(run: Run) -> str:
     """What optical flow cannot do without."""
-    if run.config.flow_weights:
+    if run.config.flow_weights or importlib.util.find_spec("cv2"):
         return ""
-    try:
-        import cv2  # noqa: F401
-    except ImportError:
-        return (
-            "optical flow needs OpenCV; install the extra: pip install 'ppfer[flow]', or give "
-            "flow_weights=PATH for RAFT"
-        )
-    return ""
+    return (
+        "optical flow needs OpenCV; install the extra: pip install 'ppfer[flow]', or give "
+        "flow_weights=PATH for RAFT"
+    )
 
 
 PROTECTOR = Protector(

@@ -25,6 +25,7 @@ TABLE1 = (  # the paper's approaches, then what people reach for, a control and 
     "swap",
     "ppfer",
     "ppfer_long",
+    "deface_blur",
     "mosaic",
     "landmarks",
     "motion",

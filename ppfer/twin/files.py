@@ -3,7 +3,7 @@
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def render_clips(
     progress: Callable[[int], None] | None = None,
     *,
     coverage: bool = False,
+    times: Sequence[int] | None = None,
 ) -> Tensor:
     """Draw clips of equal length.
 
@@ -49,13 +50,16 @@ def render_clips(
         size: width and height in pixels.
         device: where to draw; None: on a GPU if there is one.
         progress: called with the number of clips drawn so far.
+        times: which of the T frames to draw, in order; None: all. A shutter that stays open mixes
+            in the frame drawn before.
         coverage: add the head's coverage, 0 to 255, as a fourth channel.
 
     Returns:
         (N, T, 3, size, size) uint8 sRGB on `device`; four channels with `coverage`.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model, frames = load_head(device), specs[0].frames
+    times = range(specs[0].frames) if times is None else times
+    model, frames = load_head(device), len(times)
     put = functools.partial(torch.as_tensor, device=device)
     shown_as = [spec.face or spec.actor for spec in specs]
     actors = list(dict.fromkeys(shown_as))
@@ -69,14 +73,14 @@ def render_clips(
     batches = [specs[i : i + at_once] for i in range(0, len(specs), at_once)]
     done = 0
     with ThreadPoolExecutor(1) as ahead:  # the next clips are acted while these are drawn
-        acted = ahead.submit(_act, batches[0], size)
+        acted = ahead.submit(_act, batches[0], size, times)
         for i, batch in enumerate(batches):
             here = shown_as[done : done + len(batch)]
             actions, pose, lamp, behind, shots = (
                 put(a, dtype=torch.float32) for a in acted.result()
             )
             if i + 1 < len(batches):
-                acted = ahead.submit(_act, batches[i + 1], size)
+                acted = ahead.submit(_act, batches[i + 1], size, times)
             which = put([places[face] for face in here]).repeat_interleave(frames)
             lamp, behind = (part.repeat_interleave(frames, 0) for part in (lamp, behind))
             drawn = draw(model, neutral, shown, textures, which, actions, pose, lamp, behind, size)
@@ -91,17 +95,17 @@ def render_clips(
     return out if coverage else out[:, :, :3]
 
 
-def _act(specs: list[ClipSpec], size: int) -> tuple[np.ndarray, ...]:
-    """Of N clips: actions (N*T, 52), pose (N*T, 6), lamp (N, 9), background (N, 3, size, size) and
-    shots (N, T, 7).
+def _act(specs: list[ClipSpec], size: int, times: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """Of N clips at T times: actions (N*T, 52), pose (N*T, 6), lamp (N, 9), background
+    (N, 3, size, size) and shots (N, T, 7).
     """
-    moves = [motion(spec) for spec in specs]
+    moves, at = [motion(spec) for spec in specs], list(times)
     return (
-        np.concatenate([move.actions for move in moves]),
-        np.concatenate([move.pose for move in moves]),
+        np.concatenate([move.actions[at] for move in moves]),
+        np.concatenate([move.pose[at] for move in moves]),
         np.stack([move.lamp for move in moves]),
         np.stack([background(spec, size) for spec in specs]),
-        np.stack([shot(s.name, s.frames, s.seed, s.difficulty) for s in specs]),
+        np.stack([shot(s.name, s.frames, s.seed, s.difficulty)[at] for s in specs]),
     )
 
 
