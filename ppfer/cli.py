@@ -7,6 +7,7 @@ import errno
 import json
 import sys
 import time
+from collections.abc import Sequence
 
 from ppfer import study, twin
 from ppfer.children import inspected
@@ -23,6 +24,7 @@ from ppfer.run import MissingInput, Run
 from ppfer.study import cost, tables
 
 FOR_GPUS = ("twin", "paper")
+WIDE = 100  # columns of a terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -131,7 +133,13 @@ def _report(run: Run, seconds: float, *, executed: bool) -> None:
     for name in ("main", "table2"):
         path = run.dir / "tables" / f"{name}.json"
         if path.exists():
-            print("\n" + _plain(json.loads(path.read_text())))
+            rows = json.loads(path.read_text())
+            print("\n" + _plain(rows))
+            if name == "main" and (seen := as_rate(rows[0]["plr"])).value < 0.5:
+                print(
+                    f"The validator names {seen} of the originals: too few for its word on "
+                    "protected clips to mean anything."
+                )
     books = f", notebooks with pictures: {run.dir}/notebooks" if executed else ""
     print(f"\nDone in {seconds / 60:.1f} min. Results: {run.dir}/tables{books}")
     print(
@@ -141,20 +149,28 @@ def _report(run: Run, seconds: float, *, executed: bool) -> None:
 
 
 def _plain(rows: list[dict]) -> str:
-    """Rows as aligned columns for a terminal; the long "what_ran" column is left to the files."""
+    """Rows as aligned columns for a terminal; the long "what_ran" column is left to the files.
+
+    A table that is wider than a terminal is turned on its side.
+    """
     columns = [c for c in dict.fromkeys(key for row in rows for key in row) if c != "what_ran"]
-    table = [columns]
-    for row in rows:
-        cells = [cell_text(row.get(c, "")) for c in columns]
-        table.append(
-            [
-                text.split(" (")[0] if c != "approach" else text
-                for c, text in zip(columns, cells, strict=True)
-            ]
-        )
-    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
+    table = [columns, *([_short(row.get(c, "")) for c in columns] for row in rows)]
+    lines = _aligned(table)
+    if len(lines[0]) > WIDE:
+        lines = _aligned(list(zip(*table, strict=True)))
+    return "\n".join(lines)
+
+
+def _short(cell: object) -> str:
+    """A cell with its count, without its interval: "96.9 % (286/295)"."""
+    text = cell_text(cell)
+    return text.split(";")[0] + ")" if as_rate(cell) and ";" in text else text
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     padded = ([v.ljust(w) for v, w in zip(line, widths, strict=True)] for line in table)
-    return "\n".join("  ".join(line) for line in padded)
+    return ["  ".join(line) for line in padded]
 
 
 # --- other commands -----------------------------------------------------------

@@ -19,7 +19,7 @@ from pathlib import Path
 from ppfer import video
 from ppfer.config import PpferError, digest, printable
 from ppfer.data import normal
-from ppfer.device import Progress
+from ppfer.device import Progress, sweep
 from ppfer.faces import Finder
 from ppfer.frames import Options, Tally, protected_frames
 from ppfer.protect import Apply
@@ -110,6 +110,8 @@ def protect_files(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PpferError(f"the folder {out} cannot be made: {error.strerror}") from error
+    for folder in {target.parent for _, target in jobs}:
+        sweep(folder)  # what a killed process left half written
     # Where the rest is kept, a face missed is a face shown: then small ones are looked for as well.
     side = 960 if options.outside == "keep" else 480
     finder = Finder(side) if options.frame == "face" and jobs else None
@@ -265,13 +267,19 @@ def _walk(folder: Path, out: Path, outcomes: list[Outcome]) -> Iterator[Path]:
                 folders.remove(name)
                 outcomes.append(Outcome(path, "passed over", notes=[why]))
             visited.add(path.resolve())
+        others = []
         for path in sorted(Path(here, name) for name in files):
             if video.is_video(path):
                 yield path
+            elif not path.name.startswith("."):
+                others.append(path.name)
             elif path.name.startswith(".") and path.suffix.lower() in video.VIDEO_SUFFIXES:
                 mac = path.name.startswith("._")
                 why = "a Mac's note beside a file, no video" if mac else "hidden"
                 outcomes.append(Outcome(path, "passed over", notes=[why]))
+        if others:
+            why = f"no videos by their names: {len(others)}, e.g. {others[0]}"
+            outcomes.append(Outcome(Path(here), "passed over", notes=[why]))
 
 
 def _why_not(path: Path, root: Path, results: Path, visited: set[Path]) -> str | None:

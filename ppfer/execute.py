@@ -30,7 +30,7 @@ def notebooks(which: str) -> list[Path]:
     """
     numbers = {"main": MAIN, "tables": TABLES, "all": tuple(sorted(MAIN + TABLES))}.get(
         which
-    ) or tuple(which.split(","))
+    ) or tuple(number.strip().zfill(2) for number in which.split(","))
     found = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
     missing = [n for n in numbers if n not in found]
     if missing:

@@ -46,6 +46,8 @@ class Rate:
         return (max(0.0, (centre - spread) / whole), min(1.0, (centre + spread) / whole))
 
     def __str__(self) -> str:
+        if not self.n:
+            return "no clip (0/0)"
         low, high = self.interval
         return f"{100 * self.value:.1f} % ({self.k}/{self.n}; {100 * low:.1f}–{100 * high:.1f})"
 

@@ -336,12 +336,27 @@ def test_what_is_no_video_is_passed_over_with_a_word(tmp_path, people):
     (folder / "link").symlink_to(tmp_path)
     first = protect_files(painted, folder, folder / "out", options())
     second = protect_files(painted, folder, folder / "out", options())
-    passed = {".trash", "._a.mp4", ".hidden.mp4", "link"}
+    passed = {".trash", "._a.mp4", ".hidden.mp4", "link", "in"}
+    (others,) = [outcome for outcome in first if outcome.source == folder]
+    assert "no videos by their names: 1, e.g. notes.txt" in str(others)
     assert states(first) == {"a.mp4": "written", **dict.fromkeys(passed, "passed over")}
     passed.add("out")
     assert states(second) == {"a.mp4": "finished", **dict.fromkeys(passed, "passed over")}
     assert (folder / "out" / "deep" / "er" / "a.mp4").exists()
     assert all(outcome.ok for outcome in second)
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path, people):
+    write(tmp_path / "in" / "a.mp4", people[0])
+    out, nobody = tmp_path / "out", 2**22  # more than any process's number
+    out.mkdir()
+    names = f".{nobody:x}-0.mp4", f".{os.getpid():x}-0.mp4", f".{nobody:x}-1.mp4", ".my-0.mp4"
+    for name in names:
+        (out / name).write_bytes(b"half")
+        if name != names[2]:  # that one is being written, perhaps by another machine
+            os.utime(out / name, (0, 0))
+    protect_files(painted, tmp_path / "in", out, options())
+    assert {path.name for path in out.iterdir()} == {"a.mp4", *names[1:]}
 
 
 def test_one_damaged_video_costs_itself_only(tmp_path, people):
