@@ -18,6 +18,7 @@ from ppfer.device import Progress, is_main
 from ppfer.folders import RUNS, known_runs
 from ppfer.frames import Options
 from ppfer.measure import as_rate, cell_text
+from ppfer.method.parts import band_split
 from ppfer.options import parser
 from ppfer.protect import deployed
 from ppfer.run import MissingInput, Run
@@ -68,7 +69,8 @@ def settings_of(args: argparse.Namespace) -> dict[str, object]:
     if args.name:
         settings["name"] = args.name
     # a mistake is said now, not in a kernel
-    load_config(args.profile, {"seed": args.seed, **settings})
+    config = load_config(args.profile, {"seed": args.seed, **settings})
+    band_split(config)  # knows which wavelets and modes there are
     return settings
 
 

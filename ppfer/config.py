@@ -7,6 +7,7 @@ profile or value type is an error (`PpferError`), never a silent default.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import tomllib
@@ -142,6 +143,8 @@ class Config:
     tradeoff: Train = Train(100, 8, 5e-4, weight_decay=0.0, evals=2)
     # ablation tasks 2 and 6: enhancers and F_u as a whole
     joint: Train = Train(40, 8, 5e-4, weight_decay=0.0, evals=2)
+    # rows of Tables 1, 3 and 4: paper (its own) | all (deface, mosaic, ... and the limit, too)
+    approaches: str = "paper"
     tradeoff_weight: float = 1.0  # of the NT-Xent term that f_A maximises
     flow_weights: str = ""  # "" OpenCV | "DEFAULT" RAFT through torchvision | path to raft_large
     privacy_loss: str = "paper"  # paper (−CE) | clamped (−min(CE, ln K)) | uniform
@@ -190,7 +193,9 @@ def _override(node: object, parts: list[str], value: object, key: str) -> Any:
     names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
     if parts[0] not in names:
         known = f"; known here: {', '.join(names)}" if names else ""
-        raise PpferError(f"unknown parameter '{key}'{known}")
+        near = difflib.get_close_matches(parts[0], names, 1)
+        meant = f" (did you mean '{near[0]}'?)" if near else ""
+        raise PpferError(f"unknown parameter '{key}'{meant}{known}")
     old = getattr(node, parts[0])
     if len(parts) > 1:
         new = _override(old, parts[1:], value, key)

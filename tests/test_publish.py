@@ -1,8 +1,9 @@
 """What runs leave for the repository: how each stage was made, seeds side by side, pages filled."""
 
 import shutil
+from types import SimpleNamespace
 
-from ppfer import cli, measure, publish
+from ppfer import cli, execute, measure, publish
 from ppfer.device import write_json
 from ppfer.folders import known_runs
 from ppfer.method import PIPELINE
@@ -44,3 +45,25 @@ def test_pages_are_filled_from_files():
     filled = publish.fill(page)
     assert table in filled and "old" not in filled and "kept" in filled
     assert publish.fill(filled) == filled
+
+
+def test_a_terminal_shows_counts_in_a_hundred_columns(tmp_path, capsys):
+    share = {"k": 0, "n": 1}
+    columns = ("plr", "plr_retrained", "acc", "acc_retrained", "happy")
+    rows = [
+        {"approach": name, "what_ran": "x" * 90, **dict.fromkeys(columns, share)}
+        for name in ("No privacy preservation", "PPFER without compensation (G)")
+    ]
+    rows[0]["happy"] = {"k": 0, "n": 0}
+    text = cli._plain(rows)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "0.0 % (0/1)" in text and "no clip (0/0)" in text and "nan" not in text
+
+    folder = tmp_path / "tables"
+    measure.write_table(rows, folder, "main")
+    cli._report(SimpleNamespace(dir=tmp_path), 1.0, executed=False)
+    assert "The validator names 0.0 % (0/1" in capsys.readouterr().out
+
+
+def test_a_notebook_is_found_by_its_number():
+    assert execute.notebooks("3, 12") == execute.notebooks("03,12")

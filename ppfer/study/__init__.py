@@ -71,7 +71,7 @@ def compare(run: Run) -> None:
     (after `tables.run_all`).
     """
     folder = run.dir / "tables"
-    names = tables.prepare(run, tables.TABLE1, ())
+    names = tables.prepare(run, tables.approaches(run), ())
     made = {
         "table1": tables.table1,
         "table1_attackers": lambda run: tables.leakage_table(run, names),

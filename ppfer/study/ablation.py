@@ -210,12 +210,15 @@ PROTECTORS = tuple(_protector(t) for t in (*TASKS, BEFORE_TASK_2) if t.protector
 
 
 def table4(run: Run, tasks: Sequence[Task] = (*TASKS, FULL)) -> list[dict]:
-    """Table 4: PLR and ACC of every task, both protocols, then Task 5 and the full method with
-    Algorithm 1 run long (see `ppfer.study.long`); makes what is missing.
+    """Table 4: PLR and ACC of every task, both protocols; makes what is missing.
+
+    Where the config asks for all approaches, Task 5 and the full method come once more with
+    Algorithm 1 run long (see `ppfer.study.long`).
     """
-    prepare(run, [*(task.protector for task in tasks), *LONG], ("recognizer", "attack"))
+    again = LONG if run.config.approaches == "all" else {}
+    prepare(run, [*(task.protector for task in tasks), *again], ("recognizer", "attack"))
     rows = [
         table_row(run, task.protector) | {"approach": task.title, "what_ran": task.description}
         for task in tasks
     ]
-    return rows + [table_row(run, name) | {"approach": title} for name, title in LONG.items()]
+    return rows + [table_row(run, name) | {"approach": title} for name, title in again.items()]

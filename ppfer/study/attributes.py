@@ -14,7 +14,7 @@ from ppfer.config import PpferError
 from ppfer.method.parts import ClassificationObjective, new_classifier
 from ppfer.run import Run
 from ppfer.stage import stage
-from ppfer.study.tables import TABLE1, ensure, left_out, prepare
+from ppfer.study.tables import approaches, ensure, left_out, prepare
 from ppfer.training import Training
 
 ATTRIBUTES = ("sex", "race", "age_group")
@@ -102,7 +102,7 @@ class Attribute(Training):
         return {"val_accuracy": said["all_frames"].value}
 
 
-def attribute_table(run: Run, names: Sequence[str] = TABLE1) -> list[dict]:
+def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     """Leakage of sex, race and age group on one random frame per test clip, frozen and retrained.
 
     Frozen: the attribute's own validator. Retrained: V_pl retrained on the protector's clips names
@@ -114,6 +114,7 @@ def attribute_table(run: Run, names: Sequence[str] = TABLE1) -> list[dict]:
     columns = attributes_of(run)
     for column in columns:
         ensure(run, f"attribute/{column}")
+    names = approaches(run) if names is None else names
     ready = prepare(run, names, ("attack",))
     rows = [
         attribute_row(run, name, columns) if name in ready else left_out(run, name)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from ppfer import measure
+from ppfer.config import PpferError
 from ppfer.device import is_main
 from ppfer.measure import Rate, Worst
 from ppfer.method import PIPELINE
@@ -16,7 +17,7 @@ from ppfer.protect import protect_all
 from ppfer.run import Run
 
 MAIN = ("none", "enhanced", "ppfer")  # what every run measures
-TABLE1 = (  # the paper's approaches, then what people reach for, a control and a limit
+TABLE1 = (  # the paper's approaches
     "none",
     "blur1",
     "blur2",
@@ -24,19 +25,27 @@ TABLE1 = (  # the paper's approaches, then what people reach for, a control and 
     "flow",
     "swap",
     "ppfer",
-    "ppfer_long",
-    "deface_blur",
-    "mosaic",
-    "landmarks",
-    "motion",
-    "mean",
-    "donor",
 )
+# with ``approaches = "all"``: Algorithm 1 run long, what people reach for, a control and the limit
+MORE = ("ppfer_long", "deface_blur", "mosaic", "landmarks", "motion", "mean", "donor")
 SUITE = {  # attackers of every row: the stage that trains each on protected clips
     "attack": "validator retrained",
     "attack_scratch": "validator from scratch",
     "attack_clips": "R3D on clips",
 }
+
+
+def approaches(run: Run, more: Sequence[str] = MORE) -> tuple[str, ...]:
+    """The rows of Table 1 and others: the paper's approaches, and `more` where the config asks for
+    all.
+
+    Raises:
+        PpferError: if it asks for something else.
+    """
+    asked = run.config.approaches
+    if asked not in ("paper", "all"):
+        raise PpferError(f"approaches takes paper or all, not '{asked}'")
+    return (*TABLE1, *more) if asked == "all" else TABLE1
 
 
 # --- making what a table needs ------------------------------------------------
@@ -190,7 +199,7 @@ def main_table(run: Run, names: Sequence[str] = MAIN) -> list[dict]:
     return [table_row(run, name) for name in names]
 
 
-def table1(run: Run, names: Sequence[str] = TABLE1, *, retrained: bool = True) -> list[dict]:
+def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = True) -> list[dict]:
     """Table 1: PLR and ACC of every approach, both protocols or only the frozen one, and with
     ``retrained`` the worst attack of the suite; makes what is missing.
 
@@ -199,6 +208,7 @@ def table1(run: Run, names: Sequence[str] = TABLE1, *, retrained: bool = True) -
     Raises:
         PpferError: naming a protector that breaks the protocol, before anything is measured.
     """
+    names = approaches(run) if names is None else names
     ready = prepare(run, names, ("recognizer", *SUITE) if retrained else ())
     rows = []
     for name in names:
