@@ -13,8 +13,6 @@ from ppfer import measure, study
 from ppfer.config import REPO, load_config
 from ppfer.run import Run
 
-LEVELS = ("LO", "MD", "HI", "XX")
-
 
 def accuracies(run: Run) -> dict[str, measure.Rate]:
     """F_u's test accuracy over all clips, per expression and per level; trains what is missing."""
@@ -25,7 +23,7 @@ def accuracies(run: Run) -> dict[str, measure.Rate]:
     rates = measure.per_class(said, truth[test], run.classes("emotion"))
     hits = said.argmax(-1).numpy() == truth[test]
     levels = measure.by_group(hits, run.table.level[test])
-    return {"all": rates.pop("average")} | rates | {at: levels[at] for at in LEVELS}
+    return {"all": rates.pop("average")} | rates | levels
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from ppfer.deploy import protect_files
 from ppfer.device import Progress, is_main
 from ppfer.folders import RUNS, known_runs
 from ppfer.frames import Options
-from ppfer.measure import as_rate, cell_text
+from ppfer.measure import Rate, as_rate, cell_text
 from ppfer.method.parts import band_split
 from ppfer.options import parser
 from ppfer.protect import deployed
@@ -165,8 +165,8 @@ def _plain(rows: list[dict]) -> str:
 
 def _short(cell: object) -> str:
     """A cell with its count, without its interval: "96.9 % (286/295)"."""
-    text = cell_text(cell)
-    return text.split(";")[0] + ")" if as_rate(cell) and ";" in text else text
+    share = as_rate(cell)
+    return share.short if isinstance(share, Rate) else cell_text(cell)
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:

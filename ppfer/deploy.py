@@ -273,7 +273,7 @@ def _walk(folder: Path, out: Path, outcomes: list[Outcome]) -> Iterator[Path]:
                 yield path
             elif not path.name.startswith("."):
                 others.append(path.name)
-            elif path.name.startswith(".") and path.suffix.lower() in video.VIDEO_SUFFIXES:
+            elif path.suffix.lower() in video.VIDEO_SUFFIXES:
                 mac = path.name.startswith("._")
                 why = "a Mac's note beside a file, no video" if mac else "hidden"
                 outcomes.append(Outcome(path, "passed over", notes=[why]))

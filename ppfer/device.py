@@ -130,16 +130,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
             partial.unlink()
 
 
-def sweep(folder: Path) -> list[Path]:
+def sweep(folder: Path) -> None:
     """Remove what `atomic` left in a folder when its process was killed.
 
     A file stays while its process runs, or where it was written to in the last minute: on a shared
     disk another machine may be at work.
-
-    Returns:
-        The files that are gone now.
     """
-    gone = []
     for path in folder.glob(".*-*"):
         named = re.fullmatch(r"\.([0-9a-f]+)-[0-9a-f]+", path.stem)
         if not named or psutil.pid_exists(int(named[1], 16)):
@@ -147,8 +143,6 @@ def sweep(folder: Path) -> list[Path]:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > 60:
                 path.unlink()
-                gone.append(path)
-    return gone
 
 
 def write_json(path: str | Path, value: object) -> None:

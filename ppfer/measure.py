@@ -45,11 +45,16 @@ class Rate:
         whole = 1 + z * z / n
         return (max(0.0, (centre - spread) / whole), min(1.0, (centre + spread) / whole))
 
+    @property
+    def short(self) -> str:
+        """Percentage and count, without the interval."""
+        return f"{100 * self.value:.1f} % ({self.k}/{self.n})" if self.n else "no clip (0/0)"
+
     def __str__(self) -> str:
         if not self.n:
-            return "no clip (0/0)"
+            return self.short
         low, high = self.interval
-        return f"{100 * self.value:.1f} % ({self.k}/{self.n}; {100 * low:.1f}–{100 * high:.1f})"
+        return f"{self.short[:-1]}; {100 * low:.1f}–{100 * high:.1f})"
 
     def to_dict(self) -> dict[str, int]:
         return {"k": self.k, "n": self.n}
@@ -149,7 +154,7 @@ def leakage(logits: Tensor, actors: np.ndarray, *, seed: int = 0) -> dict[str, R
 
     Args:
         logits: (n, T, actors) of every frame; or (n, actors) of a network that sees whole clips,
-            whose one answer all three then share.
+            which gives ``clip`` alone.
         actors: (n,) true identities.
         seed: draws the paper's "randomly selected frame" (§4.2).
 
@@ -158,7 +163,8 @@ def leakage(logits: Tensor, actors: np.ndarray, *, seed: int = 0) -> dict[str, R
         log-probability).
     """
     truth = torch.as_tensor(np.asarray(actors))
-    logits = logits if logits.ndim == 3 else logits[:, None]
+    if logits.ndim == 2:
+        return {"clip": rate(logits.argmax(-1) == truth)}
     named = logits.argmax(-1)  # (n, T)
     generator = torch.Generator().manual_seed(seed)
     pick = torch.randint(logits.shape[1], (len(truth),), generator=generator)

@@ -72,7 +72,7 @@ def test_renaming_people_is_no_privacy(tiny_run, monkeypatch):
     monkeypatch.setattr(tiny_run, "logits", neighbour)
     assert measure_leakage(tiny_run, "ppfer")["all_frames"].k == 0
     worst = worst_leakage(tiny_run, "ppfer")
-    assert worst.value == 1 and worst.attack == "validator as trained, renamed"
+    assert worst.value == 1 and worst.attack == "validator as trained, remapped"
 
 
 def test_one_picture_for_everybody_is_chance_to_every_attacker(tiny_run):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from ppfer import data, twin, video
-from ppfer.config import PpferError
+from ppfer.config import REPO, PpferError
 from ppfer.cremad import DFEW_EMOTIONS
 from ppfer.twin.acting import APEX, FPS, main_specs, motion, wild_specs
 from ppfer.twin.camera import record, shot
@@ -243,3 +244,17 @@ def test_a_clip_keeps_its_motion_on_a_strangers_face() -> None:
     own, other = (twin.render_clips([s], 48, "cpu").float() for s in (clip, lent))
     assert (own - other).abs().mean() > 2
     assert (twin.landmarks(clip) != twin.landmarks(lent)).any()
+
+
+def test_a_difficulty_beyond_what_is_calibrated_is_refused() -> None:
+    with pytest.raises(PpferError, match="between 0 and 2, not at -1"):
+        main_specs(1, difficulty=-1)
+
+
+def test_calibration_counts_every_clip_by_expression_and_by_level(tiny_run) -> None:
+    path = REPO / "data" / "calibrate.py"
+    module = module_from_spec(spec_from_file_location("calibrate", path))
+    module.__spec__.loader.exec_module(module)
+    found, clips = module.accuracies(tiny_run), len(tiny_run.parts["test"])
+    assert found["all"].n == found["XX"].n == clips
+    assert sum(found[name].k for name in tiny_run.classes("emotion")) == found["all"].k

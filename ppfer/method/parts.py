@@ -109,6 +109,8 @@ class OnProtected(Training):
         return f"protected/{self.protector}"
 
     def origin(self) -> tuple[bool, str]:
+        if self.study:  # it compares methods, whatever it is trained on
+            return super().origin()
         return (True, self.what.notebook) if self.what.study else super().origin()
 
 

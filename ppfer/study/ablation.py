@@ -26,7 +26,7 @@ from ppfer.method.parts import (
 )
 from ppfer.run import Run
 from ppfer.stage import Protector, stage
-from ppfer.study.tables import prepare, table_row
+from ppfer.study.tables import all_asked, prepare, table_row
 from ppfer.training import Training, trainable
 
 
@@ -215,7 +215,7 @@ def table4(run: Run, tasks: Sequence[Task] = (*TASKS, FULL)) -> list[dict]:
     Where the config asks for all approaches, Task 5 and the full method come once more with
     Algorithm 1 run long (see `ppfer.study.long`).
     """
-    again = LONG if run.config.approaches == "all" else {}
+    again = LONG if all_asked(run) else {}
     prepare(run, [*(task.protector for task in tasks), *again], ("recognizer", "attack"))
     rows = [
         table_row(run, task.protector) | {"approach": task.title, "what_ran": task.description}

@@ -25,9 +25,6 @@ class FromScratch(Attack):
 
     trains = "attack"
 
-    def origin(self) -> tuple[bool, str]:
-        return True, "08"
-
     def start(self) -> nn.Module:
         return self.net(self.config.nets.classifier_weights)
 
@@ -43,9 +40,7 @@ class OnClips(Attack):
     """An R3D over identities, which also sees how people move."""
 
     frames = False
-
-    def origin(self) -> tuple[bool, str]:
-        return True, "08"
+    best = (("val_clip", max),)
 
     def net(self, weights: str = "") -> nn.Module:
         return new_recognizer(self.config, len(self.run.classes("actor")), weights)

@@ -6,10 +6,8 @@ motion.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from ppfer import twin
@@ -27,28 +25,9 @@ def build_donor(run: Run) -> Callable[[Tensor, range], Tensor]:
 
     def drawn(clips: Tensor, rows: range) -> Tensor:
         specs = [dataclasses.replace(twin_spec(names[row], origin), face=face) for row in rows]
-        return draw(specs, size, clips.device, times).float() / 255
+        return twin.render_clips(specs, size, clips.device, times=times).float() / 255
 
     return drawn
-
-
-def draw(
-    specs: list[twin.ClipSpec], size: int, device: torch.device, times: Sequence[int]
-) -> Tensor:
-    """`twin.render_clips`; on a CPU a clip a thread, which is several times as fast as all threads
-    on one clip.
-    """
-    if device.type != "cpu":
-        return twin.render_clips(specs, size, device, times=times)
-    threads = torch.get_num_threads()
-    one = {"initializer": torch.set_num_threads, "initargs": (1,)}
-    try:
-        with ThreadPoolExecutor(threads, **one) as pool:
-            alone = (lambda spec: twin.render_clips([spec], size, device, times=times), specs)
-            parts = list(pool.map(*alone))
-    finally:
-        torch.set_num_threads(threads)
-    return torch.cat(parts)
 
 
 def donor_missing(run: Run) -> str:

@@ -140,9 +140,6 @@ class RecoveryAttack(OnProtected):
 
     best = (("val_l1", min),)
 
-    def origin(self) -> tuple[bool, str]:
-        return True, "09"
-
     def net(self) -> nn.Module:
         return Recovery(self.config.nets.recovery_width)
 

@@ -35,9 +35,8 @@ SUITE = {  # attackers of every row: the stage that trains each on protected cli
 }
 
 
-def approaches(run: Run, more: Sequence[str] = MORE) -> tuple[str, ...]:
-    """The rows of Table 1 and others: the paper's approaches, and `more` where the config asks for
-    all.
+def all_asked(run: Run) -> bool:
+    """Whether the config asks for more rows than the paper's.
 
     Raises:
         PpferError: if it asks for something else.
@@ -45,7 +44,12 @@ def approaches(run: Run, more: Sequence[str] = MORE) -> tuple[str, ...]:
     asked = run.config.approaches
     if asked not in ("paper", "all"):
         raise PpferError(f"approaches takes paper or all, not '{asked}'")
-    return (*TABLE1, *more) if asked == "all" else TABLE1
+    return asked == "all"
+
+
+def approaches(run: Run, more: Sequence[str] = MORE) -> tuple[str, ...]:
+    """The rows of Table 1 and others: the paper's, and `more` where all are asked for."""
+    return (*TABLE1, *more) if all_asked(run) else TABLE1
 
 
 # --- making what a table needs ------------------------------------------------
@@ -122,33 +126,34 @@ def measure_leakage(
     where time counts.
     """
     validator, store = f"attack/{name}" if retrained else "identity", f"protected/{name}"
-    actors, index, train = run.labels("actor"), run.parts[part], run.parts["train"]
-    said = run.logits(validator, store, part)
-    rates = measure.leakage(said, actors[index], seed=run.config.seed)
+    rates = named_by(run, validator, store, part)
     if not remapped:
         return rates
-    seen = run.logits(validator, store, "train")
+    actors, index, train = run.labels("actor"), run.parts[part], run.parts["train"]
+    said, seen = (run.logits(validator, store, where) for where in (part, "train"))
     again = measure.remapped_leakage(seen, actors[train], said, actors[index])
     return rates | {"remapped": again}
+
+
+def named_by(run: Run, attacker: str, store: str, part: str = "test") -> dict[str, Rate]:
+    """`measure.leakage` of a part of a store under a trained attacker."""
+    actors = run.labels("actor")[run.parts[part]]
+    return measure.leakage(run.logits(attacker, store, part), actors, seed=run.config.seed)
 
 
 def worst_leakage(run: Run, name: str) -> Worst:
     """The most any attacker of the suite names by any decision, on the test part: the validator as
     trained, its best renaming of people, and every member of `SUITE`.
     """
-    train, test = run.parts["train"], run.parts["test"]
-    actors, store, found = run.labels("actor"), f"protected/{name}", []
-    for stage, title in ({"identity": "validator as trained"} | SUITE).items():
-        judge = stage if stage == "identity" else f"{stage}/{name}"
-        said = run.logits(judge, store, "test")
-        rates = measure.leakage(said, actors[test], seed=run.config.seed)
-        if said.ndim == 2:  # a network of whole clips has one answer
-            rates = {"clip": rates["clip"]}
-        if stage == "identity":
-            seen = run.logits(judge, store, "train")
-            rates["renamed"] = measure.remapped_leakage(seen, actors[train], said, actors[test])
-        found += [Worst(r.k, r.n, f"{title}, {by.replace('_', ' ')}") for by, r in rates.items()]
-    return max(found, key=lambda rate: rate.value)
+    attacks = {"validator as trained": measure_leakage(run, name)}
+    for stage, title in SUITE.items():
+        attacks[title] = named_by(run, f"{stage}/{name}", f"protected/{name}")
+    every = [
+        Worst(rate.k, rate.n, f"{title}, {by.replace('_', ' ')}")
+        for title, rates in attacks.items()
+        for by, rate in rates.items()
+    ]
+    return max(every, key=lambda rate: rate.value)
 
 
 def flicker(run: Run, name: str) -> float:
@@ -209,12 +214,13 @@ def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = Tr
         PpferError: naming a protector that breaks the protocol, before anything is measured.
     """
     names = approaches(run) if names is None else names
-    ready = prepare(run, names, ("recognizer", *SUITE) if retrained else ())
-    rows = []
+    ready, rows = prepare(run, names, ()), []
     for name in names:
         if name not in ready:
             rows.append(left_out(run, name))
             continue
+        for kind in ("recognizer", *SUITE) if retrained else ():
+            ensure(run, f"{kind}/{name}")  # measured while its clips are at hand
         row = table_row(run, name, retrained=retrained)
         row |= {"plr_worst": worst_leakage(run, name)} if retrained else {}
         rows.append(row | {"flicker": flicker(run, name)})

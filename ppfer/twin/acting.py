@@ -4,11 +4,12 @@ Every clip is seeded by the data set's seed and its own name alone, so any subse
 batch, gives the same clips. The order in which random numbers are drawn is part of that promise.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ppfer.config import PpferError
 from ppfer.cremad import DFEW_EMOTIONS, EMOTION_CODES, SENTENCES
 from ppfer.twin.head import load_head
 from ppfer.twin.paint import noise
@@ -39,6 +40,10 @@ class ClipSpec:
     difficulty: float = DIFFICULTY
     face: Actor | None = None  # who is shown moving like the actor; None: the actor
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.difficulty <= 2:
+            raise PpferError(f"a difficulty lies between 0 and 2, not at {self.difficulty:g}")
+
 
 def actor_specs(actor: Actor, frames: int = 16, difficulty: float = DIFFICULTY) -> list[ClipSpec]:
     """The 82 clips of an actor as CREMA-D records them.
@@ -51,8 +56,8 @@ def actor_specs(actor: Actor, frames: int = 16, difficulty: float = DIFFICULTY) 
             graded = sentence == "IEO" and emotion != "neutral"
             for level in ("LO", "MD", "HI") if graded else ("XX",):
                 name = f"{actor.id}_{sentence}_{code}_{level}"
-                spec = ClipSpec(name, actor, sentence, emotion, level, frames, actor.seed)
-                specs.append(replace(spec, difficulty=difficulty))
+                said = (name, actor, sentence, emotion, level, frames, actor.seed)
+                specs.append(ClipSpec(*said, difficulty=difficulty))
     return specs
 
 
@@ -80,8 +85,8 @@ def wild_specs(
         name, actor = f"{i + 1:05d}", Actor(WILD_ACTOR + i % WILD_PEOPLE, seed)
         sentence = sentences[seeded(seed, name, "says").integers(12)]
         emotion = DFEW_EMOTIONS[i % 7]
-        spec = ClipSpec(name, actor, sentence, emotion, frames=frames, seed=seed, wild=True)
-        specs.append(replace(spec, difficulty=difficulty))
+        more = {"frames": frames, "seed": seed, "wild": True, "difficulty": difficulty}
+        specs.append(ClipSpec(name, actor, sentence, emotion, **more))
     return specs
 
 
