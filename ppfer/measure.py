@@ -74,6 +74,19 @@ class Worst(Rate):
 
 
 @dataclass(frozen=True)
+class Linked(Rate):
+    """Rank-1 matches of people never seen before, and the equal error rate of verification."""
+
+    eer: float = 0.5
+
+    def __str__(self) -> str:
+        return f"{super().__str__()[:-1]}; EER {100 * self.eer:.1f} %)"
+
+    def to_dict(self) -> dict[str, object]:
+        return super().to_dict() | {"eer": self.eer}
+
+
+@dataclass(frozen=True)
 class Spread:
     """The same share in several runs: mean and sample standard deviation over them, and every
     count.
@@ -224,15 +237,15 @@ def private_first(chance: float, slack: float, then: str) -> Callable[[dict], li
 
 
 def as_rate(cell: object) -> Rate | Spread | None:
-    """A share from a `Rate`, a `Spread` or its ``{"k", "n"}``, perhaps with an ``"attack"``; None
-    for anything else.
+    """A share from a `Rate`, a `Spread` or its ``{"k", "n"}``, perhaps with an ``"attack"`` or an
+    ``"eer"``; None for anything else.
     """
     if isinstance(cell, (Rate, Spread)):
         return cell
-    if not (isinstance(cell, dict) and set(cell) - {"attack"} == {"k", "n"}):
+    if not (isinstance(cell, dict) and set(cell) - {"attack", "eer"} == {"k", "n"}):
         return None
-    if "attack" in cell:
-        return Worst(**cell)
+    if "attack" in cell or "eer" in cell:
+        return (Worst if "attack" in cell else Linked)(**cell)
     if isinstance(cell["k"], list):
         return Spread(tuple(Rate(k, cell["n"]) for k in cell["k"]))
     return Rate(**cell)

@@ -25,7 +25,15 @@ from torch import Tensor, nn
 
 from ppfer import measure
 from ppfer.config import Config, PpferError, digest
-from ppfer.device import device_name, fitting, is_main, versions, wait_for_everyone, write_json
+from ppfer.device import (
+    atomic,
+    device_name,
+    fitting,
+    is_main,
+    versions,
+    wait_for_everyone,
+    write_json,
+)
 from ppfer.folders import ASIDE, RUNS, differences, run_name
 from ppfer.room import Room
 from ppfer.stage import Protector, Stage
@@ -296,10 +304,14 @@ class Run:
 
         Returns:
             (n, T, classes) of a network of frames, (n, classes) of one of clips. Where all three
-            are names the answer is kept, since several tables ask for it.
+            are names the answer is kept, in ``logits/`` too, since several tables ask for it and
+            clips may have to be protected again for it.
         """
         named = isinstance(net, str) and isinstance(store, str) and isinstance(part, str)
-        key = f"{self.key(net)} {self.key(store)} {part}" if named else ""
+        key = digest([self.key(net), self.key(store), part, frames]) if named else ""
+        kept = self.dir / "logits" / f"{key}.npy"
+        if named and key not in self._logits and kept.exists():
+            self._logits[key] = torch.from_numpy(np.load(kept))
         if key not in self._logits or not named:
             judge = self.get(net) if isinstance(net, str) else net
             said = measure.logits(
@@ -314,6 +326,9 @@ class Run:
             if not named:
                 return said
             self._logits[key] = said
+            if is_main():
+                with atomic(kept) as partial:
+                    np.save(partial, said.numpy())
         return self._logits[key]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import nets
-from ppfer.config import PpferError
+from ppfer.config import PpferError, Train
 from ppfer.method.parts import (
     OnBands,
     band_split,
@@ -107,6 +108,9 @@ class PrivacyObjective(nn.Module):
         return loss
 
 
+SHARES = (16, 4)  # parts of the long run that are trained as runs of their own
+
+
 @stage(
     "privacy/{where}",
     needs=("identity", "pretrain"),
@@ -117,19 +121,29 @@ class Privacy(OnBands):
     """Algorithm 1: the enhancers against the frozen identity controller.
 
     "privacy/frames" has no transform; "privacy/long" is trained as ``config.privacy_long`` says,
-    its last weights kept.
+    its last weights kept, "privacy/long_4" for a fourth of its steps (`SHARES`).
     """
 
     where = "bands"
 
     @property
+    def long(self) -> bool:
+        """Whether it is the long run or a part of it."""
+        return self.where in ("long", *(f"long_{part}" for part in SHARES))
+
+    @property
     def trains(self) -> str:
-        return "privacy_long" if self.where == "long" else "privacy"
+        return "privacy_long" if self.long else "privacy"
+
+    @property
+    def train(self) -> Train:
+        whole, part = super().train, self.where.partition("_")[2]
+        return dataclasses.replace(whole, steps=-(-whole.steps // int(part))) if part else whole
 
     @property
     def place(self) -> str:
         """What the U-Nets work on, "bands" or "frames"."""
-        return "bands" if self.where == "long" else self.where
+        return "bands" if self.long else self.where
 
     def origin(self) -> tuple[bool, str]:
         return super().origin() if self.where == "bands" else (True, "10")

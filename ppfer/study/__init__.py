@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from ppfer import method
+from ppfer.beyond import live
 from ppfer.config import Config
 from ppfer.device import atomic, is_main
 from ppfer.folders import RUNS
@@ -15,18 +16,21 @@ from ppfer.measure import write_table
 from ppfer.run import Run
 from ppfer.study import (
     ablation,
+    actions,
     attackers,
     attributes,
     blur,
     defaced,
     donor,
     flow,
+    linkage,
     long,
     paper,
     probes,
     recovery,
     simple,
     spact,
+    steadiness,
     swap,
     tables,
 )
@@ -40,6 +44,7 @@ PROTECTORS = (
     donor.PROTECTOR,
     *long.PROTECTORS,
     *simple.PROTECTORS,
+    live.PROTECTOR,
     *defaced.PROTECTORS,
     *ablation.PROTECTORS,
 )
@@ -55,6 +60,11 @@ STAGES = (
     defaced.FoundFaces,
     attackers.FromScratch,
     attackers.OnClips,
+    live.Live,
+    actions.Motions,
+    actions.Actions,
+    linkage.Linkage,
+    steadiness.Steadiness,
     recovery.RecoveryAttack,
     attributes.Attribute,
     ablation.Joint,
@@ -76,11 +86,14 @@ def compare(run: Run) -> None:
         "table1": tables.table1,
         "table1_attackers": lambda run: tables.leakage_table(run, names),
         "table1_attributes": lambda run: attributes.attribute_table(run, names),
+        "table1_groups": lambda run: attributes.accuracy_table(run, names),
         "table3": recovery.table3,
         "table4": ablation.table4,
+        "schedule": long.schedule_table,
+        "live": recovery.beyond_table,
     }
     if not attributes.attributes_of(run):
-        del made["table1_attributes"]
+        del made["table1_attributes"], made["table1_groups"]
     for name, table in made.items():
         rows = table(run)
         if is_main():

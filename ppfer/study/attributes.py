@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ppfer import measure
 from ppfer.config import PpferError
-from ppfer.method.parts import ClassificationObjective, new_classifier
+from ppfer.method.parts import ClassificationObjective, new_classifier, with_body
 from ppfer.run import Run
 from ppfer.stage import stage
 from ppfer.study.tables import approaches, ensure, left_out, prepare
@@ -84,11 +84,7 @@ class Attribute(Training):
         return new_classifier(self.config, len(self.labels()[1]), weights)
 
     def start(self) -> nn.Module:
-        net = self.net(self.config.nets.classifier_weights)
-        trained = self.run.get("identity").net.state_dict()
-        body = {key: value for key, value in trained.items() if not key.startswith("fc.")}
-        net.net.load_state_dict(net.net.state_dict() | body)
-        return net
+        return with_body(self.net(self.config.nets.classifier_weights), self.run.get("identity"))
 
     def objective(self, net: nn.Module) -> nn.Module:
         return ClassificationObjective(net)
@@ -139,7 +135,7 @@ def attribute_row(run: Run, name: str, columns: Sequence[str]) -> dict:
         labels, classes = attribute_labels(run.table, column)
         known = labels[index] >= 0
         truth = labels[index[known]]
-        frozen = run.logits(f"attribute/{column}", store, index[known])
+        frozen = run.logits(f"attribute/{column}", store, "test")[known]
         grouped = (posterior[known] @ actor_groups(run, labels, len(classes))).log()
         row[column] = measure.leakage(frozen, truth, seed=seed)["random_frame"]
         row[f"{column}_retrained"] = measure.leakage(grouped, truth, seed=seed)["random_frame"]
@@ -154,3 +150,26 @@ def actor_groups(run: Run, labels: np.ndarray, groups: int) -> Tensor:
     rows = labels >= 0
     table[torch.as_tensor(run.labels("actor")[rows]), torch.as_tensor(labels[rows])] = 1
     return table
+
+
+def accuracy_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
+    """For whom the expression is still read: accuracy of F_u trained on each approach's clips, by
+    the sex, race and age group of who is shown; columns "sex: female" and so on.
+    """
+    names = approaches(run) if names is None else names
+    ready = prepare(run, names, ("recognizer",))
+    return [accuracy_row(run, name) if name in ready else left_out(run, name) for name in names]
+
+
+def accuracy_row(run: Run, name: str) -> dict:
+    """One protector's row of `accuracy_table`."""
+    row, index = {"approach": run.protector(name).title}, run.parts["test"]
+    said = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
+    hits = said.argmax(-1).numpy() == run.labels("emotion")[index]
+    for column in attributes_of(run):
+        labels, classes = attribute_labels(run.table, column)
+        known = labels[index] >= 0
+        groups = [classes[label] for label in labels[index[known]]]
+        rates = measure.by_group(hits[known], groups)
+        row |= {f"{column}: {group}": rate for group, rate in rates.items()}
+    return row

@@ -16,7 +16,7 @@ from ppfer.measure import Rate, as_rate, leakage
 from ppfer.method.parts import OnProtected
 from ppfer.run import Run
 from ppfer.stage import stage
-from ppfer.study.tables import approaches, left_out, prepare
+from ppfer.study.tables import BEYOND, approaches, left_out, prepare, whole_row
 
 MORE = ("ppfer_long", "donor")  # the other schedule and the limit, where all are asked for
 FRAMES = 4  # frames of each test clip that SSIM, PSNR and PLR are measured on, evenly spaced
@@ -177,6 +177,12 @@ def mean_image(run: Run) -> Tensor:
     return total.cpu() / (255 * len(index) * clips.shape[1])
 
 
+def recovery_cells(run: Run, name: str) -> dict:
+    """What a protector's finished recovery attack brought back of the test clips: see `assess`."""
+    test = run.summary(f"recovery/{name}")["test"]
+    return {key: as_rate(cell) or cell for key, cell in test.items()}
+
+
 def table3(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     """Table 3: one recovery U-Net per approach, and two controls; makes what is missing.
 
@@ -190,10 +196,10 @@ def table3(run: Run, names: Sequence[str] | None = None) -> list[dict]:
         if name not in ready:
             rows.append(left_out(run, name))
             continue
-        protector, test = run.protector(name), run.summary(f"recovery/{name}")["test"]
+        protector = run.protector(name)
         title = protector.title + (" (control)" if name == "none" else "")
-        cells = {key: as_rate(cell) or cell for key, cell in test.items()}
-        rows.append({"approach": title, "what_ran": protector.said(run), **cells})
+        row = {"approach": title, "what_ran": protector.said(run)}
+        rows.append(row | recovery_cells(run, name))
     index = run.parts["test"]
     guess = mean_image(run).mul(255).round().byte().expand(len(index), FRAMES, -1, -1, -1)
     control = {
@@ -201,3 +207,18 @@ def table3(run: Run, names: Sequence[str] | None = None) -> list[dict]:
         "what_ran": "one picture for every frame",
     }
     return [*rows, control | assess(run, guess, index)]
+
+
+def beyond_table(run: Run, names: Sequence[str] = BEYOND) -> list[dict]:
+    """What survives an attacker who learns: `ppfer.study.tables.whole_row` of the paper's method in
+    both schedules, of ours and of the limit, each with its recovery attack, under ``recovery``.
+    """
+    ready = prepare(run, names, ("recovery",))
+    rows = []
+    for name in ready:
+        back = recovery_cells(run, name)
+        back = {
+            key: cell.to_dict() if isinstance(cell, Rate) else cell for key, cell in back.items()
+        }
+        rows.append(whole_row(run, name) | {"recovery": back, "seeds": [run.config.seed]})
+    return rows

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ppfer.beyond.live import motion_only
 from ppfer.run import Run
 from ppfer.stage import Protector
 from ppfer.study.recovery import mean_image
@@ -35,11 +36,6 @@ def pixelate(clips: Tensor) -> Tensor:
     frames = clips.flatten(0, 1)
     tiles = F.adaptive_avg_pool2d(frames, MOSAIC)
     return F.interpolate(tiles, frames.shape[-2:], mode="nearest").view_as(clips)
-
-
-def motion_only(clips: Tensor) -> Tensor:
-    """What deviates from the clip's mean over time, halved around grey: x − mean → [0, 1]."""
-    return 0.5 + (clips - clips.mean(1, keepdim=True)) / 2
 
 
 def drawing(points: np.ndarray, size: int) -> np.ndarray:

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from ppfer import measure
 from ppfer.config import PpferError
 from ppfer.device import is_main
@@ -15,6 +13,8 @@ from ppfer.measure import Rate, Worst
 from ppfer.method import PIPELINE
 from ppfer.protect import protect_all
 from ppfer.run import Run
+from ppfer.study.actions import has_motions
+from ppfer.study.linkage import linkage
 
 MAIN = ("none", "enhanced", "ppfer")  # what every run measures
 TABLE1 = (  # the paper's approaches
@@ -27,7 +27,8 @@ TABLE1 = (  # the paper's approaches
     "ppfer",
 )
 # with ``approaches = "all"``: Algorithm 1 run long, what people reach for, a control and the limit
-MORE = ("ppfer_long", "deface_blur", "mosaic", "landmarks", "motion", "mean", "donor")
+MORE = ("ppfer_long", "deface_blur", "mosaic", "landmarks", "motion", "mean", "live", "donor")
+BEYOND = ("none", "ppfer", "ppfer_long", "live", "donor")  # rows of notebook 11
 SUITE = {  # attackers of every row: the stage that trains each on protected clips
     "attack": "validator retrained",
     "attack_scratch": "validator from scratch",
@@ -156,20 +157,6 @@ def worst_leakage(run: Run, name: str) -> Worst:
     return max(every, key=lambda rate: rate.value)
 
 
-def flicker(run: Run, name: str) -> float:
-    """How unsteady a protector's test clips are: mean absolute second difference over time, in
-    grey levels of 255.
-
-    The originals' own is what moving faces and the camera's noise give.
-    """
-    total, count = 0.0, 0
-    store = run.tensor(f"protected/{name}")
-    for rows in torch.as_tensor(run.parts["test"]).split(64):
-        jumps = store[rows].float().diff(n=2, dim=1).abs()  # (b, T − 2, 3, H, W)
-        total, count = total + float(jumps.sum()), count + jumps.numel()
-    return total / count if count else 0.0
-
-
 def measure_accuracy(
     run: Run, name: str, *, retrained: bool = True, part: str = "test"
 ) -> dict[str, Rate]:
@@ -205,8 +192,9 @@ def main_table(run: Run, names: Sequence[str] = MAIN) -> list[dict]:
 
 
 def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = True) -> list[dict]:
-    """Table 1: PLR and ACC of every approach, both protocols or only the frozen one, and with
-    ``retrained`` the worst attack of the suite; makes what is missing.
+    """Table 1: PLR and ACC of every approach, both protocols or only the frozen one; with
+    ``retrained`` the worst attack of the suite, and where all approaches are asked for what
+    `whole_row` has besides. Makes what is missing.
 
     An approach that cannot run here keeps its row, without numbers, saying what to install.
 
@@ -218,13 +206,30 @@ def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = Tr
     for name in names:
         if name not in ready:
             rows.append(left_out(run, name))
-            continue
-        for kind in ("recognizer", *SUITE) if retrained else ():
-            ensure(run, f"{kind}/{name}")  # measured while its clips are at hand
-        row = table_row(run, name, retrained=retrained)
-        row |= {"plr_worst": worst_leakage(run, name)} if retrained else {}
-        rows.append(row | {"flicker": flicker(run, name)})
+        elif retrained:
+            rows.append(whole_row(run, name, more=all_asked(run)))
+        else:
+            row = table_row(run, name, retrained=False)
+            ensure(run, f"steadiness/{name}")
+            rows.append(row | {"flicker": run.get(f"steadiness/{name}")})
     return rows
+
+
+def whole_row(run: Run, name: str, *, more: bool = True) -> dict:
+    """`table_row` with the worst attack of the suite and flicker; with `more` also linkage of
+    strangers and, of a twin, R² of the facial actions. Makes what is missing, all at once, while
+    the protector's clips are at hand.
+    """
+    kinds = ["recognizer", *SUITE, "steadiness"]
+    kinds += ["linkage"] * more + ["actions"] * (more and has_motions(run))
+    for kind in kinds:
+        ensure(run, f"{kind}/{name}")
+    row = table_row(run, name) | {"plr_worst": worst_leakage(run, name)}
+    if more:
+        row["linkage"] = linkage(run, name)
+    if more and has_motions(run):
+        row["actions_r2"] = run.summary(f"actions/{name}")["test"]["actions_r2"]
+    return row | {"flicker": run.get(f"steadiness/{name}")}
 
 
 def table2(run: Run, names: Sequence[str] = MAIN) -> list[dict]:

@@ -6,7 +6,7 @@ light per clip. `raster` draws triangles, `head` poses and draws heads, `paint` 
 `people` says who is in a clip, `acting` what they do, and `files` makes clips of it all.
 """
 
-from ppfer.twin.acting import ClipSpec, actor_specs
+from ppfer.twin.acting import ClipSpec, actor_specs, motion
 from ppfer.twin.files import generate, generate_arrays, landmarks, render_clips
 from ppfer.twin.people import Actor
 
@@ -17,5 +17,6 @@ __all__ = [
     "generate",
     "generate_arrays",
     "landmarks",
+    "motion",
     "render_clips",
 ]

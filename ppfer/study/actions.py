@@ -1,0 +1,135 @@
+"""What of the expression is kept, beyond six names: the facial actions a network can still read.
+
+The twin knows its 52 actions exactly. An R3D is trained on a protector's clips to say how strong
+each is in every quarter of a clip; R² on the test clips is the share of an action's variance that
+it tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppfer import twin
+from ppfer.method.parts import OnProtected, new_recognizer
+from ppfer.run import Run
+from ppfer.stage import Stage, stage
+from ppfer.study.swap import twin_origin, twin_spec
+from ppfer.twin.head import load_head
+from ppfer.video import sample_positions
+
+QUARTERS = 4  # parts of a clip
+VARIED = 30  # actions that the mean is taken over: the most varied
+
+
+@stage("motions", needs=("clips",), notebook="11", study=True, alone=True)
+class Motions(Stage):
+    """The true facial actions of every clip, (N, QUARTERS, 52) float32; for the twin alone."""
+
+    def make(self, folder: Path) -> dict:
+        run, config = self.run, self.config
+        origin = twin_origin(config)
+        times = sample_positions(origin["frames"], config.frames)  # as the store does
+        with ThreadPoolExecutor() as pool:
+            moved = pool.map(
+                lambda name: twin.motion(twin_spec(name, origin)).actions[times], run.table["clip"]
+            )
+            parts = [np.array_split(actions, QUARTERS) for actions in moved]
+        means = np.array([[part.mean(0) for part in clip] for clip in parts], np.float32)
+        np.save(folder / "actions.npy", means)
+        return {"clips": len(means)}
+
+    def load(self, folder: Path) -> np.ndarray:
+        return np.load(folder / "actions.npy")
+
+
+class ActionsObjective(nn.Module):
+    """Mean squared error of standardised actions."""
+
+    captures = True
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, clips: Tensor, wanted: Tensor) -> Tensor:
+        """Clips (B, T, 3, H, W), standardised actions (B, QUARTERS·52) → scalar."""
+        return F.mse_loss(self.net(clips).float(), wanted)
+
+
+@stage(
+    "actions/{protector}",
+    needs=("split", "motions", "protected/{protector}"),
+    settings=("nets.recognizer", "nets.recognizer_weights"),
+    notebook="11",
+    study=True,
+)
+class Actions(OnProtected):
+    """F_u's network with the facial actions for outputs, on a protector's clips.
+
+    It is not mirrored in training: left and right are actions of their own.
+    """
+
+    frames = False
+    best = (("val_loss", min),)
+
+    def wanted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Standardised actions (N, QUARTERS·52), and the spread of each on the training part."""
+        true = self.run.get("motions").reshape(len(self.run.table), -1)
+        train = true[self.run.parts["train"]]
+        spread = train.std(0)
+        scale = np.where(spread > 1e-3, spread, np.inf)  # what never moves is not asked for
+        return ((true - train.mean(0)) / scale).astype(np.float32), spread
+
+    def net(self, weights: str = "") -> nn.Module:
+        outputs = self.run.get("motions")[0].size
+        return new_recognizer(self.config, outputs, weights)
+
+    def start(self) -> nn.Module:
+        return self.net(self.config.nets.recognizer_weights)
+
+    def objective(self, net: nn.Module) -> nn.Module:
+        return ActionsObjective(net)
+
+    def batches(self) -> Callable:
+        return self.draw(self.store, self.wanted()[0], augment=False)
+
+    def measure(self, net: nn.Module) -> dict[str, float]:
+        said = self.run.logits(net, self.store, "val").numpy()
+        wanted = self.wanted()[0][self.run.parts["val"]]
+        return {"val_loss": float(((said - wanted) ** 2).mean())}
+
+    def report(self, net: nn.Module) -> dict:
+        test, (wanted, spread) = self.run.parts["test"], self.wanted()
+        said = self.run.logits(net, self.store, "test").numpy()
+        shape = (len(test), QUARTERS, -1)
+        each = r_squared(said.reshape(shape), wanted[test].reshape(shape))
+        most = np.argsort(-spread.reshape(QUARTERS, -1).mean(0), kind="stable")[:VARIED]
+        names = list(load_head(torch.device("cpu")).action)
+        named = {names[i]: round(float(each[i]), 4) for i in most}
+        return {"test": {"actions_r2": float(each[most].mean()), "each": named}}
+
+
+def r_squared(said: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """1 − squared error / variance of each action over clips and quarters.
+
+    Args:
+        said, true: (n, QUARTERS, actions).
+
+    Returns:
+        (actions,); 1 is perfect, 0 what the mean would do, below 0 worse than it.
+    """
+    off = ((said - true) ** 2).sum((0, 1))
+    around = ((true - true.mean((0, 1))) ** 2).sum((0, 1))
+    return 1 - off / np.maximum(around, 1e-9)
+
+
+def has_motions(run: Run) -> bool:
+    """Whether this data set's true actions are known."""
+    return twin_origin(run.config) is not None
