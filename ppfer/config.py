@@ -138,7 +138,7 @@ class Config:
     actions: Train = Train(150, 32, 2e-3, evals=2)  # an R3D that reads facial actions
     recovery: Train = Train(120, 16, 1e-3, weight_decay=0.0)
     # Algorithm 1 with live controllers; every third step is the enhancers'
-    live: Train = Train(360, 16, 1e-3, weight_decay=0.0, evals=3, select="last")
+    live: Train = Train(360, 8, 1e-3, weight_decay=0.0, evals=3, select="last")
     # a classifier of one band (notebook 02); a third of the steps when asked for the actor
     probe: Train = Train(240, 64, 3e-3)
     contrast: Train = Train(150, 64, 1e-3)  # f_B of the trade-off framework, before its minimax
