@@ -23,6 +23,7 @@ FLOORS = (
     "video duplicates data split children store twin",
     "train protect measure faces frames",
     "folders room stage run training sources method",
+    "beyond",
     "study",
     "plots notebook",
     "options deploy execute publish cli __main__",

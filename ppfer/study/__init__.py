@@ -7,7 +7,7 @@ Protectors and stages are listed here and nowhere else. A new one is a file with
 import json
 from pathlib import Path
 
-from ppfer import method
+from ppfer import beyond, method
 from ppfer.config import Config
 from ppfer.device import atomic, is_main
 from ppfer.folders import RUNS
@@ -33,6 +33,7 @@ from ppfer.study import (
 
 PROTECTORS = (
     *method.PROTECTORS,
+    *beyond.PROTECTORS,
     *blur.PROTECTORS,
     spact.PROTECTOR,
     flow.PROTECTOR,
@@ -46,6 +47,7 @@ PROTECTORS = (
 
 STAGES = (
     *method.STAGES,
+    *beyond.STAGES,
     probes.Probe,
     blur.Blurred,
     blur.Blur,
