@@ -203,4 +203,5 @@ PROTECTOR = Protector(
     "one donor",
     needs=("regressor",),
     notebook="11",
+    side=SIDE,
 )
