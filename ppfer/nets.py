@@ -120,6 +120,7 @@ class Classifier(nn.Module):
         weights: None from scratch, "DEFAULT" ImageNet weights through torchvision, or a path; see
             `ppfer.weights.load_backbone`.
         width: first level's channels of "resnet_small".
+        blocks: its blocks on each level.
 
     Attributes:
         loaded: what became of `weights`, a sentence; "" from scratch.
@@ -132,10 +133,11 @@ class Classifier(nn.Module):
         input_size: int | None = None,
         weights: str | Path | None = None,
         width: int = 16,
+        blocks: Sequence[int] = (1, 1, 1, 1),
     ) -> None:
         super().__init__()
         if backbone == "resnet_small":
-            self.net = _resnet_small(num_classes, width)
+            self.net = _resnet_small(num_classes, width, blocks)
         elif backbone in ("resnet18", "resnet50"):
             self.net = timm.create_model(backbone, pretrained=False, num_classes=num_classes)
         else:
@@ -152,11 +154,11 @@ class Classifier(nn.Module):
         return self.net((frames - self.mean) / self.std)
 
 
-def _resnet_small(num_classes: int, width: int) -> nn.Module:
-    """A ResNet-10 of `width` channels."""
+def _resnet_small(num_classes: int, width: int, blocks: Sequence[int]) -> nn.Module:
+    """A ResNet of `width` channels; with one block a level, a ResNet-10."""
     channels = (width, 2 * width, 4 * width, 8 * width)
     net = ResNet(
-        BasicBlock, [1, 1, 1, 1], num_classes,
+        BasicBlock, list(blocks), num_classes,
         stem_type="deep", stem_width=width // 2, channels=channels,
     )  # fmt: skip
     # the usual 7×7 stem, which timm builds for 64 channels only: quicker than "deep" and learns

@@ -86,7 +86,8 @@ def _protect(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("videos", type=Path, help="a video file or a folder of them")
     add("--out", type=Path, required=True, help="folder for the protected files")
-    add("--approach", default="ppfer", help="the protector (default: ppfer)")
+    which = "the protector; all but the default stand on a finished run (default: reenactment)"
+    add("--approach", default="reenactment", help=which)
     how = "face: each head in the full picture; whole: the centre square (default: face)"
     add("--frame", choices=("face", "whole"), default="face", help=how)
     rest = "with --frame face, what becomes of the rest (default: blur)"
@@ -129,7 +130,7 @@ COMMANDS = {
     ),
     "protect": (
         _protect,
-        "protect a video or a folder of videos with a finished run",
+        "protect a video or a folder of videos, with or without a finished run",
         "ppfer protect holiday.mp4 --out protected",
     ),
 }

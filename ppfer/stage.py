@@ -121,6 +121,8 @@ class Protector:
         settings: names of the config's fields that its clips depend on besides those stages.
         study: whether comparing makes it (`ppfer.study`), not the main run.
         notebook: number of the notebook that makes its inputs.
+        side: pixels at which it protects anybody's video, without a run; 0: it belongs to the
+            people of a run, and works at their clips' size.
         rows: the built callable takes (clips, rows), see `ppfer.protect.protect_all`.
         source: a protector whose stored clips only need compensating (``build`` gives a `PPFER`):
             saves a pass.
@@ -136,6 +138,7 @@ class Protector:
     settings: tuple[str, ...] = ()
     study: bool = True
     notebook: str = "08"
+    side: int = 0
     rows: bool = False
     source: str = ""
     missing: Callable[[Any], str] = lambda run: ""

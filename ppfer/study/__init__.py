@@ -7,8 +7,7 @@ Protectors and stages are listed here and nowhere else. A new one is a file with
 import json
 from pathlib import Path
 
-from ppfer import method
-from ppfer.beyond import live
+from ppfer import beyond, method
 from ppfer.config import Config
 from ppfer.device import atomic, is_main
 from ppfer.folders import RUNS
@@ -37,6 +36,7 @@ from ppfer.study import (
 
 PROTECTORS = (
     *method.PROTECTORS,
+    *beyond.PROTECTORS,
     *blur.PROTECTORS,
     spact.PROTECTOR,
     flow.PROTECTOR,
@@ -44,13 +44,13 @@ PROTECTORS = (
     donor.PROTECTOR,
     *long.PROTECTORS,
     *simple.PROTECTORS,
-    live.PROTECTOR,
     *defaced.PROTECTORS,
     *ablation.PROTECTORS,
 )
 
 STAGES = (
     *method.STAGES,
+    *beyond.STAGES,
     probes.Probe,
     blur.Blurred,
     blur.Blur,
@@ -60,7 +60,6 @@ STAGES = (
     defaced.FoundFaces,
     attackers.FromScratch,
     attackers.OnClips,
-    live.Live,
     actions.Motions,
     actions.Actions,
     linkage.Linkage,

@@ -27,9 +27,9 @@ from ppfer.run import Run
 from ppfer.stage import Protector, Stage, stage
 from ppfer.study.blur import GaussianBlur
 from ppfer.twin import raster
+from ppfer.twin.people import DONOR
 from ppfer.video import sample_positions
 
-DONOR = 1999  # an actor of the twin that no data set of ours holds
 DETECTION_SIDE = 288  # dlib's detector wants faces of 80 pixels or more
 
 

@@ -202,7 +202,7 @@ class Motion:
     lamp: np.ndarray
 
 
-class _Face:
+class Face:
     """Facial actions over time, (T, 52), added to by name.
 
     Args:
@@ -237,7 +237,7 @@ def motion(spec: ClipSpec) -> Motion:
     rng = seeded(spec.seed, spec.name, "motion")
     style = seeded(spec.actor.seed, "style", spec.actor.id)  # an actor's own way of moving
     seconds = np.arange(spec.frames) / FPS
-    face = _Face(spec.frames, lopsided=style.normal(0, 0.12))
+    face = Face(spec.frames, lopsided=style.normal(0, 0.12))
     course, mood = _course(spec, rng, seconds)
     doubt = spec.difficulty * (WILD_DOUBT if spec.wild else 1)
     unsure = seeded(spec.seed, spec.name, "doubt")
@@ -288,7 +288,7 @@ def _course(
 
 
 def _express(
-    face: _Face,
+    face: Face,
     emotion: str,
     strength: np.ndarray,
     rng: np.random.Generator,
@@ -308,7 +308,7 @@ def _express(
 
 
 def _distract(
-    face: _Face, when: np.ndarray, rng: np.random.Generator, seconds: np.ndarray, doubt: float
+    face: Face, when: np.ndarray, rng: np.random.Generator, seconds: np.ndarray, doubt: float
 ) -> None:
     """Adds what belongs to no expression meant: a part of another, the mood of the clip before.
 
@@ -344,7 +344,7 @@ def _speech(spec: ClipSpec, rng: np.random.Generator, seconds: np.ndarray) -> di
     return track
 
 
-def _fidget(face: _Face, rng: np.random.Generator, seconds: np.ndarray) -> None:
+def _fidget(face: Face, rng: np.random.Generator, seconds: np.ndarray) -> None:
     """Adds what a face does in any mood: a flash of the brows, one or two blinks, a moving gaze."""
     length = len(seconds) / FPS
     flash = np.exp(-(((seconds - rng.uniform(0, length)) / 0.15) ** 2))

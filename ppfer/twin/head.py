@@ -252,6 +252,8 @@ def project(vertices: Tensor, pose: Tensor, size: float) -> Tensor:
     return torch.stack([x, y, vertices[..., 2]], -1)
 
 
+@torch.autocast("cuda", enabled=False)  # places of corners need all their digits
+@torch.autocast("cpu", enabled=False)
 def draw(
     model: Head,
     neutral: Tensor,

@@ -22,6 +22,7 @@ IRISES = np.array([(0.25, 0.15, 0.08), (0.38, 0.25, 0.13), (0.33, 0.38, 0.22), (
                    (0.45, 0.50, 0.52)])
 SHIRTS = np.array([(0.20, 0.22, 0.26), (0.24, 0.30, 0.42), (0.45, 0.44, 0.42), (0.40, 0.24, 0.25)])
 # fmt: on
+DONOR = 1999  # an actor whom no data set of ours holds: the face that others are hidden behind
 STYLES = {
     "Male": ("short", "buzz", "volume", "bald", "short", "bob"),
     "Female": ("long", "bob", "fringe", "tied", "volume", "long"),

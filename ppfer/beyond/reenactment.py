@@ -1,0 +1,209 @@
+"""Re-enactment: what a face does, drawn on a donor's head. Nothing else of it gets through.
+
+A reader takes 55 numbers off every frame; they are smoothed over time and redrawn on one synthetic
+donor under constant light, before a constant background, at a constant place. Whatever an attacker
+is to learn of the person must pass through those numbers. A person can read the result, unlike
+clips that only a network was left to read.
+
+Any reader will do: a callable from frames (N, 3, H, W) in [0, 1] to numbers (N, 55), the 52 facial
+actions in the head model's order (`actions()`: ARKit's blend shapes, 0 at rest, 1 fully there) and
+the head's yaw, pitch and roll in rad. Yaw is positive towards the subject's left, pitch downwards,
+roll counter-clockwise as one sees it. A stronger tracker than the shipped `regressor` is plugged in
+so, here MediaPipe's, whose blend shapes have the same names:
+
+    def reader(frames):
+        faces = [landmarker.detect(picture(frame)) for frame in frames]
+        scores = [{c.category_name: c.score for c in face.face_blendshapes[0]} for face in faces]
+        rows = [[score.get(name, 0) for name in actions()] for score in scores]
+        return torch.cat([torch.tensor(rows), turned(faces)], 1)
+
+    protector = Reenactment(reader)
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppfer import fast, nets
+from ppfer.beyond import regressor
+from ppfer.run import Run
+from ppfer.stage import Protector
+from ppfer.twin.acting import HARD, HARD_LIMIT, LIMIT
+from ppfer.twin.head import draw, load_head
+from ppfer.twin.people import DONOR, Actor, appearance
+
+Reader = Callable[[Tensor], Tensor]  # frames (N, 3, H, W) → numbers (N, 55)
+
+SIDE = 256  # pixels at which `ppfer protect` draws heads
+OFFSET = 1.0  # default strength of the constant that is added to a clip's numbers
+TURN = 0.8  # rad; a reader that says more is not believed
+SCALE = 1.2  # the donor fills the picture
+LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
+GROUND = (0.20, 0.22, 0.25)  # linear light
+TYPICAL = 0.25  # root mean square of a lively clip's movements, for `even`
+ROOM = 2**23  # pixels drawn at a time on a GPU; on a CPU a frame, which stays in its cache
+
+
+def actions() -> list[str]:
+    """The 52 facial actions in the order of a reader's numbers."""
+    return list(load_head(torch.device("cpu")).action)
+
+
+class Reenactment(nn.Module):
+    """Clips (B, T, 3, H, W) in [0, 1] to the donor moving alike, of the same shape.
+
+    Args:
+        reader: see the module's docstring.
+        offset: strength of a constant added to all numbers of a clip, drawn with the deviation
+            ``reader.spread``: that of the reader's mean error from person to person, which such an
+            offset hides; 0 adds nothing, and a reader without a spread gets none.
+        even: give all clips the same strength of movement, so that how lively somebody is does not
+            show; it needs whole clips.
+        donor: number of the twin's actor who is shown.
+
+    Attributes:
+        context: frames that it wants to see before and after those it is asked for, see
+            `ppfer.frames`.
+    """
+
+    context = 1
+
+    def __init__(
+        self, reader: Reader, *, offset: float = OFFSET, even: bool = False, donor: int = DONOR
+    ):
+        super().__init__()
+        self.reader, self.offset, self.even, self.donor = reader, offset, even, Actor(donor)
+
+    def forward(self, clips: Tensor, names: Sequence[str] | None = None) -> Tensor:
+        """The clips redrawn.
+
+        Args:
+            clips: (B, T, 3, H, W) in [0, 1].
+            names: of the B clips; those of one name get the same offset, as the parts of a video
+                must. None: each is named by its first frame, so that protecting it again gives the
+                same.
+        """
+        numbers = self.numbers(clips, names).flatten(0, 1)
+        height, width = clips.shape[-2:]
+        side = max(height, width)
+        drawn = self.drawn(numbers, side)  # (B·T, 3, side, side)
+        top, left = (side - height) // 2, (side - width) // 2
+        return drawn[..., top : top + height, left : left + width].reshape(clips.shape)
+
+    def numbers(self, clips: Tensor, names: Sequence[str] | None = None) -> Tensor:
+        """All that is let through of clips: (B, T, 55)."""
+        read = self.reader(clips.flatten(0, 1)).float().to(clips.device)
+        numbers = smoothed(read.unflatten(0, clips.shape[:2]))
+        if self.even:
+            numbers = evened(numbers)
+        spread = getattr(self.reader, "spread", None)
+        if self.offset and spread is not None:
+            names = [_named(clip[0]) for clip in clips] if names is None else names
+            shift = torch.stack([_normal(name) for name in names]).to(numbers)  # (B, 55)
+            numbers = numbers + self.offset * spread * shift[:, None]
+        return believed(numbers)
+
+    def drawn(self, numbers: Tensor, side: int) -> Tensor:
+        """The donor with numbers (N, 55): frames (N, 3, side, side) in [0, 1]."""
+        at_once = 1 if numbers.device.type == "cpu" else max(1, ROOM // side**2)
+        frames = torch.empty(len(numbers), 3, side, side, device=numbers.device)
+        for part, out in zip(numbers.split(at_once), frames.split(at_once)):
+            out.copy_(draw_donor(self.donor, part, side))
+        return frames.div_(255)
+
+
+def smoothed(numbers: Tensor) -> Tensor:
+    """Numbers (B, T, 55) under (1 2 1) / 4 over time; the ends are repeated."""
+    padded = torch.cat([numbers[:, :1], numbers, numbers[:, -1:]], 1)
+    return (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
+
+
+def evened(numbers: Tensor) -> Tensor:
+    """Numbers (B, T, 55) whose 52 actions move as strongly in every clip; its mean stays."""
+    moves, rest = numbers[..., :-3], numbers[..., -3:]
+    mean = moves.mean(1, keepdim=True)
+    strength = (moves - mean).square().sum(-1).mean(1).sqrt()[:, None, None]
+    moves = mean + (moves - mean) * TYPICAL / strength.clamp(min=TYPICAL / 4)
+    return torch.cat([moves, rest], -1)
+
+
+def believed(numbers: Tensor) -> Tensor:
+    """Numbers (..., 55) within what a face can do."""
+    limits = [HARD_LIMIT if name.startswith(HARD) else LIMIT for name in actions()]
+    high = numbers.new_tensor([*limits, TURN, TURN, TURN])
+    return numbers.clamp(high.new_tensor([0.0] * len(limits) + [-TURN] * 3), high)
+
+
+def draw_donor(donor: Actor, numbers: Tensor, side: int) -> Tensor:
+    """The donor with numbers (N, 55): (N, 3, side, side) uint8."""
+    device, count = numbers.device, len(numbers)
+    shape, lamp, ground = _stage(donor, device)
+    still = numbers.new_tensor([0, 0, SCALE]).expand(count, -1)
+    return draw(
+        load_head(device),
+        *shape,
+        torch.zeros(count, dtype=torch.long, device=device),
+        numbers[:, :-3],
+        torch.cat([numbers[:, -3:], still], 1),
+        lamp.expand(count, -1),
+        ground.expand(count, -1, side, side),
+        side,
+    )[:, :3]
+
+
+@functools.cache
+def _stage(donor: Actor, device: torch.device) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """The donor's head as `draw` takes it, the lamp (1, 9) and the background (1, 3, 1, 1)."""
+    shape = tuple(torch.as_tensor(part[None], device=device) for part in appearance(donor))
+    lamp = torch.tensor([LAMP], device=device)
+    lamp[:, :3] = F.normalize(lamp[:, :3])
+    return shape, lamp, torch.tensor(GROUND, device=device).view(1, 3, 1, 1)
+
+
+def _named(frame: Tensor) -> str:
+    """A name of a frame (3, H, W) by its pixels, the same at any precision."""
+    pixels = frame.float().mul(255).round().to(torch.uint8).cpu()
+    return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+
+
+def _normal(name: str) -> Tensor:
+    """Standard normal numbers (55,) that a name stands for."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    drawn = np.random.default_rng(seed).normal(size=regressor.NUMBERS)
+    return torch.as_tensor(drawn, dtype=torch.float32)
+
+
+# --- the protector ----------------------------------------------------------------
+
+
+def build(run: Run) -> Reenactment:
+    """The re-enactment of a run whose regressor is made, else with the weights its config names.
+
+    Raises:
+        PpferError: when they are not there.
+    """
+    offset = run.config.reenactment_offset
+    if run.has("regressor"):
+        return Reenactment(run.get("regressor"), offset=offset)
+    net = nets.freeze(regressor.shipped(run.config).to(run.device))
+    return Reenactment(fast.prepare(net, run.device), offset=offset)
+
+
+PROTECTOR = Protector(
+    "reenactment",
+    "Re-enactment",
+    build,
+    "52 facial actions and the pose, read by a network trained on synthetic strangers, redrawn on "
+    "one donor",
+    needs=("regressor",),
+    settings=("reenactment_offset",),
+    notebook="11",
+    side=SIDE,
+)
