@@ -44,9 +44,9 @@ Reader = Callable[[Tensor], Tensor]  # frames (N, 3, H, W) → numbers (N, 55)
 SIDE = 256  # pixels at which `ppfer protect` draws heads
 OFFSET = 1.0  # default strength of the constant that is added to a clip's numbers
 TURN = 0.8  # rad; a reader that says more is not believed
-SCALE = 1.2  # the donor fills the picture
+SCALE = 1.0  # the donor is as large as people in front of a green screen
 LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
-GROUND = (0.20, 0.22, 0.25)  # linear light
+GROUND = (0.06, 0.30, 0.11)  # linear light: a green screen, which anything can be put behind
 TYPICAL = 0.25  # root mean square of a lively clip's movements, for `even`
 ROOM = 2**23  # pixels drawn at a time on a GPU; on a CPU a frame, which stays in its cache
 
