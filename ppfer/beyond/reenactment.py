@@ -25,6 +25,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -48,7 +49,9 @@ SCALE = 1.2  # the donor fills the picture
 LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
 GROUND = (0.20, 0.22, 0.25)  # linear light
 TYPICAL = 0.25  # root mean square of a lively clip's movements, for `even`
-ROOM = 2**23  # pixels drawn at a time on a GPU; on a CPU a frame, which stays in its cache
+FINE = 1.25  # large pictures are drawn this much larger and shrunk; small ones with 2 × 2 samples
+LARGE = 160  # pixels from which a picture is large
+ROOM = 2**23  # pixels drawn at a time on a GPU
 
 
 def actions() -> list[str]:
@@ -112,11 +115,13 @@ class Reenactment(nn.Module):
 
     def drawn(self, numbers: Tensor, side: int) -> Tensor:
         """The donor with numbers (N, 55): frames (N, 3, side, side) in [0, 1]."""
-        at_once = 1 if numbers.device.type == "cpu" else max(1, ROOM // side**2)
-        frames = torch.empty(len(numbers), 3, side, side, device=numbers.device)
-        for part, out in zip(numbers.split(at_once), frames.split(at_once)):
-            out.copy_(draw_donor(self.donor, part, side))
-        return frames.div_(255)
+        each = functools.partial(draw_donor, self.donor, side=side)
+        if numbers.device.type != "cpu":
+            return torch.cat([each(part) for part in numbers.split(max(1, ROOM // side**2))])
+        # a frame is too small to be shared by threads, but each can have its own
+        alone = {"initializer": torch.set_num_threads, "initargs": (1,)}
+        with ThreadPoolExecutor(torch.get_num_threads(), **alone) as pool:
+            return torch.cat(list(pool.map(each, numbers.split(1))))
 
 
 def smoothed(numbers: Tensor) -> Tensor:
@@ -141,21 +146,27 @@ def believed(numbers: Tensor) -> Tensor:
     return numbers.clamp(high.new_tensor([0.0] * len(limits) + [-TURN] * 3), high)
 
 
+@torch.inference_mode()
 def draw_donor(donor: Actor, numbers: Tensor, side: int) -> Tensor:
-    """The donor with numbers (N, 55): (N, 3, side, side) uint8."""
-    device, count = numbers.device, len(numbers)
+    """The donor with numbers (N, 55): (N, 3, side, side) in [0, 1]."""
+    device, count, large = numbers.device, len(numbers), side >= LARGE
     shape, lamp, ground = _stage(donor, device)
     still = numbers.new_tensor([0, 0, SCALE]).expand(count, -1)
-    return draw(
+    fine = round(FINE * side) if large else side
+    drawn = draw(
         load_head(device),
         *shape,
         torch.zeros(count, dtype=torch.long, device=device),
         numbers[:, :-3],
         torch.cat([numbers[:, -3:], still], 1),
-        lamp.expand(count, -1),
-        ground.expand(count, -1, side, side),
-        side,
-    )[:, :3]
+        lamp,
+        ground.expand(count, -1, fine, fine),
+        fine,
+        1 if large else 2,
+    )[:, :3].float()
+    if large:
+        drawn = F.interpolate(drawn, (side, side), mode="bilinear", antialias=True)
+    return drawn / 255
 
 
 @functools.cache
