@@ -34,6 +34,12 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def faces():
+    """A crowd of one painted face."""
+    return crowd.crowd(1, CPU)
+
+
+@pytest.fixture(scope="module")
 def weights(run, tmp_path_factory):
     """Its weights as they are shipped."""
     return regressor.export(run.get("regressor"), tmp_path_factory.mktemp("w") / "w.safetensors")
@@ -126,21 +132,21 @@ def test_an_error_that_tells_people_apart_costs_more():
     assert told > untold + 0.5
 
 
-def test_looks_are_a_function_of_the_step_and_stay_pictures(run):
-    looks = regressor.Looks(run._new("regressor").crowd, 16, 0)
+def test_looks_are_a_function_of_the_step_and_stay_pictures(faces):
+    looks = regressor.Looks(faces, 16, 0)
     (frames, numbers), (again, _), (others, _) = looks(3), looks(3), looks(4)
     assert frames.shape == (16, 3, 112, 112) and numbers.shape == (16, NUMBERS)
     assert torch.equal(frames, again) and not torch.equal(frames, others)
     assert frames.min() >= 0 and frames.max() <= 1 and frames.std() > 0.05
 
 
-def test_a_step_learns_and_the_stage_says_how_well(run):
+def test_a_step_learns_and_the_stage_says_how_well(run, faces):
     best = run.summary("regressor")["best"]
     assert set(best) == {"val_actions", "val_pose", "val_own"} and best["val_own"] >= 0
     net = regressor.Regressor()
     net.load_state_dict(run.get("regressor").state_dict())
     assert net.spread.max() > 0 and net.std.min() >= 0.02  # both go with the weights
-    batch = regressor.Looks(run._new("regressor").crowd, 16, 0)(0)
+    batch = regressor.Looks(faces, 16, 0)(0)
     objective = regressor.RegressionObjective(net).train()
     optimizer, losses = torch.optim.AdamW(net.parameters(), lr=1e-3), []
     for _ in range(6):

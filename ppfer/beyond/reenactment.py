@@ -108,7 +108,7 @@ class Reenactment(nn.Module):
             numbers = evened(numbers)
         spread = getattr(self.reader, "spread", None)
         if self.offset and spread is not None:
-            names = [_named(clip[0]) for clip in clips] if names is None else names
+            names = _named(clips[:, 0]) if names is None else names
             shift = torch.stack([_normal(name) for name in names]).to(numbers)  # (B, 55)
             numbers = numbers + self.offset * spread * shift[:, None]
         return believed(numbers)
@@ -178,10 +178,10 @@ def _stage(donor: Actor, device: torch.device) -> tuple[tuple[Tensor, ...], Tens
     return shape, lamp, torch.tensor(GROUND, device=device).view(1, 3, 1, 1)
 
 
-def _named(frame: Tensor) -> str:
-    """A name of a frame (3, H, W) by its pixels, the same at any precision."""
-    pixels = frame.float().mul(255).round().to(torch.uint8).cpu()
-    return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+def _named(frames: Tensor) -> list[str]:
+    """Names of frames (B, 3, H, W) by their pixels, the same at any precision."""
+    pixels = frames.float().mul(255).round().to(torch.uint8).cpu()
+    return [hashlib.sha256(frame.numpy().tobytes()).hexdigest() for frame in pixels]
 
 
 def _normal(name: str) -> Tensor:
