@@ -33,6 +33,7 @@ SIDE = 112  # pixels at which the network looks
 NUMBERS = 55  # 52 actions, yaw, pitch, roll
 BLOCKS = (2, 2, 3, 1)  # of its four levels: 1.9 M parameters
 GROUP = 8  # frames of one person in a batch
+FAR = 3.0  # deviations up to which an error counts by its square
 BIAS = 1.0  # weight of what is wrong about a person in all frames alike
 DICE = 27  # random numbers a frame: one to mirror it, those of `taken`
 VARIED = 30  # actions that R² is taken over: those that move most
@@ -61,8 +62,9 @@ class Regressor(nn.Module):
 class RegressionObjective(nn.Module):
     """Smooth L1 on standardised numbers, and the square of what is wrong about a person throughout.
 
-    The second term is what a linear attacker could learn of the errors: nothing is left for him
-    where it is zero.
+    The first is quadratic up to `FAR`: most actions are absent from most frames, and what cares for
+    the size of an error alone would say so of every frame. The second is what a linear attacker
+    could learn of the errors: nothing is left for him where it is zero.
     """
 
     captures = True  # see `train.fit`
@@ -74,7 +76,8 @@ class RegressionObjective(nn.Module):
     def forward(self, frames: Tensor, numbers: Tensor) -> Tensor:
         """Frames (P·GROUP, 3, H, W) of P people in turn, their numbers → scalar."""
         wrong = (self.net(frames) - numbers) / self.net.std
-        return F.smooth_l1_loss(wrong, torch.zeros_like(wrong)) + BIAS * shared(wrong).mean()
+        each = F.huber_loss(wrong, torch.zeros_like(wrong), delta=FAR)
+        return each + BIAS * shared(wrong).mean()
 
 
 def shared(wrong: Tensor, group: int = GROUP) -> Tensor:
