@@ -102,10 +102,16 @@ def _painted(people: int, first: int) -> Iterator[tuple[np.ndarray, ...]]:
     if people < MANY:
         yield from (stranger(*job) for job in jobs)
         return
-    for made in in_children(stranger, jobs, workers=os.cpu_count() or 1, timeout=120):
+    for made in in_children(_stranger, jobs, workers=os.cpu_count() or 1, timeout=120):
         if isinstance(made, BaseException):
             raise made
         yield made
+
+
+def _stranger(number: int) -> tuple[np.ndarray, ...]:
+    """`stranger`, one of as many processes as there are cores."""
+    torch.set_num_threads(1)
+    return stranger(number)
 
 
 def stranger(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

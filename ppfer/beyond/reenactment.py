@@ -25,6 +25,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -48,7 +49,9 @@ SCALE = 1.0  # the donor is as large as people in front of a green screen
 LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
 GROUND = (0.06, 0.30, 0.11)  # linear light: a green screen, which anything can be put behind
 TYPICAL = 0.25  # root mean square of a lively clip's movements, for `even`
-ROOM = 2**23  # pixels drawn at a time on a GPU; on a CPU a frame, which stays in its cache
+FINE = 1.25  # large pictures are drawn this much larger and shrunk; small ones with 2 × 2 samples
+LARGE = 160  # pixels from which a picture is large
+ROOM = 2**23  # pixels drawn at a time on a GPU
 
 
 def actions() -> list[str]:
@@ -105,18 +108,20 @@ class Reenactment(nn.Module):
             numbers = evened(numbers)
         spread = getattr(self.reader, "spread", None)
         if self.offset and spread is not None:
-            names = [_named(clip[0]) for clip in clips] if names is None else names
+            names = _named(clips[:, 0]) if names is None else names
             shift = torch.stack([_normal(name) for name in names]).to(numbers)  # (B, 55)
             numbers = numbers + self.offset * spread * shift[:, None]
         return believed(numbers)
 
     def drawn(self, numbers: Tensor, side: int) -> Tensor:
         """The donor with numbers (N, 55): frames (N, 3, side, side) in [0, 1]."""
-        at_once = 1 if numbers.device.type == "cpu" else max(1, ROOM // side**2)
-        frames = torch.empty(len(numbers), 3, side, side, device=numbers.device)
-        for part, out in zip(numbers.split(at_once), frames.split(at_once)):
-            out.copy_(draw_donor(self.donor, part, side))
-        return frames.div_(255)
+        each = functools.partial(draw_donor, self.donor, side=side)
+        if numbers.device.type != "cpu":
+            return torch.cat([each(part) for part in numbers.split(max(1, ROOM // side**2))])
+        # a frame is too small to be shared by threads, but each can have its own
+        alone = {"initializer": torch.set_num_threads, "initargs": (1,)}
+        with ThreadPoolExecutor(torch.get_num_threads(), **alone) as pool:
+            return torch.cat(list(pool.map(each, numbers.split(1))))
 
 
 def smoothed(numbers: Tensor) -> Tensor:
@@ -141,21 +146,27 @@ def believed(numbers: Tensor) -> Tensor:
     return numbers.clamp(high.new_tensor([0.0] * len(limits) + [-TURN] * 3), high)
 
 
+@torch.inference_mode()
 def draw_donor(donor: Actor, numbers: Tensor, side: int) -> Tensor:
-    """The donor with numbers (N, 55): (N, 3, side, side) uint8."""
-    device, count = numbers.device, len(numbers)
+    """The donor with numbers (N, 55): (N, 3, side, side) in [0, 1]."""
+    device, count, large = numbers.device, len(numbers), side >= LARGE
     shape, lamp, ground = _stage(donor, device)
     still = numbers.new_tensor([0, 0, SCALE]).expand(count, -1)
-    return draw(
+    fine = round(FINE * side) if large else side
+    drawn = draw(
         load_head(device),
         *shape,
         torch.zeros(count, dtype=torch.long, device=device),
         numbers[:, :-3],
         torch.cat([numbers[:, -3:], still], 1),
-        lamp.expand(count, -1),
-        ground.expand(count, -1, side, side),
-        side,
-    )[:, :3]
+        lamp,
+        ground.expand(count, -1, fine, fine),
+        fine,
+        1 if large else 2,
+    )[:, :3].float()
+    if large:
+        drawn = F.interpolate(drawn, (side, side), mode="bilinear", antialias=True)
+    return drawn / 255
 
 
 @functools.cache
@@ -167,10 +178,10 @@ def _stage(donor: Actor, device: torch.device) -> tuple[tuple[Tensor, ...], Tens
     return shape, lamp, torch.tensor(GROUND, device=device).view(1, 3, 1, 1)
 
 
-def _named(frame: Tensor) -> str:
-    """A name of a frame (3, H, W) by its pixels, the same at any precision."""
-    pixels = frame.float().mul(255).round().to(torch.uint8).cpu()
-    return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+def _named(frames: Tensor) -> list[str]:
+    """Names of frames (B, 3, H, W) by their pixels, the same at any precision."""
+    pixels = frames.float().mul(255).round().to(torch.uint8).cpu()
+    return [hashlib.sha256(frame.numpy().tobytes()).hexdigest() for frame in pixels]
 
 
 def _normal(name: str) -> Tensor:

@@ -33,7 +33,9 @@ SIDE = 112  # pixels at which the network looks
 NUMBERS = 55  # 52 actions, yaw, pitch, roll
 BLOCKS = (2, 2, 3, 1)  # of its four levels: 1.9 M parameters
 GROUP = 8  # frames of one person in a batch
+FAR = 3.0  # deviations up to which an error counts by its square
 BIAS = 1.0  # weight of what is wrong about a person in all frames alike
+DICE = 27  # random numbers a frame: one to mirror it, those of `taken`
 VARIED = 30  # actions that R² is taken over: those that move most
 
 
@@ -60,8 +62,9 @@ class Regressor(nn.Module):
 class RegressionObjective(nn.Module):
     """Smooth L1 on standardised numbers, and the square of what is wrong about a person throughout.
 
-    The second term is what a linear attacker could learn of the errors: nothing is left for him
-    where it is zero.
+    The first is quadratic up to `FAR`: most actions are absent from most frames, and what cares for
+    the size of an error alone would say so of every frame. The second is what a linear attacker
+    could learn of the errors: nothing is left for him where it is zero.
     """
 
     captures = True  # see `train.fit`
@@ -73,7 +76,8 @@ class RegressionObjective(nn.Module):
     def forward(self, frames: Tensor, numbers: Tensor) -> Tensor:
         """Frames (P·GROUP, 3, H, W) of P people in turn, their numbers → scalar."""
         wrong = (self.net(frames) - numbers) / self.net.std
-        return F.smooth_l1_loss(wrong, torch.zeros_like(wrong)) + BIAS * shared(wrong).mean()
+        each = F.huber_loss(wrong, torch.zeros_like(wrong), delta=FAR)
+        return each + BIAS * shared(wrong).mean()
 
 
 def shared(wrong: Tensor, group: int = GROUP) -> Tensor:
@@ -115,7 +119,8 @@ class Looks:
         face, which = send(faces.repeat_interleave(GROUP), device), send(which.flatten(), device)
         dice = send(torch.rand(count, DICE, generator=g), device)
         frames = self.crowd.frames[face, which].float().div_(255)
-        numbers, flip = self.crowd.numbers[face, which], dice[:, 0] < 0.5
+        numbers = self.crowd.numbers[face, which]
+        flip = (dice[::GROUP, 0] < 0.5).repeat_interleave(GROUP)  # a mirrored person is another
         frames = torch.where(flip[:, None, None, None], frames.flip(-1), frames)
         numbers = torch.where(flip[:, None], mirrored(numbers), numbers)
         return taken(frames, dice[:, 1:]), numbers
@@ -144,9 +149,6 @@ def _side(name: str) -> str:
     return next((side for side in ("Left", "Right") if name.endswith(side)), "")
 
 
-DICE = 32  # random numbers a frame
-
-
 def taken(frames: Tensor, dice: Tensor) -> Tensor:
     """Frames as they come out of bad cameras and uncertain face finders.
 
@@ -154,12 +156,12 @@ def taken(frames: Tensor, dice: Tensor) -> Tensor:
 
     Args:
         frames: (N, 3, h, w) in [0, 1].
-        dice: (N, 31) in [0, 1): all that is random.
+        dice: (N, 26) in [0, 1): all that is random.
 
     Returns:
         (N, 3, SIDE, SIDE) in [0, 1].
     """
-    crop, hide, tint, rest = dice.split((3, 10, 6, len(dice[0]) - 19), 1)
+    crop, hide, tint, rest = dice.split((3, 10, 6, 7), 1)
     scale, shift = 0.85 + 0.3 * crop[:, 0], 0.3 * (crop[:, 1:] - 0.5)
     zero = torch.zeros_like(scale)
     theta = torch.stack([scale, zero, shift[:, 0], zero, scale, shift[:, 1]], 1).view(-1, 2, 3)
@@ -174,9 +176,9 @@ def taken(frames: Tensor, dice: Tensor) -> Tensor:
         small = F.interpolate(frames, (side, side), mode="bilinear", antialias=True)
         coarse = F.interpolate(small, (SIDE, SIDE), mode="bilinear")
         frames = torch.where(_wide(rest[:, k] < share), coarse, frames)
-    most = rest.new_tensor([0, 0, 0.01, 0.04, 0.08])  # gain, shutter, focus, noise, step
-    shots = torch.cat([most * rest[:, 2:7] ** 2, PLATE * rest[:, 7:9]], 1)
-    shots[:, 0] = 1
+    one, (focus, noise, step) = torch.ones_like(scale), rest[:, 2:5].square().T
+    shots = torch.stack([one, zero, 0.01 * focus, 0.04 * noise, 0.08 * step], 1)
+    shots = torch.cat([shots, PLATE * rest[:, 5:]], 1)  # (N, 7) as `camera.shot` gives them
     return record(frames[:, None], shots[:, None])[:, 0]
 
 

@@ -277,7 +277,7 @@ def draw(
         which: (N,) int64, the actor of each frame.
         actions: (N, 52), see `pose_vertices`.
         pose: (N, 6), likewise.
-        lamp: (N, 9): unit vector to the key light, its colour, the fill's colour.
+        lamp: (N, 9): unit vector to the key light, its colour, the fill's colour; (1, 9) for all.
         background: (N, 3, size, size) linear light.
         size: width and height in pixels.
         supersample: samples a pixel along either side.
@@ -294,11 +294,14 @@ def draw(
     pixel, face, weights = rasterize(points, model.faces, fine, shown[which], is_hair)
     frame = pixel // (fine * fine)
 
-    normal = F.normalize(interpolate(normals, model.faces, frame, face, weights), dim=-1)
+    carried = torch.cat([normals, model.surface.expand(n, -1, -1)], -1)  # (N, V, 7)
+    seen = interpolate(carried, model.faces, frame, face, weights)
+    normal = F.normalize(seen[:, :3], dim=-1)
     inside_out = is_hair[face][:, None] & (normal[:, 2:] < 0)  # hair is seen from both sides
     normal = torch.where(inside_out, -normal, normal)
-    albedo, gloss, lit = _material(model, textures, which[frame], face, weights)
-    toward, key, fill = lamp[frame].view(-1, 3, 3).unbind(1)
+    albedo, gloss, lit = _material(model, textures, which[frame], face, seen[:, 3:])
+    lamp = lamp if len(lamp) == 1 else lamp[frame]
+    toward, key, fill = lamp.view(-1, 3, 3).unbind(1)
     colour = light(normal, albedo, gloss, toward, key, fill) * lit[:, None]
 
     canvas = torch.zeros(n * fine * fine, 4, device=pixel.device)
@@ -311,7 +314,7 @@ def draw(
 
 
 def _material(
-    model: Head, textures: Tensor, look: Tensor, face: Tensor, weights: Tensor
+    model: Head, textures: Tensor, look: Tensor, face: Tensor, surface: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Albedo (P, 3), gloss (P, 2) and share of light (P,) of pixels.
 
@@ -320,10 +323,9 @@ def _material(
         textures: (A, rows, 512, 3) uint8 from `paint`.
         look: (P,) int64, whose texture.
         face: (P,) int64, the face seen.
-        weights: (P, 3), where in it.
+        surface: (P, 4), what `Head.surface` says of that place in it.
     """
-    corner, part = model.faces[face], model.part[face]
-    u, v, lip, lit = sum(model.surface[corner[:, k]] * weights[:, k, None] for k in range(3)).T
+    part, (u, v, lip, lit) = model.part[face], surface.T
     lip = lip * (part == 0)
     plain = (part != 0) & (part != model.parts.index("eye")) & (part != len(model.parts))
     plain_row = 2 * CHART[1] + EYE // 2

@@ -97,6 +97,8 @@ def rasterize(
         drawn &= shown.flatten()
     extent, shortest = extent.amax(1), 0
 
+    opposite = xy.roll(-1, 1)  # of each corner, a corner of the edge that it is not on
+    slope = _slopes(xy)
     # pixels tested at a time: on a CPU they should stay in its cache
     room = 2**18 if device.type == "cpu" else 2**26
     for patch in [p for p in PATCHES if p < size] + [size]:
@@ -107,39 +109,51 @@ def rasterize(
         shift = offset[1] * size + offset[0]
         for triangle in chosen.split(max(1, room // patch**2)):
             corner = low[triangle].clamp(max=size - patch)  # the patch stays inside the picture
-            planes, at = _planes(corners[triangle], corner + 0.5)
+            weight = _weights(slope[triangle], opposite[triangle], corner + 0.5)
+            planes, at = _with_depth(slope[triangle], weight, corners[triangle, :, 2])
             offsets = offset.to(planes).expand(len(planes), -1, -1)
             value = torch.baddbmm(at[..., None], planes, offsets)  # (M, 4, K): weights, depth
-            inside = torch.nonzero((value[:, :3].amin(1) >= -1e-5).flatten()).squeeze(1)
-            key = ((8 - value[:, 3]) * 2**26).long() << 32 | (triangle % len(faces))[:, None]
+            which, where = torch.nonzero(value[:, :3].amin(1) >= -1e-5, as_tuple=True)
+            depth = ((8 - value[which, 3, where]) * 2**26).long()
+            key = depth << 32 | (triangle % len(faces))[which]
             row = triangle // len(faces) * size + corner[:, 1].long()
-            pixel = ((row * size + corner[:, 0].long())[:, None] + shift).flatten()
-            buffer.scatter_reduce_(0, pixel[inside], key.flatten()[inside], "amin")
+            pixel = (row * size + corner[:, 0].long())[which] + shift[where]
+            buffer.scatter_reduce_(0, pixel, key, "amin")
 
     pixel = torch.nonzero(buffer != EMPTY).squeeze(1)
     face = buffer[pixel] & 0xFFFFFFFF
     centre = torch.stack([pixel % size, pixel // size % size], -1) + 0.5
-    _, at = _planes(corners[pixel // (size * size) * len(faces) + face], centre)
-    return pixel, face, at[:, :3]
+    triangle = pixel // (size * size) * len(faces) + face
+    return pixel, face, _weights(slope[triangle], opposite[triangle], centre)
 
 
-def _planes(corners: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
-    """The three barycentric weights and the depth of a triangle, as planes over the picture.
+def _slopes(xy: Tensor) -> Tensor:
+    """How the three barycentric weights of triangles (M, 3, 2) grow along x and y: (M, 3, 2)."""
+    a, b, c = xy.unbind(1)
+    edge = torch.stack([c - b, a - c, b - a], 1)  # opposite each corner
+    double_area = edge[:, 2, 0] * edge[:, 0, 1] - edge[:, 2, 1] * edge[:, 0, 0]
+    return torch.stack([-edge[..., 1], edge[..., 0]], -1) / double_area[:, None, None]
+
+
+def _weights(slope: Tensor, opposite: Tensor, origin: Tensor) -> Tensor:
+    """The barycentric weights (M, 3) at a point each.
 
     Args:
-        corners: (M, 3, 3) corners' x, y and depth.
-        origin: (M, 2) where the planes are evaluated.
-
-    Returns:
-        (M, 4, 2) slopes along x and y, and (M, 4) values at the origin.
+        slope: (M, 3, 2) of `_slopes`.
+        opposite: (M, 3, 2), for each weight a point where it is 0.
+        origin: (M, 2) the point.
     """
-    a, b, c = corners.unbind(1)
-    edge = torch.stack([c - b, a - c, b - a], 1)[..., :2]  # opposite each corner
-    double_area = edge[:, 2, 0] * edge[:, 0, 1] - edge[:, 2, 1] * edge[:, 0, 0]
-    slope = torch.stack([-edge[..., 1], edge[..., 0]], -1) / double_area[:, None, None]  # (M, 3, 2)
-    from_corner = origin[:, None] - torch.stack([b, c, a], 1)[..., :2]
-    weight = (slope * from_corner).sum(-1)  # (M, 3)
-    depth = corners[..., 2]
+    return (slope * (origin[:, None] - opposite)).sum(-1)
+
+
+def _with_depth(slope: Tensor, weight: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and depth as planes over the picture: slopes (M, 4, 2) and values (M, 4).
+
+    Args:
+        slope: (M, 3, 2) of the weights.
+        weight: (M, 3) where the planes are evaluated.
+        depth: (M, 3) of the corners.
+    """
     depth_slope = (slope * depth[..., None]).sum(1, keepdim=True)
     depth_there = (weight * depth).sum(1, keepdim=True)
     return torch.cat([slope, depth_slope], 1), torch.cat([weight, depth_there], 1)
@@ -170,9 +184,9 @@ def light(
         normal: (P, 3) unit.
         albedo: (P, 3) linear in [0, 1].
         gloss: (P, 2) strength and exponent of the highlight.
-        toward: (P, 3) unit vector to the key light.
-        key: (P, 3) colour of the key light.
-        fill: (P, 3) colour of the sky.
+        toward: (P, 3) or (1, 3) unit vector to the key light.
+        key: (P, 3) or (1, 3) colour of the key light.
+        fill: (P, 3) or (1, 3) colour of the sky.
     """
     facing = (normal * toward).sum(-1, keepdim=True)
     wrap = facing.new_tensor([0.35, 0.22, 0.18])  # light bleeds farther in red, as it does in skin
