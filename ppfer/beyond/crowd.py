@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ppfer.children import in_children
-from ppfer.twin.acting import APEX, VISEMES, ClipSpec, Face, background
+from ppfer.cremad import SENTENCES
+from ppfer.twin.acting import APEX, VISEMES, ClipSpec, Face, background, motion
 from ppfer.twin.head import draw, load_head
 from ppfer.twin.paint import CHART, SPAN, paint
 from ppfer.twin.people import Actor, look, seeded
@@ -173,25 +174,39 @@ def _vector(parts: dict[str, float]) -> np.ndarray:
 
 
 def acted(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Facial actions (count, 52) of faces with `FRAMES` each: every second face is taken from an
+    acted clip, of the others every frame is mixed on its own.
+    """
+    actions = mixed(rng, count).reshape(-1, FRAMES, 52)
+    for face in actions[::2]:
+        number, difficulty = int(rng.integers(2**31)), rng.uniform()
+        said, felt = rng.choice(list(SENTENCES)), rng.choice(list(APEX))
+        more = {"wild": True, "difficulty": difficulty, "seed": number}
+        clip = ClipSpec(f"acted {number}", Actor(FIRST + number), said, felt, **more)
+        face[:] = motion(clip).actions[rng.choice(clip.frames, FRAMES, replace=False)]
+    return actions.reshape(-1, 52)
+
+
+def mixed(rng: np.random.Generator, count: int) -> np.ndarray:
     """Facial actions (count, 52), every frame on its own.
 
     A few single ones, parts of an expression, a mouth's shape, a gaze, and sometimes a blink.
     """
     face = Face(count, lopsided=0)
-    mixed = np.abs(rng.normal(0, 0.02, face.actions.shape))  # no face is quite at rest
+    total = np.abs(rng.normal(0, 0.02, face.actions.shape))  # no face is quite at rest
     # how many of a set are there at a time, about, and how strong at most
     for key, (many, most) in MIXTURE.items():
         patterns = _patterns()[key]
         there = rng.random((count, len(patterns))) < np.atleast_1d(many)[
             rng.integers(np.size(many), size=(count, 1))
         ] / len(patterns)
-        mixed += (there * most * rng.beta(1.2, 1.2, there.shape)) @ patterns
-    mixed *= rng.lognormal(0, 0.25, mixed.shape) * (rng.random(mixed.shape) > 0.15)
+        total += (there * most * rng.beta(1.2, 1.2, there.shape)) @ patterns
+    total *= rng.lognormal(0, 0.25, total.shape) * (rng.random(total.shape) > 0.15)
     lopsided = rng.normal(0, 0.15, count)
     for name, column in face.number.items():
         side = name.endswith("Left") - name.endswith("Right")
-        mixed[:, column] *= 1 + side * lopsided
-    face.actions = mixed
+        total[:, column] *= 1 + side * lopsided
+    face.actions = total
     return face.limited()
 
 

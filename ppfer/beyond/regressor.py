@@ -34,7 +34,7 @@ NUMBERS = 55  # 52 actions, yaw, pitch, roll
 BLOCKS = (2, 2, 3, 1)  # of its four levels: 1.9 M parameters
 GROUP = 8  # frames of one person in a batch
 FAR = 3.0  # deviations up to which an error counts by its square
-BIAS = 1.0  # weight of what is wrong about a person in all frames alike
+BIAS = 0.3  # weight of what is wrong about a person in all frames alike
 DICE = 27  # random numbers a frame: one to mirror it, those of `taken`
 VARIED = 30  # actions that R² is taken over: those that move most
 
@@ -172,7 +172,7 @@ def taken(frames: Tensor, dice: Tensor) -> Tensor:
     frames = torch.where(_wide(tint[:, 0] < 0.2), grey, frames)
     gain = (0.6 + 0.8 * tint[:, 1:2]) * (0.75 + 0.5 * tint[:, 2:5])  # light, colour
     frames = (frames * gain[:, :, None, None]).clamp(0, 1) ** _wide(0.7 + 0.7 * tint[:, 5])
-    for k, (share, side) in enumerate(((0.25, 56), (0.15, 36))):
+    for k, (share, side) in enumerate(((0.12, 56), (0.05, 36))):
         small = F.interpolate(frames, (side, side), mode="bilinear", antialias=True)
         coarse = F.interpolate(small, (SIDE, SIDE), mode="bilinear")
         frames = torch.where(_wide(rest[:, k] < share), coarse, frames)
@@ -187,7 +187,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _hidden(frames: Tensor, dice: Tensor) -> Tensor:
-    """Frames of which three in ten are partly behind a hand or a bar of some colour."""
+    """Frames of which one in seven is partly behind a hand or a bar of some colour."""
     n, _, height, width = frames.shape
     ends = dice[:, :4].view(n, 2, 2) * 2 - 1  # x and y of a limb's two ends
     y, x = (torch.linspace(-1, 1, k, device=frames.device) for k in (height, width))
@@ -197,7 +197,7 @@ def _hidden(frames: Tensor, dice: Tensor) -> Tensor:
     share = ((off * along).sum(-1) / along.square().sum(-1).clamp(min=1e-3)).clamp(0, 1)
     far = (off - share[..., None] * along).norm(dim=-1)  # (n, H, W)
     thick = 0.05 + 0.2 * dice[:, 4]
-    over = (far < thick[:, None, None]) & (dice[:, 5] < 0.3)[:, None, None]
+    over = (far < thick[:, None, None]) & (dice[:, 5] < 0.15)[:, None, None]
     colour = (dice[:, 6:9] * (0.3 + 0.7 * dice[:, 9:]))[:, :, None, None]
     return torch.where(over[:, None], colour, frames)
 
