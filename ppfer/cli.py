@@ -8,16 +8,17 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from ppfer import study, twin
 from ppfer.children import inspected
-from ppfer.config import Config, PpferError, load_config, printable
+from ppfer.config import Config, PpferError, digest, load_config, printable
 from ppfer.data import index
 from ppfer.deploy import protect_files
 from ppfer.device import Progress, is_main
 from ppfer.folders import RUNS, known_runs
 from ppfer.frames import Options
-from ppfer.measure import Rate, as_rate, cell_text
+from ppfer.measure import Rate, Spread, as_rate, cell_text
 from ppfer.method.parts import band_split
 from ppfer.options import parser
 from ppfer.protect import deployed
@@ -128,6 +129,9 @@ def _run(args: argparse.Namespace) -> None:
             publish.publish(run)
     if is_main():
         _report(run, time.monotonic() - began, executed=not args.no_notebooks)
+        if (run.dir / "tables" / "main.json").exists():
+            publish.write_side_by_side(publish.told_apart([run.dir]), run.dir / "tables", "results")
+            print(f"Picture: {run.dir}/tables/results.png")
 
 
 def _report(run: Run, seconds: float, *, executed: bool) -> None:
@@ -153,13 +157,22 @@ def _report(run: Run, seconds: float, *, executed: bool) -> None:
 def _plain(rows: list[dict]) -> str:
     """Rows as aligned columns for a terminal; the long "what_ran" column is left to the files.
 
-    A table that is wider than a terminal is turned on its side.
+    A table that is wider than a terminal is turned on its side, or else cut between columns.
     """
     columns = [c for c in dict.fromkeys(key for row in rows for key in row) if c != "what_ran"]
     table = [columns, *([_short(row.get(c, "")) for c in columns] for row in rows)]
     lines = _aligned(table)
-    if len(lines[0]) > WIDE:
-        lines = _aligned(list(zip(*table, strict=True)))
+    turned = _aligned(list(zip(*table, strict=True)))
+    if len(lines[0]) > WIDE >= len(turned[0]):
+        lines = turned
+    if len(lines[0]) > WIDE and len(columns) > 2:
+        first, *rest = columns
+        half = (len(rest) + 1) // 2
+        parts = [
+            [{c: row.get(c, "") for c in (first, *some)} for row in rows]
+            for some in (rest[:half], rest[half:])
+        ]
+        return "\n\n".join(map(_plain, parts))
     return "\n".join(lines)
 
 
@@ -173,6 +186,66 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     padded = ([v.ljust(w) for v, w in zip(line, widths, strict=True)] for line in table)
     return ["  ".join(line) for line in padded]
+
+
+# --- several runs ---------------------------------------------------------------
+
+
+def _batch(args: argparse.Namespace) -> int:
+    from ppfer import batch, execute, grid, publish  # only here, as above
+
+    if args.notebooks and args.stages:
+        raise PpferError("a batch runs --notebooks or makes --stages, not both")
+    if args.workers < 1:
+        raise PpferError(f"--workers takes a whole number from 1, got {args.workers}")
+    title, args.name = args.name, ""  # a cell's run is called after its settings
+    axes = grid.read_axes(args.grid, args.grid_file)
+    books = execute.notebooks(args.notebooks) if args.notebooks else []
+    stages = [name.strip() for name in args.stages.split(",") if name.strip()]
+    settings = {"seed": args.seed, **settings_of(args)}
+    cells = grid.cells_of(axes, args.profile, settings, books)
+    said = [args.profile, settings, axes, args.notebooks, args.stages]
+    title, runs_dir = title or f"batch-{digest(said)[:6]}", args.runs_dir.resolve()
+    folder = runs_dir / "batches" / title
+    made = batch.Batch(cells, runs_dir, folder, books, stages)
+    print(f"{made.summary()}; {folder}", flush=True)
+    began = time.monotonic()
+    batch.carry_out(made, args.workers, args.dask)
+    minutes, failures, results = (time.monotonic() - began) / 60, made.failures(), made.results()
+    if results:
+        _show(publish.write_side_by_side(results, folder, "results"))
+        print(f"\nWith every interval: {folder}/results.md; picture: {folder}/results.png")
+    for number, error in failures.items():
+        print(printable(f"failed: {cells[number]}: {error}"))
+    print(
+        f"{len(cells) - len(failures)} of {len(cells)} cells in {minutes:.1f} min, "
+        f"{made.seconds() / 60:.1f} min of work"
+    )
+    return 1 if failures else 0
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from ppfer import publish  # only here, as above
+
+    given = [Path(name) for name in args.names]
+    folders = [path if path.is_dir() else args.runs_dir / path for path in given]
+    name = "compared-" + digest(sorted(folder.name for folder in folders))[:6]
+    tables = args.runs_dir / "tables"
+    _show(publish.write_side_by_side(publish.told_apart(folders), tables, name))
+    print(f"\nWith every interval: {tables / name}.md; picture: {tables / name}.png")
+
+
+def _show(rows: list[dict]) -> None:
+    """Runs side by side in a terminal: a table for each approach, a line for each run."""
+    for approach in dict.fromkeys(row["approach"] for row in rows):
+        lines = []
+        for row in (row for row in rows if row["approach"] == approach):
+            told = {k: v for k, v in row.items() if not isinstance(v, dict | Rate | Spread)}
+            told = {k: v for k, v in told.items() if k not in ("run", "approach")}
+            label = " ".join(f"{k.split('.')[-1]}={cell_text(v)}" for k, v in told.items())
+            shares = {k: as_rate(v).short for k, v in row.items() if as_rate(v)}
+            lines.append({"run": label or row["run"], **shares})
+        print(f"\n{approach}\n{_plain(lines)}")
 
 
 # --- other commands -----------------------------------------------------------
@@ -198,7 +271,7 @@ def _runs(args: argparse.Namespace) -> None:
 def _data(args: argparse.Namespace) -> None:
     found = index(args.folder)
     if not args.quick:
-        progress = Progress("looking into files", len(found.table))
+        progress = Progress("looking into files", len(found.table), "files")
         found = inspected(found, on_file=progress.update)
     print(found.summary())
     for row in found.rejected.itertuples():
@@ -302,6 +375,8 @@ def leaked(run: Run, name: str) -> str:
 
 COMMANDS = {
     "run": _run,
+    "batch": _batch,
+    "compare": _compare,
     "runs": _runs,
     "seeds": _seeds,
     "data": _data,

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ppfer.measure import Rate
+from ppfer.measure import Rate, as_rate
 from ppfer.method.parts import band_split
 from ppfer.run import Run
 
@@ -205,6 +206,47 @@ def rates(
     axis.invert_yaxis()
     axis.legend(fontsize=8, loc="best")
     return figure
+
+
+def compared(rows: Sequence[Mapping]) -> Figure:
+    """Runs side by side: a panel per measure, a line per run or combination of settings, a colour
+    per approach; every share with its 95 % interval.
+
+    Args:
+        rows: as `ppfer.publish.side_by_side` gives them; means over seeds are left out, since each
+            seed has its point.
+    """
+    points = []
+    for row in rows:
+        shares = {k: s for k, v in row.items() if isinstance(s := as_rate(v), Rate)}
+        told = {k: v for k, v in row.items() if k not in shares and not isinstance(v, float | dict)}
+        rest = [f"{k}={v}" for k, v in told.items() if k not in ("run", "approach", "seed")]
+        line = {"run": ", ".join(rest) or row["run"], "approach": row["approach"]}
+        points += [line | {"measure": k, "share": s} for k, s in shares.items()]
+    table = pd.DataFrame(points, columns=["run", "approach", "measure", "share"])
+    lines, named = list(table.run.unique()), list(table.approach.unique())
+    table["%"] = [100 * share.value for share in table.share]
+    shift = table.approach.map(named.index) - (len(named) - 1) / 2
+    table["line"] = table.run.map(lines.index) + 0.6 * shift / max(1, len(named))
+    table["low"], table["high"] = zip(*(share.interval for share in table.share))
+    grid = sns.relplot(
+        table,
+        x="%",
+        y="line",
+        hue="approach",
+        style="approach",
+        col="measure",
+        col_wrap=min(4, max(1, table.measure.nunique())),
+        height=1.6 + 0.3 * len(lines),
+        aspect=3.2 / (1.6 + 0.3 * len(lines)),
+    )
+    for name, axis in grid.axes_dict.items():
+        own = table[table.measure == name]
+        axis.hlines(own.line, 100 * own.low, 100 * own.high, color="0.6", linewidth=1, zorder=0)
+    grid.set(yticks=range(len(lines)), yticklabels=lines, ylabel="", xlim=(-2, 102))
+    grid.set_titles("{col_name}")
+    grid.axes.flat[0].invert_yaxis()
+    return grid.figure
 
 
 def confusion(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
