@@ -160,7 +160,9 @@ class Batch:
         for name in self.stages or self.wanted(run):
             said = run.summary(name)
             row = {f"val {k.removeprefix('val_')}": v for k, v in said.get("best", {}).items()}
-            row |= {k: share for k, v in said.get("test", {}).items() if (share := as_rate(v))}
+            test = said.get("test")  # of the split's it is a count
+            shares = test.items() if isinstance(test, dict) else ()
+            row |= {k: share for k, v in shares if (share := as_rate(v))}
             if name.startswith("recognizer/"):
                 row["acc"] = tables.measure_accuracy(run, name.split("/")[1])["average"]
             rows += [{"approach": name} | row] if row else []

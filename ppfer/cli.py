@@ -18,7 +18,7 @@ from ppfer.deploy import protect_files
 from ppfer.device import Progress, is_main
 from ppfer.folders import RUNS, known_runs
 from ppfer.frames import Options
-from ppfer.measure import Rate, Spread, as_rate, cell_text
+from ppfer.measure import Rate, as_rate, cell_text
 from ppfer.method.parts import band_split
 from ppfer.options import parser
 from ppfer.protect import deployed
@@ -240,11 +240,11 @@ def _show(rows: list[dict]) -> None:
     for approach in dict.fromkeys(row["approach"] for row in rows):
         lines = []
         for row in (row for row in rows if row["approach"] == approach):
-            told = {k: v for k, v in row.items() if not isinstance(v, dict | Rate | Spread)}
-            told = {k: v for k, v in told.items() if k not in ("run", "approach")}
-            label = " ".join(f"{k.split('.')[-1]}={cell_text(v)}" for k, v in told.items())
-            shares = {k: as_rate(v).short for k, v in row.items() if as_rate(v)}
-            lines.append({"run": label or row["run"], **shares})
+            at = list(row).index("approach")
+            told, seen = list(row)[1:at], list(row)[at + 1 :]
+            label = " ".join(f"{k.split('.')[-1]}={cell_text(row[k])}" for k in told)
+            short = {k: s.short if (s := as_rate(row[k])) else cell_text(row[k]) for k in seen}
+            lines.append({"run": label or row["run"], **short})
         print(f"\n{approach}\n{_plain(lines)}")
 
 

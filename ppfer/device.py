@@ -185,7 +185,7 @@ class Progress:
         if self.file:
             with open(self.file, "a") as stream:
                 stream.write(line + "\n")
-        elif "ipykernel" in sys.modules:
+        elif "ipykernel" in sys.modules and sys.modules["IPython"].get_ipython():
             from IPython.display import display  # only where a notebook has imported it already
 
             if self.handle is None:

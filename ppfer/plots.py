@@ -219,8 +219,8 @@ def compared(rows: Sequence[Mapping]) -> Figure:
     points = []
     for row in rows:
         shares = {k: s for k, v in row.items() if isinstance(s := as_rate(v), Rate)}
-        told = {k: v for k, v in row.items() if k not in shares and not isinstance(v, float | dict)}
-        rest = [f"{k}={v}" for k, v in told.items() if k not in ("run", "approach", "seed")]
+        names = list(row)[1 : list(row).index("approach")]
+        rest = [f"{k.split('.')[-1]}={row[k]}" for k in names if k != "seed"]
         line = {"run": ", ".join(rest) or row["run"], "approach": row["approach"]}
         points += [line | {"measure": k, "share": s} for k, s in shares.items()]
     table = pd.DataFrame(points, columns=["run", "approach", "measure", "share"])
@@ -236,7 +236,7 @@ def compared(rows: Sequence[Mapping]) -> Figure:
         hue="approach",
         style="approach",
         col="measure",
-        col_wrap=min(4, max(1, table.measure.nunique())),
+        col_wrap=2,
         height=1.6 + 0.3 * len(lines),
         aspect=3.2 / (1.6 + 0.3 * len(lines)),
     )
