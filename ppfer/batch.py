@@ -332,14 +332,17 @@ def _dask(where: str, workers: int) -> Iterator[int]:
         from distributed import Client, LocalCluster  # an extra
     except ImportError as error:
         raise PpferError("--dask needs Dask: pip install 'ppfer[cluster]'") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        given = where
         if where == "local":
-            where = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-        client = Client(where, timeout=20)
-    except OSError as error:
-        raise PpferError(f"there is no Dask scheduler at {where}: {error}") from error
-    with client, joblib.parallel_config("dask"):
-        yield len(client.scheduler_info(n_workers=-1)["workers"])
+            local = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+            given = stack.enter_context(local)
+        try:
+            client = stack.enter_context(Client(given, timeout=20))
+        except (OSError, ValueError) as error:
+            raise PpferError(f"there is no Dask scheduler at {where}: {error}") from error
+        with joblib.parallel_config("dask"):
+            yield len(client.scheduler_info(n_workers=-1)["workers"])
 
 
 class _Followed:

@@ -130,6 +130,7 @@ def _run(args: argparse.Namespace) -> None:
     if is_main():
         _report(run, time.monotonic() - began, executed=not args.no_notebooks)
         if (run.dir / "tables" / "main.json").exists():
+            run.introduce()  # where all its stages are another run's, nobody has
             publish.write_side_by_side(publish.told_apart([run.dir]), run.dir / "tables", "results")
             print(f"Picture: {run.dir}/tables/results.png")
 
