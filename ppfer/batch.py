@@ -298,6 +298,8 @@ def carry_out(batch: Batch, workers: int, dask: str = "") -> None:
         KeyboardInterrupt: after everybody has stopped in good order.
         PpferError: if a worker was killed, or there is no such cluster.
     """
+    if batch.reused == len(batch.tasks):
+        return
     cores = joblib.cpu_count() // workers
     batch.threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, cores)
     with contextlib.ExitStack() as stack:

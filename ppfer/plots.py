@@ -210,7 +210,7 @@ def rates(
 
 def compared(rows: Sequence[Mapping]) -> Figure:
     """Runs side by side: a panel per measure, a line per run or combination of settings, a colour
-    per approach; every share with its 95 % interval.
+    per approach; every share in % with its 95 % interval, other numbers as they are.
 
     Args:
         rows: as `ppfer.publish.side_by_side` gives them; means over seeds are left out, since each
@@ -218,20 +218,21 @@ def compared(rows: Sequence[Mapping]) -> Figure:
     """
     points = []
     for row in rows:
-        shares = {k: s for k, v in row.items() if isinstance(s := as_rate(v), Rate)}
-        names = list(row)[1 : list(row).index("approach")]
-        rest = [f"{k.split('.')[-1]}={row[k]}" for k in names if k != "seed"]
-        line = {"run": ", ".join(rest) or row["run"], "approach": row["approach"]}
-        points += [line | {"measure": k, "share": s} for k, s in shares.items()]
-    table = pd.DataFrame(points, columns=["run", "approach", "measure", "share"])
+        at = list(row).index("approach")
+        rest = [f"{k.split('.')[-1]}={row[k]}" for k in list(row)[1:at] if k != "seed"]
+        for key in list(row)[at + 1 :]:
+            share, spread = as_rate(row[key]), [row[key]] * 3
+            if isinstance(share, Rate):
+                key, spread = f"{key}, %", [100 * v for v in (share.value, *share.interval)]
+            if not isinstance(spread[0], dict):
+                points.append((", ".join(rest) or row["run"], row["approach"], key, *spread))
+    table = pd.DataFrame(points, columns=["run", "approach", "measure", "value", "low", "high"])
     lines, named = list(table.run.unique()), list(table.approach.unique())
-    table["%"] = [100 * share.value for share in table.share]
     shift = table.approach.map(named.index) - (len(named) - 1) / 2
     table["line"] = table.run.map(lines.index) + 0.6 * shift / max(1, len(named))
-    table["low"], table["high"] = zip(*(share.interval for share in table.share))
     grid = sns.relplot(
         table,
-        x="%",
+        x="value",
         y="line",
         hue="approach",
         style="approach",
@@ -239,11 +240,13 @@ def compared(rows: Sequence[Mapping]) -> Figure:
         col_wrap=2,
         height=1.6 + 0.3 * len(lines),
         aspect=3.2 / (1.6 + 0.3 * len(lines)),
+        facet_kws={"sharex": False},
     )
     for name, axis in grid.axes_dict.items():
         own = table[table.measure == name]
-        axis.hlines(own.line, 100 * own.low, 100 * own.high, color="0.6", linewidth=1, zorder=0)
-    grid.set(yticks=range(len(lines)), yticklabels=lines, ylabel="", xlim=(-2, 102))
+        axis.hlines(own.line, own.low, own.high, color="0.6", linewidth=1, zorder=0)
+        axis.set_xlim((-2, 102) if name.endswith("%") else None)
+    grid.set(yticks=range(len(lines)), yticklabels=lines, xlabel="", ylabel="")
     grid.set_titles("{col_name}")
     grid.axes.flat[0].invert_yaxis()
     return grid.figure

@@ -118,7 +118,7 @@ def side_by_side(results: Sequence[tuple[str, dict, list[dict]]]) -> list[dict]:
         with contextlib.suppress(PpferError):  # they measured other clips: no mean of those
             of = {**group[0][1], "seed": ", ".join(map(str, seeds))}
             merged = measure.over_seeds([rows for *_, rows in group])
-            found += [{"run": f"{len(group)} seeds", **of, **row} for row in merged]
+            found += [{"run": f"{len(group)} seeds", **of, **row} for row in merged if len(row) > 1]
     return found
 
 
