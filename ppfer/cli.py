@@ -83,11 +83,18 @@ def _open(args: argparse.Namespace) -> Run:
     return study.open_run(_config(args), args.runs_dir)
 
 
+def _slow() -> tuple:
+    """Modules that bring Jupyter and seaborn, which take seconds and memory."""
+    from ppfer import batch, execute, grid, publish
+
+    return batch, execute, grid, publish
+
+
 # --- run ----------------------------------------------------------------------
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ppfer import execute, publish  # only here: Jupyter and seaborn take seconds and memory
+    _, execute, _, publish = _slow()
 
     settings, began = settings_of(args), time.monotonic()
     if args.in_place and "data" in settings:
@@ -193,7 +200,7 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _batch(args: argparse.Namespace) -> int:
-    from ppfer import batch, execute, grid, publish  # only here, as above
+    batch, execute, grid, publish = _slow()
 
     if args.notebooks and args.stages:
         raise PpferError("a batch runs --notebooks or makes --stages, not both")
@@ -226,7 +233,7 @@ def _batch(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from ppfer import publish  # only here, as above
+    *_, publish = _slow()
 
     given = [Path(name) for name in args.names]
     folders = [path if path.is_dir() else args.runs_dir / path for path in given]
@@ -253,7 +260,7 @@ def _show(rows: list[dict]) -> None:
 
 
 def _seeds(args: argparse.Namespace) -> None:
-    from ppfer import publish  # only here, as above
+    *_, publish = _slow()
 
     settings, seeds = settings_of(args), args.seeds.split(",")
     if args.in_place and "data" in settings:

@@ -224,7 +224,7 @@ def compared(rows: Sequence[Mapping]) -> Figure:
             share, spread = as_rate(row[key]), [row[key]] * 3
             if isinstance(share, Rate):
                 key, spread = f"{key}, %", [100 * v for v in (share.value, *share.interval)]
-            if not isinstance(spread[0], dict):
+            if share is None or isinstance(share, Rate):
                 points.append((", ".join(rest) or row["run"], row["approach"], key, *spread))
     table = pd.DataFrame(points, columns=["run", "approach", "measure", "value", "low", "high"])
     lines, named = list(table.run.unique()), list(table.approach.unique())
