@@ -90,11 +90,18 @@ def _open(args: argparse.Namespace) -> Run:
     return study.open_run(_config(args), args.runs_dir)
 
 
+def _slow() -> tuple:
+    """Modules that bring Jupyter and seaborn, which take seconds and memory."""
+    from ppfer import batch, execute, grid, publish
+
+    return batch, execute, grid, publish
+
+
 # --- run ----------------------------------------------------------------------
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ppfer import execute, publish  # only here: Jupyter and seaborn take seconds and memory
+    _, execute, _, publish = _slow()
 
     settings, began = settings_of(args), time.monotonic()
     if args.in_place and "data" in settings:
@@ -136,6 +143,10 @@ def _run(args: argparse.Namespace) -> None:
             publish.publish(run)
     if is_main():
         _report(run, time.monotonic() - began, executed=not args.no_notebooks)
+        if (run.dir / "tables" / "main.json").exists():
+            run.introduce()  # where all its stages are another run's, nobody has
+            publish.write_side_by_side(publish.told_apart([run.dir]), run.dir / "tables", "results")
+            print(f"Picture: {run.dir}/tables/results.png")
 
 
 def _report(run: Run, seconds: float, *, executed: bool) -> None:
@@ -161,13 +172,22 @@ def _report(run: Run, seconds: float, *, executed: bool) -> None:
 def _plain(rows: list[dict]) -> str:
     """Rows as aligned columns for a terminal; the long "what_ran" column is left to the files.
 
-    A table that is wider than a terminal is turned on its side.
+    A table that is wider than a terminal is turned on its side, or else cut between columns.
     """
     columns = [c for c in dict.fromkeys(key for row in rows for key in row) if c != "what_ran"]
     table = [columns, *([_short(row.get(c, "")) for c in columns] for row in rows)]
     lines = _aligned(table)
-    if len(lines[0]) > WIDE:
-        lines = _aligned(list(zip(*table, strict=True)))
+    turned = _aligned(list(zip(*table, strict=True)))
+    if len(lines[0]) > WIDE >= len(turned[0]):
+        lines = turned
+    if len(lines[0]) > WIDE and len(columns) > 2:
+        first, *rest = columns
+        half = (len(rest) + 1) // 2
+        parts = [
+            [{c: row.get(c, "") for c in (first, *some)} for row in rows]
+            for some in (rest[:half], rest[half:])
+        ]
+        return "\n\n".join(map(_plain, parts))
     return "\n".join(lines)
 
 
@@ -183,11 +203,71 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(line) for line in padded]
 
 
+# --- several runs ---------------------------------------------------------------
+
+
+def _batch(args: argparse.Namespace) -> int:
+    batch, execute, grid, publish = _slow()
+
+    if args.notebooks and args.stages:
+        raise PpferError("a batch runs --notebooks or makes --stages, not both")
+    if args.workers < 1:
+        raise PpferError(f"--workers takes a whole number from 1, got {args.workers}")
+    title, args.name = args.name, ""  # a cell's run is called after its settings
+    axes = grid.read_axes(args.grid, args.grid_file)
+    books = execute.notebooks(args.notebooks) if args.notebooks else []
+    stages = [name.strip() for name in args.stages.split(",") if name.strip()]
+    settings = {"seed": args.seed, **settings_of(args)}
+    cells = grid.cells_of(axes, args.profile, settings, books)
+    said = [args.profile, settings, axes, args.notebooks, args.stages]
+    title, runs_dir = title or f"batch-{digest(said)[:6]}", args.runs_dir.resolve()
+    folder = runs_dir / "batches" / title
+    made = batch.Batch(cells, runs_dir, folder, books, stages)
+    print(f"{made.summary()}; {folder}", flush=True)
+    began = time.monotonic()
+    batch.carry_out(made, args.workers, args.dask)
+    minutes, failures, results = (time.monotonic() - began) / 60, made.failures(), made.results()
+    if results:
+        _show(publish.write_side_by_side(results, folder, "results"))
+        print(f"\nWith every interval: {folder}/results.md; picture: {folder}/results.png")
+    for number, error in failures.items():
+        print(printable(f"failed: {cells[number]}: {error}"))
+    print(
+        f"{len(cells) - len(failures)} of {len(cells)} cells in {minutes:.1f} min, "
+        f"{made.seconds() / 60:.1f} min of work"
+    )
+    return 1 if failures else 0
+
+
+def _compare(args: argparse.Namespace) -> None:
+    *_, publish = _slow()
+
+    given = [Path(name) for name in args.names]
+    folders = [path if path.is_dir() else args.runs_dir / path for path in given]
+    name = "compared-" + digest(sorted(folder.name for folder in folders))[:6]
+    tables = args.runs_dir / "tables"
+    _show(publish.write_side_by_side(publish.told_apart(folders), tables, name))
+    print(f"\nWith every interval: {tables / name}.md; picture: {tables / name}.png")
+
+
+def _show(rows: list[dict]) -> None:
+    """Runs side by side in a terminal: a table for each approach, a line for each run."""
+    for approach in dict.fromkeys(row["approach"] for row in rows):
+        lines = []
+        for row in (row for row in rows if row["approach"] == approach):
+            at = list(row).index("approach")
+            told, seen = list(row)[1:at], list(row)[at + 1 :]
+            label = " ".join(f"{k.split('.')[-1]}={cell_text(row[k])}" for k in told)
+            short = {k: s.short if (s := as_rate(row[k])) else cell_text(row[k]) for k in seen}
+            lines.append({"run": label or row["run"], **short})
+        print(f"\n{approach}\n{_plain(lines)}")
+
+
 # --- other commands -----------------------------------------------------------
 
 
 def _seeds(args: argparse.Namespace) -> None:
-    from ppfer import publish  # only here, as above
+    *_, publish = _slow()
 
     settings, seeds = settings_of(args), args.seeds.split(",")
     if args.in_place and "data" in settings:
@@ -206,7 +286,7 @@ def _runs(args: argparse.Namespace) -> None:
 def _data(args: argparse.Namespace) -> None:
     found = index(args.folder)
     if not args.quick:
-        progress = Progress("looking into files", len(found.table))
+        progress = Progress("looking into files", len(found.table), "files")
         found = inspected(found, on_file=progress.update)
     print(found.summary())
     for row in found.rejected.itertuples():
@@ -332,6 +412,8 @@ def leaked_by(protector: Protector, path: Path = LIVE) -> str:
 
 COMMANDS = {
     "run": _run,
+    "batch": _batch,
+    "compare": _compare,
     "runs": _runs,
     "seeds": _seeds,
     "data": _data,

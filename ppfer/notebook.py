@@ -4,6 +4,7 @@ without a person.
 
 from __future__ import annotations
 
+import ast
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -13,10 +14,10 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from ppfer import measure, plots, study
-from ppfer.config import load_config
+from ppfer import config, measure, plots, study
 from ppfer.device import device_name
 from ppfer.run import Run
 
@@ -32,18 +33,38 @@ def start(
         runs_dir: where stage results are read and written.
         settings: dotted overrides of the profile, e.g. ``{"data": "/videos", "privacy.steps":
             50}``.
+
+    Raises:
+        PpferError: for a wrong setting, or a parameter from papermill that the notebook lacks.
     """
+    _refuse_unknown()
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     plots.theme()
-    context = study.open_run(load_config(profile, {"seed": seed, **(settings or {})}), runs_dir)
+    context = study.open_run(
+        config.load_config(profile, {"seed": seed, **(settings or {})}), runs_dir
+    )
     print(
         f"profile {profile}, seed {seed}, {device_name(context.device)}, "
         f"{context.config.frames} frames of {context.config.size}×{context.config.size}, run "
         f"'{context.dir.name}'"
     )
     return context
+
+
+def _refuse_unknown() -> None:
+    """Papermill puts a cell of parameters behind the notebook's own. It only warns of a name that
+    the notebook does not have, and the defaults would run.
+    """
+    shell = get_ipython()
+    cells = shell.user_ns["In"] if shell else []
+    for number, cell in enumerate(cells):
+        if cell.startswith("# Parameters\n"):
+            lines = [ast.parse(c).body for c in (cells[number - 1], cell)]
+            known = {at.target.id: ast.literal_eval(at.value) for at in lines[0]}  # typed literals
+            given = {at.targets[0].id: shell.user_ns[at.targets[0].id] for at in lines[1]}
+            config.checked(known, given, "this notebook")
 
 
 def interactive() -> bool:

@@ -13,13 +13,17 @@ from ppfer.twin.acting import DIFFICULTY
 
 def parser() -> argparse.ArgumentParser:
     """The parser; a command's name is in ``command``."""
+    raw = argparse.RawDescriptionHelpFormatter
+    examples = (example.partition("\n")[0] for *_, example in COMMANDS.values())
     top = argparse.ArgumentParser(
-        prog="ppfer", description="Facial expression recognition with identity removed from video."
+        prog="ppfer",
+        description="Facial expression recognition with identity removed from video.",
+        epilog="examples:\n  " + "\n  ".join(examples) + "\n\nmore: ppfer COMMAND --help",
+        formatter_class=raw,
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(required=True, metavar="command", dest="command")
     for name, (describe, say, example) in COMMANDS.items():
-        raw = argparse.RawDescriptionHelpFormatter
         added = commands.add_parser(
             name, help=say, description=say, epilog=f"example:\n  {example}", formatter_class=raw
         )
@@ -49,6 +53,27 @@ def _run(parser: argparse.ArgumentParser) -> None:
     add("--no-notebooks", action="store_true", help=without)
     keep = "keep outputs in notebooks/ and figures/ (synthetic data only)"
     add("--in-place", action="store_true", help=keep)
+
+
+def _batch(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    add = parser.add_argument
+    file = "TOML: names and lists, e.g. privacy.lr = [1e-5, 1e-4]"
+    add("grid_file", type=Path, nargs="?", metavar="GRID.toml", help=file)
+    axis = "an axis: a setting (as in --set), or a parameter of the notebooks"
+    add("--grid", action="append", default=[], metavar="NAME=VALUE,VALUE", help=axis)
+    books = "run these in every cell (as in ppfer run); default: the main run without Jupyter"
+    add("--notebooks", help=books)
+    stages = "make only these and what they stand on, e.g. privacy,attack/ppfer"
+    add("--stages", default="", help=stages)
+    add("--workers", type=int, default=2, help="processes, each with its share (default: 2)")
+    dask = "on a Dask cluster: a scheduler's address; alone, one started here"
+    add("--dask", nargs="?", const="local", default="", metavar="ADDRESS", help=dask)
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="RUN", help="folders of finished runs")
+    parser.add_argument("--runs-dir", type=Path, default=RUNS)
 
 
 def _seeds(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +131,20 @@ COMMANDS = {
         _run,
         "run the notebooks, headless and in order; finished stages are reused",
         "ppfer run --profile demo --seed 1",
+    ),
+    "batch": (
+        _batch,
+        "a grid of settings, stages they share made once: one run a cell, one table, one picture",
+        "ppfer batch --grid privacy.lr=1e-5,1e-4 --grid seed=0,1,2 --workers 2\n"
+        "  ppfer batch grid.toml --notebooks main --dask\n\n"
+        "A cell is a run of its own (see: ppfer runs), with its notebooks; one that fails keeps\n"
+        "failed.txt and the notebook as far as it came, and the others go on. The same command\n"
+        "goes on after Ctrl-C and tries again what failed. --name names the batch.",
+    ),
+    "compare": (
+        _compare,
+        "finished runs side by side: one table, one picture; several seeds: mean and spread",
+        "ppfer compare demo demo-seed1",
     ),
     "runs": (_runs, "list the runs there are and what tells them apart", "ppfer runs"),
     "seeds": (

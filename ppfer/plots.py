@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ppfer.measure import Rate
+from ppfer.measure import Rate, as_rate
 from ppfer.method.parts import band_split
 from ppfer.run import Run
 
@@ -205,6 +206,50 @@ def rates(
     axis.invert_yaxis()
     axis.legend(fontsize=8, loc="best")
     return figure
+
+
+def compared(rows: Sequence[Mapping]) -> Figure:
+    """Runs side by side: a panel per measure, a line per run or combination of settings, a colour
+    per approach; every share in % with its 95 % interval, other numbers as they are.
+
+    Args:
+        rows: as `ppfer.publish.side_by_side` gives them; means over seeds are left out, since each
+            seed has its point.
+    """
+    points = []
+    for row in rows:
+        at = list(row).index("approach")
+        rest = [f"{k.split('.')[-1]}={row[k]}" for k in list(row)[1:at] if k != "seed"]
+        for key in list(row)[at + 1 :]:
+            share, spread = as_rate(row[key]), [row[key]] * 3
+            if isinstance(share, Rate):
+                key, spread = f"{key}, %", [100 * v for v in (share.value, *share.interval)]
+            if share is None or isinstance(share, Rate):
+                points.append((", ".join(rest) or row["run"], row["approach"], key, *spread))
+    table = pd.DataFrame(points, columns=["run", "approach", "measure", "value", "low", "high"])
+    lines, named = list(table.run.unique()), list(table.approach.unique())
+    shift = table.approach.map(named.index) - (len(named) - 1) / 2
+    table["line"] = table.run.map(lines.index) + 0.6 * shift / max(1, len(named))
+    grid = sns.relplot(
+        table,
+        x="value",
+        y="line",
+        hue="approach",
+        style="approach",
+        col="measure",
+        col_wrap=2,
+        height=1.6 + 0.3 * len(lines),
+        aspect=3.2 / (1.6 + 0.3 * len(lines)),
+        facet_kws={"sharex": False},
+    )
+    for name, axis in grid.axes_dict.items():
+        own = table[table.measure == name]
+        axis.hlines(own.line, own.low, own.high, color="0.6", linewidth=1, zorder=0)
+        axis.set_xlim((-2, 102) if name.endswith("%") else None)
+    grid.set(yticks=range(len(lines)), yticklabels=lines, xlabel="", ylabel="")
+    grid.set_titles("{col_name}")
+    grid.axes.flat[0].invert_yaxis()
+    return grid.figure
 
 
 def confusion(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:

@@ -4,6 +4,7 @@ by side, README blocks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -12,9 +13,8 @@ from pathlib import Path
 
 import matplotlib
 
-from ppfer import measure, plots
-from ppfer.config import REPO, Config, PpferError, load_config
-from ppfer.device import write_json
+from ppfer import device, measure, plots
+from ppfer.config import REPO, Config, PpferError, dotted, load_config, near, to_dict
 from ppfer.folders import ASIDE, run_name
 from ppfer.run import Run
 
@@ -40,7 +40,7 @@ def publish(run: Run) -> None:
     main = folder / "main.json"
     if main.exists():
         measure.write_table(readme_rows(json.loads(main.read_text())), folder, "readme")
-    write_json(folder / "manifest.json", finished(run.dir))
+    device.write_json(folder / "manifest.json", finished(run.dir))
     plots.theme()
     for name, figure in plots.overview(run).items():
         figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=110)
@@ -94,6 +94,67 @@ def over_seeds(profile: str, settings: dict, runs_dir: Path, seeds: Sequence[str
     return measure.write_table(measure.over_seeds(tables), runs_dir / "tables", name)
 
 
+def side_by_side(results: Sequence[tuple[str, dict, list[dict]]]) -> list[dict]:
+    """Tables of several runs as one; runs that differ only in their seed have rows of their own and
+    one of all, mean and spread.
+
+    Args:
+        results: of each run its name, what tells it from the others, and its rows.
+
+    Returns:
+        Rows "run", what tells runs apart, "approach" and what was measured.
+    """
+    alike: dict[str, list] = {}
+    for run, said, rows in results:
+        same = {key: value for key, value in said.items() if key != "seed"}
+        rows = [{k: v for k, v in row.items() if k != "what_ran"} for row in rows]
+        alike.setdefault(json.dumps(same, default=str), []).append((run, said, rows))
+    found = []
+    for group in alike.values():
+        found += [{"run": run, **said, **row} for run, said, rows in group for row in rows]
+        seeds = [said.get("seed") for _, said, _ in group]
+        if len(set(seeds)) < 2:
+            continue
+        with contextlib.suppress(PpferError):  # they measured other clips: no mean of those
+            of = {**group[0][1], "seed": ", ".join(map(str, seeds))}
+            merged = measure.over_seeds([rows for *_, rows in group])
+            found += [{"run": f"{len(group)} seeds", **of, **row} for row in merged if len(row) > 1]
+    return found
+
+
+def told_apart(folders: Sequence[Path]) -> list[tuple[str, dict, list[dict]]]:
+    """Finished runs for `side_by_side`: their main tables, and the settings in which they differ.
+
+    Raises:
+        PpferError: naming the run that is not there or not finished.
+    """
+    said = []
+    for folder in folders:
+        if not (folder / "run.json").exists():
+            known = [path.parent.name for path in folder.parent.glob("*/run.json")]
+            raise PpferError(f"there is no run {folder}{near(folder.name, known)}; see: ppfer runs")
+        if not (folder / "tables" / "main.json").exists():
+            raise PpferError(f"{folder} has no tables/main.json yet: finish it with ppfer run")
+        said.append(json.loads((folder / "run.json").read_text()))
+    keys = dict.fromkeys(key for run in said for key in run["differs"])
+    own = [dotted(to_dict(load_config(run["profile"]))) | run["differs"] for run in said]
+    own = [{"profile": run["profile"], **{k: o[k] for k in keys}} for run, o in zip(said, own)]
+    telling = [k for k in ("profile", *keys) if len({str(o[k]) for o in own}) > 1]
+    tables = [json.loads((folder / "tables" / "main.json").read_text()) for folder in folders]
+    apart = [{k: o[k] for k in telling} for o in own]
+    return [(folder.name, *rest) for folder, *rest in zip(folders, apart, tables)]
+
+
+def write_side_by_side(results: Sequence[tuple], folder: Path, name: str) -> list[dict]:
+    """The one table of `side_by_side` and its picture, ``<name>.json``, ``.md`` and ``.png``."""
+    rows = side_by_side(results)
+    matplotlib.use("Agg")
+    plots.theme()
+    with device.atomic(folder / f"{name}.png") as partial:
+        plots.compared(rows).savefig(partial, bbox_inches="tight", dpi=110)
+    return measure.write_table(rows, folder, name)
+
+
 def publish_seeds(
     profile: str, settings: dict, runs_dir: Path, seeds: Sequence[str], rows: list[dict]
 ) -> None:
@@ -102,7 +163,7 @@ def publish_seeds(
     made = {folder.name: finished(folder) for folder, _ in runs}
     folder = REPO / "figures" / profile
     measure.write_table(rows, folder, "seeds")
-    write_json(
+    device.write_json(
         folder / "seeds_manifest.json", {run: stages for run, stages in made.items() if stages}
     )
     fill_pages()

@@ -11,20 +11,22 @@ registered by being imported.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from ppfer import measure
-from ppfer.config import Config, PpferError, digest
+from ppfer.config import Config, PpferError, digest, near
 from ppfer.device import (
     atomic,
     device_name,
@@ -93,8 +95,31 @@ class Run:
 
         None without `load`.
         """
-        finished = self.has(name)
+        with self._in_turn(name):
+            return self._make(name, load)
+
+    @contextlib.contextmanager
+    def _in_turn(self, name: str) -> Iterator[None]:
+        """While a stage is made: no other program makes the same one. It waits, and finds it."""
+        lock = FileLock(self.dir.parent / ".making" / f"{self.key(name)}.lock")
+        if not is_main() or self.has(name):
+            yield
+            return
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            print(f"{name} is being made by another program; waiting for it", flush=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _make(self, name: str, load: bool) -> Any:
         wait_for_everyone()
+        finished = self.has(name)
+        wait_for_everyone()  # all have looked before anyone finishes it
         if not finished:
             folder = self._begin(name)
             wait_for_everyone()
@@ -182,7 +207,8 @@ class Run:
         """A stage to be made: what it keeps while it is made goes with it."""
         kind, _, value = name.partition("/")
         if kind not in self.stages:
-            raise PpferError(f"unknown stage '{name}'; known: {', '.join(self.stages)}")
+            meant = near(kind, self.stages)
+            raise PpferError(f"unknown stage '{name}'{meant}; known: {', '.join(self.stages)}")
         return self.stages[kind](self, value)
 
     def protector(self, name: str) -> Protector:
@@ -192,7 +218,8 @@ class Run:
             PpferError: if there is none.
         """
         if name not in self.protectors:
-            raise PpferError(f"unknown protector '{name}'; known: {', '.join(self.protectors)}")
+            meant, known = near(name, self.protectors), ", ".join(self.protectors)
+            raise PpferError(f"unknown protector '{name}'{meant}; known: {known}")
         return self.protectors[name]
 
     def place(self, name: str) -> Path:
@@ -216,10 +243,7 @@ class Run:
         """
         folder, key = self.dir / name, self.key(name)
         if is_main():
-            write_json(
-                self.dir / "run.json",
-                {"profile": self.config.profile, "differs": differences(self.config)},
-            )
+            self.introduce()
             mark = folder / "started.json"
             begun = json.loads(mark.read_text())["key"] if mark.exists() else ""
             # of other stages in sub-folders, privacy/frames in privacy, nothing is touched
@@ -235,6 +259,11 @@ class Run:
                     shutil.rmtree(child) if child.is_dir() else child.unlink()
             write_json(mark, {"key": key})
         return folder
+
+    def introduce(self) -> None:
+        """Say in its folder what this run is."""
+        said = {"profile": self.config.profile, "differs": differences(self.config)}
+        write_json(self.dir / "run.json", said)
 
     def _finish(self, stage: Stage, folder: Path, summary: dict, seconds: float) -> None:
         if not is_main():

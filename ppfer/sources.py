@@ -52,14 +52,14 @@ class Decoded(Stage):
                 seed=0,
                 difficulty=config.difficulty,
                 device=self.run.device,
-                progress=Progress(f"{self.name}: rendering", count).update,
+                progress=Progress(f"{self.name}: rendering", count, "clips").update,
                 **shape,
             )
             source = {"generated": self.name}
             store = ClipStore.from_array(folder, pixels.split(64), table, source=source)
         else:
             index = chosen_clips(config, wild=self.wild)
-            progress = Progress(f"{self.name}: decoding", len(index.table))
+            progress = Progress(f"{self.name}: decoding", len(index.table), "clips")
             store = ClipStore.build(index, folder, progress=progress.update, **shape)
         return {"clips": len(store), "rejected": len(store.rejected), "sha256": store.hash}
 
@@ -190,7 +190,7 @@ class Protected(Stage):
             device=run.device,
             batch=CLIPS_A_PASS,
             name=what.name,
-            on_batch=Progress(self.name, len(clips)).update,
+            on_batch=Progress(self.name, len(clips), "clips").update,
             rows=what.rows,
             precision=config.precision,
         )

@@ -311,7 +311,7 @@ def fit(
     state, steps = loop.state, config.steps
     look_every = max(1, math.ceil(steps / max(1, config.evals)))
     log_every = max(1, steps // 40)
-    progress = Progress(name, steps)
+    progress = Progress(name, steps, "steps")
     began = saved_at = time.monotonic()
     before = state["seconds"]
     objective.train()

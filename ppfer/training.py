@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ppfer import fast, nets
-from ppfer.config import PpferError, Train, digest, pick
+from ppfer.config import Train, digest, pick
 from ppfer.stage import Stage
 from ppfer.train import Batches, fit
 from ppfer.weights import load_weights
@@ -57,17 +57,7 @@ class Training(Stage):
         return int(digest({"seed": self.config.seed, "stage": self.draws_as}), 16) % 2**31
 
     def selected(self) -> Callable[[dict], list[float]] | None:
-        """`rule`, unless the settings ask for the last weights.
-
-        Raises:
-            PpferError: for a selection that does not exist.
-        """
-        known = ("best", "least-change", "last")  # least-change is what privacy calls its best
-        if self.train.select not in known:
-            raise PpferError(
-                f"{self.trains or self.kind}.select takes {', '.join(known)}, not "
-                f"'{self.train.select}'"
-            )
+        """`rule`, unless the settings ask for the last weights."""
         return None if self.train.select == "last" else self.rule()
 
     def net(self) -> nn.Module:

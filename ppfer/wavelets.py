@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ppfer import banded
 from ppfer.banded import Axis, Band, Step, Transform, slot
-from ppfer.config import PpferError
+from ppfer.config import PpferError, near
 
 AXES = {"hw": (3, 4), "t": (1,), "thw": (1, 3, 4)}  # dimensions of (B, T, 3, H, W)
 
@@ -128,9 +128,11 @@ def _wavedec_of_identity(n: int, wavelet: str, level: int, mode: str) -> list[np
 def _check_options(wavelet: str, level: int, mode: str) -> None:
     known = pywt.wavelist(kind="discrete")
     if wavelet not in known:
-        raise PpferError(f"unknown discrete wavelet '{wavelet}'; known: {', '.join(known)}")
+        meant = near(wavelet, known)
+        raise PpferError(f"unknown discrete wavelet '{wavelet}'{meant}; known: {', '.join(known)}")
     if mode not in pywt.Modes.modes:
-        raise PpferError(f"unknown boundary mode '{mode}'; known: {', '.join(pywt.Modes.modes)}")
+        meant, known = near(mode, pywt.Modes.modes), ", ".join(pywt.Modes.modes)
+        raise PpferError(f"unknown boundary mode '{mode}'{meant}; known: {known}")
     if not isinstance(level, int) or level < 1:
         raise PpferError(f"the level is a whole number of at least 1, not {level!r}")
 

@@ -53,7 +53,7 @@ class FoundFaces(Stage):
 
     def make(self, folder: Path) -> dict:
         clips = self.run.tensor("clips")
-        progress, parts = Progress(self.name, len(clips)), []
+        progress, parts = Progress(self.name, len(clips), "clips"), []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for part in pool.map(surest, clips.split(CLIPS)):
                 parts.append(part)

@@ -207,7 +207,7 @@ class Landmarks(Stage):
 
     def find(self) -> list[np.ndarray]:
         """(T, 68, 2) of each clip, from the head model or by dlib."""
-        run, progress = self.run, Progress("landmarks", len(self.run.table))
+        run, progress = self.run, Progress("landmarks", len(self.run.table), "clips")
         origin, found = twin_origin(self.config), []
         if origin is None:
             if why := swap_missing(run):

@@ -1,0 +1,249 @@
+"""A grid of cells: what they share is made once, what fails stays apart, what is there is used."""
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from filelock import FileLock
+from papermill.translators import PythonTranslator
+
+from ppfer import batch, cli, execute, grid, measure, notebook
+from ppfer.config import PpferError, load_config
+from ppfer.device import write_json
+from ppfer.run import Run
+from ppfer.stage import Stage, stage
+from ppfer.train import interruptible
+
+
+@stage("shared", settings=("size",), notebook="00")
+class Shared(Stage):
+    """Stands below several cells; notes that it was made."""
+
+    def make(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (self.run.dir.parent / "made.txt").open("a") as file:
+            file.write(self.name + "\n")
+        self.work(folder)
+        return {"test": {"plr": {"k": self.config.seed, "n": 10}}}
+
+    def work(self, folder):
+        time.sleep(0.05)
+
+    def load(self, folder):
+        return None
+
+
+@stage("own", needs=("shared",), settings=("seed", "frames", "val"), notebook="01")
+class Own(Shared):
+    """A cell's own; fails at 13 frames, waits to be interrupted at 99."""
+
+    def work(self, folder):
+        if self.config.frames == 13:
+            raise ValueError("thirteen")
+        if self.config.frames == 99:
+            with interruptible() as stop:
+                (folder / "waiting").touch()
+                if stop.wait(60):
+                    (folder / "kept").touch()
+                    raise KeyboardInterrupt
+
+
+def opener(config, runs_dir):
+    return Run(config, runs_dir, "cpu", stages=(Shared, Own))
+
+
+def batch_of(folder, **axes) -> batch.Batch:
+    cells = grid.cells_of(axes, "smoke", {}, ())
+    return batch.Batch(cells, folder, folder / "batches" / "b", stages=("own",), opener=opener)
+
+
+def made(folder) -> list[str]:
+    path = folder / "made.txt"
+    return sorted(path.read_text().split()) if path.exists() else []
+
+
+# --- before anything starts -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--grid sed=0,1", r"unknown parameter 'sed' \(did you mean 'seed'\?\)"),
+        ("--grid seed=0,one", "parameter 'seed' takes int, got 'one'"),
+        ("--grid seed=", "axis 'seed' has no values"),
+        ("--grid seed=0,,1", "NAME=VALUE,VALUE without gaps"),
+        ("", "there is no axis"),
+        ("--grid seed=1,1.0", "two cells of the grid are the same run: seed=1"),
+        ("--grid bands.wavelet=haar,db99", r"'db99' \(did you mean 'db9'\?\)"),
+        ("--grid privacy_loss=paper,clampd", r"not 'clampd' \(did you mean 'clamped'\?\)"),
+        ("--grid seed=0 --stages privcy", r"'privcy' \(did you mean 'privacy'\?\)"),
+        ("--grid seed=0 --stages privacy --notebooks 03", "not both"),
+        ("--grid seed=0 --workers 0", "--workers takes a whole number from 1"),
+        ("--grid vidoe=a,b --notebooks 12", "of the notebooks alone: video"),
+        ("nothing.toml", "nothing.toml is no grid that can be read"),
+    ],
+)
+def test_a_wrong_grid_is_a_sentence_and_starts_nothing(tmp_path, capsys, options, says):
+    command = ["batch", "--profile", "smoke", "--runs-dir", str(tmp_path), *options.split()]
+    assert cli.main(command) == 2
+    assert re.search(says, said := capsys.readouterr().err), said
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_grid_in_a_file_and_axes_that_win(tmp_path):
+    file = tmp_path / "grid.toml"
+    file.write_text("privacy.lr = [1e-5, 1e-4]\nseed = 3\n")
+    assert grid.read_axes([], file) == {"privacy.lr": [1e-5, 1e-4], "seed": [3]}
+    axes = grid.read_axes(["seed=0,1"], file)
+    said = [cell.said for cell in grid.cells_of(axes, "smoke", {}, ())]
+    assert said == [{"privacy.lr": lr, "seed": seed} for lr in (1e-5, 1e-4) for seed in (0, 1)]
+
+
+def test_a_parameter_of_a_notebook_makes_cells_of_one_run_apart():
+    books = execute.notebooks("12")
+    cells = grid.cells_of({"video": ["a.mp4", "b.mp4"]}, "smoke", {}, books)
+    assert [cell.parameters for cell in cells] == [{"video": "a.mp4"}, {"video": "b.mp4"}]
+    assert len({cell.config.name for cell in cells}) == 2
+
+
+# --- cells that share -------------------------------------------------------------
+
+
+def test_shared_stages_are_made_once_and_a_failure_stays_apart(tmp_path):
+    axes = {"size": [32, 64], "frames": [4, 13], "seed": [1, 2]}
+    todo = batch_of(tmp_path, **axes)
+    assert "8 cells of 16 stages, 10 of them different; 18 tasks" in todo.summary()
+    batch.carry_out(todo, 1)
+    assert made(tmp_path) == ["own"] * 8 + ["shared"] * 2
+    assert sorted(todo.failures()) == [2, 3, 6, 7]
+    assert "own: ValueError: thirteen" in todo.failures()[2]
+    assert len(list(tmp_path.glob("*/failed.txt"))) == 4
+    assert [said["frames"] for _, said, _ in todo.results()] == [4] * 4
+
+    again = batch_of(tmp_path, **axes)  # what is done is done; what failed is tried again
+    assert "8 tasks left" in again.summary()
+    batch.carry_out(again, 1)
+    assert made(tmp_path) == ["own"] * 12 + ["shared"] * 2
+
+
+def test_a_failed_shared_stage_fails_its_cells_alone(tmp_path, monkeypatch):
+    work = Own.work
+    monkeypatch.setattr(Shared, "work", lambda self, folder: 1 / (self.config.size - 64))
+    monkeypatch.setattr(Own, "work", work)
+    todo = batch_of(tmp_path, size=[32, 64], seed=[1, 2])
+    batch.carry_out(todo, 1)
+    assert sorted(todo.failures()) == [2, 3] and len(todo.results()) == 2
+    assert all("shared: ZeroDivisionError" in said for said in todo.failures().values())
+
+
+def test_ctrl_c_and_the_same_command_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(Own, "work", lambda self, folder: signal.raise_signal(signal.SIGINT))
+    todo = batch_of(tmp_path, seed=[1, 2])
+    with pytest.raises(KeyboardInterrupt):
+        batch.carry_out(todo, 1)
+    assert made(tmp_path) == ["own", "shared"] and not todo.failures()
+    monkeypatch.undo()
+    again = batch_of(tmp_path, seed=[1, 2])
+    batch.carry_out(again, 1)
+    assert made(tmp_path).count("shared") == 1 and len(again.results()) == 2
+
+
+# --- several workers ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dask", ["", "local"])
+def test_two_workers_make_nothing_twice(tmp_path, dask):
+    if dask:
+        pytest.importorskip("distributed")
+    todo = batch_of(tmp_path, size=[32, 64], seed=[1, 2, 3])
+    batch.carry_out(todo, 2, dask)
+    assert made(tmp_path) == ["own"] * 6 + ["shared"] * 2
+    assert len(todo.results()) == 6 and not todo.failures()
+
+
+def test_ctrl_c_reaches_the_workers_once(tmp_path):
+    todo = batch_of(tmp_path, seed=[1, 2], frames=[99])
+
+    def interrupt():
+        while len(list(tmp_path.rglob("waiting"))) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        batch.carry_out(todo, 2)
+    assert len(list(tmp_path.rglob("kept"))) == 2 and not todo.failures()
+
+
+def test_a_small_grid_from_the_command_line(tmp_path, capsys):
+    command = "batch --profile smoke --stages identity --grid identity.lr=1e-3,3e-3 --grid seed=0,1"
+    command += f" --name few --set identity.steps=2 --runs-dir {tmp_path}"
+    assert cli.main(command.split()) == 0
+    said = capsys.readouterr().out
+    assert "4 cells of 12 stages, 7 of them different" in said and "4 of 4 cells" in said
+    assert max(map(len, said.split("identity\n")[1].split("With every")[0].splitlines())) <= 100
+    folder = tmp_path / "batches" / "few"
+    rows = json.loads((folder / "results.json").read_text())
+    assert [row["seed"] for row in rows] == [0, 1, "0, 1"] * 2
+    assert rows[2]["clip"]["k"] == [rows[i]["clip"]["k"] for i in (0, 1)]
+    assert (folder / "results.png").stat().st_size > 5000
+    assert len(list(tmp_path.glob("*/cell.json"))) == 4
+
+
+def test_a_stage_that_another_program_makes_is_waited_for(tmp_path, capsys):
+    run = opener(load_config("smoke"), tmp_path)
+    (tmp_path / ".making").mkdir()
+    lock = FileLock(tmp_path / ".making" / f"{run.key('shared')}.lock")
+    with lock:
+        waits = threading.Thread(target=run.make, args=("shared",))
+        waits.start()
+        time.sleep(0.2)
+        assert not run.has("shared")
+    waits.join(10)
+    assert run.has("shared") and "is being made by another program" in capsys.readouterr().out
+
+
+# --- runs side by side ----------------------------------------------------------------
+
+
+def test_runs_are_compared(tmp_path, capsys):
+    for name, differs, k in (("a", {}, 3), ("b", {"seed": 1}, 5), ("c", {"privacy.lr": 0.1}, 9)):
+        write_json(tmp_path / name / "run.json", {"profile": "smoke", "differs": differs})
+        rows = [{"approach": "PPFER (C)", "what_ran": "it", "plr": measure.Rate(k, 10)}]
+        measure.write_table(rows, tmp_path / name / "tables", "main")
+    assert cli.main(["compare", "a", "b", "c", "--runs-dir", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "seed=0, 1 lr=0.0005" in said and "40.0 ± 14.1 %" in said and "90.0 % (9/10)" in said
+    (table,) = (tmp_path / "tables").glob("compared-*.md")
+    assert "30.0 % (3/10; 10.8–60.3)" in table.read_text() and table.with_suffix(".png").exists()
+    assert cli.main(["compare", "aa", "b", "--runs-dir", str(tmp_path)]) == 2
+    assert "there is no run" in capsys.readouterr().err
+
+
+# --- papermill alone ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"sed": 1}, r"no parameter sed \(did you mean 'seed'\?\); it has profile, seed"),
+        ({"video": 3}, "'video' takes str, got 3"),
+        ({"seed": 1, "settings": {"size": 32}}, None),
+    ],
+)
+def test_papermill_alone_is_held_to_the_parameters(monkeypatch, given, says):
+    (path,) = execute.notebooks("12")
+    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    history = ["", cells[0], PythonTranslator.codify(given), cells[1]]
+    shell = SimpleNamespace(user_ns={"In": history, **given})
+    monkeypatch.setattr(notebook, "get_ipython", lambda: shell)
+    if not says:
+        return notebook._refuse_unknown()
+    with pytest.raises(PpferError, match=says):
+        notebook.start()
