@@ -157,6 +157,8 @@ class Run:
             stage = self.describe(name)
             inputs = {need: self.key(need) for need in stage.needs()}
             described = {"stage": name, "settings": stage.settings(), "inputs": inputs}
+            # the first is not said: keys from before there were versions stay what they were
+            described |= {"version": stage.version} if stage.version != 1 else {}
             self._keys[name] = digest(described)
         return self._keys[name]
 

@@ -313,7 +313,8 @@ def fit(
     log_every = max(1, steps // 40)
     progress = Progress(name, steps)
     began = saved_at = time.monotonic()
-    before = state["seconds"]
+    before, first = state["seconds"], state["step"]
+    start = total(net)
     objective.train()
     with interruptible() as stop:
         while state["step"] < steps:
@@ -355,6 +356,8 @@ def fit(
                 raise KeyboardInterrupt(f"{name} stopped at step {done}; the same command goes on")
             note = f"loss {state['loss']:.3f}" if math.isfinite(state["loss"]) else ""
             progress.update(done, note)
+    if first < steps and total(net) == start:
+        raise PpferError(f"{name}: no weight moved in {steps - first} steps; nothing was trained")
     if loop.main:
         save_weights(net, out / "last.safetensors")
         if evaluate is None:
@@ -366,6 +369,12 @@ def fit(
     objective.eval()
     summary = {"steps": state["step"], "seconds": round(state["seconds"], 2)}
     return summary | {key: state[key] for key in ("best_step", "best", "loss")}
+
+
+def total(net: nn.Module) -> float:
+    """The sum of all a network learns: another number once anything was learnt."""
+    learnt = [p.detach().double().sum() for p in net.parameters() if p.requires_grad]
+    return float(sum(learnt)) if learnt else float("nan")
 
 
 @contextlib.contextmanager
