@@ -100,6 +100,11 @@ def _read_file(path: Path) -> object:
                 "tensors alone: torch.save(model.state_dict(), PATH)"
             ) from error
     except Exception as error:
+        if "TorchScript" in str(error):
+            raise PpferError(
+                f"{path} cannot be read as weights: it is a TorchScript program; where it was "
+                "made, save the tensors alone: torch.save(model.state_dict(), PATH)"
+            ) from error
         reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
         raise PpferError(
             f"{path} cannot be read as weights ({reason}): cut short or damaged; fetch it again"
