@@ -14,7 +14,7 @@ from ppfer.children import inspected
 from ppfer.config import Config, PpferError, load_config, printable
 from ppfer.data import index
 from ppfer.deploy import protect_files
-from ppfer.device import Progress, is_main
+from ppfer.device import Progress, is_main, out_of_memory
 from ppfer.folders import RUNS, known_runs
 from ppfer.frames import Options
 from ppfer.measure import Rate, as_rate, cell_text
@@ -26,6 +26,14 @@ from ppfer.study import cost, tables
 
 FOR_GPUS = ("twin", "paper")
 WIDE = 100  # columns of a terminal
+TROUBLE = {  # of a machine, said in a sentence
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk's quota is used up",
+    errno.EROFS: "the disk can only be read",
+    errno.EACCES: "a file or folder may not be read or written",
+    errno.EPERM: "a file or folder may not be changed",
+    errno.EMFILE: "too many files are open",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,12 +47,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ppfer: stopped; the same command goes on from there", file=sys.stderr)
         return 130
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (OSError, MemoryError, RuntimeError) as error:
+        why = TROUBLE.get(getattr(error, "errno", None))
+        why = "the memory does not suffice" if out_of_memory(error) else why
+        if not why:
             raise
+        file = getattr(error, "filename", None)
+        where = printable(f" ({file})") if file else ""
         print(
-            "ppfer: the disk is full; free some space and run the same command again: finished "
-            "stages are kept",
+            f"ppfer: {why}{where}; change that and run the same command again: finished stages "
+            "are kept",
             file=sys.stderr,
         )
         return 2

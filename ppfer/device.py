@@ -63,20 +63,29 @@ def versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def fitting(what: str, device: torch.device, advice: str) -> Iterator[None]:
-    """Turn a GPU's lack of memory into a sentence that says what to change.
+    """Turn a lack of memory into a sentence that says what to change.
 
     Raises:
-        PpferError: in place of `torch.OutOfMemoryError`.
+        PpferError: in place of `torch.OutOfMemoryError` and its like.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not out_of_memory(error):
+            raise
         raise PpferError(
             f"{what} does not fit the memory of {device_name(device)}; run again with less at "
             "once, "
             f"e.g. {advice}. Finished stages whose settings stay the same are kept. `ppfer cost` "
             "says what each stage takes"
         ) from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, a GPU's or the machine's."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    words = ("allocate memory", "can't start new thread")
+    return isinstance(error, kinds) or any(word in str(error) for word in words)
 
 
 # --- processes of ``accelerate launch`` ---------------------------------------

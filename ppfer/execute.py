@@ -16,6 +16,7 @@ import papermill
 import psutil
 
 from ppfer.config import REPO, PpferError
+from ppfer.device import sweep
 
 NOTEBOOKS = REPO / "notebooks"
 MAIN = ("00", "01", "02", "03", "04", "05", "06", "07", "12")  # the whole method, once
@@ -63,6 +64,8 @@ def execute(path: Path, out: Path, **parameters: object) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
+    partial = out.with_name(f".{os.getpid():x}-0{out.suffix}")  # as `device.sweep` knows it
+    sweep(out.parent)
     with _relay() as progress, _interrupts():
         before = dict(
             os.environ
@@ -75,7 +78,7 @@ def execute(path: Path, out: Path, **parameters: object) -> None:
         try:
             papermill.execute_notebook(
                 str(path),
-                str(out),
+                str(partial),
                 given,
                 cwd=str(path.parent),
                 kernel_name="python3",
@@ -95,6 +98,8 @@ def execute(path: Path, out: Path, **parameters: object) -> None:
         finally:
             os.environ.clear()
             os.environ.update(before)
+            if partial.exists():
+                os.replace(partial, out)
 
 
 class _relay:

@@ -11,21 +11,31 @@ registered by being imported.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from ppfer import measure
 from ppfer.config import Config, PpferError, digest
-from ppfer.device import device_name, fitting, is_main, versions, wait_for_everyone, write_json
+from ppfer.device import (
+    device_name,
+    fitting,
+    is_main,
+    sweep,
+    versions,
+    wait_for_everyone,
+    write_json,
+)
 from ppfer.folders import ASIDE, RUNS, differences, run_name
 from ppfer.room import Room
 from ppfer.stage import Protector, Stage
@@ -67,6 +77,7 @@ class Run:
         self.stages = {cls.kind: cls for cls in stages}
         self.protectors = {protector.name: protector for protector in protectors}
         self.room = Room(self.device)
+        self._lock = FileLock(self.dir / ".lock")
         self._results: dict[str, Any] = {}
         self._keys: dict[str, str] = {}
         # described once: the data stages look at every file for it
@@ -88,20 +99,43 @@ class Run:
         finished = self.has(name)
         wait_for_everyone()
         if not finished:
-            folder = self._begin(name)
-            wait_for_everyone()
-            stage, began = self._new(name), time.monotonic()
-            if self.device.type == "cuda":
-                torch.cuda.set_device(self.device)  # what names no device goes where the run is
-                torch.cuda.init()  # the first stage may come before anything used the GPU
-                torch.cuda.reset_peak_memory_stats(self.device)
-            if is_main() or not stage.alone:
-                with fitting(name, self.device, stage.lighter()):
-                    summary = stage.make(folder)
-                self._finish(stage, folder, summary, time.monotonic() - began)
-            self._results.pop(name, None)
-            wait_for_everyone()
+            with self._alone(name):
+                wait_for_everyone()
+                if not self.has(name):  # another process may have made it while this one waited
+                    self._make(name)
+                self._results.pop(name, None)
+                wait_for_everyone()
         return self.get(name) if load else None
+
+    def _make(self, name: str) -> None:
+        folder = self._begin(name)
+        wait_for_everyone()
+        stage, began = self._new(name), time.monotonic()
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # what names no device goes where the run is
+            torch.cuda.init()  # the first stage may come before anything used the GPU
+            torch.cuda.reset_peak_memory_stats(self.device)
+        if is_main() or not stage.alone:
+            with fitting(name, self.device, stage.lighter()):
+                summary = stage.make(folder)
+            self._finish(stage, folder, summary, time.monotonic() - began)
+
+    @contextlib.contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """One command at a time makes stages in this folder; another waits, and says so."""
+        if not is_main():
+            yield
+            return
+        self.dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{name}: another process makes stages in {self.dir}; waiting", flush=True)
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def get(self, name: str) -> Any:
         """The result of a finished stage.
@@ -216,6 +250,7 @@ class Run:
             )
             mark = folder / "started.json"
             begun = json.loads(mark.read_text())["key"] if mark.exists() else ""
+            sweep(folder)
             # of other stages in sub-folders, privacy/frames in privacy, nothing is touched
             own = [c for c in folder.glob("*") if not (c / "started.json").exists()]
             if finished := _read(folder).get("key"):

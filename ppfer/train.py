@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ppfer import fast
 from ppfer.config import PpferError, Train
 from ppfer.device import Progress, atomic, autocast, rank, send, world
-from ppfer.weights import load_weights, save_weights
+from ppfer.weights import load_weights, save_weights, total
 
 CHECKPOINT_SECONDS = 30.0  # how much work a killed process may lose; Ctrl-C loses none
 
@@ -247,8 +247,11 @@ class Loop:
                 "running": self.running,
                 "since": self.since,
             }
-            with atomic(self.checkpoint) as partial:
-                torch.save(blob, partial)
+            try:
+                with atomic(self.checkpoint) as partial:
+                    torch.save(blob, partial)
+            except RuntimeError as error:  # torch's word for a disk that takes no more
+                raise PpferError(f"{self.checkpoint} could not be written: {error}") from error
 
     def resume(self) -> None:
         """Go on from the checkpoint if there is one; forget what the log says of later steps."""
@@ -369,12 +372,6 @@ def fit(
     objective.eval()
     summary = {"steps": state["step"], "seconds": round(state["seconds"], 2)}
     return summary | {key: state[key] for key in ("best_step", "best", "loss")}
-
-
-def total(net: nn.Module) -> float:
-    """The sum of all a network learns: another number once anything was learnt."""
-    learnt = [p.detach().double().sum() for p in net.parameters() if p.requires_grad]
-    return float(sum(learnt)) if learnt else float("nan")
 
 
 @contextlib.contextmanager

@@ -248,6 +248,12 @@ def fetch(published: Weights | WeightsEnum, option: str) -> Mapping[str, Tensor]
         ) from error
 
 
+def total(net: nn.Module) -> float:
+    """The sum of all a network learns: another number once anything was learnt."""
+    learnt = [p.detach().double().sum() for p in net.parameters() if p.requires_grad]
+    return float(sum(learnt)) if learnt else float("nan")
+
+
 def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.replace(COMPILED, ""): value for name, value in state.items()}
 
