@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from ppfer import study, twin
+from ppfer import audit, study, twin
 from ppfer.children import inspected
 from ppfer.config import Config, PpferError, load_config, printable
 from ppfer.data import index
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ppfer: stopped; the same command goes on from there", file=sys.stderr)
         return 130
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
         why = TROUBLE.get(getattr(error, "errno", None))
         why = "the memory does not suffice" if out_of_memory(error) else why
         if not why:
@@ -128,12 +128,15 @@ def _run(args: argparse.Namespace) -> None:
             ):  # at once: the comparisons take longer, and may be stopped
                 publish.publish(run)
     else:
-        chosen = execute.notebooks(args.notebooks)
+        chosen, config = execute.notebooks(args.notebooks), run.config
+        shown = args.allow_real_faces or config.generate
+        shown = shown or audit.synthetic(config.data, config.wild)
         for number, path in enumerate(chosen, 1):
             print(f"[{number}/{len(chosen)}] {path.name}", flush=True)
             out = run.dir / "notebooks" / path.name
             parameters = {"profile": args.profile, "seed": args.seed, "settings": settings}
-            execute.execute(path, out, runs_dir=args.runs_dir.resolve(), **parameters)
+            hide = None if shown else [str(name) for name in run.get("clips").table["clip"]]
+            execute.execute(path, out, hide, runs_dir=args.runs_dir.resolve(), **parameters)
             if args.in_place:
                 execute.keep(out, path)
         if args.in_place:
@@ -312,7 +315,23 @@ def leaked(run: Run, name: str) -> str:
     return "\n".join([*lines, promise])
 
 
+# --- whose faces lie where ------------------------------------------------------
+
+
+def _audit(args: argparse.Namespace) -> None:
+    rows = audit.audit(args.runs_dir, args.data)
+    print(_plain(rows) if rows else "nothing there shows or names a person")
+    print("Networks trained on these people are kept by `ppfer clean`, and not listed.")
+
+
+def _clean(args: argparse.Namespace) -> None:
+    removed = audit.clean(args.runs_dir, args.data)
+    print(f"{removed} files removed; no clip's name and no piece of a frame was found in the rest")
+
+
 COMMANDS = {
+    "audit": _audit,
+    "clean": _clean,
     "run": _run,
     "runs": _runs,
     "seeds": _seeds,

@@ -84,7 +84,7 @@ def fitting(what: str, device: torch.device, advice: str) -> Iterator[None]:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, a GPU's or the machine's."""
     kinds = (MemoryError, torch.OutOfMemoryError)
-    words = ("allocate memory", "can't start new thread")
+    words = ("allocate memory", "start new thread", "create a primitive", "failed to map segment")
     return isinstance(error, kinds) or any(word in str(error) for word in words)
 
 
@@ -152,6 +152,14 @@ def sweep(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > 60:
                 path.unlink()
+
+
+def private(folder: Path) -> None:
+    """Make a folder that is its owner's alone: whatever lies in it is out of others' reach."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        with contextlib.suppress(PermissionError):  # another's folder: theirs to decide
+            folder.chmod(0o700)
 
 
 def write_json(path: str | Path, value: object) -> None:

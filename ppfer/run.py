@@ -31,6 +31,7 @@ from ppfer.device import (
     device_name,
     fitting,
     is_main,
+    private,
     sweep,
     versions,
     wait_for_everyone,
@@ -126,7 +127,7 @@ class Run:
         if not is_main():
             yield
             return
-        self.dir.mkdir(parents=True, exist_ok=True)
+        private(self.dir)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:

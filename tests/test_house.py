@@ -25,7 +25,7 @@ FLOORS = (
     "folders room stage run training sources method",
     "study",
     "plots notebook",
-    "options deploy execute publish cli __main__",
+    "audit options deploy execute publish cli __main__",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 LONGEST, IMPORTS_INSIDE, DEEPEST = 400, 15, 1

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import psutil
 
-from ppfer import measure, store, train
+from ppfer import execute, measure, publish, store, train
 from ppfer.cli import main
 from ppfer.video import writer
 
+LOADED = (execute, publish)  # once, not in every child
 MOMENTS = {  # where a program can be killed: (owner, name) of a function that is called there
     "decode": (store._Rows, "append"),
     "train": (train.Loop, "step"),
