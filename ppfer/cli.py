@@ -14,7 +14,7 @@ from ppfer.children import inspected
 from ppfer.config import Config, PpferError, load_config, printable
 from ppfer.data import index
 from ppfer.deploy import protect_files
-from ppfer.device import Progress, is_main, out_of_memory
+from ppfer.device import Progress, is_main, out_of_memory, world
 from ppfer.folders import RUNS, known_runs
 from ppfer.frames import Options
 from ppfer.measure import Rate, as_rate, cell_text
@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
         why = TROUBLE.get(getattr(error, "errno", None))
         why = "the memory does not suffice" if out_of_memory(error) else why
+        if world() > 1 and "by peer" in str(error):
+            why = "another process of this run has ended"
         if not why:
             raise
         file = getattr(error, "filename", None)

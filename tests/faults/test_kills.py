@@ -81,7 +81,7 @@ def test_killed_anywhere_a_run_goes_on_and_ends_the_same(quiet, tmp_path):
             if kind == "any" and not free:
                 seconds = float(rng.uniform(0.2, 4))
             elif not free:
-                most = max(1, calls[kind] // int(rng.integers(1, 5)))
+                most = max(1, calls[kind] // int(rng.integers(4, 12)))
                 number = int(rng.integers(1, most + 1))
                 what = dying(what, MOMENTS, kind, number, bool(rng.integers(2)))
             code = forked(what, tmp_path / "said", seconds)
