@@ -359,7 +359,8 @@ def fit(
                 raise KeyboardInterrupt(f"{name} stopped at step {done}; the same command goes on")
             note = f"loss {state['loss']:.3f}" if math.isfinite(state["loss"]) else ""
             progress.update(done, note)
-    if first < steps and total(net) == start:
+    # where the loss is 0 from the start there is nothing to learn
+    if first < steps and state["loss"] and total(net) == start:
         raise PpferError(f"{name}: no weight moved in {steps - first} steps; nothing was trained")
     if loop.main:
         save_weights(net, out / "last.safetensors")
