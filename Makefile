@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: run test tables lab lint notebooks bench install clean
+.PHONY: run test test-faults tables lab lint notebooks bench install clean
 
 run: install  ## the whole method on the shipped clips: notebooks 00-07 and 12
 	$(BIN)/ppfer run
@@ -16,6 +16,10 @@ test: lint  ## the tests, every notebook under profile smoke among them
 lint: install  ## format and checks of the code, notebooks included
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/python tests/vulnerabilities.py
+
+test-faults: install  ## killed, starved, lied to: the quick half in minutes; FULL=1 for all of it
+	$(BIN)/python -m pytest tests/faults -m "$(if $(FULL),,not full)" $(if $(FULL),--write-counts)
 
 lab: install  ## JupyterLab on localhost
 	$(BIN)/jupyter lab --ip localhost $(if $(filter 0,$(shell id -u)),--allow-root) notebooks

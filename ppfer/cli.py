@@ -7,33 +7,33 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from ppfer import study, twin
+from ppfer import audit, study, twin
 from ppfer.children import inspected
-from ppfer.config import REPO, Config, PpferError, digest, load_config, printable
+from ppfer.config import Config, PpferError, digest, load_config, printable
 from ppfer.data import index
 from ppfer.deploy import protect_files
-from ppfer.device import Progress, is_main
+from ppfer.device import Progress, is_main, out_of_memory, world
 from ppfer.folders import RUNS, known_runs
 from ppfer.frames import Options
-from ppfer.measure import Rate, as_rate, cell_text
+from ppfer.measure import as_rate, cell_text
 from ppfer.method.parts import band_split
 from ppfer.options import parser
 from ppfer.protect import deployed
 from ppfer.run import MissingInput, Run
-from ppfer.stage import Protector
 from ppfer.study import cost, tables
+from ppfer.telling import closed_set, leaked, leaked_by, plain
 
 FOR_GPUS = ("twin", "paper")
-WIDE = 100  # columns of a terminal
-LIVE = REPO / "figures" / "twin" / "live.json"  # what attackers who learn read from each protector
-PROMISE = (
-    "It lets through how a face moves and nothing else of it. Not promised: that nobody is known "
-    "by their way of moving, by spectacles that are read as a movement, by voice, body, clothes or "
-    "surroundings; nor that what it shows is what was felt."
-)
+TROUBLE = {  # of a machine, said in a sentence
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk's quota is used up",
+    errno.EROFS: "the disk can only be read",
+    errno.EACCES: "a file or folder may not be read or written",
+    errno.EPERM: "a file or folder may not be changed",
+    errno.EMFILE: "too many files are open",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,12 +47,18 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ppfer: stopped; the same command goes on from there", file=sys.stderr)
         return 130
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        why = TROUBLE.get(getattr(error, "errno", None))
+        why = "the memory does not suffice" if out_of_memory(error) else why
+        if world() > 1 and "by peer" in str(error):
+            why = "another process of this run has ended"
+        if not why:
             raise
+        file = getattr(error, "filename", None)
+        where = printable(f" ({file})") if file else ""
         print(
-            "ppfer: the disk is full; free some space and run the same command again: finished "
-            "stages are kept",
+            f"ppfer: {why}{where}; change that and run the same command again: finished stages "
+            "are kept",
             file=sys.stderr,
         )
         return 2
@@ -131,12 +137,15 @@ def _run(args: argparse.Namespace) -> None:
             ):  # at once: the comparisons take longer, and may be stopped
                 publish.publish(run)
     else:
-        chosen = execute.notebooks(args.notebooks)
+        chosen, config = execute.notebooks(args.notebooks), run.config
+        shown = args.allow_real_faces or config.generate
+        shown = shown or audit.synthetic(config.data, config.wild)
         for number, path in enumerate(chosen, 1):
             print(f"[{number}/{len(chosen)}] {path.name}", flush=True)
             out = run.dir / "notebooks" / path.name
             parameters = {"profile": args.profile, "seed": args.seed, "settings": settings}
-            execute.execute(path, out, runs_dir=args.runs_dir.resolve(), **parameters)
+            hide = None if shown else [str(name) for name in run.get("clips").table["clip"]]
+            execute.execute(path, out, hide, runs_dir=args.runs_dir.resolve(), **parameters)
             if args.in_place:
                 execute.keep(out, path)
         if args.in_place:
@@ -155,7 +164,7 @@ def _report(run: Run, seconds: float, *, executed: bool) -> None:
         path = run.dir / "tables" / f"{name}.json"
         if path.exists():
             rows = json.loads(path.read_text())
-            print("\n" + _plain(rows))
+            print("\n" + plain(rows))
             if name == "main" and (seen := as_rate(rows[0]["plr"])).value < 0.5:
                 print(
                     f"The validator names {seen} of the originals: too few for its word on "
@@ -167,43 +176,6 @@ def _report(run: Run, seconds: float, *, executed: bool) -> None:
         "Next: `make lab` to step through them, `ppfer protect VIDEO --out DIR` for your own "
         "video, --data DIR for your own clips."
     )
-
-
-def _plain(rows: list[dict]) -> str:
-    """Rows as aligned columns for a terminal; the long "what_ran" column is left to the files.
-
-    A table that is wider than a terminal is turned on its side, or else cut between columns.
-    """
-    columns = [c for c in dict.fromkeys(key for row in rows for key in row) if c != "what_ran"]
-    table = [columns, *([_short(row.get(c, "")) for c in columns] for row in rows)]
-    lines = _aligned(table)
-    turned = _aligned(list(zip(*table, strict=True)))
-    if len(lines[0]) > WIDE >= len(turned[0]):
-        lines = turned
-    if len(lines[0]) > WIDE and len(columns) > 2:
-        first, *rest = columns
-        half = (len(rest) + 1) // 2
-        parts = [
-            [{c: row.get(c, "") for c in (first, *some)} for row in rows]
-            for some in (rest[:half], rest[half:])
-        ]
-        return "\n\n".join(map(_plain, parts))
-    return "\n".join(lines)
-
-
-def _short(cell: object) -> str:
-    """A cell with its count, without its interval: "96.9 % (286/295)"."""
-    share = as_rate(cell)
-    return share.short if isinstance(share, Rate) else cell_text(cell)
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    padded = ([v.ljust(w) for v, w in zip(line, widths, strict=True)] for line in table)
-    return ["  ".join(line) for line in padded]
-
-
-# --- several runs ---------------------------------------------------------------
 
 
 def _batch(args: argparse.Namespace) -> int:
@@ -260,7 +232,7 @@ def _show(rows: list[dict]) -> None:
             label = " ".join(f"{k.split('.')[-1]}={cell_text(row[k])}" for k in told)
             short = {k: s.short if (s := as_rate(row[k])) else cell_text(row[k]) for k in seen}
             lines.append({"run": label or row["run"], **short})
-        print(f"\n{approach}\n{_plain(lines)}")
+        print(f"\n{approach}\n{plain(lines)}")
 
 
 # --- other commands -----------------------------------------------------------
@@ -273,14 +245,14 @@ def _seeds(args: argparse.Namespace) -> None:
     if args.in_place and "data" in settings:
         raise PpferError("--in-place keeps results on the synthetic clips only")
     rows = publish.over_seeds(args.profile, settings, args.runs_dir, seeds)
-    print(_plain(rows))
+    print(plain(rows))
     if args.in_place:
         publish.publish_seeds(args.profile, settings, args.runs_dir, seeds, rows)
 
 
 def _runs(args: argparse.Namespace) -> None:
     rows = known_runs(args.runs_dir)
-    print(_plain(rows) if rows else f"there are no runs in {args.runs_dir} yet")
+    print(plain(rows) if rows else f"there are no runs in {args.runs_dir} yet")
 
 
 def _data(args: argparse.Namespace) -> None:
@@ -370,47 +342,23 @@ def _said(args: argparse.Namespace) -> str:
     return " ".join(words)
 
 
-def closed_set(run: Run) -> str:
-    """For whom a trained protector was made."""
-    actors = len(run.classes("actor"))
-    return (
-        f"{run.dir.name} was trained on {actors} people in {run.config.data} and measured on "
-        "those alone: nothing was measured for anybody else."
-    )
+# --- whose faces lie where ------------------------------------------------------
 
 
-def leaked(run: Run, name: str) -> str:
-    """What a protector leaked when it was measured, and what that does not promise."""
-    path, title = run.dir / "tables" / "leakage.json", run.protector(name).title
-    rows = json.loads(path.read_text()) if path.exists() else []
-    rows = [row for row in rows if row["approach"] == title]
-    if not rows:
-        return f"How much {title} leaks was not measured in this run: ppfer run --notebooks 07"
-    people = len(run.classes("actor"))
-    lines = [f"What {title} leaked on this run's test clips ({people} people, still named):"]
-    for row in rows:
-        worst = max((k for k in row if as_rate(row[k])), key=lambda k: as_rate(row[k]).value)
-        said = f"{cell_text(row['random_frame'])} of random frames"
-        worst = f"worst attacker ({worst}): {cell_text(row[worst])}"
-        lines.append(f"  validator {row['validator']}: {said}; {worst}")
-    promise = "This is no promise for other people, other cameras, body, clothes or surroundings."
-    return "\n".join([*lines, promise])
+def _audit(args: argparse.Namespace) -> None:
+    rows = audit.audit(args.runs_dir, args.data)
+    print(plain(rows) if rows else "nothing there shows or names a person")
+    print("Networks trained on these people are kept by `ppfer clean`, and not listed.")
 
 
-def leaked_by(protector: Protector, path: Path = LIVE) -> str:
-    """What a protector of anybody leaked on the synthetic actors, and what it does not promise."""
-    rows = json.loads(path.read_text()) if path.exists() else []
-    rows = [row for row in rows if row["approach"] == protector.title]
-    lines = [f"How much {protector.title} leaks was not measured: {path} says nothing of it."]
-    if rows:
-        shares = {key: as_rate(cell) for key, cell in rows[0].items() if not key.startswith("acc")}
-        named = [f"{key}: {cell_text(share)}" for key, share in shares.items() if share]
-        lines = [f"People still named behind {protector.title}, synthetic ones that it never saw:"]
-        lines += [f"  {line}" for line in named]
-    return "\n".join([*lines, PROMISE])
+def _clean(args: argparse.Namespace) -> None:
+    removed = audit.clean(args.runs_dir, args.data)
+    print(f"{removed} files removed; no clip's name and no piece of a frame was found in the rest")
 
 
 COMMANDS = {
+    "audit": _audit,
+    "clean": _clean,
     "run": _run,
     "batch": _batch,
     "compare": _compare,

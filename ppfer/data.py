@@ -288,14 +288,22 @@ def _index_folder(root: Path, **_: object) -> Found:
     videos = _videos(root)
     there = {normal(name): name for name in videos}
     names = [os.path.normpath(name.replace("\\", "/")) for name in table["path"]]
-    names = [n if (root / n).exists() else there.get(normal(n), n) for n in names]
+    names = [n if os.path.exists(root / n) else there.get(normal(n), n) for n in names]
     stems = [normal(Path(name).stem) for name in names]
+    records = table.to_dict("records")
+    said: dict[str, set[tuple[str, str]]] = {}
+    for name, labels in zip(names, records, strict=True):
+        said.setdefault(name, set()).add((labels["actor"], labels["emotion"].lower()))
     # else a clip is called by its whole path
     unique = len(set(stems)) == len({normal(name) for name in names})
     rows, rejected, seen = [], [], set()
-    for name, stem, labels in zip(names, stems, table.to_dict("records"), strict=True):
+    for name, stem, labels in zip(names, stems, records, strict=True):
         emotion = EMOTION_OF.get(labels["emotion"].lower())
-        if name in seen:
+        if Path(os.path.relpath(root / name, root)).parts[:1] == ("..",):
+            fault = "lies outside the folder; put it there, or a link to its folder"
+        elif len(said[name]) > 1:
+            fault = "has labels in metadata.csv that disagree"
+        elif name in seen:
             fault = "is a duplicate: listed twice in metadata.csv"
         elif not emotion:
             fault = f"has an unknown emotion: {labels['emotion'] or 'none'}"

@@ -63,20 +63,29 @@ def versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def fitting(what: str, device: torch.device, advice: str) -> Iterator[None]:
-    """Turn a GPU's lack of memory into a sentence that says what to change.
+    """Turn a lack of memory into a sentence that says what to change.
 
     Raises:
-        PpferError: in place of `torch.OutOfMemoryError`.
+        PpferError: in place of `torch.OutOfMemoryError` and its like.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not out_of_memory(error):
+            raise
         raise PpferError(
             f"{what} does not fit the memory of {device_name(device)}; run again with less at "
             "once, "
             f"e.g. {advice}. Finished stages whose settings stay the same are kept. `ppfer cost` "
             "says what each stage takes"
         ) from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, a GPU's or the machine's."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    words = ("allocate memory", "start new thread", "create a primitive", "failed to map segment")
+    return isinstance(error, kinds) or any(word in str(error) for word in words)
 
 
 # --- processes of ``accelerate launch`` ---------------------------------------
@@ -143,6 +152,14 @@ def sweep(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > 60:
                 path.unlink()
+
+
+def private(folder: Path) -> None:
+    """Make a folder that is its owner's alone: whatever lies in it is out of others' reach."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        with contextlib.suppress(PermissionError):  # another's folder: theirs to decide
+            folder.chmod(0o700)
 
 
 def write_json(path: str | Path, value: object) -> None:

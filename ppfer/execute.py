@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import logging
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -18,6 +20,7 @@ import papermill
 import psutil
 
 from ppfer.config import REPO, PpferError, checked
+from ppfer.device import sweep
 
 NOTEBOOKS = REPO / "notebooks"
 MAIN = ("00", "01", "02", "03", "04", "05", "06", "07", "12")  # the whole method, once
@@ -49,12 +52,13 @@ def parameters_of(path: Path) -> dict[str, object]:
     return {name: ast.literal_eval(about["default"]) for name, about in found.items()}
 
 
-def execute(path: Path, out: Path, **parameters: object) -> None:
+def execute(path: Path, out: Path, hide: list[str] | None = None, **parameters: object) -> None:
     """Run one notebook through papermill, relaying progress, with every parameter checked.
 
     Args:
         path: the notebook.
         out: executed copy.
+        hide: names of clips of people: the copy then has neither them nor any picture.
         parameters: values for its ``parameters`` cell; those equal to the cell's defaults are left
             out.
 
@@ -66,6 +70,8 @@ def execute(path: Path, out: Path, **parameters: object) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
+    partial = out.with_name(f".{os.getpid():x}-0{out.suffix}")  # as `device.sweep` knows it
+    sweep(out.parent)
     followed = os.environ.get("PPFER_PROGRESS")  # by whoever started this
     with contextlib.nullcontext(followed) if followed else _relay() as progress, _interrupts():
         before = dict(
@@ -79,7 +85,7 @@ def execute(path: Path, out: Path, **parameters: object) -> None:
         try:
             papermill.execute_notebook(
                 str(path),
-                str(out),
+                str(partial),
                 given,
                 cwd=str(path.parent),
                 kernel_name="python3",
@@ -99,6 +105,26 @@ def execute(path: Path, out: Path, **parameters: object) -> None:
         finally:
             os.environ.clear()
             os.environ.update(before)
+            if partial.exists():
+                if hide is not None:
+                    without_people(partial, hide)
+                os.replace(partial, out)
+
+
+def without_people(path: Path, names: list[str]) -> None:
+    """Take every picture out of an executed notebook, and give each named clip a number."""
+    book = nbformat.read(path, as_version=4)
+    said = "A picture that may show a person is left out; --allow-real-faces keeps it."
+    for output in (o for cell in book.cells for o in cell.get("outputs", [])):
+        kinds = set(output.get("data", {}))
+        html = str(output.get("data", {}).get("text/html", ""))
+        if any(kind.startswith(("image/", "video/")) for kind in kinds) or "data:" in html:
+            output["data"] = nbformat.from_dict({"text/plain": said})
+    book.metadata.pop("widgets", None)
+    text = nbformat.writes(book)
+    known = {json.dumps(n, ensure_ascii=False)[1:-1]: f"clip {i}" for i, n in enumerate(names)}
+    every = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
+    path.write_text(re.sub(every, lambda m: known[m[0]], text) if known else text)
 
 
 class _relay:

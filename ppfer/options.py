@@ -54,6 +54,15 @@ def _run(parser: argparse.ArgumentParser) -> None:
     keep = "keep outputs in notebooks/ and figures/ (synthetic data only)"
     add("--in-place", action="store_true", help=keep)
 
+    faces = "keep pictures and names of clips in executed notebooks (real data leaves them out)"
+    add("--allow-real-faces", action="store_true", help=faces)
+
+
+def _people(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs-dir", type=Path, default=RUNS)
+    which = "of runs on this data folder (default: on every data set that was not drawn)"
+    parser.add_argument("--data", type=Path, help=which)
+
 
 def _batch(parser: argparse.ArgumentParser) -> None:
     _common(parser)
@@ -127,6 +136,16 @@ def _protect(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
+    "audit": (
+        _people,
+        "list what of a data set's people lies in the runs: clips, names, pictures",
+        "ppfer audit --data crema-d",
+    ),
+    "clean": (
+        _people,
+        "remove what `ppfer audit` lists, and search the rest for it",
+        "ppfer clean --data crema-d",
+    ),
     "run": (
         _run,
         "run the notebooks, headless and in order; finished stages are reused",

@@ -32,6 +32,8 @@ from ppfer.device import (
     device_name,
     fitting,
     is_main,
+    private,
+    sweep,
     versions,
     wait_for_everyone,
     write_json,
@@ -96,45 +98,49 @@ class Run:
         None without `load`.
         """
         with self._in_turn(name):
-            return self._make(name, load)
+            wait_for_everyone()
+            finished = self.has(name)
+            wait_for_everyone()  # all have looked before anyone finishes it
+            if not finished:
+                self._make(name)
+                self._results.pop(name, None)
+                wait_for_everyone()
+        return self.get(name) if load else None
 
     @contextlib.contextmanager
     def _in_turn(self, name: str) -> Iterator[None]:
-        """While a stage is made: no other program makes the same one. It waits, and finds it."""
-        lock = FileLock(self.dir.parent / ".making" / f"{self.key(name)}.lock")
+        """While a stage is made no other program makes the same one, or one in its folder: that
+        program waits, and finds it.
+        """
         if not is_main() or self.has(name):
             yield
             return
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            print(f"{name} is being made by another program; waiting for it", flush=True)
-            lock.acquire()
-        try:
+        private(self.dir)
+        locks = self.dir.parent / ".making"
+        locks.mkdir(exist_ok=True)
+        with contextlib.ExitStack() as held:
+            for mark in (self.key(name), digest(str(self.dir.resolve() / name))):
+                lock = FileLock(locks / f"{mark}.lock")
+                try:
+                    lock.acquire(blocking=False)
+                except Timeout:
+                    print(f"{name} is being made by another program; waiting for it", flush=True)
+                    lock.acquire()
+                held.callback(lock.release)
             yield
-        finally:
-            lock.release()
 
-    def _make(self, name: str, load: bool) -> Any:
+    def _make(self, name: str) -> None:
+        folder = self._begin(name)
         wait_for_everyone()
-        finished = self.has(name)
-        wait_for_everyone()  # all have looked before anyone finishes it
-        if not finished:
-            folder = self._begin(name)
-            wait_for_everyone()
-            stage, began = self._new(name), time.monotonic()
-            if self.device.type == "cuda":
-                torch.cuda.set_device(self.device)  # what names no device goes where the run is
-                torch.cuda.init()  # the first stage may come before anything used the GPU
-                torch.cuda.reset_peak_memory_stats(self.device)
-            if is_main() or not stage.alone:
-                with fitting(name, self.device, stage.lighter()):
-                    summary = stage.make(folder)
-                self._finish(stage, folder, summary, time.monotonic() - began)
-            self._results.pop(name, None)
-            wait_for_everyone()
-        return self.get(name) if load else None
+        stage, began = self._new(name), time.monotonic()
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # what names no device goes where the run is
+            torch.cuda.init()  # the first stage may come before anything used the GPU
+            torch.cuda.reset_peak_memory_stats(self.device)
+        if is_main() or not stage.alone:
+            with fitting(name, self.device, stage.lighter()):
+                summary = stage.make(folder)
+            self._finish(stage, folder, summary, time.monotonic() - began)
 
     def get(self, name: str) -> Any:
         """The result of a finished stage.
@@ -190,6 +196,8 @@ class Run:
             stage = self.describe(name)
             inputs = {need: self.key(need) for need in stage.needs()}
             described = {"stage": name, "settings": stage.settings(), "inputs": inputs}
+            # the first is not said: keys from before there were versions stay what they were
+            described |= {"version": stage.version} if stage.version != 1 else {}
             self._keys[name] = digest(described)
         return self._keys[name]
 
@@ -246,6 +254,7 @@ class Run:
             self.introduce()
             mark = folder / "started.json"
             begun = json.loads(mark.read_text())["key"] if mark.exists() else ""
+            sweep(folder)
             # of other stages in sub-folders, privacy/frames in privacy, nothing is touched
             own = [c for c in folder.glob("*") if not (c / "started.json").exists()]
             if finished := _read(folder).get("key"):

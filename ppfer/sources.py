@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ppfer import data, split
-from ppfer.config import Config, digest, pick
+from ppfer.config import Config, PpferError, digest, pick
 from ppfer.device import Progress, write_json
 from ppfer.folders import data_path
 from ppfer.protect import deployed, protect_all
@@ -149,6 +149,12 @@ class Split(Stage):
     def load(self, folder: Path) -> dict[str, np.ndarray]:
         row = {name: i for i, name in enumerate(self.run.table["clip"])}
         members = json.loads((folder / "split.json").read_text())
+        dealt = [name for names in members.values() for name in names]
+        if sorted(dealt) != sorted(row):
+            raise PpferError(
+                f"{folder / 'split.json'} does not deal every clip to exactly one of train, val "
+                "and test; delete its folder and run notebook 00 again"
+            )
         return {
             part: np.array([row[name] for name in names], dtype=np.int64)
             for part, names in members.items()

@@ -22,6 +22,7 @@ def stage(
     notebook: str,
     study: bool = False,
     alone: bool = False,
+    version: int = 1,
 ) -> Callable[[type[Stage]], type[Stage]]:
     """Describe a stage class; nothing is registered.
 
@@ -35,13 +36,15 @@ def stage(
         study: made while methods are compared (`ppfer.study`), not by the main run.
         alone: made by the main process only while the others wait; training stages are made by all
             together.
+        version: raised when the same settings and inputs no longer give the same result, so that
+            what older code made is made again.
     """
 
     def describe(cls: type[Stage]) -> type[Stage]:
         cls.kind, _, argument = name.partition("/")
         cls.argument = argument.strip("{}")
         cls.named_needs, cls.named_settings = needs, settings
-        cls.notebook, cls.study, cls.alone = notebook, study, alone
+        cls.notebook, cls.study, cls.alone, cls.version = notebook, study, alone, version
         return cls
 
     return describe
@@ -62,6 +65,7 @@ class Stage:
     notebook: str
     study: bool
     alone: bool
+    version: int
 
     def __init__(self, run: Any, value: str = ""):
         self.run, self.config = run, run.config

@@ -26,7 +26,7 @@ from torch import Tensor
 from ppfer.children import REASONS, failed, in_children
 from ppfer.config import PpferError
 from ppfer.data import Index, count_reasons, describe
-from ppfer.device import write_json
+from ppfer.device import private, write_json
 from ppfer.video.clips import clip_or_reason
 from ppfer.video.writer import as_uint8
 
@@ -353,7 +353,7 @@ def _faults_so_far(log: Path, request: dict) -> list[str]:
 def _writing(folder: Path) -> Iterator[None]:
     """One writer of a store at a time, and disk trouble as a sentence."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private(folder)
         with FileLock(folder / ".lock"):
             yield
     except OSError as error:

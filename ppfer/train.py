@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ppfer import fast
 from ppfer.config import PpferError, Train
 from ppfer.device import Progress, atomic, autocast, rank, send, world
-from ppfer.weights import load_weights, save_weights
+from ppfer.weights import load_weights, save_weights, total
 
 CHECKPOINT_SECONDS = 30.0  # how much work a killed process may lose; Ctrl-C loses none
 
@@ -247,8 +247,11 @@ class Loop:
                 "running": self.running,
                 "since": self.since,
             }
-            with atomic(self.checkpoint) as partial:
-                torch.save(blob, partial)
+            try:
+                with atomic(self.checkpoint) as partial:
+                    torch.save(blob, partial)
+            except RuntimeError as error:  # torch's word for a disk that takes no more
+                raise PpferError(f"{self.checkpoint} could not be written: {error}") from error
 
     def resume(self) -> None:
         """Go on from the checkpoint if there is one; forget what the log says of later steps."""
@@ -313,7 +316,8 @@ def fit(
     log_every = max(1, steps // 40)
     progress = Progress(name, steps, "steps")
     began = saved_at = time.monotonic()
-    before = state["seconds"]
+    before, first = state["seconds"], state["step"]
+    start = total(net)
     objective.train()
     with interruptible() as stop:
         while state["step"] < steps:
@@ -355,6 +359,9 @@ def fit(
                 raise KeyboardInterrupt(f"{name} stopped at step {done}; the same command goes on")
             note = f"loss {state['loss']:.3f}" if math.isfinite(state["loss"]) else ""
             progress.update(done, note)
+    # where the loss is 0 from the start there is nothing to learn
+    if first < steps and state["loss"] and total(net) == start:
+        raise PpferError(f"{name}: no weight moved in {steps - first} steps; nothing was trained")
     if loop.main:
         save_weights(net, out / "last.safetensors")
         if evaluate is None:

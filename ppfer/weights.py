@@ -100,6 +100,11 @@ def _read_file(path: Path) -> object:
                 "tensors alone: torch.save(model.state_dict(), PATH)"
             ) from error
     except Exception as error:
+        if "TorchScript" in str(error):
+            raise PpferError(
+                f"{path} cannot be read as weights: it is a TorchScript program; where it was "
+                "made, save the tensors alone: torch.save(model.state_dict(), PATH)"
+            ) from error
         reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
         raise PpferError(
             f"{path} cannot be read as weights ({reason}): cut short or damaged; fetch it again"
@@ -241,6 +246,12 @@ def fetch(published: Weights | WeightsEnum, option: str) -> Mapping[str, Tensor]
             f"the {published} weights could not be downloaded ({error}); "
             f"fetch {published.url} and pass its path: {option}=PATH"
         ) from error
+
+
+def total(net: nn.Module) -> float:
+    """The sum of all a network learns: another number once anything was learnt."""
+    learnt = [p.detach().double().sum() for p in net.parameters() if p.requires_grad]
+    return float(sum(learnt)) if learnt else float("nan")
 
 
 def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

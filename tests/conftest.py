@@ -14,6 +14,8 @@ from ppfer.run import Run
 from ppfer.stage import Stage, stage
 from ppfer.store import ClipStore
 
+pytest_plugins = ("counting",)
+
 # tensors this small only wait for each other's threads, all the more on a busy machine
 torch.set_num_threads(1)
 

@@ -155,7 +155,7 @@ def commands(text: str, program: str) -> list[list[str]]:
 @each_page
 def test_commands_exist(page):
     text = page.read_text()
-    targets = set(re.findall(r"^(\w+):", (REPO / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
     assert {words[0] for words in commands(text, "make")} <= targets
     (subs,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     for name, *words in commands(text, "ppfer"):

@@ -9,13 +9,14 @@ import torch
 from ppfer import study
 from ppfer.beyond import crowd, reenactment, regressor
 from ppfer.beyond.reenactment import Reenactment, draw_donor
-from ppfer.cli import leaked_by, main
+from ppfer.cli import main
 from ppfer.config import REPO, PpferError, load_config
 from ppfer.device import write_json
 from ppfer.frames import Options, Picture, Tally, protected_frames
 from ppfer.measure import Rate
 from ppfer.options import parser
 from ppfer.protect import protect
+from ppfer.telling import leaked_by
 from ppfer.twin.acting import main_specs, motion, wild_specs
 from ppfer.twin.head import draw, load_head
 from ppfer.twin.people import DONOR, Actor, appearance

@@ -1,0 +1,97 @@
+"""What is said in a terminal: tables that fit it, and what a protector leaked when it was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ppfer.config import REPO
+from ppfer.measure import Rate, as_rate, cell_text
+from ppfer.run import Run
+from ppfer.stage import Protector
+
+WIDE = 100  # columns of a terminal
+LIVE = REPO / "figures" / "twin" / "live.json"  # what attackers who learn read from each protector
+PROMISE = (
+    "It lets through how a face moves and nothing else of it. Not promised: that nobody is known "
+    "by their way of moving, by spectacles that are read as a movement, by voice, body, clothes or "
+    "surroundings; nor that what it shows is what was felt."
+)
+
+
+def plain(rows: list[dict]) -> str:
+    """Rows as aligned columns for a terminal; the long "what_ran" column is left to the files.
+
+    A table that is wider than a terminal is turned on its side, or else cut between columns.
+    """
+    columns = [c for c in dict.fromkeys(key for row in rows for key in row) if c != "what_ran"]
+    table = [columns, *([short(row.get(c, "")) for c in columns] for row in rows)]
+    lines = aligned(table)
+    turned = aligned(list(zip(*table, strict=True)))
+    if len(lines[0]) > WIDE >= len(turned[0]):
+        lines = turned
+    if len(lines[0]) > WIDE and len(columns) > 2:
+        first, *rest = columns
+        half = (len(rest) + 1) // 2
+        parts = [
+            [{c: row.get(c, "") for c in (first, *some)} for row in rows]
+            for some in (rest[:half], rest[half:])
+        ]
+        return "\n\n".join(map(_plain, parts))
+    return "\n".join(lines)
+
+
+def short(cell: object) -> str:
+    """A cell with its count, without its interval: "96.9 % (286/295)"."""
+    share = as_rate(cell)
+    return share.short if isinstance(share, Rate) else cell_text(cell)
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    padded = ([v.ljust(w) for v, w in zip(line, widths, strict=True)] for line in table)
+    return ["  ".join(line) for line in padded]
+
+
+# --- several runs ---------------------------------------------------------------
+
+
+def closed_set(run: Run) -> str:
+    """For whom a trained protector was made."""
+    actors = len(run.classes("actor"))
+    return (
+        f"{run.dir.name} was trained on {actors} people in {run.config.data} and measured on "
+        "those alone: nothing was measured for anybody else."
+    )
+
+
+def leaked(run: Run, name: str) -> str:
+    """What a protector leaked when it was measured, and what that does not promise."""
+    path, title = run.dir / "tables" / "leakage.json", run.protector(name).title
+    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = [row for row in rows if row["approach"] == title]
+    if not rows:
+        return f"How much {title} leaks was not measured in this run: ppfer run --notebooks 07"
+    people = len(run.classes("actor"))
+    lines = [f"What {title} leaked on this run's test clips ({people} people, still named):"]
+    for row in rows:
+        worst = max((k for k in row if as_rate(row[k])), key=lambda k: as_rate(row[k]).value)
+        said = f"{cell_text(row['random_frame'])} of random frames"
+        worst = f"worst attacker ({worst}): {cell_text(row[worst])}"
+        lines.append(f"  validator {row['validator']}: {said}; {worst}")
+    promise = "This is no promise for other people, other cameras, body, clothes or surroundings."
+    return "\n".join([*lines, promise])
+
+
+def leaked_by(protector: Protector, path: Path = LIVE) -> str:
+    """What a protector of anybody leaked on the synthetic actors, and what it does not promise."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = [row for row in rows if row["approach"] == protector.title]
+    lines = [f"How much {protector.title} leaks was not measured: {path} says nothing of it."]
+    if rows:
+        shares = {key: as_rate(cell) for key, cell in rows[0].items() if not key.startswith("acc")}
+        named = [f"{key}: {cell_text(share)}" for key, share in shares.items() if share]
+        lines = [f"People still named behind {protector.title}, synthetic ones that it never saw:"]
+        lines += [f"  {line}" for line in named]
+    return "\n".join([*lines, PROMISE])

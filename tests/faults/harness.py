@@ -1,0 +1,172 @@
+"""Programs that die: a forked child that runs the command line and is killed at a chosen moment, or
+under a small disk or little memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from ppfer import execute, measure, publish, store, train
+from ppfer.cli import main
+from ppfer.video import writer
+
+LOADED = (execute, publish)  # once, not in every child
+MOMENTS = {  # where a program can be killed: (owner, name) of a function that is called there
+    "decode": (store._Rows, "append"),
+    "train": (train.Loop, "step"),
+    "write": (os, "replace"),
+    "evaluate": (measure, "logits"),
+    "publish": (measure, "write_table"),
+}
+PROTECTING = {"encode": (writer.Writer, "write"), "write": (os, "replace")}
+
+
+def smoke(runs: Path) -> Callable[[], int]:
+    """`ppfer run` of the smallest profile, stages and tables."""
+    options = ["--profile", "smoke", "--no-notebooks", "--runs-dir", str(runs)]
+    return lambda: main(["run", *options])
+
+
+def forked(what: Callable[[], int], said: Path, seconds: float = 0.0) -> int:
+    """Run a function in a child of its own session; its exit code, negative where it was killed.
+
+    Args:
+        said: takes its output.
+        seconds: kill it after so long; 0 lets it run.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        code = 99
+        try:
+            os.setsid()
+            file = os.open(said, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+            os.dup2(file, 1), os.dup2(file, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            code = what()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code or 0)
+    end = time.monotonic() + (seconds or 300)
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert seconds, "the program hung"
+    return code
+
+
+def dying(what: Callable[[], int], moments: dict, moment: str, number: int, after: bool):
+    """The function, killed at (or just after) the `number`-th call of a moment's function."""
+
+    def doomed() -> int:
+        owner, name = moments[moment]
+        real, calls = getattr(owner, name), []
+
+        def call(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == number and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*args, **kwargs)
+            if len(calls) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(owner, name, call)
+        return what()
+
+    return doomed
+
+
+def counter(calls: dict[str, int], moment: str, real: Callable) -> Callable:
+    """The function; each call is counted under the moment's name."""
+
+    def call(*args, **kwargs):
+        calls[moment] += 1
+        return real(*args, **kwargs)
+
+    return call
+
+
+def counted(what: Callable[[], int], moments: dict, into: Path) -> Callable[[], int]:
+    """The function; how often each moment came is written to a file."""
+
+    def counting() -> int:
+        calls = dict.fromkeys(moments, 0)
+        for moment, (owner, name) in moments.items():
+            setattr(owner, name, counter(calls, moment, getattr(owner, name)))
+        code = what()
+        into.write_text(json.dumps(calls))
+        return code
+
+    return counting
+
+
+def orphans(folder: Path) -> list[str]:
+    """Processes that still work in a folder, after a moment in which they may end."""
+    for _ in range(100):
+        left = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                held = [f.path for f in process.open_files()]
+                if process.pid != os.getpid() and any(str(folder) in path for path in held):
+                    left.append(f"{process.pid} {process.cmdline()}")
+        if not left:
+            return []
+        time.sleep(0.1)
+    return left
+
+
+# --- small disks, little memory -------------------------------------------------------------------
+
+
+def mount(*words: str) -> None:
+    subprocess.run(["mount", *words], check=True, capture_output=True)
+
+
+def alone_with_a_disk(folder: Path, what: Callable[[], int]) -> Callable[[], int]:
+    """The function, seeing a file system of its own mounted at a folder; 77 where none may be."""
+
+    def mounted() -> int:
+        libc = ctypes.CDLL(None, use_errno=True)
+        user = 0 if os.geteuid() == 0 else 0x10000000  # CLONE_NEWUSER
+        if libc.unshare(0x00020000 | user):  # CLONE_NEWNS
+            return 77
+        try:
+            mount("--make-rprivate", "/")
+            mount("-t", "tmpfs", "-o", "size=1m", "disk", str(folder))
+        except (OSError, subprocess.CalledProcessError):
+            return 77
+        return what()
+
+    return mounted
+
+
+def with_memory(what: Callable[[], int], more: int) -> Callable[[], int]:
+    """The function in a process that may take so many bytes more than it has."""
+
+    def limited() -> int:
+        most = psutil.Process().memory_info().vms + more
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        return what()
+
+    return limited

@@ -1,0 +1,239 @@
+"""Nothing lost: killed anywhere, on a full or read-only disk, out of memory, two at once; the
+same command goes on, repeats nothing that was finished, and ends with the tables of a quiet run.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import CPU, encode
+from counting import COUNTS
+from harness import (
+    MOMENTS,
+    PROTECTING,
+    alone_with_a_disk,
+    counted,
+    dying,
+    forked,
+    mount,
+    orphans,
+    smoke,
+    with_memory,
+)
+
+from ppfer.deploy import protect_files
+from ppfer.frames import Options
+from ppfer.study.simple import pixelate
+
+pytestmark = pytest.mark.faults
+NATIVE = (-11, -6, -7)  # a library that did not ask whether it got its memory
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory) -> Path:
+    """A run that nobody disturbed, and how often each moment came in it."""
+    folder = tmp_path_factory.mktemp("quiet")
+    counts = folder / "counts.json"
+    assert forked(counted(smoke(folder), MOMENTS, counts), folder / "said") == 0
+    return folder
+
+
+def results(runs: Path) -> dict[str, bytes]:
+    """Tables and weights of a run, byte for byte."""
+    paths = [*runs.glob("smoke/tables/*"), *runs.rglob("*.safetensors")]
+    return {str(path.relative_to(runs)): path.read_bytes() for path in paths}
+
+
+def same_results(runs: Path, quiet: Path) -> None:
+    ours, theirs = results(runs), results(quiet)
+    assert ours.keys() == theirs.keys() and len(theirs) > 20
+    assert not [name for name in ours if ours[name] != theirs[name]]
+
+
+def finished(runs: Path) -> dict[str, int]:
+    """When each finished stage was finished."""
+    return {str(path): path.stat().st_mtime_ns for path in runs.rglob("smoke/**/manifest.json")}
+
+
+def no_traceback(said: Path) -> str:
+    text = said.read_text()
+    assert "Traceback" not in text, text[-3000:]
+    return text
+
+
+@pytest.mark.parametrize("least", [12, pytest.param(42, marks=pytest.mark.full)])
+def test_killed_anywhere_a_run_goes_on_and_ends_the_same(least, quiet, tmp_path):
+    rng, calls = np.random.default_rng(least), json.loads((quiet / "counts.json").read_text())
+    kills, folders, when = 0, 0, dict.fromkeys([*MOMENTS, "any"], 0)
+    while kills < least:
+        runs, done, code = tmp_path / f"runs{folders}", {}, -9
+        folders += 1
+        for attempt in range(16):
+            free = attempt == 15 or kills >= least
+            kind = list(when)[int(rng.integers(len(when)))]
+            what, seconds = smoke(runs), 0.0
+            if kind == "any" and not free:
+                seconds = float(rng.uniform(0.2, 4))
+            elif not free:
+                most = max(1, calls[kind] // int(rng.integers(4, 12)))
+                number = int(rng.integers(1, most + 1))
+                what = dying(what, MOMENTS, kind, number, bool(rng.integers(2)))
+            code = forked(what, tmp_path / "said", seconds)
+            again = finished(runs)
+            assert done.items() <= again.items(), "finished work was done again"
+            done = again
+            if code == 0:
+                break
+            assert code == -9, no_traceback(tmp_path / "said")
+            kills, when[kind] = kills + 1, when[kind] + 1
+        assert code == 0
+        same_results(runs, quiet)
+        assert not orphans(runs), "processes outlived the one that was killed"
+        shutil.rmtree(runs)
+    print(f"{kills} kills in {folders} runs: {when}")
+    assert least < 42 or all(when[kind] for kind in MOMENTS)
+    COUNTS["kills survived"] += kills
+
+
+def test_killed_anywhere_protecting_a_folder_goes_on(tmp_path):
+    source, whole, out = tmp_path / "in", tmp_path / "whole", tmp_path / "out"
+    source.mkdir()
+    for name in ("a.mp4", "b.avi", "c.mkv"):
+        encode(source / name, "mpeg4" if name.endswith("avi") else "libx264", 24)
+
+    def protect(folder: Path):
+        options = Options(size=32, device=CPU, frame="whole")
+        return lambda: not all(o.ok for o in protect_files(pixelate, source, folder, options))
+
+    assert forked(protect(whole), tmp_path / "said") == 0
+    rng, kills = np.random.default_rng(1), 0
+    while kills < 20:
+        code = -9
+        while code:
+            moment = list(PROTECTING)[int(rng.integers(2))]
+            number = int(rng.integers(1, 60 if moment == "encode" else 4))
+            what = protect(out)
+            if rng.random() < 0.8:
+                what = dying(what, PROTECTING, moment, number, bool(rng.integers(2)))
+            kept = {p: p.stat().st_mtime_ns for p in out.glob("[!.]*.mp4")} if out.exists() else {}
+            code = forked(what, tmp_path / "said")
+            assert all(p.stat().st_mtime_ns == when for p, when in kept.items())
+            for path in out.glob("[!.]*.mp4"):  # whatever has its name is whole
+                assert filecmp.cmp(path, whole / path.name, shallow=False), path.name
+            assert code in (0, -9), no_traceback(tmp_path / "said")
+            kills += code == -9
+        assert {p.name for p in out.glob("[!.]*.mp4")} == {p.name for p in whole.glob("*.mp4")}
+        shutil.rmtree(out)
+    COUNTS["kills survived"] += kills
+
+
+@pytest.mark.parametrize("megabytes", [1, 4, 20, 50])
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on(megabytes, quiet, tmp_path):
+    disk, said, kept = tmp_path / "disk", tmp_path / "said", tmp_path / "kept"
+    disk.mkdir()
+
+    def on_a_small_disk() -> int:
+        mount("-o", f"remount,size={megabytes}m", str(disk))
+        first = smoke(disk)()
+        done = finished(disk)
+        print(f"first {first}", flush=True)
+        mount("-o", "remount,size=400m", str(disk))
+        code = smoke(disk)()
+        assert done.items() <= finished(disk).items(), "finished work was done again"
+        shutil.copytree(disk, kept)
+        return code
+
+    code = forked(alone_with_a_disk(disk, on_a_small_disk), said)
+    if code == 77:
+        pytest.skip("no file system may be mounted here")
+    text = no_traceback(said)
+    assert code == 0 and "first 2" in text and "ppfer: " in text, text[-2000:]
+    same_results(kept, quiet)
+    COUNTS["full or read-only disks survived"] += 1
+
+
+def test_a_read_only_disk_is_a_sentence(quiet, tmp_path):
+    """Before anything, half-way, and when all is made."""
+    disk, said = tmp_path / "disk", tmp_path / "said"
+    disk.mkdir()
+
+    def read_only() -> int:
+        codes = []
+        for stages in (None, "clips wild split identity", "everything"):
+            mount("-o", "remount,rw,size=400m", str(disk))
+            for stage in (stages or "").split():
+                if stage == "everything":
+                    shutil.copytree(quiet / "smoke", disk / "smoke", dirs_exist_ok=True)
+                else:
+                    shutil.copytree(quiet / "smoke" / stage, disk / "smoke" / stage)
+            mount("-o", "remount,ro", str(disk))
+            codes.append(smoke(disk)())
+        print(codes, flush=True)
+        return 0 if codes == [2, 2, 2] else 1
+
+    code = forked(alone_with_a_disk(disk, read_only), said)
+    if code == 77:
+        pytest.skip("no file system may be mounted here")
+    text = no_traceback(said)
+    assert code == 0 and "can only be read" in text, text[-2000:]
+    COUNTS["full or read-only disks survived"] += 3
+
+
+@pytest.mark.parametrize("megabytes", [0, 30, 150, 400])
+def test_too_little_memory_is_a_sentence_and_the_run_goes_on(megabytes, quiet, tmp_path):
+    said, runs = tmp_path / "said", tmp_path / "runs"
+    code = forked(with_memory(smoke(runs), megabytes * 2**20), said)
+    text = no_traceback(said)
+    sentence = code == 2 and "ppfer: " in text
+    assert code in (0, *NATIVE) or sentence, f"{code}: {text[-2000:]}"
+    done = finished(runs)
+    assert forked(smoke(runs), said) == 0
+    assert done.items() <= finished(runs).items(), "finished work was done again"
+    same_results(runs, quiet)
+    COUNTS["memory limits survived"] += 1
+
+
+def test_two_runs_at_once_make_every_stage_once(quiet, tmp_path):
+    """The second waits for the first, says so, and finds made what it waited for."""
+    runs, said = tmp_path / "runs", [tmp_path / "one", tmp_path / "two"]
+    first = os.fork()
+    if not first:
+        os._exit(forked(smoke(runs), said[0]) & 0xFF)
+    time.sleep(float(np.random.default_rng(2).uniform(0.1, 1)))
+    second = forked(smoke(runs), said[1])
+    assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == second == 0
+    texts = [no_traceback(path) for path in said]
+    assert any("is being made by another program" in text for text in texts)
+    trained = [line for text in texts for line in text.splitlines() if " 24/24 " in line]
+    assert len([line for line in trained if line.startswith("identity ")]) == 1, trained
+    same_results(runs, quiet)
+    COUNTS["pairs of runs at once"] += 1
+
+
+def test_two_at_once_protect_one_folder(tmp_path):
+    source, whole, out = tmp_path / "in", tmp_path / "whole", tmp_path / "out"
+    source.mkdir()
+    for name in "abcd":
+        encode(source / f"{name}.mp4", count=24)
+
+    def protect(folder: Path) -> int:
+        options = Options(size=32, device=CPU, frame="whole")
+        return int(not all(o.ok for o in protect_files(pixelate, source, folder, options)))
+
+    assert protect(whole) == 0
+    first = os.fork()
+    if not first:
+        os._exit(forked(lambda: protect(out), tmp_path / "one") & 0xFF)
+    second = forked(lambda: protect(out), tmp_path / "two")
+    assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == second == 0
+    for path in whole.glob("*.mp4"):
+        assert filecmp.cmp(path, out / path.name, shallow=False), "a result is torn"
+    assert not list(out.glob(".*"))
+    COUNTS["pairs of runs at once"] += 1

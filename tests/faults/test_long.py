@@ -1,0 +1,139 @@
+"""The long haul: hours of video, runs in a row, notebooks killed, a process that dies among
+several.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import pytest
+from cases import CPU
+from counting import COUNTS
+from harness import forked, orphans, smoke
+
+from ppfer.config import REPO
+from ppfer.deploy import protect_files
+from ppfer.frames import Options
+from ppfer.study.simple import pixelate
+
+pytestmark = pytest.mark.full
+HOURS, RATE = float(os.environ.get("FAULT_HOURS", 2)), 10  # of video, and its frames a second
+RUNS = int(os.environ.get("FAULT_RUNS", 30))
+
+
+def long_video(path: Path, hours: float) -> int:
+    """Moving stripes, 64 × 48; returns how many frames."""
+    count, rows = int(hours * 3600 * RATE), np.arange(48)[:, None, None]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(RATE))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for k in range(count):
+            picture = np.broadcast_to((4 * (rows + k) % 256).astype(np.uint8), (48, 64, 3))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return count
+
+
+def state() -> tuple[int, int]:
+    """Memory and open files of this process."""
+    gc.collect()
+    process = psutil.Process()
+    return process.memory_info().rss, process.num_fds()
+
+
+def test_hours_of_video_take_the_memory_of_minutes(tmp_path):
+    (tmp_path / "in").mkdir()
+    count, seen = long_video(tmp_path / "in" / "long.avi", HOURS), []
+
+    def watched(clips):
+        seen.append(psutil.Process().memory_info().rss)
+        return pixelate(clips)
+
+    before = state()[1]
+    options = Options(size=32, device=CPU, frame="whole")
+    (became,) = protect_files(watched, tmp_path / "in", tmp_path / "out", options)
+    assert became.ok and became.tally.frames == count
+    early, late = max(seen[10:100]), max(seen[-10:])
+    assert late - early < 100e6, f"{early / 1e6:.0f} MB early, {late / 1e6:.0f} MB late"
+    assert state()[1] <= before
+    COUNTS["hours of video"] += round(HOURS, 2)
+
+
+def test_runs_in_a_row_leave_nothing_behind(tmp_path):
+    said, marks = tmp_path / "said", tmp_path / "marks.json"
+
+    def again() -> int:
+        seen, tables = [], set()
+        for number in range(RUNS):
+            runs = tmp_path / f"{number}"
+            if code := smoke(runs)():
+                return code
+            files = sorted((runs / "smoke" / "tables").glob("*.json"))
+            tables.add("".join(path.read_text() for path in files))
+            seen.append((*state(), len(psutil.Process().children())))
+        marks.write_text(json.dumps({"seen": seen, "different": len(tables)}))
+        return 0
+
+    assert forked(again, said, 120 * RUNS) == 0, said.read_text()[-2000:]
+    marked = json.loads(marks.read_text())
+    memory, files, children = zip(*marked["seen"], strict=True)
+    grown = (memory[-1] - memory[1]) / max(1, RUNS - 2)
+    print(f"{RUNS} runs: {grown / 1e6:+.2f} MB a run, files {files}, children {children}")
+    assert marked["different"] == 1
+    assert grown < 3e6 and files[-1] <= files[1] and children[-1] <= children[1] <= 1
+    COUNTS["runs in a row"] += RUNS
+
+
+def ppfer(*words: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+    command = [sys.executable, *launcher, "-m", "ppfer", *words]
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        command, cwd=REPO, env=os.environ | settings, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_killed_notebooks_go_on(tmp_path):
+    """Kernels end with the command that started them, and the next one goes on."""
+    words = ["run", "--profile", "smoke", "--notebooks", "00,03,04", "--runs-dir", str(tmp_path)]
+    for seconds in (15, 25, 35):
+        run = ppfer(*words)
+        time.sleep(seconds)
+        ended = run.poll() is not None
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+        assert not orphans(tmp_path), "a kernel works on without its command"
+        COUNTS["kills survived"] += not ended
+    done = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("smoke/**/manifest.json")}
+    run = ppfer(*words)
+    said, _ = run.communicate(timeout=600)
+    assert run.returncode == 0, said[-2000:]
+    assert all(path.stat().st_mtime_ns == when for path, when in done.items())
+    assert len(list((tmp_path / "smoke" / "notebooks").glob("[!.]*.ipynb"))) == 3
+
+
+def test_one_process_of_two_that_dies_ends_the_other_with_a_sentence(tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    words = ["run", "--profile", "smoke", "--no-notebooks", "--runs-dir", str(tmp_path)]
+    run = ppfer(*words, "--set", "identity.steps=100000", launcher=launcher)
+    end = time.monotonic() + 240
+    while time.monotonic() < end and not list(tmp_path.rglob("identity/metrics.jsonl")):
+        time.sleep(0.5)
+    time.sleep(2)
+    workers = [p for p in psutil.Process(run.pid).children() if "ppfer" in " ".join(p.cmdline())]
+    assert len(workers) == 2
+    workers[1].kill()
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode and "ppfer: " in said, said[-3000:]
+    assert not orphans(tmp_path)

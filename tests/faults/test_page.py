@@ -1,0 +1,43 @@
+"""What is promised is counted, and the page of promises names tests that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from counting import filled
+from vulnerabilities import verdict
+
+from ppfer.config import REPO
+
+PAGE = (REPO / "tests" / "README.md").read_text()
+
+
+def test_the_page_names_tests_that_exist():
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", PAGE)
+    assert len(named) >= 8
+    for file, test in named:
+        (path,) = (REPO / "tests").rglob(file)
+        assert not test or f"def {test}(" in path.read_text(), test
+
+
+def test_counts_are_written_by_the_run():
+    text = "<!-- count: kills -->0<!-- end --> and <!-- count: other -->5<!-- end -->"
+    assert "kills -->42<!--" in filled(text, {"kills": 42}) and "-->5<" in filled(
+        text, {"kills": 1}
+    )
+    counted = set(re.findall(r"<!-- count: (.+?) -->", PAGE))
+    sources = [path.read_text() for path in (REPO / "tests" / "faults").glob("test_*.py")]
+    kinds = {kind for text in sources for kind in re.findall(r'COUNTS\["(.+?)"\] \+=', text)}
+    assert counted == kinds, "each count has its place on the page"
+
+
+def test_not_to_have_looked_is_said():
+    assert verdict("") == (
+        0, "NOT CHECKED for known vulnerabilities: the database could not be reached"
+    )  # fmt: skip
+    skipped = {"name": "b", "skip_reason": "not found"}
+    bad = {"name": "a", "version": "1", "vulns": [{"id": "CVE-1"}]}
+    code, said = verdict(json.dumps({"dependencies": [bad, skipped]}))
+    assert code == 1 and "a 1: CVE-1" in said and "NOT CHECKED" in said and "1 packages" in said
+    assert verdict(json.dumps({"dependencies": [bad | {"vulns": []}]}))[0] == 0

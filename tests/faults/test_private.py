@@ -1,0 +1,148 @@
+"""Private by default: whose faces lie where, who may read them, and that they can be removed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import stat
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from counting import COUNTS
+
+from ppfer import audit, cli, execute
+from ppfer.config import REPO, PpferError
+from ppfer.device import write_json
+from ppfer.store import ClipStore
+from ppfer.weights import save_weights
+
+NAMES = [f"Müller Anna take {n}" for n in range(3)] + ['O"Neill 3', "1001_DFA_ANG_XX", "Łukasz-05"]
+
+
+def picture() -> str:
+    return base64.b64encode(np.random.default_rng(0).bytes(3000)).decode()
+
+
+def notebook(path, names) -> None:
+    """An executed notebook that shows pictures and says names."""
+    cell = nbformat.v4.new_code_cell("show()")
+    shown = [{"image/png": picture()}, {"image/svg+xml": "<svg/>"}, {"video/mp4": picture()},
+             {"text/html": f"<video src='data:video/mp4;base64,{picture()}'>"}]  # fmt: skip
+    said = [{"text/plain": f"worst clip: {name}"} for name in names]
+    cell.outputs = [nbformat.v4.new_output("display_data", data) for data in [*shown, *said]]
+    cell.outputs.append(nbformat.v4.new_output("stream", name="stdout", text="\n".join(names)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two runs: of people, with all that a run leaves, and of drawn clips."""
+    clips = torch.randint(0, 256, (6, 4, 3, 16, 16), dtype=torch.uint8)
+    table = pd.DataFrame({"clip": NAMES, "path": "x", "actor": "1", "emotion": "sad"})
+    for name, drawn in (("people", False), ("drawn", True)):
+        run, data = tmp_path / "runs" / name, tmp_path / f"data-{name}"
+        data.mkdir()
+        if drawn:
+            (data / "twin.json").write_text("{}")
+        write_json(run / "run.json", {"profile": "smoke", "differs": {"data": str(data)}})
+        for stage in ("clips", "protected/ppfer", "earlier/clips-1"):
+            ClipStore.from_array(run / stage / "store", clips, table)
+            write_json(run / stage / "started.json", {"key": "k"})
+            write_json(run / stage / "manifest.json", {"stage": stage, "key": "k"})
+        write_json(run / "split" / "split.json", {"train": NAMES})
+        np.save(run / "clips" / "embeddings.npy", np.zeros((6, 9)))
+        (run / "figures").mkdir()
+        (run / "figures" / "faces.png").write_bytes(b"\x89PNG")
+        notebook(run / "notebooks" / "00.ipynb", NAMES)
+        save_weights(torch.nn.Linear(2, 2), run / "identity" / "weights.safetensors")
+        write_json(run / "tables" / "main.json", [{"approach": "PPFER (C)"}])
+    return tmp_path / "runs"
+
+
+def test_a_clean_run_holds_no_name_and_no_pixel(runs, capsys):
+    """Everything listed goes, the rest stays, and another data set's run is not touched."""
+    people, drawn = runs / "people", runs / "drawn"
+    signs = set(audit.traces(people))
+    assert len(signs) == len(NAMES) + 6
+    assert any(sign in p.read_bytes() for p in people.rglob("*") if p.is_file() for sign in signs)
+    before = {p: p.read_bytes() for p in drawn.rglob("*") if p.is_file()}
+    assert cli.main(["audit", "--runs-dir", str(runs)]) == 0
+    listed = capsys.readouterr().out
+    for kind in ("clips", "names", "notebooks", "pictures", "other"):
+        assert kind in listed
+    assert "drawn" not in listed.replace("not drawn", "")
+    assert cli.main(["clean", "--runs-dir", str(runs)]) == 0
+    left = [p for p in people.rglob("*") if p.is_file()]
+    assert {p.name for p in left} >= {"weights.safetensors", "main.json", "run.json"}
+    for path in left:
+        found = [sign for sign in signs if sign in path.read_bytes()]
+        assert not found, path
+    assert not (people / "clips" / "manifest.json").exists()
+    assert {p: p.read_bytes() for p in drawn.rglob("*") if p.is_file()} == before
+    COUNTS["files searched for people"] += len(left)
+
+
+def test_what_stays_behind_is_named(runs):
+    log = runs / "people" / "identity" / "metrics.jsonl"
+    log.write_text(json.dumps({"worst": NAMES[4]}))
+    with pytest.raises(PpferError, match="metrics.jsonl still holds"):
+        audit.clean(runs)
+
+
+def test_nothing_to_clean_is_a_sentence(runs, tmp_path, capsys):
+    assert cli.main(["clean", "--runs-dir", str(runs), "--data", str(tmp_path / "no")]) == 2
+    assert "there is no run of" in capsys.readouterr().err
+    with pytest.raises(PpferError, match="there is no run of people"):
+        audit.runs_of(runs / "drawn", None)
+
+
+def test_executed_notebooks_hold_no_picture_and_no_name(tmp_path):
+    path = tmp_path / "00.ipynb"
+    notebook(path, NAMES)
+    execute.without_people(path, NAMES)
+    text = path.read_text()
+    assert picture()[:40] not in text and "image/" not in text and "data:" not in text
+    for name in NAMES:
+        assert name not in text and json.dumps(name)[1:-1] not in text, name
+    book = nbformat.read(path, as_version=4)
+    assert "clip 4" in text and "left out" in str(book.cells[0].outputs[0])
+
+
+def test_stores_and_runs_are_their_owners_alone(tmp_path, tiny_run):
+    open_to_all = tmp_path / "store"
+    open_to_all.mkdir(mode=0o777)
+    table = pd.DataFrame({"clip": ["a"], "path": "", "actor": "1", "emotion": "sad"})
+    ClipStore.from_array(open_to_all, torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), table)
+    for folder in (open_to_all, tiny_run.dir):
+        assert not stat.S_IMODE(folder.stat().st_mode) & 0o077
+
+
+def test_jupyter_listens_on_localhost_with_its_token():
+    said = (REPO / "Makefile").read_text()
+    (line,) = [line for line in said.splitlines() if "jupyter lab" in line]
+    assert "--ip localhost" in line
+    assert not re.search(r"0\.0\.0\.0|token=|password=|disable_check_xsrf|--ip \*", said)
+
+
+@pytest.mark.faults
+def test_a_run_on_people_keeps_no_face_in_its_notebooks(tmp_path):
+    """End to end: the twin without its `twin.json` is taken for real people."""
+    data = tmp_path / "people"
+    shutil.copytree(REPO / "data" / "twin", data, ignore=shutil.ignore_patterns("twin.json"))
+    common = ["run", "--profile", "smoke", "--notebooks", "00", "--data", str(data)]
+    common += ["--wild", str(data / "wild"), "--runs-dir", str(tmp_path / "runs")]
+    assert cli.main(common) == 0
+    (book,) = (tmp_path / "runs").rglob("*.ipynb")
+    text = book.read_text()
+    assert "image/png" not in text and "left out" in text
+    names = {p.stem for p in data.rglob("*.mp4")}
+    assert not [name for name in names if len(name) > 10 and name in text]
+    assert cli.main([*common, "--allow-real-faces"]) == 0
+    assert "image/png" in book.read_text()
+    assert cli.main(["clean", "--runs-dir", str(tmp_path / "runs")]) == 0
