@@ -1,24 +1,36 @@
-"""What notebooks share: the run context, tables that render, and controls that work with and
-without a person.
+"""What notebooks share: the run context, pictures that say what they show, tables, verdicts, and
+controls that work with and without a person.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython import get_ipython
 from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
 
 from ppfer import measure, plots, study
 from ppfer.config import load_config
 from ppfer.device import device_name
+from ppfer.measure import Rate
 from ppfer.run import Run
+from ppfer.study import probes
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+COLOURS = 255  # of a picture grid: a third of the bytes of full colour, and no difference to see
 
 
 def start(
@@ -46,36 +58,169 @@ def start(
     return context
 
 
-def interactive() -> bool:
-    """True when a person can move widgets: not under papermill, nbconvert or tests
-    (``PPFER_HEADLESS``).
-    """
-    return not os.environ.get("PPFER_HEADLESS")
+# --- pictures -------------------------------------------------------------------
 
 
-def explore(function: Callable[..., Any], cases: Sequence[dict], **controls: Any) -> None:
-    """Draw a figure for every setting of the controls.
+def picture(figure: Figure | Image.Image, alt: str) -> None:
+    """Show a figure with words for those who can't see it: lines as SVG, grids as PNG at 144 dpi.
 
-    With a person there: `ipywidgets.interact` over `controls`. Headless: one figure per entry of
-    `cases`, because a bare widget leaves no picture behind.
+    Where a person runs the notebook it is an HTML image, since JupyterLab drops other pictures'
+    words; in a saved notebook it is what GitHub, nbconvert and an untrusted JupyterLab can show.
 
     Args:
-        function: draws and returns a matplotlib Figure.
-        cases: keyword arguments of the static figures.
-        controls: keyword → widget abbreviation (list, range tuple) as `ipywidgets.interact` takes
-            them.
+        figure: from `ppfer.plots` or matplotlib; closed afterwards.
+        alt: what there is to see.
     """
+    data, notes = _bundle(figure, alt)
+    display(data, metadata=notes, raw=True)
 
-    def draw(**values: Any) -> None:
-        figure = function(**values)
-        display(figure)
-        plt.close(figure)
 
-    if interactive():
-        ipywidgets.interact(draw, **controls)
-    else:
+def play(clips: Mapping[str, Tensor], alt: str, *, cell: float = 1.2) -> None:
+    """Show clips side by side, moving: an animated PNG, which needs no player.
+
+    Args:
+        clips: title → (T, 3, H, W), all of one length.
+        alt: what there is to see.
+        cell: inches per clip.
+    """
+    titles = list(clips)
+    steps = zip(*clips.values(), strict=True)
+    first, *others = (plots.image_row(frames, titles, cell=cell) for frames in steps)
+    file, how = io.BytesIO(), {"save_all": True, "duration": 150, "loop": 0}
+    first.save(file, "PNG", append_images=others, **how)
+    data, notes = _png(file.getvalue(), first.size, alt)
+    display(data, metadata=notes, raw=True)
+
+
+def _bundle(figure: Figure | Image.Image, alt: str) -> tuple[dict, dict]:
+    """Data and metadata of an output, by MIME type."""
+    if isinstance(figure, Image.Image):
+        return _png(_encoded(figure), figure.size, alt)
+    grid = any(axis.images for axis in figure.axes)  # pixels don't become lines
+    size = tuple(int(side * (plots.DPI if grid else 72)) for side in figure.get_size_inches())
+    file, drawing = io.BytesIO(), io.StringIO()
+    figure.savefig(file, format="png", dpi=plots.DPI if grid else 72)
+    data, notes = _png(_encoded(Image.open(file).convert("RGB")), size, alt, grid=grid)
+    if not grid:
+        about = {"Date": None, "Creator": None, "Title": alt}
+        figure.savefig(drawing, format="svg", metadata=about)
+        spoken = f'<svg role="img" aria-label="{escape(alt)}" '
+        drawn = drawing.getvalue().replace("<svg ", spoken, 1)
+        shown = "data:image/svg+xml;base64," + base64.b64encode(drawn.encode()).decode()
+        data |= {"image/svg+xml": drawn, "text/html": _img(shown, alt, size[0] * 4 / 3)}
+        notes["image/svg+xml"] = {"alt": alt}
+    plt.close(figure)
+    return (data if interactive() else _saved(data)), notes
+
+
+def _png(png: bytes, size: tuple[int, int], alt: str, *, grid: bool = True) -> tuple[dict, dict]:
+    coded, scale = base64.b64encode(png).decode(), 96 / plots.DPI if grid else 4 / 3
+    data = {"image/png": coded, "text/plain": alt}
+    data["text/html"] = _img(f"data:image/png;base64,{coded}", alt, size[0] * scale)
+    width, height = (round(side * scale) for side in size)
+    notes = {"image/png": {"alt": alt, "width": width, "height": height}}
+    return (data if interactive() else _saved(data)), notes
+
+
+def _saved(data: dict) -> dict:
+    return {kind: value for kind, value in data.items() if kind != "text/html"}
+
+
+def _img(source: str, alt: str, width: float) -> str:
+    return f'<img src="{source}" alt="{escape(alt)}" width="{width:.0f}">'
+
+
+def _encoded(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+# --- controls -------------------------------------------------------------------
+
+
+def interactive() -> bool:
+    """True when somebody can move controls: not under `ppfer`, nor under papermill or nbconvert
+    alone, which tell the kernel that nobody is there to be asked.
+    """
+    shell = get_ipython()
+    if os.environ.get("PPFER_HEADLESS") or shell is None or not hasattr(shell, "kernel"):
+        return False
+    return bool(shell.kernel.get_parent("shell").get("content", {}).get("allow_stdin"))
+
+
+def explore(draw: Callable[..., tuple], cases: Sequence[dict], **controls: Any) -> None:
+    """Draw a picture for every setting of the controls.
+
+    With a person there: the first case and, above it, controls that change it in place. Without:
+    one picture per entry of `cases`, because a bare control leaves nothing to see behind.
+
+    Args:
+        draw: from the settings to a PIL image and its description.
+        cases: settings of the static pictures; the controls begin at the first.
+        controls: keyword → widget abbreviation (list, range tuple) as `ipywidgets.interact` takes.
+    """
+    if not interactive():
         for case in cases:
-            draw(**case)
+            picture(*draw(**case))
+        return
+    widgets = control_panel(draw, cases[0], **controls)
+    data, notes = _bundle(*draw(**cases[0]))  # for whoever opens the file without a kernel
+    view = {WIDGET: {"version_major": 2, "version_minor": 0, "model_id": widgets.model_id}}
+    display(_saved(data) | view, metadata=notes, raw=True)
+
+
+def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> ipywidgets.VBox:
+    """Controls, the picture and its description; a moved control redraws the picture in place."""
+    made = ipywidgets.interactive(lambda **values: None, **controls).children[:-1]
+    shown, words = ipywidgets.Image(format="png"), ipywidgets.Label()
+    for control in made:
+        control.value = first.get(control.description, control.value)
+
+    def redraw(change: dict | None = None) -> None:
+        image, words.value = draw(**{control.description: control.value for control in made})
+        file = io.BytesIO()
+        image.save(file, "PNG", compress_level=1)
+        shown.value, shown.width = file.getvalue(), str(image.width * 96 // plots.DPI)
+
+    for control in made:
+        control.observe(redraw, "value")
+    redraw()
+    row = ipywidgets.Layout(flex_flow="row wrap")
+    return ipywidgets.VBox([ipywidgets.Box(made, layout=row), shown, words])
+
+
+def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:
+    """A control that picks any of the options; all at first."""
+    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options))
+
+
+# --- words ----------------------------------------------------------------------
+
+
+def verdict(rate: Rate, *, against: float | Rate, name: str = "", than: str = "guessing") -> str:
+    """Say whether a rate is above, below or not to be told from another, and print the sentence.
+
+    Args:
+        rate: what was measured.
+        against: a share in [0, 1] such as chance, or another rate: then the 95 % interval of the
+            difference decides.
+        name: what the rate is of; begins the sentence.
+        than: what it is compared with.
+
+    Returns:
+        "above", "below" or "like".
+    """
+    if isinstance(against, Rate):
+        _, low, high = probes.difference(rate, against)
+        other = str(against)
+    else:
+        low, high = (edge - against for edge in rate.interval)
+        other = f"{100 * against:.1f} %"
+    found = "above" if low > 0 else "below" if high < 0 else "like"
+    said = {"above": "clearly above", "below": "clearly below", "like": "not to be told from"}
+    print(f"{name + ': ' if name else ''}{rate} is {said[found]} {than}, {other}.")
+    return found
 
 
 def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> None:

@@ -24,7 +24,7 @@ FLOORS = (
     "train protect measure faces frames",
     "folders room stage run training sources method",
     "study",
-    "plots notebook",
+    "plots notebook explore",
     "options deploy execute publish cli __main__",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
