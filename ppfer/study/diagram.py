@@ -4,7 +4,7 @@ their switches.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -144,3 +144,27 @@ def _draw(axis: Axes, task: Task) -> None:
         axis.plot([first - 0.4, x + 0.4], [-1.4, -1.4], color="0.2", linewidth=3)
         said = "trained as a whole" + (", without $F_{fc}$" if task.compensator else "")
         axis.text((first + x) / 2, -1.3, said, ha="center", va="bottom", fontsize=8)
+
+
+def levels(shapes: Sequence[tuple[int, int, int]]) -> Figure:
+    """A U-Net drawn from its levels' shapes: as high as the picture, the deeper the darker; dashed
+    arrows are the skips.
+
+    Args:
+        shapes: (channels, height, width) of each level on the way down, then on the way up.
+    """
+    deepest, tallest = len(shapes) // 2, shapes[0][1]
+    figure, axis = plt.subplots(figsize=(10, 3.2), layout="constrained")
+    axis.set(xlim=(-0.7, len(shapes) - 0.3), ylim=(-0.75, 0.85))
+    axis.axis("off")
+    for i, (channels, height, width) in enumerate(shapes):
+        half = (0.22, 0.5 * height / tallest)
+        _box(axis, (i, 0), "", "learns", half)
+        axis.text(i, -half[1] - 0.08, f"{channels}×{height}×{width}", ha="center", va="top")
+        if i:
+            _join(axis, (i - 1, 0), (i, 0), (half, half))
+        if i > deepest:
+            skip = (2 * deepest - i, half[1] + 0.06), (i, half[1] + 0.06)
+            bent = {"arrowstyle": "->", "linestyle": "--", "connectionstyle": "arc3,rad=-0.08"}
+            axis.annotate("", skip[1], skip[0], arrowprops=bent | {"color": "0.4"})
+    return figure
