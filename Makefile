@@ -17,8 +17,9 @@ lint: install  ## format and checks of the code, notebooks included
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 
-lab: install  ## JupyterLab on localhost
-	$(BIN)/jupyter lab --ip localhost $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+lab: install  ## JupyterLab on localhost, on copies that git doesn't see: my_notebooks
+	$(BIN)/ppfer student my_notebooks --solutions
+	$(BIN)/jupyter lab --ip localhost $(if $(filter 0,$(shell id -u)),--allow-root) my_notebooks
 
 notebooks: install  ## execute all notebooks and keep their outputs, for a commit
 	$(BIN)/ppfer run --notebooks all --in-place

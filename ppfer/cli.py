@@ -82,12 +82,20 @@ def _open(args: argparse.Namespace) -> Run:
     return study.open_run(_config(args), args.runs_dir)
 
 
+def _books() -> tuple:
+    """The modules that execute and publish notebooks: Jupyter and seaborn take seconds and memory,
+    which other commands are spared.
+    """
+    from ppfer import execute, publish
+
+    return execute, publish
+
+
 # --- run ----------------------------------------------------------------------
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ppfer import execute, publish  # only here: Jupyter and seaborn take seconds and memory
-
+    execute, publish = _books()
     settings, began = settings_of(args), time.monotonic()
     if args.in_place and "data" in settings:
         raise PpferError(
@@ -126,6 +134,7 @@ def _run(args: argparse.Namespace) -> None:
                 execute.keep(out, path)
         if args.in_place:
             publish.publish(run)
+            publish.index()
     if is_main():
         _report(run, time.monotonic() - began, executed=not args.no_notebooks)
 
@@ -179,8 +188,7 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _seeds(args: argparse.Namespace) -> None:
-    from ppfer import publish  # only here, as above
-
+    _, publish = _books()
     settings, seeds = settings_of(args), args.seeds.split(",")
     if args.in_place and "data" in settings:
         raise PpferError("--in-place keeps results on the synthetic clips only")
@@ -193,6 +201,15 @@ def _seeds(args: argparse.Namespace) -> None:
 def _runs(args: argparse.Namespace) -> None:
     rows = known_runs(args.runs_dir)
     print(_plain(rows) if rows else f"there are no runs in {args.runs_dir} yet")
+
+
+def _student(args: argparse.Namespace) -> None:
+    execute, _ = _books()
+    written = execute.student(args.folder, solutions=args.solutions)
+    kept = len(execute.notebooks("all")) - len(written)
+    print(
+        f"{args.folder}: {len(written)} notebooks written, {kept} that were there are as they were"
+    )
 
 
 def _data(args: argparse.Namespace) -> None:
@@ -305,6 +322,7 @@ COMMANDS = {
     "runs": _runs,
     "seeds": _seeds,
     "data": _data,
+    "student": _student,
     "twin": _twin,
     "cost": _cost,
     "protect": _protect,

@@ -30,7 +30,6 @@ from ppfer.run import Run
 from ppfer.study import probes
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-COLOURS = 255  # of a picture grid: a third of the bytes of full colour, and no difference to see
 
 
 def start(
@@ -88,52 +87,36 @@ def play(clips: Mapping[str, Tensor], alt: str, *, cell: float = 1.2) -> None:
     first, *others = (plots.image_row(frames, titles, cell=cell) for frames in steps)
     file, how = io.BytesIO(), {"save_all": True, "duration": 150, "loop": 0}
     first.save(file, "PNG", append_images=others, **how)
-    data, notes = _png(file.getvalue(), first.size, alt)
+    data, notes = _outputs(file.getvalue(), first.width, alt)
     display(data, metadata=notes, raw=True)
 
 
 def _bundle(figure: Figure | Image.Image, alt: str) -> tuple[dict, dict]:
     """Data and metadata of an output, by MIME type."""
     if isinstance(figure, Image.Image):
-        return _png(_encoded(figure), figure.size, alt)
+        return _outputs(plots.png(figure), figure.width, alt)
     grid = any(axis.images for axis in figure.axes)  # pixels don't become lines
-    size = tuple(int(side * (plots.DPI if grid else 72)) for side in figure.get_size_inches())
-    file, drawing = io.BytesIO(), io.StringIO()
-    figure.savefig(file, format="png", dpi=plots.DPI if grid else 72)
-    data, notes = _png(_encoded(Image.open(file).convert("RGB")), size, alt, grid=grid)
-    if not grid:
-        about = {"Date": None, "Creator": None, "Title": alt}
-        figure.savefig(drawing, format="svg", metadata=about)
-        spoken = f'<svg role="img" aria-label="{escape(alt)}" '
-        drawn = drawing.getvalue().replace("<svg ", spoken, 1)
-        shown = "data:image/svg+xml;base64," + base64.b64encode(drawn.encode()).decode()
-        data |= {"image/svg+xml": drawn, "text/html": _img(shown, alt, size[0] * 4 / 3)}
-        notes["image/svg+xml"] = {"alt": alt}
+    file, drawn = io.BytesIO(), "" if grid else plots.svg(figure, alt)
+    figure.savefig(file, format="png", dpi=plots.DPI)
     plt.close(figure)
-    return (data if interactive() else _saved(data)), notes
+    image = Image.open(file).convert("RGB")
+    if not grid:  # only for those who can't be shown the lines
+        image = image.reduce(2)
+    return _outputs(plots.png(image), plots.DPI * figure.get_figwidth(), alt, drawn)
 
 
-def _png(png: bytes, size: tuple[int, int], alt: str, *, grid: bool = True) -> tuple[dict, dict]:
-    coded, scale = base64.b64encode(png).decode(), 96 / plots.DPI if grid else 4 / 3
-    data = {"image/png": coded, "text/plain": alt}
-    data["text/html"] = _img(f"data:image/png;base64,{coded}", alt, size[0] * scale)
-    width, height = (round(side * scale) for side in size)
-    notes = {"image/png": {"alt": alt, "width": width, "height": height}}
-    return (data if interactive() else _saved(data)), notes
-
-
-def _saved(data: dict) -> dict:
-    return {kind: value for kind, value in data.items() if kind != "text/html"}
-
-
-def _img(source: str, alt: str, width: float) -> str:
-    return f'<img src="{source}" alt="{escape(alt)}" width="{width:.0f}">'
-
-
-def _encoded(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-    return file.getvalue()
+def _outputs(png: bytes, width: float, alt: str, svg: str = "") -> tuple[dict, dict]:
+    """`width` is in pixels at 144 dpi."""
+    width = round(width * 96 / plots.DPI)
+    data = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
+    notes = {"image/png": {"alt": alt, "width": width}}
+    kind, shown = ("svg+xml", base64.b64encode(svg.encode()).decode()) if svg else ("png", "")
+    if svg:
+        data["image/svg+xml"], notes["image/svg+xml"] = svg, {"alt": alt}
+    if interactive():
+        source = f"data:image/{kind};base64,{shown or data['image/png']}"
+        data["text/html"] = f'<img src="{source}" alt="{escape(alt)}" width="{width}">'
+    return data, notes
 
 
 # --- controls -------------------------------------------------------------------
@@ -167,7 +150,7 @@ def explore(draw: Callable[..., tuple], cases: Sequence[dict], **controls: Any) 
     widgets = control_panel(draw, cases[0], **controls)
     data, notes = _bundle(*draw(**cases[0]))  # for whoever opens the file without a kernel
     view = {WIDGET: {"version_major": 2, "version_minor": 0, "model_id": widgets.model_id}}
-    display(_saved(data) | view, metadata=notes, raw=True)
+    display(data | view, metadata=notes, raw=True)
 
 
 def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> ipywidgets.VBox:

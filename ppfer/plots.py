@@ -6,8 +6,10 @@ control moves); lines and bars are matplotlib's. `ppfer.notebook.picture` shows 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from functools import cache
+from html import escape
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -39,6 +41,20 @@ def theme() -> None:
     """The project's look; called once by `ppfer.notebook.start`."""
     quiet = {"figure.dpi": 72, "savefig.dpi": DPI, "svg.fonttype": "none", "svg.hashsalt": "ppfer"}
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc=quiet)
+
+
+def png(image: Image.Image) -> bytes:
+    """A picture grid as a small file: 255 colours, a third of the bytes, no difference to see."""
+    file = io.BytesIO()
+    image.quantize(255, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def svg(figure: Figure, alt: str) -> str:
+    """Lines as SVG, with words for those who can't see them; the figure is left open."""
+    file, about = io.StringIO(), {"Date": None, "Creator": None, "Title": alt}
+    figure.savefig(file, format="svg", metadata=about)
+    return file.getvalue().replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
 
 
 # --- grids of pictures ----------------------------------------------------------
@@ -86,7 +102,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
-def _fitted(text: str, width: float) -> tuple[str, ImageFont.FreeTypeFont]:
+def fitted(text: str, width: float) -> tuple[str, ImageFont.FreeTypeFont]:
     """A title in lines no wider than `width`, in a smaller font if a word needs it."""
     words = [line.split(" ") for line in text.split("\n")]
     longest = max((word for line in words for word in line), key=len)
@@ -129,8 +145,8 @@ def image_grid(
     room = DPI * min(cell, 10 / count)
     arrays = [[_resized(pixels(picture), room) for picture in row] for row in rows]
     height, width = (max(a.shape[side] for row in arrays for a in row) for side in (0, 1))
-    left = [_fitted(title, 230) for title in row_titles]
-    over = [_fitted(title, width - 4) for title in column_titles[:count]]
+    left = [fitted(title, 230) for title in row_titles]
+    over = [fitted(title, width - 4) for title in column_titles[:count]]
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     boxes = [[pen.multiline_textbbox((0, 0), *label) for label in side] for side in (left, over)]
     x0 = max((int(box[2]) + 2 * GAP for box in boxes[0]), default=0)
@@ -291,9 +307,9 @@ def confusion_counts(predicted: Tensor | np.ndarray, truth: np.ndarray, classes:
     return counts
 
 
-def overview(run: Run, *, count: int = 8) -> dict[str, Figure | Image.Image]:
-    """The README's pictures, from a finished run on synthetic clips: "bands", "protected" and two
-    of training curves.
+def overview(run: Run, *, count: int = 8) -> dict[str, tuple[Figure | Image.Image, str]]:
+    """The README's pictures and what they show, from a finished run on synthetic clips: "bands",
+    "protected" and two of training curves.
 
     "bands": one frame of two actors, split. "protected": V, both enhanced bands merged (G) and
     compensated (C) for the apex-side middle frame of `count` test clips, the first of each (actor,
@@ -312,33 +328,28 @@ def overview(run: Run, *, count: int = 8) -> dict[str, Figure | Image.Image]:
     middle = run.config.frames // 2
     rows = [[pixels[i, middle] for i in chosen] for pixels in stores.values()]
     labels = [f"{table.actor[i]} {table.emotion[i]}" for i in chosen]
-    pictures = {"protected": image_grid(rows, list(stores), labels, cell=1.1)}
+    said = "original frames, protected frames and compensated frames, in rows"
+    pictures = {"protected": (image_grid(rows, list(stores), labels, cell=1.1), said)}
     if "t" not in run.config.bands.axes:
         faces = torch.stack([stores["original (V)"][i, middle] for i in chosen[:2]])
         faces = faces.float().cpu() / 255
         parts = split.coefficients(*split.split(faces), like=faces)
-        pictures["bands"] = bands(
-            [{n: x[i] for n, x in parts.items()} for i in range(2)], labels[:2]
-        )
+        two = [{n: x[i] for n, x in parts.items()} for i in range(2)]
+        pictures["bands"] = bands(two, labels[:2]), "one frame of two actors, split into bands"
     chance = 1 / len(run.classes("actor"))
-    pictures["curves_protection"] = curves(
-        run,
-        {"Algorithm 1": "privacy", "Algorithm 2": "compensation"},
-        ("val_plr", "val_l1", "val_accuracy"),
-        decided=("val_plr",),
-        chance={"val_plr": chance},
-    )
+    guessing = {"val_plr": chance, "val_all_frames": chance}
+    stages = {"Algorithm 1": "privacy", "Algorithm 2": "compensation"}
+    keys = ("val_plr", "val_l1", "val_accuracy")
+    said = "identity named, distortion and expressions read while both algorithms train"
+    drawn = curves(run, stages, keys, decided=keys[:1], chance=guessing)
+    pictures["curves_protection"] = drawn, said
     readers = {
         f"{kind} on {short}": f"{stage}/{name}"
         for stage, kind in (("recognizer", "F_u"), ("attack", "V_pl"))
         for name, short in (("none", "V"), ("enhanced", "G"), ("ppfer", "C"))
         if run.has(f"{stage}/{name}")
     }
-    pictures["curves_readers"] = curves(
-        run,
-        readers,
-        ("loss", "val_accuracy", "val_all_frames"),
-        decided=("val_accuracy",),
-        chance={"val_all_frames": chance},
-    )
+    keys = ("loss", "val_accuracy", "val_all_frames")
+    said = "recognizer and validator learning to read V, G and C: loss and what they read"
+    pictures["curves_readers"] = curves(run, readers, keys, decided=keys[1:], chance=guessing), said
     return pictures
