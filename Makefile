@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: run test tables lab lint notebooks bench install clean
+.PHONY: run test test-browser tables lab lint notebooks bench install clean
 
 run: install  ## the whole method on the shipped clips: notebooks 00-07 and 12
 	$(BIN)/ppfer run
@@ -12,6 +12,10 @@ tables: install  ## every comparison: notebooks 08-10 (after make run)
 
 test: lint  ## the tests, every notebook under profile smoke among them
 	$(BIN)/python -m pytest
+
+test-browser: install  ## explorers in JupyterLab in a headless Chromium, which has to be there
+	$(BIN)/python -m pip install --quiet --editable ".[browser]"
+	$(BIN)/python -m pytest -rs tests/test_browser.py
 
 lint: install  ## format and checks of the code, notebooks included
 	$(BIN)/ruff format --check

@@ -135,8 +135,9 @@ def interactive() -> bool:
 def explore(draw: Callable[..., tuple], cases: Sequence[dict], **controls: Any) -> None:
     """Draw a picture for every setting of the controls.
 
-    With a person there: the first case and, above it, controls that change it in place. Without:
-    one picture per entry of `cases`, because a bare control leaves nothing to see behind.
+    With a person there: controls that change a picture in place, beginning with the first case;
+    the picture is saved with them, the controls' state is not. Without: one picture per entry of
+    `cases`, because a bare control leaves nothing to see behind.
 
     Args:
         draw: from the settings to a PIL image and its description.

@@ -149,7 +149,7 @@ def image_grid(
     over = [fitted(title, width - 4) for title in column_titles[:count]]
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     boxes = [[pen.multiline_textbbox((0, 0), *label) for label in side] for side in (left, over)]
-    x0 = max((int(box[2]) + 2 * GAP for box in boxes[0]), default=0)
+    x0 = max((int(box[2]) + 3 * GAP for box in boxes[0]), default=0)
     y0 = max((int(box[3]) + 2 * GAP for box in boxes[1]), default=0)
     size = (x0 + count * (width + GAP) - GAP, y0 + len(rows) * (height + GAP) - GAP)
     canvas = Image.new("RGB", size, "white")

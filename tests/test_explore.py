@@ -5,8 +5,11 @@ import io
 import time
 
 import ipywidgets
+import nbclient
+import nbformat
 import pytest
 import torch
+from jupyter_client.manager import start_new_kernel
 from PIL import Image
 
 from ppfer import explore, notebook, plots
@@ -64,6 +67,22 @@ def test_a_moved_control_redraws_the_picture_in_place_and_quickly(tiny_run, sett
         image.value != before and bytes(image.value).startswith(b"\x89PNG") and words.value == said
     )
     assert min(seconds) < 0.1
+
+
+def test_a_kernel_knows_whether_somebody_can_move_controls(monkeypatch):
+    """Papermill and nbconvert execute through nbclient, which can't be asked; JupyterLab can."""
+    monkeypatch.delenv("PPFER_HEADLESS", raising=False)
+    code = "from ppfer import notebook; print(notebook.interactive())"
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbclient.NotebookClient(book, kernel_name="python3").execute()
+    assert book.cells[0].outputs[-1].text.strip() == "False"
+    manager, client = start_new_kernel()
+    said = []
+    client.execute_interactive(code, allow_stdin=True, output_hook=said.append)
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+    printed = [m["content"]["text"] for m in said if m["msg_type"] == "stream"]
+    assert "True" in "".join(printed)
 
 
 def test_without_a_person_cases_are_drawn_and_no_control(tiny_run, shown):
