@@ -23,7 +23,7 @@ lint: install  ## format and checks of the code, notebooks included
 
 lab: install  ## JupyterLab on localhost, on copies that git doesn't see: my_notebooks
 	$(BIN)/ppfer student my_notebooks --solutions
-	$(BIN)/jupyter lab --ip localhost $(if $(filter 0,$(shell id -u)),--allow-root) my_notebooks
+	$(BIN)/jupyter lab --ip localhost --LabApp.default_url=/lab/tree/my_notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 notebooks: install  ## execute all notebooks and keep their outputs, for a commit
 	$(BIN)/ppfer run --notebooks all --in-place

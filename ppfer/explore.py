@@ -100,13 +100,13 @@ def tradeoff(run: Run, rows: Sequence[dict], names: Sequence[str]) -> None:
     """
     titles = {row["approach"]: name for row, name in zip(rows, names, strict=True)}
     attackers = [key for key in ("plr_worst", "plr_retrained", "plr") if key in rows[0]]
-    last = list(titles)[-1]
-    start = {"approach": last, "compared": tuple(titles), "attacker": attackers[0]}
+    ours = [title for title, name in titles.items() if name == "ppfer"] or list(titles)
+    start = {"approach": ours[0], "compared": tuple(titles), "attacker": attackers[0]}
     start["measure"] = "acc_retrained"
 
     def draw(approach: str, compared: tuple, attacker: str, measure: str) -> tuple:
-        kept = [row for row in rows if row["approach"] in {*compared, approach}]
-        return tradeoff_picture(run, kept, titles[approach], approach, attacker, measure)
+        names = titles[approach], {*compared, approach}
+        return tradeoff_picture(run, rows, *names, approach, attacker, measure)
 
     many = notebook.several(titles)
     controls = {"approach": list(titles), "compared": many, "attacker": attackers}
@@ -116,11 +116,12 @@ def tradeoff(run: Run, rows: Sequence[dict], names: Sequence[str]) -> None:
 
 
 def tradeoff_picture(
-    run: Run, rows: Sequence[dict], name: str, approach: str, attacker: str, measure: str
-) -> tuple[Image.Image, str]:
+    run: Run, rows: Sequence[dict], name: str, compared: set, approach: str, attacker: str,
+    measure: str,
+) -> tuple[Image.Image, str]:  # fmt: skip
     """What the trade-off explorer shows for one setting, and its description."""
     size, edge = (900, 560), 80
-    canvas = Image.new("RGB", size, "white")
+    canvas = Image.new("RGB", (size[0] + 330, size[1]), "white")
     pen = ImageDraw.Draw(canvas)
 
     def place(x: float, y: float) -> tuple[float, float]:  # shares to pixels
@@ -134,18 +135,23 @@ def tradeoff_picture(
         pen.text((edge - 8, place(0, share)[1]), f"{share:.0%}", "black", font, "rm")
     pen.text((size[0] / 2, size[1] - 24), f"identity named ({attacker})", "black", font, "mm")
     pen.text((edge, 24), f"expressions read ({measure}); best is the upper left", "black", font)
+    near: dict[tuple, list] = {}  # points on top of each other share their numbers
     for number, row in enumerate(rows, 1):
-        x, y = (as_rate(row[key]).value for key in (attacker, measure))
         chosen = row["approach"] == approach
-        (u, v), r = place(x, y), 14 if chosen else 11
-        pen.ellipse((u - r, v - r, u + r, v + r), "#de8f05" if chosen else "#0173b2")
-        pen.text((u, v), str(number), "white", plots.font(15), "mm")
+        color = "#de8f05" if chosen else "black" if row["approach"] in compared else "#bbbbbb"
+        pen.text((size[0], 60 + 26 * number), f"{number} {row['approach']}", color, font)
+        if color != "#bbbbbb":
+            u, v = place(*(as_rate(row[key]).value for key in (attacker, measure)))
+            near.setdefault((u // 20, v // 20), [u, v]).append(number)
+            r = 12 if chosen else 9
+            pen.ellipse((u - r, v - r, u + r, v + r), color if chosen else "#0173b2")
+    for u, v, *numbers in near.values():
+        pen.text((u + 16, v), ", ".join(map(str, numbers)), "black", font, "lm")
     test = run.parts["test"][0]
     at = torch.linspace(0, run.config.frames - 1, 6).long()
     clips = [run.tensor(f"protected/{kind}")[int(test)].cpu()[at] for kind in ("none", name)]
     strip = plots.image_grid(clips, ["original", approach], cell=1.1)
     picked = next(row for row in rows if row["approach"] == approach)
     named, read = (as_rate(picked[key]) for key in (attacker, measure))
-    words = "; ".join(f"{i} {row['approach']}" for i, row in enumerate(rows, 1))
-    words = f"{approach}: identity named {named}, expressions read {read}. Points: {words}"
-    return stacked(canvas, strip), words
+    words = f"{approach}: identity named {named}, expressions read {read}"
+    return stacked(canvas, strip), f"{words}; {len(compared)} approaches compared"

@@ -84,9 +84,11 @@ def play(clips: Mapping[str, Tensor], alt: str, *, cell: float = 1.2) -> None:
     """
     titles = list(clips)
     steps = zip(*clips.values(), strict=True)
-    first, *others = (plots.image_row(frames, titles, cell=cell) for frames in steps)
+    frames = [plots.image_row(frame, titles, cell=cell) for frame in steps]
+    colours = frames[len(frames) // 2].quantize(255)  # one palette, so that nothing flickers
+    first, *others = (frame.quantize(palette=colours, dither=0) for frame in frames)
     file, how = io.BytesIO(), {"save_all": True, "duration": 150, "loop": 0}
-    first.save(file, "PNG", append_images=others, **how)
+    first.save(file, "PNG", append_images=others, optimize=True, **how)
     data, notes = _outputs(file.getvalue(), first.width, alt)
     display(data, metadata=notes, raw=True)
 

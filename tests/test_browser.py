@@ -38,7 +38,11 @@ def lab(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = [f"--port={port}", "--no-browser", "--ip=127.0.0.1", "--allow-root"]
-    options += ["--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True"]
+    options += [
+        "--LabApp.expose_app_in_browser=True",
+        "--IdentityProvider.token=",
+        "--ServerApp.disable_check_xsrf=True",
+    ]
     command = [sys.executable, "-m", "jupyterlab", *options, str(folder / "books")]
     env = {k: v for k, v in os.environ.items() if k != "PPFER_HEADLESS"}
     env |= {"JUPYTER_CONFIG_DIR": str(folder / "config"), "OMP_NUM_THREADS": "1"}
@@ -71,8 +75,8 @@ def test_a_moved_control_changes_the_picture(lab, page, number, control):
     (path,) = books.glob(f"{number}_*.ipynb")
     page.goto(f"{address}/lab/tree/{path.name}?reset", timeout=120_000)
     page.locator(".jp-Notebook").wait_for(timeout=120_000)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)
+    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
     picture = page.locator(".jp-OutputArea .widget-image").first
     picture.wait_for(timeout=480_000, state="attached")
     picture.scroll_into_view_if_needed()
