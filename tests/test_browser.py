@@ -46,6 +46,9 @@ def lab(tmp_path_factory):
     command = [sys.executable, "-m", "jupyterlab", *options, str(folder / "books")]
     env = {k: v for k, v in os.environ.items() if k != "PPFER_HEADLESS"}
     env |= {"JUPYTER_CONFIG_DIR": str(folder / "config"), "OMP_NUM_THREADS": "1"}
+    settings = folder / "config" / "labconfig" / "default_setting_overrides.json"
+    settings.parent.mkdir(parents=True)  # every output stays in the page, seen or not
+    settings.write_text('{"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}')
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
@@ -76,7 +79,7 @@ def test_a_moved_control_changes_the_picture(lab, page, number, control):
     page.goto(f"{address}/lab/tree/{path.name}?reset", timeout=120_000)
     page.locator(".jp-Notebook").wait_for(timeout=120_000)
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)
-    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
     picture = page.locator(".jp-OutputArea .widget-image").first
     picture.wait_for(timeout=480_000, state="attached")
     picture.scroll_into_view_if_needed()
