@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: run test test-faults tables lab lint notebooks bench install clean
+.PHONY: run test test-faults test-browser tables lab lint notebooks bench install clean
 
 run: install  ## the whole method on the shipped clips: notebooks 00-07 and 12
 	$(BIN)/ppfer run
@@ -13,6 +13,10 @@ tables: install  ## every comparison: notebooks 08-10 (after make run)
 test: lint  ## the tests, every notebook under profile smoke among them
 	$(BIN)/python -m pytest
 
+test-browser: install  ## explorers in JupyterLab in a headless Chromium, which has to be there
+	$(BIN)/python -m pip install --quiet --editable ".[browser]"
+	$(BIN)/python -m pytest -rs tests/test_browser.py
+
 lint: install  ## format and checks of the code, notebooks included
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -21,8 +25,9 @@ lint: install  ## format and checks of the code, notebooks included
 test-faults: install  ## killed, starved, lied to: the quick half in minutes; FULL=1 for all of it
 	$(BIN)/python -m pytest tests/faults -m "$(if $(FULL),,not full)" $(if $(FULL),--write-counts)
 
-lab: install  ## JupyterLab on localhost
-	$(BIN)/jupyter lab --ip localhost $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+lab: install  ## JupyterLab on localhost, on copies that git doesn't see: my_notebooks
+	$(BIN)/ppfer student my_notebooks --solutions
+	$(BIN)/jupyter lab --ip localhost --LabApp.default_url=/lab/tree/my_notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 notebooks: install  ## execute all notebooks and keep their outputs, for a commit
 	$(BIN)/ppfer run --notebooks all --in-place

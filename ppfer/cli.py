@@ -150,6 +150,7 @@ def _run(args: argparse.Namespace) -> None:
                 execute.keep(out, path)
         if args.in_place:
             publish.publish(run)
+            publish.index()
     if is_main():
         _report(run, time.monotonic() - began, executed=not args.no_notebooks)
         if (run.dir / "tables" / "main.json").exists():
@@ -253,6 +254,16 @@ def _seeds(args: argparse.Namespace) -> None:
 def _runs(args: argparse.Namespace) -> None:
     rows = known_runs(args.runs_dir)
     print(plain(rows) if rows else f"there are no runs in {args.runs_dir} yet")
+
+
+def _student(args: argparse.Namespace) -> None:
+    _, execute, *_ = _slow()
+
+    written = execute.student(args.folder, solutions=args.solutions)
+    kept = len(execute.notebooks("all")) - len(written)
+    print(
+        f"{args.folder}: {len(written)} notebooks written, {kept} that were there are as they were"
+    )
 
 
 def _data(args: argparse.Namespace) -> None:
@@ -365,6 +376,7 @@ COMMANDS = {
     "runs": _runs,
     "seeds": _seeds,
     "data": _data,
+    "student": _student,
     "twin": _twin,
     "cost": _cost,
     "protect": _protect,

@@ -5,7 +5,9 @@ for a commit.
 from __future__ import annotations
 
 import ast
+import base64
 import contextlib
+import io
 import json
 import logging
 import os
@@ -18,6 +20,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import psutil
+from PIL import Image
 
 from ppfer.config import REPO, PpferError, checked
 from ppfer.device import sweep
@@ -50,6 +53,59 @@ def parameters_of(path: Path) -> dict[str, object]:
     """A notebook's parameters and their defaults."""
     found = papermill.inspect_notebook(str(path))
     return {name: ast.literal_eval(about["default"]) for name, about in found.items()}
+
+
+def about(path: Path) -> tuple[str, str]:
+    """A notebook's question, and its row "| reads | writes | takes about |"."""
+    title = nbformat.read(path, as_version=4).cells[0].source
+    question = title.splitlines()[0].partition(" · ")[2]
+    return question, title.partition("|---|---|---|\n")[2].splitlines()[0]
+
+
+def thumbnail(path: Path, side: int = 160) -> Image.Image | None:
+    """The picture of the cell tagged "thumbnail", or the largest there is, made small."""
+    found = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        chosen = "thumbnail" in cell.metadata.get("tags", [])
+        for output in cell.get("outputs", []):
+            coded = output.get("data", {}).get("image/png")
+            found += [(chosen, len(coded), coded)] if coded else []
+    if not found:
+        return None
+    image = Image.open(io.BytesIO(base64.b64decode(max(found)[2]))).convert("RGB")
+    image.thumbnail((side, side))
+    return image
+
+
+def student(folder: Path, *, solutions: bool = False) -> list[Path]:
+    """Copies of the notebooks to work in, without outputs; files that are there already stay.
+
+    Args:
+        folder: links and `runs_dir` are made to fit wherever it is.
+        solutions: whether the cells with solutions are kept.
+
+    Returns:
+        The files that were written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    here, written = Path(os.path.relpath(REPO, folder.resolve())).as_posix(), []
+    moved = {"](../": f"]({here}/", '"../runs"': f'"{here}/runs"'}
+    moved |= {f"]({name})": f"]({here}/notebooks/{name})" for name in ("README.md", "GLOSSARY.md")}
+    for path in notebooks("all"):
+        copy = folder / path.name
+        if copy.exists():
+            continue
+        book = nbformat.read(path, as_version=4)
+        for cell in list(book.cells):
+            if not solutions and "solution" in cell.metadata.get("tags", []):
+                book.cells.remove(cell)
+            for old, new in moved.items():
+                cell.source = cell.source.replace(old, new)
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        nbformat.write(book, copy)
+        written.append(copy)
+    return written
 
 
 def execute(path: Path, out: Path, hide: list[str] | None = None, **parameters: object) -> None:

@@ -96,6 +96,12 @@ def _runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs-dir", type=Path, default=RUNS)
 
 
+def _student(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="what is there already is kept")
+    keep = "keep the solutions of the exercises"
+    parser.add_argument("--solutions", action="store_true", help=keep)
+
+
 def _data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
     quick = "look at names, labels and sizes only, not into the files"
@@ -175,6 +181,11 @@ COMMANDS = {
         _data,
         "what is in a folder of clips: usable, rejected and why, and what is odd",
         "ppfer data data/twin",
+    ),
+    "student": (
+        _student,
+        "copies of the notebooks to work in, without outputs and solutions",
+        "ppfer student my_notebooks",
     ),
     "twin": (
         _twin,

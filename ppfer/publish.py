@@ -12,13 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+from matplotlib.figure import Figure
 
-from ppfer import device, measure, plots
+from ppfer import device, execute, measure, plots
 from ppfer.config import REPO, Config, PpferError, dotted, load_config, near, to_dict
 from ppfer.folders import ASIDE, run_name
 from ppfer.run import Run
+from ppfer.study import diagram
 
 PAGES = ("README.md", "figures/README.md", "figures/bench/README.md")  # hold tables from files
+LIST = re.compile(r"<!-- notebooks -->.*?<!-- end -->", re.DOTALL)
+MAP = (
+    "Map of the method: original (V) is split into bands, one enhancer each (F_hpr, F_lpr) under "
+    "frozen identity controllers makes protected (G), the compensator (F_fc) makes compensated "
+    "(C), which the recognizer (F_u) and the leakage validator (V_pl) read"
+)
 README_COLUMNS = {  # the main table's, in plain words
     "approach": "approach",
     "plr": "identity named: validator as trained",
@@ -42,9 +50,44 @@ def publish(run: Run) -> None:
         measure.write_table(readme_rows(json.loads(main.read_text())), folder, "readme")
     device.write_json(folder / "manifest.json", finished(run.dir))
     plots.theme()
-    for name, figure in plots.overview(run).items():
-        figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=110)
+    for name, (figure, alt) in plots.overview(run).items():
+        if isinstance(figure, Figure):
+            (folder / f"{name}.svg").write_text(plots.svg(figure, alt))
+        else:
+            (folder / f"{name}.png").write_bytes(plots.png(figure))
+    draw_maps()
     fill_pages()
+
+
+def draw_maps() -> None:
+    """The map of the method for the README, and for each notebook with its boxes in yellow."""
+    folder = REPO / "figures" / "map"
+    folder.mkdir(parents=True, exist_ok=True)
+    plots.theme()
+    for name, today in {"method": (), **diagram.TODAY}.items():
+        (folder / f"{name}.svg").write_text(plots.svg(diagram.method(today), MAP))
+
+
+def index() -> None:
+    """The list of notebooks in their README, from their first cells, with a picture of each."""
+    folder = REPO / "figures" / "thumbs"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in execute.notebooks("all"):
+        picture = execute.thumbnail(path)
+        if picture is not None:
+            (folder / f"{path.name[:2]}.png").write_bytes(plots.png(picture))
+    page = execute.NOTEBOOKS / "README.md"
+    page.write_text(LIST.sub(lambda _: listed(), page.read_text()))
+
+
+def listed() -> str:
+    """The list of notebooks: a picture, the question, what is read and written, how long."""
+    lines = ["| | asks | reads | writes | takes about |", "|---|---|---|---|---|"]
+    for path in execute.notebooks("all"):
+        question, row = execute.about(path)
+        seen = f"![{question}](../figures/thumbs/{path.name[:2]}.png)"
+        lines.append(f"| {seen} | [{path.name[:2]} {question}]({path.name}) {row}")
+    return "\n".join(["<!-- notebooks -->", "", *lines, "", "<!-- end -->"])
 
 
 def readme_rows(rows: list[dict]) -> list[dict]:

@@ -1,4 +1,4 @@
-"""What is said in a terminal: tables that fit it, and what a protector leaked when it was measured."""
+"""What is said in a terminal: tables that fit it, and what a protector leaked when measured."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def plain(rows: list[dict]) -> str:
             [{c: row.get(c, "") for c in (first, *some)} for row in rows]
             for some in (rest[:half], rest[half:])
         ]
-        return "\n\n".join(map(_plain, parts))
+        return "\n\n".join(map(plain, parts))
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from ppfer import execute, study, video
 from ppfer.config import PpferError, load_config
 from ppfer.measure import Rate, as_rate
 from ppfer.method import PIPELINE
+from ppfer.notebook import WIDGET
 from ppfer.study import paper
 from ppfer.study.tables import MAIN
 
@@ -59,7 +60,8 @@ def test_it_begins_with_a_question_and_has_a_readers_size(path):
     assert 15 <= len(book.cells) <= 40
     assert path.stat().st_size <= 1_000_000
     lengths = [len(c.source.splitlines()) for c in cells(path)]
-    assert max(lengths) <= 25 and statistics.median(lengths) <= 8
+    assert max(lengths) <= 15 and statistics.median(lengths) <= 8
+    assert max(len(line) for c in cells(path) for line in c.source.splitlines()) <= 100
 
 
 @each_book
@@ -101,7 +103,7 @@ def test_outputs_are_clean_or_absent(path):
         for output in cell.outputs:
             assert output.output_type != "error"
             shown = output.get("data", {})
-            assert "application/vnd.jupyter.widget-view+json" not in shown
+            assert WIDGET not in shown
             words = {k: v for k, v in shown.items() if k.startswith("text/")}
             text = json.dumps(output.get("text", "") or words)
             text = re.sub(r"base64,[\w+/=]+", "", text)  # an embedded video
@@ -110,6 +112,23 @@ def test_outputs_are_clean_or_absent(path):
     in_one_go = [*range(1, len(counts) + 1)]
     assert counts in ([None] * len(counts), in_one_go), "run top to bottom, in one go"
     assert any(counts) or not any(c.outputs for c in cells(path))
+
+
+def undescribed(path):
+    """Pictures of a notebook's outputs that say nothing to those who can't see them."""
+    outputs = [o for c in cells(path) for o in c.outputs if "data" in o]
+    kinds = [(o, kind) for o in outputs for kind in o["data"] if kind.startswith("image/")]
+    return [k for o, k in kinds if len(o.metadata.get(k, {}).get("alt", "")) < 20]
+
+
+@each_book
+def test_every_picture_is_described(path):
+    assert not undescribed(path)
+
+
+@each_book
+def test_the_map_is_at_the_top_with_todays_boxes(path):
+    assert f"](../figures/map/{path.name[:2]}.svg)" in cells(path, "markdown")[0].source
 
 
 @each_book
@@ -166,6 +185,10 @@ def test_runs_under_smoke(path, smoke):
     assert not [o for c in executed for o in c.outputs if o.output_type == "error"]
     outputs = [o.get("data", {}) for c in executed for o in c.outputs]
     pictures = [shown["image/png"] for shown in outputs if "image/png" in shown]
+    assert not undescribed(copy)
+    assert not [shown for shown in outputs if WIDGET in shown], "nobody can move a control here"
+    drawn = [shown["image/svg+xml"] for shown in outputs if "image/svg+xml" in shown]
+    assert all("<title>" in svg and 'role="img"' in svg for svg in drawn)
     assert len(pictures) >= 3, "one figure a section"
     assert len(set(pictures)) == len(pictures), "no figure is shown twice"
     assert min(len(base64.b64decode(p)) for p in pictures) > 500

@@ -1,12 +1,18 @@
 """What runs leave for the repository: how each stage was made, seeds side by side, pages filled."""
 
+import re
 import shutil
 from types import SimpleNamespace
 
-from ppfer import cli, execute, measure, publish
+import matplotlib.pyplot as plt
+import nbformat
+from matplotlib.figure import Figure
+
+from ppfer import cli, execute, measure, plots, publish, telling
 from ppfer.device import write_json
 from ppfer.folders import known_runs
 from ppfer.method import PIPELINE
+from ppfer.study import diagram
 
 
 def test_finished_lists_what_was_made(tiny_run):
@@ -55,7 +61,7 @@ def test_a_terminal_shows_counts_in_a_hundred_columns(tmp_path, capsys):
         for name in ("No privacy preservation", "PPFER without compensation (G)")
     ]
     rows[0]["happy"] = {"k": 0, "n": 0}
-    text = cli._plain(rows)
+    text = telling.plain(rows)
     assert max(map(len, text.splitlines())) <= 100
     assert "0.0 % (0/1)" in text and "no clip (0/0)" in text and "nan" not in text
 
@@ -67,3 +73,48 @@ def test_a_terminal_shows_counts_in_a_hundred_columns(tmp_path, capsys):
 
 def test_a_notebook_is_found_by_its_number():
     assert execute.notebooks("3, 12") == execute.notebooks("03,12")
+
+
+def test_the_readmes_pictures_are_lines_and_grids_with_words(tiny_run):
+    drawn = plots.overview(tiny_run, count=2)
+    lines = {name for name, (figure, _) in drawn.items() if isinstance(figure, Figure)}
+    plt.close("all")
+    assert lines == {"curves_protection", "curves_readers"} and set(drawn) - lines == {
+        "bands",
+        "protected",
+    }
+    assert all(len(words) > 20 for _, words in drawn.values())
+
+
+def test_maps_are_what_the_code_draws():
+    plots.theme()
+    folder = publish.REPO / "figures" / "map"
+    for name, today in {"method": (), **diagram.TODAY}.items():
+        drawn = plots.svg(diagram.method(today), publish.MAP)
+        plt.close("all")
+        assert (folder / f"{name}.svg").read_text() == drawn, "publish.draw_maps() draws them again"
+    yellow = (folder / "04.svg").read_text().count(diagram.FACES["today"])
+    assert yellow == len(diagram.TODAY["04"])
+
+
+def test_the_list_of_notebooks_says_what_they_say():
+    assert publish.listed() in (execute.NOTEBOOKS / "README.md").read_text()
+    for path in execute.notebooks("all"):
+        assert (publish.REPO / "figures" / "thumbs" / f"{path.name[:2]}.png").exists()
+
+
+def test_a_student_gets_exercises_without_solutions_and_links_that_lead_there(tmp_path, capsys):
+    folder = tmp_path / "class" / "books"
+    folder.mkdir(parents=True)
+    (folder / "00_data.ipynb").write_text("mine")
+    assert cli.main(["student", str(folder)]) == 0
+    assert (folder / "00_data.ipynb").read_text() == "mine" and "1 that" in capsys.readouterr().out
+    for path in execute.notebooks("all")[1:]:
+        book = nbformat.read(folder / path.name, as_version=4)
+        nbformat.validate(book)
+        tags = [tag for cell in book.cells for tag in cell.metadata.get("tags", [])]
+        assert "exercise" in tags and "solution" not in tags
+        assert not [cell for cell in book.cells if cell.get("outputs")]
+        text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+        local = [x for x in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in x]
+        assert not [link for link in local if not (folder / link).exists()], path.name

@@ -280,7 +280,7 @@ def test_the_notebook_teaches_the_same_haar():
         Path(__file__).parents[1] / "notebooks" / "01_wavelets.ipynb", as_version=4
     ).cells
     (cell,) = (c for c in cells if "haar-by-hand" in c.metadata.get("tags", []))
-    taught = {}
+    taught = {"torch": torch}
     exec(cell.source, taught)
     x = clips(2, 3, 10, 8)
     mine, ours = taught["haar_split"](x), BandSplit().coefficients(*BandSplit().split(x)).values()
