@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 run: install  ## the whole method on the shipped clips: notebooks 00-07 and 12
 	$(BIN)/ppfer run
 
-tables: install  ## every comparison: notebooks 08-10 (after make run)
+tables: install  ## every comparison: notebooks 08-11 (after make run)
 	$(BIN)/ppfer run --notebooks tables
 
 test: lint  ## the tests, every notebook under profile smoke among them

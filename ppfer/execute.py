@@ -27,7 +27,7 @@ from ppfer.device import sweep
 
 NOTEBOOKS = REPO / "notebooks"
 MAIN = ("00", "01", "02", "03", "04", "05", "06", "07", "12")  # the whole method, once
-TABLES = ("08", "09", "10")  # comparisons, attacks, ablations
+TABLES = ("08", "09", "10", "11")  # comparisons, attacks, ablations, beyond the paper
 
 
 def notebooks(which: str) -> list[Path]:

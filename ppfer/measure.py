@@ -261,6 +261,8 @@ def cell_text(cell: object) -> str:
     share = as_rate(cell)
     if share is not None:
         return str(share)
+    if isinstance(cell, dict):
+        return ", ".join(f"{key} {cell_text(part)}" for key, part in cell.items())
     return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
 
 

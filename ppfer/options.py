@@ -47,7 +47,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 def _run(parser: argparse.ArgumentParser) -> None:
     _common(parser)
     add = parser.add_argument
-    which = "main (00–07, 12) | tables (08–10) | all | numbers, e.g. 03,04 (default: main)"
+    which = "main (00–07, 12) | tables (08–11) | all | numbers, e.g. 03,04 (default: main)"
     add("--notebooks", default="main", help=which)
     without = "make the stages and tables (main, tables or all) without Jupyter"
     add("--no-notebooks", action="store_true", help=without)

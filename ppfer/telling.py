@@ -12,7 +12,7 @@ from ppfer.run import Run
 from ppfer.stage import Protector
 
 WIDE = 100  # columns of a terminal
-LIVE = REPO / "figures" / "twin" / "live.json"  # what attackers who learn read from each protector
+LIVE = tuple(REPO / "figures" / profile / "live.json" for profile in ("twin", "demo"))  # measured
 PROMISE = (
     "It lets through how a face moves and nothing else of it. Not promised: that nobody is known "
     "by their way of moving, by spectacles that are read as a movement, by voice, body, clothes or "
@@ -84,11 +84,13 @@ def leaked(run: Run, name: str) -> str:
     return "\n".join([*lines, promise])
 
 
-def leaked_by(protector: Protector, path: Path = LIVE) -> str:
-    """What a protector of anybody leaked on the synthetic actors, and what it does not promise."""
-    rows = json.loads(path.read_text()) if path.exists() else []
-    rows = [row for row in rows if row["approach"] == protector.title]
-    lines = [f"How much {protector.title} leaks was not measured: {path} says nothing of it."]
+def leaked_by(protector: Protector, paths: Sequence[Path] = LIVE) -> str:
+    """What a protector of anybody leaked on the synthetic actors, and what it does not promise; the
+    first of the files that has it.
+    """
+    tables = [json.loads(path.read_text()) for path in paths if path.exists()]
+    rows = [row for table in tables for row in table if row["approach"] == protector.title]
+    lines = [f"How much {protector.title} leaks was not measured: {paths[0]} says nothing of it."]
     if rows:
         shares = {key: as_rate(cell) for key, cell in rows[0].items() if not key.startswith("acc")}
         named = [f"{key}: {cell_text(share)}" for key, share in shares.items() if share]

@@ -315,10 +315,10 @@ def test_a_video_is_protected_without_a_run(tmp_path, weights, capsys):
 
 def test_what_leaked_is_said_as_it_was_measured(tmp_path):
     protector = reenactment.PROTECTOR
-    assert "was not measured" in leaked_by(protector, tmp_path / "none.json")
+    assert "was not measured" in leaked_by(protector, [tmp_path / "none.json"])
     row = {"approach": protector.title, "plr": Rate(3, 200).to_dict()}
     row |= {"acc": Rate(150, 200).to_dict(), "flicker": 1.5}
     write_json(tmp_path / "live.json", [{"approach": "Other", "plr": {"k": 9, "n": 9}}, row])
-    said = leaked_by(protector, tmp_path / "live.json")
+    said = leaked_by(protector, [tmp_path / "live.json"])
     assert "plr: 1.5 % (3/200" in said and "acc" not in said and "9/9" not in said
     assert "Not promised" in said

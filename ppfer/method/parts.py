@@ -174,7 +174,7 @@ def with_weights(net: nn.Module, other: nn.Module) -> nn.Module:
 
 
 def with_body(net: nn.Module, other: nn.Module) -> nn.Module:
-    """The classifier with another's weights, all but those of the last layer."""
+    """The classifier or recognizer with another's weights, all but those of the last layer."""
     trained = other.net.state_dict().items()
     body = {key: value for key, value in trained if not key.startswith("fc.")}
     net.net.load_state_dict(net.net.state_dict() | body)

@@ -7,6 +7,7 @@ it tells.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import twin
-from ppfer.method.parts import OnProtected, new_recognizer
+from ppfer.method.parts import OnProtected, new_recognizer, with_body
 from ppfer.run import Run
 from ppfer.stage import Stage, stage
 from ppfer.study.swap import twin_origin, twin_spec
@@ -65,15 +66,15 @@ class ActionsObjective(nn.Module):
 
 @stage(
     "actions/{protector}",
-    needs=("split", "motions", "protected/{protector}"),
-    settings=("nets.recognizer", "nets.recognizer_weights"),
+    needs=("split", "motions", "protected/{protector}", "recognizer/{protector}"),
+    settings=("nets.recognizer",),
     notebook="11",
     study=True,
 )
 class Actions(OnProtected):
-    """F_u's network with the facial actions for outputs, on a protector's clips.
+    """F_u as trained on a protector's clips, with the facial actions for outputs, trained on.
 
-    It is not mirrored in training: left and right are actions of their own.
+    Clips are not mirrored: left and right are actions of their own.
     """
 
     frames = False
@@ -87,12 +88,11 @@ class Actions(OnProtected):
         scale = np.where(spread > 1e-3, spread, np.inf)  # what never moves is not asked for
         return ((true - train.mean(0)) / scale).astype(np.float32), spread
 
-    def net(self, weights: str = "") -> nn.Module:
-        outputs = self.run.get("motions")[0].size
-        return new_recognizer(self.config, outputs, weights)
+    def net(self) -> nn.Module:
+        return new_recognizer(self.config, self.run.get("motions")[0].size)
 
     def start(self) -> nn.Module:
-        return self.net(self.config.nets.recognizer_weights)
+        return with_body(self.net(), self.run.get(f"recognizer/{self.protector}"))
 
     def objective(self, net: nn.Module) -> nn.Module:
         return ActionsObjective(net)
@@ -131,5 +131,6 @@ def r_squared(said: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def has_motions(run: Run) -> bool:
-    """Whether this data set's true actions are known."""
-    return twin_origin(run.config) is not None
+    """Whether the true actions are known: of a twin to which no clips of others were added."""
+    name = re.compile(r"\d{4}_[A-Z]{3}_[A-Z]{3}_(LO|MD|HI|XX)")
+    return twin_origin(run.config) is not None and all(map(name.fullmatch, run.table["clip"]))

@@ -16,9 +16,10 @@ from ppfer.measure import Rate, as_rate, leakage
 from ppfer.method.parts import OnProtected
 from ppfer.run import Run
 from ppfer.stage import stage
-from ppfer.study.tables import BEYOND, approaches, left_out, prepare, whole_row
+from ppfer.study.tables import approaches, beyond, left_out, prepare, whole_row
 
-MORE = ("ppfer_long", "donor")  # the other schedule and the limit, where all are asked for
+# the other schedule, what goes beyond the paper, and the limit, where all are asked for
+MORE = ("ppfer_long", "live", "reenactment", "donor")
 FRAMES = 4  # frames of each test clip that SSIM, PSNR and PLR are measured on, evenly spaced
 
 
@@ -209,11 +210,11 @@ def table3(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     return [*rows, control | assess(run, guess, index)]
 
 
-def beyond_table(run: Run, names: Sequence[str] = BEYOND) -> list[dict]:
+def beyond_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     """What survives an attacker who learns: `ppfer.study.tables.whole_row` of the paper's method in
     both schedules, of ours and of the limit, each with its recovery attack, under ``recovery``.
     """
-    ready = prepare(run, names, ("recovery",))
+    ready = prepare(run, beyond(run) if names is None else names, ("recovery",))
     rows = []
     for name in ready:
         back = recovery_cells(run, name)
