@@ -236,7 +236,9 @@ class Regression(Training):
     def crowd(self) -> Crowd:
         """Whom it learns from."""
         people = self.config.regressor_people
-        return crowd(people, self.run.device, FIRST, Progress("drawing people", people).update)
+        return crowd(
+            people, self.run.device, FIRST, Progress("drawing people", people, "people").update
+        )
 
     @functools.cached_property
     def strangers(self) -> Crowd:
