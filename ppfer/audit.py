@@ -15,6 +15,7 @@ import numpy as np
 
 from ppfer.config import PpferError, load_config
 from ppfer.folders import data_path
+from ppfer.run import Run
 from ppfer.store import ClipStore
 
 NUMBERS = (  # files that hold no picture and no clip's name
@@ -26,8 +27,22 @@ PIECE, SHORTEST = 48, 6  # bytes of a frame, letters of a name: fewer would be f
 
 
 def synthetic(*folders: str | Path) -> bool:
-    """Whether data folders hold clips that `ppfer twin` drew, of nobody."""
-    return all((data_path(str(f)) / "twin.json").exists() for f in folders)
+    """Whether data folders hold clips that `ppfer twin` drew, of nobody; its wild clips lie in a
+    folder of theirs.
+    """
+    places = [data_path(str(folder)) for folder in folders]
+    return all(any((at / "twin.json").exists() for at in (f, f.parent)) for f in places)
+
+
+def to_hide(run: Run) -> list[str] | None:
+    """Names of the clips that a notebook's copy must not show; None where the clips are of nobody.
+
+    Makes the run's clips, to know their names.
+    """
+    config = run.config
+    if config.generate or synthetic(config.data, config.wild):
+        return None
+    return [str(name) for name in run.make("clips").table["clip"]]
 
 
 def data_of(run: Path) -> Path:

@@ -1,8 +1,7 @@
 """Cells of a grid, over stages or notebooks, made by several workers at once.
 
-A cell of the grid is a run. A stage that several cells stand on has one key and is one task. Every
-worker takes whatever can be made now and nobody else is making, by a lock on the disk they share,
-so that it does not matter where workers are.
+A cell is a run. A stage that several cells stand on has one key and is one task. Every worker takes
+what can be made now and nobody else is making, by a lock on the disk they share, wherever it is.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from ppfer import study
+from ppfer import audit, study
 from ppfer.config import PpferError, digest
 from ppfer.device import Progress, atomic, write_json
 from ppfer.execute import execute, parameters_of
@@ -270,12 +269,14 @@ def _end(batch: Batch, task: Task, run: Run) -> None:
     """What ends a cell: its notebooks, or the main run's tables."""
     cell = batch.cells[task.cell]
     run.introduce()
+    hide = audit.to_hide(run) if batch.books else None
+    common = {"profile": cell.config.profile, "seed": cell.config.seed}
+    common |= {"settings": cell.settings, "runs_dir": batch.runs_dir}
     for book in batch.books:
         out = run.dir / "notebooks" / book.name
         own = {k: v for k, v in cell.parameters.items() if k in parameters_of(book)}
-        common = {"profile": cell.config.profile, "seed": cell.config.seed}
         try:
-            execute(book, out, **common, settings=cell.settings, runs_dir=batch.runs_dir, **own)
+            execute(book, out, hide, **common, **own)
         except PpferError as error:
             raise PpferError(f"{error} (as far as it came: {out})") from error
     if not batch.books and not batch.stages:

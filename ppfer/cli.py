@@ -137,14 +137,12 @@ def _run(args: argparse.Namespace) -> None:
             ):  # at once: the comparisons take longer, and may be stopped
                 publish.publish(run)
     else:
-        chosen, config = execute.notebooks(args.notebooks), run.config
-        shown = args.allow_real_faces or config.generate
-        shown = shown or audit.synthetic(config.data, config.wild)
+        chosen = execute.notebooks(args.notebooks)
+        hide = None if args.allow_real_faces else audit.to_hide(run)
         for number, path in enumerate(chosen, 1):
             print(f"[{number}/{len(chosen)}] {path.name}", flush=True)
             out = run.dir / "notebooks" / path.name
             parameters = {"profile": args.profile, "seed": args.seed, "settings": settings}
-            hide = None if shown else [str(name) for name in run.get("clips").table["clip"]]
             execute.execute(path, out, hide, runs_dir=args.runs_dir.resolve(), **parameters)
             if args.in_place:
                 execute.keep(out, path)

@@ -15,8 +15,8 @@ import pytest
 import torch
 from counting import COUNTS
 
-from ppfer import audit, cli, execute
-from ppfer.config import REPO, PpferError
+from ppfer import audit, cli, execute, study
+from ppfer.config import REPO, PpferError, load_config
 from ppfer.device import write_json
 from ppfer.store import ClipStore
 from ppfer.weights import save_weights
@@ -100,6 +100,19 @@ def test_nothing_to_clean_is_a_sentence(runs, tmp_path, capsys):
     assert "there is no run of" in capsys.readouterr().err
     with pytest.raises(PpferError, match="there is no run of people"):
         audit.runs_of(runs / "drawn", None)
+
+
+def test_clips_of_nobody_are_shown_and_others_are_not(tmp_path):
+    """The shipped clips, wild ones too, and those rendered in memory; not a folder of one's own."""
+    for profile in ("demo", "smoke", "twin"):
+        assert audit.to_hide(study.open_run(load_config(profile), tmp_path)) is None
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    clip = next((REPO / "data" / "twin" / "VideoMP4").glob("*.mp4"))
+    shutil.copy(clip, folder / "ann-1.mp4")
+    (folder / "metadata.csv").write_text("path,actor,emotion\nann-1.mp4,ann,happy\n")
+    own = study.open_run(load_config("smoke", {"data": str(folder)}), tmp_path / "runs")
+    assert audit.to_hide(own) == ["ann-1"]
 
 
 def test_executed_notebooks_hold_no_picture_and_no_name(tmp_path):
