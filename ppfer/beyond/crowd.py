@@ -1,23 +1,22 @@
 """Strangers to learn movements from: thousands of synthetic people in no particular mood.
 
 Nobody here is in any data set: numbers count from `FIRST`, and a face goes with several head
-shapes. Facial actions are mixed at random, so that a network that reads them learns no expression
-by heart; heads turn widely, light and background are anything at all, and some wear spectacles.
+shapes. Half of the faces act; in the others facial actions are mixed at random, so that a network
+that reads them learns no expression by heart; heads turn widely, light and background are anything at all, and some wear spectacles.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import joblib
 import numpy as np
 import torch
 from torch import Tensor
 
-from ppfer.children import in_children
 from ppfer.cremad import SENTENCES
 from ppfer.twin.acting import APEX, VISEMES, ClipSpec, Face, background, motion
 from ppfer.twin.head import draw, load_head
@@ -99,14 +98,12 @@ def crowd(
 
 def _painted(people: int, first: int) -> Iterator[tuple[np.ndarray, ...]]:
     """Of each person in order what `stranger` gives."""
-    jobs = ((first + i,) for i in range(people))
+    numbers = range(first, first + people)
     if people < MANY:
-        yield from (stranger(*job) for job in jobs)
+        yield from map(stranger, numbers)
         return
-    for made in in_children(_stranger, jobs, workers=os.cpu_count() or 1, timeout=120):
-        if isinstance(made, BaseException):
-            raise made
-        yield made
+    pool = joblib.Parallel(-1, return_as="generator", max_nbytes=None)
+    yield from pool(joblib.delayed(_stranger)(number) for number in numbers)
 
 
 def _stranger(number: int) -> tuple[np.ndarray, ...]:
