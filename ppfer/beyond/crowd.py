@@ -2,7 +2,8 @@
 
 Nobody here is in any data set: numbers count from `FIRST`, and a face goes with several head
 shapes. Half of the faces act; in the others facial actions are mixed at random, so that a network
-that reads them learns no expression by heart; heads turn widely, light and background are anything at all, and some wear spectacles.
+that reads them learns no expression by heart. Heads turn widely, light and background are anything
+at all, and some wear spectacles.
 """
 
 from __future__ import annotations
