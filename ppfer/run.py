@@ -346,7 +346,8 @@ class Run:
             clips may have to be protected again for it.
         """
         named = isinstance(net, str) and isinstance(store, str) and isinstance(part, str)
-        key = digest([self.key(net), self.key(store), part, frames]) if named else ""
+        about = (net, store, "split") if named else ()
+        key = digest([*map(self.key, about), part, frames]) if named else ""
         kept = self.dir / "logits" / f"{key}.npy"
         if named and key not in self._logits and kept.exists():
             self._logits[key] = torch.from_numpy(np.load(kept))

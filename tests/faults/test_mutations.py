@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import types
 from pathlib import Path
 
@@ -454,6 +455,15 @@ SEEN = (AssertionError, PpferError, pytest.fail.Exception)  # no other: a crash 
 
 
 SLOW = ("trained on the test part", "selection on test data")
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(tiny_run):
+    """What networks said under a planted bug is not to be asked for afterwards, nor before."""
+    shutil.rmtree(tiny_run.dir / "logits", ignore_errors=True)
+    yield
+    shutil.rmtree(tiny_run.dir / "logits", ignore_errors=True)
+    tiny_run._logits.clear()
 
 
 @pytest.mark.parametrize(
