@@ -350,7 +350,10 @@ class Run:
         key = digest([*map(self.key, about), part, frames]) if named else ""
         kept = self.dir / "logits" / f"{key}.npy"
         if named and key not in self._logits and kept.exists():
-            self._logits[key] = torch.from_numpy(np.load(kept))
+            self.manifest(net)  # only of a network that is there
+            said = torch.from_numpy(np.load(kept))
+            if len(said) == len(self.parts[part]):
+                self._logits[key] = said
         if key not in self._logits or not named:
             judge = self.get(net) if isinstance(net, str) else net
             said = measure.logits(
