@@ -56,7 +56,7 @@ def test_r_squared_is_one_for_the_truth_and_zero_for_the_mean():
 
 def test_actions_are_what_the_twin_was_drawn_with(tmp_path):
     run = study.open_run(load_config("smoke"), tmp_path, "cpu")
-    for name in ("clips", "split", "protected/none", "motions", "actions/none"):
+    for name in ("clips", "split", "protected/none", "recognizer/none", "motions", "actions/none"):
         run.make(name, load=False)
     true = run.get("motions")
     assert true.shape == (len(run.table), QUARTERS, 52) and true.min() >= 0

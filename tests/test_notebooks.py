@@ -284,7 +284,9 @@ RESULTS = {
 
 
 def test_an_unknown_parameter_is_refused(tmp_path):
-    with pytest.raises(PpferError, match="00_.* has no parameter sede; it has profile, seed"):
+    with pytest.raises(
+        PpferError, match="00_.* has no parameter sede .did you mean .seed.*; it has profile, seed"
+    ):
         execute.execute(BOOKS[0], tmp_path / "out.ipynb", profile="smoke", sede=1)
     assert not (tmp_path / "out.ipynb").exists()
 

@@ -94,7 +94,8 @@ def test_processes_paint_the_same_people(monkeypatch):
     here = list(crowd._painted(2, crowd.FIRST))
     monkeypatch.setattr(crowd, "MANY", 1)
     for own, other in zip(here, crowd._painted(2, crowd.FIRST), strict=True):
-        assert all(np.array_equal(a, b) for a, b in zip(own, other, strict=True))
+        for a, b in zip(own, other, strict=True):  # sums of fewer threads round differently
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
 def test_spectacles_are_rims_on_the_skin_alone():
