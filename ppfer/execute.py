@@ -176,6 +176,7 @@ def without_people(path: Path, names: list[str]) -> None:
         html = str(output.get("data", {}).get("text/html", ""))
         if any(kind.startswith(("image/", "video/")) for kind in kinds) or "data:" in html:
             output["data"] = nbformat.from_dict({"text/plain": said})
+            output["metadata"] = nbformat.from_dict({})  # what the picture showed, and how large
     book.metadata.pop("widgets", None)
     text = nbformat.writes(book)
     known = {json.dumps(n, ensure_ascii=False)[1:-1]: f"clip {i}" for i, n in enumerate(names)}
