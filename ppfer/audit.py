@@ -75,7 +75,8 @@ def held(run: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(p for p in run.rglob("*") if p.is_file() or p.is_symlink()):
         table = path.parent.name == "tables" and path.suffix in (".json", ".md")
         if path.name not in NUMBERS and not table:
-            yield KINDS.get(path.suffix, "other"), path
+            said = path.parent.name == "logits"  # what networks said of each clip
+            yield "answers" if said else KINDS.get(path.suffix, "other"), path
 
 
 def audit(runs_dir: Path, data: Path | None = None) -> list[dict]:

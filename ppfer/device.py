@@ -84,7 +84,7 @@ def fitting(what: str, device: torch.device, advice: str) -> Iterator[None]:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, a GPU's or the machine's."""
     kinds = (MemoryError, torch.OutOfMemoryError)
-    words = ("allocate memory", "start new thread", "create a primitive", "failed to map segment")
+    words = ("allocate memory", "start new thread", "a primitive", "failed to map segment")
     return isinstance(error, kinds) or any(word in str(error) for word in words)
 
 

@@ -345,32 +345,34 @@ class Run:
             are names the answer is kept, in ``logits/`` too, since several tables ask for it and
             clips may have to be protected again for it.
         """
-        named = isinstance(net, str) and isinstance(store, str) and isinstance(part, str)
-        about = (net, store, "split") if named else ()
-        key = digest([*map(self.key, about), part, frames]) if named else ""
-        kept = self.dir / "logits" / f"{key}.npy"
-        if named and key not in self._logits and kept.exists():
+        if all(isinstance(about, str) for about in (net, store, part)):
+            return self._remembered(net, store, part, frames, batch)
+        judge = self.get(net) if isinstance(net, str) else net
+        return measure.logits(
+            judge,
+            self.tensor(store) if isinstance(store, str) else store,
+            self.parts[part] if isinstance(part, str) else part,
+            frames=not getattr(judge, "sees_clips", False) if frames is None else frames,
+            device=self.device,
+            precision=self.config.precision,
+            batch=batch,
+        )
+
+    def _remembered(
+        self, net: str, store: str, part: str, frames: bool | None, batch: int
+    ) -> Tensor:
+        """`logits` of names: asked for once, then read from memory or from the run's folder."""
+        key = digest([*map(self.key, (net, store, "split")), part, frames])
+        if key not in self._logits:
+            kept, rows = self.dir / "logits" / f"{key}.npy", self.parts[part]
             self.manifest(net)  # only of a network that is there
-            said = torch.from_numpy(np.load(kept))
-            if len(said) == len(self.parts[part]):
-                self._logits[key] = said
-        if key not in self._logits or not named:
-            judge = self.get(net) if isinstance(net, str) else net
-            said = measure.logits(
-                judge,
-                self.tensor(store) if isinstance(store, str) else store,
-                self.parts[part] if isinstance(part, str) else part,
-                frames=not getattr(judge, "sees_clips", False) if frames is None else frames,
-                device=self.device,
-                precision=self.config.precision,
-                batch=batch,
-            )
-            if not named:
-                return said
+            said = torch.from_numpy(np.load(kept)) if kept.exists() else None
+            if said is None or len(said) != len(rows):
+                said = self.logits(net, store, rows, frames=frames, batch=batch)
+                if is_main():
+                    with atomic(kept) as partial:
+                        np.save(partial, said.numpy())
             self._logits[key] = said
-            if is_main():
-                with atomic(kept) as partial:
-                    np.save(partial, said.numpy())
         return self._logits[key]
 
 

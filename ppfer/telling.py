@@ -54,7 +54,7 @@ def aligned(table: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(line) for line in padded]
 
 
-# --- several runs ---------------------------------------------------------------
+# --- what leaked ------------------------------------------------------------------
 
 
 def closed_set(run: Run) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ppfer import protect
 from ppfer.measure import leakage, rate
 from ppfer.method.parts import (
+    made_by,
     new_classifier,
     new_enhancer,
     new_recognizer,
@@ -150,15 +151,7 @@ class Live(Training):
     def measure(self, net: nn.Module) -> dict[str, float]:
         """What the players read of the validation clips: expression, and identity twice."""
         run, index = self.run, self.run.parts["val"]
-        made = protect.protect_all(
-            net,
-            run.tensor("clips")[torch.as_tensor(index)],
-            device=run.device,
-            batch=16,
-            name=self.name,
-            precision=run.config.precision,
-        )
-        shown = torch.cat(list(made))
+        shown = made_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
         expression, frame, clip = (run.logits(player, shown) for player in self.players)
         actors = run.labels("actor")[index]
         hits = expression.argmax(-1).numpy() == run.labels("emotion")[index]

@@ -43,7 +43,6 @@ from ppfer.twin.people import DONOR, Actor, appearance
 Reader = Callable[[Tensor], Tensor]  # frames (N, 3, H, W) → numbers (N, 55)
 
 SIDE = 256  # pixels at which `ppfer protect` draws heads
-OFFSET = 1.0  # default strength of the constant that is added to a clip's numbers
 TURN = 0.8  # rad; a reader that says more is not believed
 SCALE = 1.0  # the donor is as large as people in front of a green screen
 LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
@@ -66,7 +65,8 @@ class Reenactment(nn.Module):
         reader: see the module's docstring.
         offset: strength of a constant added to all numbers of a clip, drawn with the deviation
             ``reader.spread``: that of the reader's mean error from person to person, which such an
-            offset hides; 0 adds nothing, and a reader without a spread gets none.
+            offset hides; 0 adds nothing, and a reader without a spread gets none. Runs say
+            ``config.reenactment_offset``.
         even: give all clips the same strength of movement, so that how lively somebody is does not
             show; it needs whole clips.
         donor: number of the twin's actor who is shown.
@@ -79,7 +79,7 @@ class Reenactment(nn.Module):
     context = 1
 
     def __init__(
-        self, reader: Reader, *, offset: float = OFFSET, even: bool = False, donor: int = DONOR
+        self, reader: Reader, *, offset: float = 0.0, even: bool = False, donor: int = DONOR
     ):
         super().__init__()
         self.reader, self.offset, self.even, self.donor = reader, offset, even, Actor(donor)

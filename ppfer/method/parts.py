@@ -147,15 +147,19 @@ def held_frames(run: Run, store: str, part: str = "val") -> Tensor:
     return held if whole_clips(run.config) else held[:, :: max(1, held.shape[1] // 4)]
 
 
+def made_by(run: Run, protector: protect.Apply, clips: Tensor, batch: int = 16) -> Tensor:
+    """Clips (n, T, 3, H, W) uint8 as a protector that is still sought or trained makes them."""
+    how = {"device": run.device, "precision": run.config.precision, "batch": batch}
+    made = protect.protect_all(protector, clips, name=type(protector).__name__, **how)
+    return torch.cat(list(made))
+
+
 def protection(run: Run, protector: protect.Apply, store: str) -> dict[str, float]:
     """Validation measures of a protector under training: PLR of the frozen validator and L1 to its
     input.
     """
-    held, precision = held_frames(run, store), run.config.precision
-    made = protect.protect_all(
-        protector, held, device=run.device, batch=32, name="protector", precision=precision
-    )
-    out = torch.cat(list(made))
+    held = held_frames(run, store)
+    out = made_by(run, protector, held, batch=32)
     said = run.logits("identity", out)
     distance = (out.float() - held.to(out.device).float()).abs().mean() / 255
     named = leakage(said, run.labels("actor")[run.parts["val"]])["all_frames"]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ppfer import protect
 from ppfer.measure import Rate, rate
 from ppfer.method.parts import (
+    made_by,
     new_enhancer,
     new_recognizer,
     protection,
@@ -80,15 +81,8 @@ class Joint(Training):
     def accuracy(self, net: nn.Module, part: str) -> Rate:
         """The jointly trained F_u on the enhanced clips of a part."""
         run, index = self.run, self.run.parts[part]
-        made = protect.protect_all(
-            net,
-            run.tensor("clips")[torch.as_tensor(index)],
-            device=run.device,
-            batch=16,
-            name=self.name,
-            precision=run.config.precision,
-        )
-        said = run.logits(self.recognizer, torch.cat(list(made)))
+        made = made_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
+        said = run.logits(self.recognizer, made)
         return rate(said.argmax(-1).numpy() == run.labels("emotion")[index])
 
     def measure(self, net: nn.Module) -> dict[str, float]:

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from ppfer.config import PpferError, Train
 from ppfer.device import write_json
 from ppfer.measure import leakage, rate
-from ppfer.method.parts import ClassificationObjective, new_recognizer, with_weights
-from ppfer.protect import protect_all
+from ppfer.method.parts import ClassificationObjective, made_by, new_recognizer, with_weights
 from ppfer.run import Run
 from ppfer.stage import Protector, Stage, stage
 from ppfer.training import Training
@@ -243,10 +242,7 @@ class Blur(Stage):
             own, judge = ("recognizer/ppfer", "blurred")
 
         def at(sigma: float) -> float:
-            blurred = protect_all(
-                GaussianBlur(sigma), held, device=run.device, batch=32, name="Gaussian blur"
-            )
-            return self.value(judge, torch.cat(list(blurred)))
+            return self.value(judge, made_by(run, GaussianBlur(sigma), held, batch=32))
 
         goal, ends = self.value(own, ppfer), sigma_range(self.config.size)
         found = bisect(at, goal, *ends, tolerance=0.25 / len(index))

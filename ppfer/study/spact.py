@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppfer import protect
 from ppfer.config import Config, PpferError
 from ppfer.measure import rate
 from ppfer.method.parts import (
+    made_by,
     new_classifier,
     new_enhancer,
     new_recognizer,
@@ -212,15 +212,8 @@ class Tradeoff(Training):
     def measure(self, net: nn.Module) -> dict[str, float]:
         run, index = self.run, self.run.parts["val"]
         leaks = protection(run, net, "clips")
-        made = protect.protect_all(
-            net,
-            run.tensor("clips")[torch.as_tensor(index)],
-            device=run.device,
-            batch=16,
-            name="trade-off framework",
-            precision=run.config.precision,
-        )
-        said = run.logits(self.recognizer, torch.cat(list(made)))
+        made = made_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
+        said = run.logits(self.recognizer, made)
         hits = said.argmax(-1).numpy() == run.labels("emotion")[index]
         return leaks | {"val_accuracy": rate(hits).value}
 

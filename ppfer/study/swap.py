@@ -9,6 +9,7 @@ donor is synthetic everywhere. Stage: landmarks.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -137,9 +138,13 @@ def twin_origin(config: Config) -> dict | None:
 
 def twin_spec(name: str, origin: dict) -> twin.ClipSpec:
     """What a twin clip shows, by its name and `twin_origin`."""
-    actor = twin.Actor(int(name.split("_")[0]), origin["seed"])
-    specs = twin.actor_specs(actor, origin["frames"], origin["difficulty"])
-    return next(spec for spec in specs if spec.name == name)
+    return _specs(int(name.split("_")[0]), **origin)[name]
+
+
+@functools.cache
+def _specs(actor: int, frames: int, seed: int, difficulty: float) -> dict[str, twin.ClipSpec]:
+    """All clips of a twin's actor by their names."""
+    return {s.name: s for s in twin.actor_specs(twin.Actor(actor, seed), frames, difficulty)}
 
 
 def dlib_model() -> Path | None:
