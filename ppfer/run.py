@@ -347,6 +347,10 @@ class Run:
         """
         if all(isinstance(about, str) for about in (net, store, part)):
             return self._remembered(net, store, part, frames, batch)
+        return self._asked(net, store, part, frames, batch)
+
+    def _asked(self, net, store, part, frames, batch) -> Tensor:
+        """`logits`, computed."""
         judge = self.get(net) if isinstance(net, str) else net
         return measure.logits(
             judge,
@@ -368,7 +372,7 @@ class Run:
             self.manifest(net)  # only of a network that is there
             said = torch.from_numpy(np.load(kept)) if kept.exists() else None
             if said is None or len(said) != len(rows):
-                said = self.logits(net, store, rows, frames=frames, batch=batch)
+                said = self._asked(net, store, part, frames, batch)
                 if is_main():
                     with atomic(kept) as partial:
                         np.save(partial, said.numpy())
