@@ -112,9 +112,9 @@ class Classifier(nn.Module):
     shrinking) and ImageNet's mean and std are applied inside, so every caller speaks [0, 1].
 
     Args:
-        backbone: "resnet50", "resnet18" (timm; state-dict names are torchvision's) or
-            "resnet_small", a narrow ResNet for CPUs (0.3 M parameters at width 16, 6 MMAC per 64²
-            frame).
+        backbone: "resnet50", "resnet18" (timm; state-dict names are torchvision's),
+            "convnext_atto" (timm, 3.4 M parameters) or "resnet_small", a narrow ResNet for CPUs
+            (0.3 M parameters at width 16, 6 MMAC per 64² frame).
         num_classes: number of logits.
         input_size: side of the square the network sees; None leaves frames as they come.
         weights: None from scratch, "DEFAULT" ImageNet weights through torchvision, or a path; see
@@ -138,11 +138,12 @@ class Classifier(nn.Module):
         super().__init__()
         if backbone == "resnet_small":
             self.net = _resnet_small(num_classes, width, blocks)
-        elif backbone in ("resnet18", "resnet50"):
+        elif backbone in ("resnet18", "resnet50", "convnext_atto"):
             self.net = timm.create_model(backbone, pretrained=False, num_classes=num_classes)
         else:
             raise PpferError(
-                f"unknown classifier '{backbone}'; known: resnet50, resnet18, resnet_small"
+                f"unknown classifier '{backbone}'; known: resnet50, resnet18, convnext_atto, "
+                "resnet_small"
             )
         self.input_size = input_size
         _register_statistics(self, IMAGENET, (1, 3, 1, 1))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from ppfer import train
 from ppfer.config import Train
 from ppfer.study.recovery import (
+    FRAMES,
     Recovery,
     RecoveryObjective,
     mean_image,
@@ -15,7 +16,9 @@ from ppfer.study.recovery import (
     some_frames,
     table3,
     undo,
+    undone_row,
 )
+from ppfer.study.tables import prepare
 from ppfer.train import Batches
 
 CPU = torch.device("cpu")
@@ -128,3 +131,13 @@ def test_table3_has_controls_and_every_approach(tiny_run):
 def test_mean_image_is_the_mean_of_training_frames(tiny_run):
     train_clips = tiny_run.tensor("clips")[torch.as_tensor(tiny_run.parts["train"])]
     torch.testing.assert_close(mean_image(tiny_run), train_clips.float().mean((0, 1)) / 255)
+
+
+def test_a_validator_is_trained_on_what_was_recovered(tiny_run):
+    prepare(tiny_run, ("ppfer",), ("recovery",))
+    row, test = undone_row(tiny_run, "ppfer"), tiny_run.parts["test"]
+    assert row["plr_retrained"]["n"] == row["plr"]["n"] == len(test)
+    shown = some_frames(tiny_run.tensor("protected/recovered_ppfer"), test, FRAMES)
+    protected = some_frames(tiny_run.tensor("protected/ppfer"), test, FRAMES)
+    guessed = undo(tiny_run.get("recovery/ppfer"), protected, CPU)
+    assert (shown.int() - guessed.int()).abs().max() <= 1 and not torch.equal(shown, protected)

@@ -8,7 +8,7 @@ import torch
 
 from ppfer.config import PpferError
 from ppfer.stage import Protector
-from ppfer.study.tables import SUITE, TABLE1, measure_leakage, prepare, table1, worst_leakage
+from ppfer.study.tables import TABLE1, measure_leakage, prepare, suite, table1, worst_leakage
 
 
 def protector(name: str, function: Callable) -> Protector:
@@ -68,7 +68,7 @@ def test_renaming_people_is_no_privacy(tiny_run, monkeypatch):
 
 
 def test_one_picture_for_everybody_is_chance_to_every_attacker(tiny_run):
-    prepare(tiny_run, ("mean",), SUITE)
+    prepare(tiny_run, ("mean",), suite(tiny_run))
     shown = tiny_run.tensor("protected/mean")
     assert (shown == shown[:1, :1]).all() and tiny_run.make("steadiness/mean") == 0
     test = tiny_run.parts["test"]

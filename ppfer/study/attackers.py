@@ -1,4 +1,5 @@
-"""Attackers who start afresh: the validator from scratch, and a network of whole clips.
+"""Attackers who start afresh: the validator from scratch, one of another family, and a network of
+whole clips.
 
 With the validator retrained from its own weights (`ppfer.method.identity.Attack`) they are the
 suite every row of Table 1 runs through, `ppfer.study.tables.SUITE`.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ppfer import nets
 from ppfer.method.identity import Attack
 from ppfer.method.parts import new_recognizer
 from ppfer.stage import stage
@@ -27,6 +29,27 @@ class FromScratch(Attack):
 
     def start(self) -> nn.Module:
         return self.net(self.config.nets.classifier_weights)
+
+
+@stage(
+    "attack_other/{protector}", needs=("split", "protected/{protector}"), notebook="08", study=True
+)
+class OfAnotherFamily(Attack):
+    """A ConvNeXt of timm's from new weights, which is no relative of the networks that protectors
+    are trained against.
+    """
+
+    trains = "attack"
+
+    def net(self, weights: str = "") -> nn.Module:
+        people, side = (
+            len(self.run.classes("actor")),
+            max(32, self.config.size),
+        )  # halved five times
+        return nets.Classifier("convnext_atto", people, side, weights)
+
+    def start(self) -> nn.Module:
+        return self.net()
 
 
 @stage(

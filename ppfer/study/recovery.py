@@ -4,6 +4,7 @@ Table 3 (paper §4.5).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,8 +16,18 @@ from ppfer import nets
 from ppfer.measure import Rate, as_rate, leakage
 from ppfer.method.parts import OnProtected
 from ppfer.run import Run
-from ppfer.stage import stage
-from ppfer.study.tables import approaches, beyond, left_out, prepare, whole_row
+from ppfer.stage import Protector, stage
+from ppfer.study.tables import (
+    BEYOND,
+    all_asked,
+    approaches,
+    beyond,
+    ensure,
+    left_out,
+    named_by,
+    prepare,
+    whole_row,
+)
 
 # the other schedule, what goes beyond the paper, and the limit, where all are asked for
 MORE = ("ppfer_long", "live", "reenactment", "donor")
@@ -210,12 +221,52 @@ def table3(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     return [*rows, control | assess(run, guess, index)]
 
 
+def guesses(run: Run, name: str) -> Callable[[Tensor, range], Tensor]:
+    """Clips and their rows → what a protector's recovery attack makes of them."""
+    net, protected = run.get(f"recovery/{name}"), run.tensor(f"protected/{name}")
+
+    def guess(clips: Tensor, rows: range) -> Tensor:
+        frames = protected[rows.start : rows.stop].to(clips.device).float() / 255
+        return net(frames.flatten(0, 1)).clamp(0, 1).view(clips.shape)
+
+    return guess
+
+
+def recovered(name: str) -> Protector:
+    """A protector's clips as its recovery attack gives them back, for another attacker to be
+    trained on.
+    """
+    return Protector(
+        f"recovered_{name}",
+        f"recovered from {name}",
+        functools.partial(guesses, name=name),
+        "clips that a recovery U-Net made of protected ones",
+        needs=(f"protected/{name}", f"recovery/{name}"),
+        notebook="09",
+        rows=True,
+    )
+
+
+PROTECTORS = tuple(recovered(name) for name in (*BEYOND, "ppfer_long"))
+
+
+def undone_row(run: Run, name: str) -> dict:
+    """What a protector's recovery attack brought back, and, where all approaches are asked for,
+    under ``plr_retrained`` whom a validator names that is trained on recovered clips.
+    """
+    back = run.summary(f"recovery/{name}")["test"]
+    if not all_asked(run):
+        return back
+    ensure(run, f"attack/recovered_{name}")
+    named = named_by(run, f"attack/recovered_{name}", f"protected/recovered_{name}")
+    return back | {"plr_retrained": named["random_frame"].to_dict()}
+
+
 def beyond_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     """What survives an attacker who learns: `ppfer.study.tables.whole_row` of the rows in
-    `ppfer.study.tables.beyond`, each with what its recovery attack brought back.
+    `ppfer.study.tables.beyond`, each with `undone_row`.
     """
     return [
-        whole_row(run, name)
-        | {"recovery": run.summary(f"recovery/{name}")["test"], "seeds": [run.config.seed]}
+        whole_row(run, name) | {"recovery": undone_row(run, name), "seeds": [run.config.seed]}
         for name in prepare(run, beyond(run) if names is None else names, ("recovery",))
     ]

@@ -43,6 +43,7 @@ SUITE = {  # attackers of every row: the stage that trains each on protected cli
     "attack_scratch": "validator from scratch",
     "attack_clips": "R3D on clips",
 }
+WHOLE_SUITE = SUITE | {"attack_other": "ConvNeXt from scratch"}  # where all are asked for
 
 
 def all_asked(run: Run) -> bool:
@@ -55,6 +56,11 @@ def beyond(run: Run) -> tuple[str, ...]:
     with all approaches also Algorithm 1 run long.
     """
     return (*BEYOND, "ppfer_long") if all_asked(run) else BEYOND
+
+
+def suite(run: Run) -> dict[str, str]:
+    """The attackers every row runs through: stages, and what they are called."""
+    return WHOLE_SUITE if all_asked(run) else SUITE
 
 
 def approaches(run: Run, more: Sequence[str] = MORE) -> tuple[str, ...]:
@@ -153,10 +159,10 @@ def named_by(run: Run, attacker: str, store: str, part: str = "test") -> dict[st
 
 def worst_leakage(run: Run, name: str) -> Worst:
     """The most any attacker of the suite names by any decision, on the test part: the validator as
-    trained, its best renaming of people, and every member of `SUITE`.
+    trained, its best renaming of people, and every member of `suite`.
     """
     attacks = {"validator as trained": measure_leakage(run, name)}
-    for stage, title in SUITE.items():
+    for stage, title in suite(run).items():
         attacks[title] = named_by(run, f"{stage}/{name}", f"protected/{name}")
     every = [
         Worst(rate.k, rate.n, f"{title}, {by.replace('_', ' ')}")
@@ -229,7 +235,7 @@ def whole_row(run: Run, name: str, *, more: bool = True) -> dict:
     strangers and, of a twin, R² of the facial actions. Makes what is missing, all at once, while
     the protector's clips are at hand.
     """
-    kinds = ["recognizer", *SUITE, "steadiness"]
+    kinds = ["recognizer", *suite(run), "steadiness"]
     kinds += ["linkage"] * more + ["actions"] * (more and has_motions(run))
     for kind in kinds:
         ensure(run, f"{kind}/{name}")
