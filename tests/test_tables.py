@@ -1,14 +1,24 @@
 """A table is a loop over protectors: a function and a line make a row, a broken one stops it."""
 
+import importlib
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
-from ppfer.config import PpferError
+from ppfer.config import REPO, PpferError
 from ppfer.stage import Protector
-from ppfer.study.tables import TABLE1, measure_leakage, prepare, suite, table1, worst_leakage
+from ppfer.study.ablation import FULL, TASKS
+from ppfer.study.tables import (
+    TABLE1,
+    approaches,
+    measure_leakage,
+    prepare,
+    suite,
+    table1,
+    worst_leakage,
+)
 
 
 def protector(name: str, function: Callable) -> Protector:
@@ -74,3 +84,16 @@ def test_one_picture_for_everybody_is_chance_to_every_attacker(tiny_run):
     test = tiny_run.parts["test"]
     commonest = max(np.bincount(tiny_run.labels("actor")[test])) / len(test)
     assert worst_leakage(tiny_run, "mean").value <= commonest
+
+
+def test_rows_made_side_by_side_are_those_of_the_tables(tiny_run, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPO / "tests" / "bench"))
+    rows = importlib.import_module("rows")
+    wanted = list(rows.jobs())
+    names = [job.name for job in wanted]
+    assert len(set(names)) == len(names)
+    asked = {name.removeprefix("row ") for name in names if name.startswith("row ")}
+    assert {*approaches(tiny_run), "enhanced"} <= asked
+    assert {f"task {task.number}" for task in (*TASKS, FULL)} <= set(names)
+    for job in wanted:  # what it waits for is what some job before it makes, or a typing mistake
+        assert all(tiny_run.describe(need) for need in job.needs)

@@ -1,0 +1,319 @@
+"""Every row of the tables, one process a GPU, in parts that resume: what ``figures/twin`` holds.
+
+    python tests/bench/rows.py run --out DIR [--minutes 9]   make rows until the time is up; the
+                                                             same command goes on from there
+    python tests/bench/rows.py collect --out DIR             tables and manifests of those rows
+
+A row is a job: all that one approach is asked, while its clips are at hand. What a job found is
+written to ``DIR/<process>.jsonl`` when it ends, so that nothing but the job in hand is lost with
+the machine. Jobs wait for the stages they stand on; which jobs are done is known by files in the
+runs folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ppfer import publish
+from ppfer.config import REPO, load_config
+from ppfer.measure import plain, write_table
+from ppfer.run import Run
+from ppfer.study import ablation, attributes, long, open_run, recovery, tables
+
+READERS = ("identity", "recognizer/none")
+PPFER, LONG = ("pretrain", "compensation"), ("pretrain", "compensation/enhanced_long")
+STANDS_ON = {  # rows that wait for more than the readers
+    "ppfer": PPFER,
+    "blur1": (*PPFER, "recognizer/ppfer"),
+    "blur2": (*PPFER, "recognizer/ppfer"),
+    "tradeoff": ("pretrain",),
+    "ppfer_long": LONG,
+    "live": ("live",),
+    "enhanced": ("privacy",),
+    "task1": ("protected/task3",),
+    "task2": ("protected/task2_g",),
+    "task4": PPFER,
+}
+SEEDED = ("none", "ppfer", "ppfer_long", "swap", "live", "reenactment", "donor")  # with three seeds
+SWEEPS = (  # one row under other settings: what privacy costs as its weight or noise moves
+    ("live", {"live_weight": 0.2}),
+    ("live", {"live_weight": 1.0}),
+    ("reenactment", {"reenactment_offset": 0.0}),
+    ("reenactment", {"reenactment_offset": 2.0}),
+)
+BUDGETS = (100, 300, 1200)  # attackers' steps, until the curve is flat
+WEAK = ("ppfer", "live", "reenactment")  # rows whose attackers get those
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work: its result is (table, row) pairs."""
+
+    name: str
+    settings: dict
+    needs: tuple[str, ...]
+    work: Callable[[Run], list[tuple[str, dict]]]
+
+
+def made(*stages: str) -> Callable[[Run], list]:
+    """Work that makes stages and finds nothing."""
+
+    def work(run: Run) -> list:
+        for name in stages:
+            tables.ensure(run, name) if run.describe(name).origin()[0] else run.make(
+                name, load=False
+            )
+        return []
+
+    return work
+
+
+def asked(name: str, *, whole: bool) -> Callable[[Run], list]:
+    """All that is asked of an approach: its rows of every table, or what several seeds tell."""
+
+    def work(run: Run) -> list:
+        if run.protector(name).missing(run):
+            return [("table1", tables.left_out(run, name))]
+        beyond = name in tables.beyond(run)
+        tables.prepare(run, (name,), ("recognizer", "attack"))
+        found = []
+        if name in tables.MAIN:
+            found += [("main", tables.table_row(run, name))]
+            found += [("table2", row) for row in tables.table2(run, (name,))]
+        if name in tables.approaches(run):
+            found += [("table1", tables.whole_row(run, name, more=beyond))]
+        if beyond:
+            found += [("live", row) for row in recovery.beyond_table(run, (name,))]
+        if not whole:
+            return found
+        found += [("table1_attackers", row) for row in tables.leakage_table(run, (name,))]
+        if name in tables.approaches(run):
+            found += [("table1_attributes", attributes.attribute_table(run, (name,))[0])]
+            found += [("table1_groups", row) for row in attributes.accuracy_table(run, (name,))]
+        if name in (*tables.approaches(run, recovery.MORE), "enhanced"):
+            tables.ensure(run, f"recovery/{name}")
+            about = {"approach": run.protector(name).title}
+            found += [("table3", about | recovery.recovery_cells(run, name))]
+        return found
+
+    return work
+
+
+def task(number: int) -> Callable[[Run], list]:
+    """A row of the ablation."""
+    tasks = {t.number: t for t in (*ablation.TASKS, ablation.FULL)}
+
+    def work(run: Run) -> list:
+        name = tasks[number].protector
+        tables.prepare(run, (name,), ("recognizer", "attack"))
+        row = tables.table_row(run, name)
+        said = {"approach": tasks[number].title, "what_ran": tasks[number].description}
+        return [("table4", row | said)]
+
+    return work
+
+
+def point(name: str) -> Callable[[Run], list]:
+    """A point of the curve of schedules."""
+
+    def work(run: Run) -> list:
+        tables.prepare(run, (name,), ("recognizer", "attack", "recovery"))
+        steps = run.manifest(run.protector(name).needs[0])["summary"]["best_step"]
+        back = {f"recovery_{k}": v for k, v in recovery.recovery_cells(run, name).items()}
+        return [("schedule", tables.table_row(run, name) | {"steps": steps} | back)]
+
+    return work
+
+
+def swept(name: str, settings: dict) -> Callable[[Run], list]:
+    """A row under other settings."""
+
+    def work(run: Run) -> list:
+        tables.prepare(run, (name,), ())
+        return [("sweep", tables.whole_row(run, name, more=False) | settings)]
+
+    return work
+
+
+def attacked(name: str) -> Callable[[Run], list]:
+    """The suite's attackers with another number of steps."""
+
+    def work(run: Run) -> list:
+        row = {"approach": run.protector(name).title, "steps": run.config.attack.steps}
+        for stage in tables.suite(run):
+            tables.ensure(run, f"{stage}/{name}")
+            rates = tables.named_by(run, f"{stage}/{name}", f"protected/{name}")
+            row[stage] = max(rates.values(), key=lambda rate: rate.value)
+        return [("budgets", row)]
+
+    return work
+
+
+def jobs() -> Iterator[Job]:
+    """All jobs, the most wanted first."""
+    yield Job("clips", {}, (), made("clips", "split"))
+    yield Job("wild", {}, (), made("wild"))
+    for seed in ({}, {"seed": 1}, {"seed": 2}):
+        end = f" seed {seed['seed']}" if seed else ""
+        yield Job("identity" + end, seed, ("clips",), made("split", "identity", "pretrain"))
+        yield Job("F_u" + end, seed, ("clips",), made("split", "protected/none", "recognizer/none"))
+    for seed in ({}, {"seed": 1}, {"seed": 2}):
+        end = f" seed {seed['seed']}" if seed else ""
+        yield Job("live" + end, seed, (*READERS, "pretrain"), made("live"))
+        before = ("wild", *READERS, "pretrain")
+        short = made("privacy", "protected/enhanced", "expression", "compensation")
+        yield Job("PPFER" + end, seed, before, short)
+        late = (*before, "expression")
+        yield Job("long" + end, seed, late, made("privacy/long", "compensation/enhanced_long"))
+        for name in SEEDED:
+            needs = (*READERS, *STANDS_ON.get(name, ()))
+            yield Job(f"row {name}{end}", seed, needs, asked(name, whole=not seed))
+    rest = [n for n in (*tables.TABLE1, *tables.MORE) if n not in SEEDED]
+    for name in ("enhanced", *rest):
+        needs = (*READERS, *STANDS_ON.get(name, ()))
+        yield Job(f"row {name}", {}, needs, asked(name, whole=True))
+    for number in (3, 6, 1, 4, 2, 5, 0):
+        name = {t.number: t.protector for t in (*ablation.TASKS, ablation.FULL)}[number]
+        yield Job(f"task {number}", {}, (*READERS, *STANDS_ON.get(name, PPFER)), task(number))
+        if number == 6:
+            yield Job("joint", {}, (*READERS, "pretrain"), made("protected/task2_g"))
+    for name in long.CURVE[1:]:
+        yield Job(f"schedule {name}", {}, (*READERS, *LONG), point(name))
+    for name, settings in SWEEPS:
+        said = f"sweep {name} {settings}"
+        yield Job(said, settings, (*READERS, "pretrain"), swept(name, settings))
+    for steps in BUDGETS:
+        more = {"attack.steps": steps, "attack_clips.steps": steps}
+        for name in WEAK:
+            needs = (*READERS, f"recognizer/{name}")
+            yield Job(f"budget {name} {steps}", more, needs, attacked(name))
+
+
+# --- one process ------------------------------------------------------------------
+
+
+def work_off(profile: str, runs_dir: Path, out: Path, minutes: float) -> None:
+    """Take jobs whose inputs are there, one after another, until the time is up or all are done."""
+    began, marks = time.monotonic(), runs_dir / "jobs"
+    marks.mkdir(parents=True, exist_ok=True)
+    wanted, opened, told, last = list(jobs()), {}, {}, ""
+    while (time.monotonic() - began) / 60 < minutes:
+        left = [j for j in wanted if not (marks / f"{j.name}.done").exists()]
+        job = next((j for j in left if claimed(j, opened, profile, runs_dir, marks)), None)
+        if job is None:
+            if not any((marks / f"{j.name}.claim").exists() for j in left):
+                return  # nobody is making what the rest waits for
+            time.sleep(1)
+            continue
+        key = json.dumps(job.settings)
+        if last not in ("", key):  # clips of one run at a time
+            kept = opened[last].room
+            opened[last] = open_run(opened[last].config, runs_dir)
+            for held in ("tensors", "stores"):
+                if "clips" in getattr(kept, held):
+                    getattr(opened[key].room, held)["clips"] = getattr(kept, held)["clips"]
+            del kept
+            gc.collect()
+            torch.cuda.empty_cache()
+        last, at = key, time.monotonic()
+        try:
+            said = {"rows": plain_rows(job.work(opened[key]))}
+        except Exception as error:  # the others go on; the mark says what is missing
+            traceback.print_exc()
+            said = {"failed": f"{type(error).__name__}: {error}"}
+        said |= {"job": job.name, "run": opened[key].dir.name, "seed": opened[key].config.seed}
+        said["seconds"] = round(time.monotonic() - at, 1)
+        with (out / f"{os.environ.get('CUDA_VISIBLE_DEVICES', 'cpu')}.jsonl").open("a") as stream:
+            known, made_by = told.get(key, {}), publish.finished(opened[key].dir)
+            news = {stage: how for stage, how in made_by.items() if stage not in known}
+            stream.write(json.dumps(said | {"manifest": news}) + "\n")
+            told[key] = made_by
+        (marks / f"{job.name}.done").write_text(said.get("failed", ""))
+        print(f"{job.name}: {said.get('failed', 'done')} {said['seconds']} s", flush=True)
+
+
+def plain_rows(found: list[tuple[str, dict]]) -> list:
+    """(table, row) pairs as JSON has them."""
+    return [[table, plain([row])[0]] for table, row in found]
+
+
+def claimed(job: Job, opened: dict, profile: str, runs_dir: Path, marks: Path) -> bool:
+    """Whether a job can start, and is now this process's."""
+    key = json.dumps(job.settings)
+    if key not in opened:
+        opened[key] = open_run(load_config(profile, job.settings), runs_dir)
+    if not all(opened[key].has(need) for need in job.needs):
+        return False
+    try:
+        (marks / f"{job.name}.claim").mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def side_by_side(args: argparse.Namespace) -> None:
+    """One process a GPU (or one without); what an earlier part claimed or failed is free again."""
+    marks = args.runs / "jobs"
+    for mark in marks.glob("*.claim"):
+        mark.rmdir()
+    for mark in marks.glob("*.done"):
+        if mark.read_text():
+            mark.unlink()
+    args.out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, __file__, "work", *sys.argv[2:]]
+    children = []
+    for gpu in range(torch.cuda.device_count()) or [None]:
+        env = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)})
+        children.append(subprocess.Popen(command, env=env))
+    for child in children:
+        child.wait()
+
+
+def collect(args: argparse.Namespace) -> None:
+    """Tables of each run, in the order of jobs, and manifests: ``<out>/<run>/``."""
+    lines = [json.loads(x) for p in sorted(args.out.glob("*.jsonl")) for x in p.open()]
+    order = {job.name: place for place, job in enumerate(jobs())}
+    for run in {line["run"] for line in lines}:
+        found: dict[str, list[dict]] = {}
+        of_run = sorted((x for x in lines if x["run"] == run), key=lambda x: order[x["job"]])
+        for line in of_run:
+            for table, row in line.get("rows", ()):
+                found.setdefault(table, []).append(row)
+        for table, rows in found.items():
+            write_table(rows, args.out / run, table)
+        whole = {k: v for line in of_run for k, v in line["manifest"].items()}
+        (args.out / run).mkdir(exist_ok=True)
+        (args.out / run / "manifest.json").write_text(json.dumps(whole, indent=1))
+        failed = [f"{x['job']}: {x['failed']}" for x in of_run if "failed" in x]
+        print(run, {table: len(rows) for table, rows in found.items()}, *failed, sep="\n  ")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["run", "work", "collect"])
+    parser.add_argument("--profile", default="twin")
+    parser.add_argument("--runs", type=Path, default=REPO / "runs")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=1e9, help="no new job after")
+    args = parser.parse_args()
+    if args.what == "work":
+        work_off(args.profile, args.runs, args.out, args.minutes)
+    else:
+        (side_by_side if args.what == "run" else collect)(args)
+
+
+if __name__ == "__main__":
+    main()
