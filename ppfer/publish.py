@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from ppfer import device, execute, measure, plots
+from ppfer import curve, device, execute, measure, plots
 from ppfer.config import REPO, Config, PpferError, dotted, load_config, near, to_dict
 from ppfer.folders import ASIDE, run_name
 from ppfer.run import Run
@@ -55,6 +55,9 @@ def publish(run: Run) -> None:
             (folder / f"{name}.svg").write_text(plots.svg(figure, alt))
         else:
             (folder / f"{name}.png").write_bytes(plots.png(figure))
+    if (folder / "live.json").exists():
+        rows, people = curve.rows_of(folder), len(run.classes("actor"))
+        (folder / "curve.svg").write_text(plots.svg(curve.figure(rows, 1 / people), curve.ALT))
     draw_maps()
     fill_pages()
 

@@ -25,7 +25,7 @@ FLOORS = (
     "folders room stage run training sources method",
     "beyond",
     "study",
-    "plots notebook explore",
+    "plots notebook curve explore",
     "audit telling options deploy execute publish grid batch cli __main__",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
