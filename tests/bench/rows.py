@@ -111,6 +111,14 @@ def asked(name: str, *, whole: bool) -> Callable[[Run], list]:
     return work
 
 
+def controls(run: Run) -> list[tuple[str, dict]]:
+    """The rows of no approach: the commonest group, and the mean image."""
+    return [
+        ("table1_attributes", attributes.attribute_table(run, ())[-1]),
+        ("table3", recovery.table3(run, ())[-1]),
+    ]
+
+
 def task(number: int) -> Callable[[Run], list]:
     """A row of the ablation."""
     tasks = {t.number: t for t in (*ablation.TASKS, ablation.FULL)}
@@ -184,6 +192,7 @@ def jobs() -> Iterator[Job]:
     for name in ("enhanced", *rest):
         needs = (*READERS, *STANDS_ON.get(name, ()))
         yield Job(f"row {name}", {}, needs, asked(name, whole=True))
+    yield Job("controls", {}, READERS, controls)
     for number in (3, 6, 1, 4, 2, 5, 0):
         name = {t.number: t.protector for t in (*ablation.TASKS, ablation.FULL)}[number]
         yield Job(f"task {number}", {}, (*READERS, *STANDS_ON.get(name, PPFER)), task(number))
@@ -282,12 +291,18 @@ def side_by_side(args: argparse.Namespace) -> None:
 
 
 def collect(args: argparse.Namespace) -> None:
-    """Tables of each run, in the order of jobs, and manifests: ``<out>/<run>/``."""
+    """Tables of each run, in their own order, and manifests: ``<out>/<run>/``."""
     lines = [json.loads(x) for p in sorted(args.out.glob("*.jsonl")) for x in p.open()]
-    order = {job.name: place for place, job in enumerate(jobs())}
+    rows = [f"row {name}" for name in ("none", "enhanced", *tables.TABLE1[1:], *tables.MORE)]
+    tasks = [f"task {number}" for number in (1, 2, 3, 4, 5, 6, 0)]
+    names = dict.fromkeys([*rows, *tasks, *(job.name for job in jobs())])
+    order = {name: place for place, name in enumerate(names)}
     for run in {line["run"] for line in lines}:
         found: dict[str, list[dict]] = {}
-        of_run = sorted((x for x in lines if x["run"] == run), key=lambda x: order[x["job"]])
+        of_run = sorted(
+            (x for x in lines if x["run"] == run),
+            key=lambda x: order[x["job"].partition(" seed ")[0]],
+        )
         for line in of_run:
             for table, row in line.get("rows", ()):
                 found.setdefault(table, []).append(row)
