@@ -75,16 +75,19 @@ def band_picture(
     upper = plots.image_row([*top, plots.signed(matrix)], titles, cell=1.9)
 
     # a row for each level, the deepest first: what its approximation was split into
-    rows, wide = [], 1 + (len(parts) - 1) // (level if form == "subband" else 1)
+    rows, titles, wide = [], [], 1 + (len(parts) - 1) // (level if form == "subband" else 1)
     for deep in range(level, 0, -1):
         one = BandSplit(wavelet, deep, run.config.bands.mode, form, axes)
         row = list(one.coefficients(*one.split(seen), like=seen).items())[:wide]
+        share = sum(x for name, x in energy.items() if name.endswith(f"_{deep}"))
+        titles.append(
+            f"{actor} {expression}\nlevel {deep}" + (f": {share:.2f}\u00a0%" if share else "")
+        )
         rows.append({})
         for name, x in row:
             share = f" {energy[name]:.2f}\u00a0%" if level == 1 else ""
             title = name.rstrip("_0123456789").replace("_", " ") + share
             rows[-1][title] = x[min(at * len(x) // seen.shape[1], len(x) - 1)]
-    titles = [f"{actor} {expression}, level {deep}" for deep in range(level, 0, -1)]
     lower = plots.bands(rows, titles, cell=min(1.5 if level == 1 else 1.1, 6.4 / wide))
     words = ", ".join(f"{name} {share:.2f} %" for name, share in energy.items())
     return stacked(upper, lower), f"{actor} {expression}, frame {frame}: energy {words}"
