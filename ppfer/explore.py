@@ -69,11 +69,26 @@ def band_picture(
     energy = {name: 100 * x / sum(squares.values()) for name, x in squares.items()}
     matrix = analysis_matrix(seen.shape[1] if axes == "t" else seen.shape[-1], wavelet, level)
     top = [seen[0, at], changed[0, at], 0.5 + (changed - seen)[0, at] / 2]
-    titles = ("original", f"{band} × {gain:g}", "change", f"matrix, {wavelet}")
+    called = "all details" if form == "image" and band != "approximation" else band
+    called = called if names or band == "approximation" else f"no {band} band"
+    titles = ("original", f"{called} × {gain:g}", "change", f"matrix, {wavelet}")
     upper = plots.image_row([*top, plots.signed(matrix)], titles, cell=1.9)
-    shown = {n: x[min(at * len(x) // seen.shape[1], len(x) - 1)] for n, x in parts.items()}
-    shown = {f"{n.replace('_', ' ')} {energy[n]:.2f}\u00a0%": x for n, x in shown.items()}
-    lower = plots.bands([shown], [f"{actor} {expression}"], cell=min(1.5, 8 / len(shown)))
+
+    # a row for each level, the deepest first: what its approximation was split into
+    rows, titles, wide = [], [], 1 + (len(parts) - 1) // (level if form == "subband" else 1)
+    for deep in range(level, 0, -1):
+        one = BandSplit(wavelet, deep, run.config.bands.mode, form, axes)
+        row = list(one.coefficients(*one.split(seen), like=seen).items())[:wide]
+        share = sum(x for name, x in energy.items() if name.endswith(f"_{deep}"))
+        titles.append(
+            f"{actor} {expression}\nlevel {deep}" + (f": {share:.2f}\u00a0%" if share else "")
+        )
+        rows.append({})
+        for name, x in row:
+            share = f" {energy[name]:.2f}\u00a0%" if level == 1 else ""
+            title = name.rstrip("_0123456789").replace("_", " ") + share
+            rows[-1][title] = x[min(at * len(x) // seen.shape[1], len(x) - 1)]
+    lower = plots.bands(rows, titles, cell=min(1.5 if level == 1 else 1.1, 6.4 / wide))
     words = ", ".join(f"{name} {share:.2f} %" for name, share in energy.items())
     return stacked(upper, lower), f"{actor} {expression}, frame {frame}: energy {words}"
 
@@ -88,6 +103,11 @@ def stacked(*images: Image.Image) -> Image.Image:
         canvas.paste(image, (0, y))
         y += image.height + 12
     return canvas
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two boxes (left, top, right, bottom) do."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def tradeoff(run: Run, rows: Sequence[dict], names: Sequence[str]) -> None:
@@ -135,18 +155,32 @@ def tradeoff_picture(
         pen.text((edge - 8, place(0, share)[1]), f"{share:.0%}", "black", font, "rm")
     pen.text((size[0] / 2, size[1] - 24), f"identity named ({attacker})", "black", font, "mm")
     pen.text((edge, 24), f"expressions read ({measure}); best is the upper left", "black", font)
-    near: dict[tuple, list] = {}  # points on top of each other share their numbers
+    points = []
     for number, row in enumerate(rows, 1):
         chosen = row["approach"] == approach
         color = "#de8f05" if chosen else "black" if row["approach"] in compared else "#bbbbbb"
         pen.text((size[0], 60 + 26 * number), f"{number} {row['approach']}", color, font)
         if color != "#bbbbbb":
             u, v = place(*(as_rate(row[key]).value for key in (attacker, measure)))
-            near.setdefault((u // 20, v // 20), [u, v]).append(number)
+            points.append((u, v, number))
             r = 12 if chosen else 9
             pen.ellipse((u - r, v - r, u + r, v + r), color if chosen else "#0173b2")
-    for u, v, *numbers in near.values():
-        pen.text((u + 16, v), ", ".join(map(str, numbers)), "black", font, "lm")
+    groups: list[list] = []  # points on top of each other share a label: u, v, numbers
+    for u, v, number in sorted(points):
+        near = (g for g in groups if abs(v - g[1]) < 20 and u - g[0] < 20)
+        if group := next(near, None):
+            group.append(number)
+        else:
+            groups.append([u, v, number])
+    taken = [(u - 12, v - 12, u + 12, v + 12) for u, v, _ in points]
+    for u, v, *numbers in groups:
+        said = ", ".join(map(str, sorted(numbers)))
+        for side, x, y in (("lm", 16, 0), ("mb", 0, -14), ("mt", 0, 14), ("rm", -16, 0)):
+            box = pen.textbbox((u + x, v + y), said, font, side)
+            if not any(_overlap(box, other) for other in taken):
+                break
+        pen.text((u + x, v + y), said, "black", font, side)
+        taken.append(box)
     test = run.parts["test"][0]
     at = torch.linspace(0, run.config.frames - 1, 6).long()
     clips = [run.tensor(f"protected/{kind}")[int(test)].cpu()[at] for kind in ("none", name)]

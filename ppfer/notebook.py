@@ -179,15 +179,17 @@ def explore(draw: Callable[..., tuple], cases: Sequence[dict], **controls: Any) 
 def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> ipywidgets.VBox:
     """Controls, the picture and its description; a moved control redraws the picture in place."""
     made = ipywidgets.interactive(lambda **values: None, **controls).children[:-1]
-    shown, words = ipywidgets.Image(format="png"), ipywidgets.Label()
+    shown, words = ipywidgets.Image(format="png", layout={"max_width": "100%"}), ipywidgets.HTML()
     for control in made:
         control.value = first.get(control.description, control.value)
 
     def redraw(change: dict | None = None) -> None:
-        image, words.value = draw(**{control.description: control.value for control in made})
+        image, said = draw(**{control.description: control.value for control in made})
         file = io.BytesIO()
         image.save(file, "PNG", compress_level=1)
-        shown.value, shown.width = file.getvalue(), str(image.width * 96 // plots.DPI)
+        with shown.hold_sync():  # one message: the page shows the new picture once
+            shown.value, shown.width = file.getvalue(), str(image.width * 96 // plots.DPI)
+        words.value = escape(said)
 
     for control in made:
         control.observe(redraw, "value")
@@ -237,7 +239,8 @@ def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> Non
         rows = measure.write_table(rows, context.dir / "tables", name)
     else:
         rows = measure.plain(rows)
-    display(Markdown(measure.markdown(rows)))
+    header, rest = measure.markdown(rows).split("\n", 1)
+    display(Markdown(header.replace("_", "_<wbr>") + "\n" + rest))  # long names may break
 
 
 def wrote(context: Run, *names: str) -> None:

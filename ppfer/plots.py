@@ -157,8 +157,8 @@ def image_grid(
     pen = ImageDraw.Draw(canvas)
     for i, row in enumerate(arrays):
         for j, array in enumerate(row):
-            at = (x0 + j * (width + GAP), y0 + i * (height + GAP))
-            canvas.paste(Image.fromarray(array), at)
+            x = x0 + j * (width + GAP) + (width - array.shape[1]) // 2
+            canvas.paste(Image.fromarray(array), (x, y0 + i * (height + GAP)))
     for i, (text, font) in enumerate(left):
         at = (x0 - 2 * GAP, y0 + i * (height + GAP) + height // 2)
         pen.multiline_text(at, text, "black", font, anchor="rm", align="right")
