@@ -25,8 +25,8 @@ PROMISE = (
     "It lets through 55 numbers a frame. On real faces, which its reader never learned from, they "
     "are off in each person's own way, so that whoever has such clips with names can learn to tell "
     "people apart. Not promised: that nobody is known by that, by their way of moving, by "
-    "spectacles that are read as a movement, by voice, body, clothes or surroundings; nor that what "
-    "it shows is what was felt."
+    "spectacles that are read as a movement, by voice, body, clothes or surroundings; nor that "
+    "what it shows is what was felt."
 )
 
 
