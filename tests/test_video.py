@@ -617,6 +617,24 @@ def test_quality_of_both_ways(tmp_path: Path) -> None:
     assert errors[1] < 0.1 * errors[0]  # fine coloured texture survives only exactly
 
 
+def test_the_same_frames_are_the_same_bytes(tmp_path: Path) -> None:
+    """Whatever lies in memory that the encoder did not write itself."""
+    rng, path, made = np.random.default_rng(0), tmp_path / "v.mp4", set()
+    rows, columns = np.mgrid[:112, :112]
+    frames = [
+        np.stack([rows * 5 + k * 3, columns * 7 + k, rows * columns // 4 + k * 5], -1)
+        for k in range(16)
+    ]  # (112, 112, 3) each; 7 macroblocks in a row
+    for _ in range(100):
+        dirt = [np.full(rng.integers(10, 300_000), rng.integers(256), np.uint8) for _ in range(60)]
+        del dirt[::2]
+        with Writer(path, 112, 112) as writer:
+            for frame in frames:
+                writer.write(frame.astype(np.uint8))
+        made.add(path.read_bytes())
+    assert len(made) == 1
+
+
 def test_odd_sizes(tmp_path: Path) -> None:
     frames = torch.full((3, 3, 33, 47), 0.5)
     back, _ = read_video(write_video(tmp_path / "odd.mp4", frames))
