@@ -168,18 +168,18 @@ def atomic(path: str | Path) -> Iterator[Path]:
             partial.unlink()
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, seconds: float = 60) -> None:
     """Remove what `atomic` left in a folder when its process was killed.
 
-    A file stays while its process runs, or where it was written to in the last minute: on a shared
-    disk another machine may be at work.
+    A file stays while its process runs, or where it was written to in the last `seconds`: on a
+    shared disk another machine may be at work. Whoever holds the folder's lock can say 0.
     """
     for path in folder.glob(".*-*"):
         named = re.fullmatch(r"\.([0-9a-f]+)-[0-9a-f]+", path.stem)
         if not named or psutil.pid_exists(int(named[1], 16)):
             continue
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > 60:
+            if time.time() - path.stat().st_mtime >= seconds:
                 path.unlink()
 
 

@@ -254,7 +254,7 @@ class Run:
             self.introduce()
             mark = folder / "started.json"
             begun = json.loads(mark.read_text())["key"] if mark.exists() else ""
-            sweep(folder)
+            sweep(folder, 0)  # nobody else makes this stage: see `_in_turn`
             # of other stages in sub-folders, privacy/frames in privacy, nothing is touched
             own = [c for c in folder.glob("*") if not (c / "started.json").exists()]
             if finished := _read(folder).get("key"):

@@ -315,17 +315,20 @@ def test_a_video_is_protected_without_a_run(tmp_path, weights, capsys):
     ]
     assert main(call) == 0
     said = capsys.readouterr().out
-    assert "4 frames of 256×256" in said and "Not promised" in said and "trained on" not in said
+    assert "4 frames of 256×256" in said and "Not promised" in said and "was trained on" not in said
     assert (tmp_path / CLIP.name).exists() and not (tmp_path / "runs").exists()
     assert main(call) == 0 and "made earlier" in capsys.readouterr().out
 
 
 def test_what_leaked_is_said_as_it_was_measured(tmp_path):
-    protector = reenactment.PROTECTOR
-    assert "was not measured" in leaked_by(protector, [tmp_path / "none.json"])
+    protector, none = reenactment.PROTECTOR, tmp_path / "none.json"
+    assert "was not measured" in leaked_by(protector, [none], none)
     row = {"approach": protector.title, "plr": Rate(3, 200).to_dict()}
     row |= {"acc": Rate(150, 200).to_dict(), "flicker": 1.5}
     write_json(tmp_path / "live.json", [{"approach": "Other", "plr": {"k": 9, "n": 9}}, row])
-    said = leaked_by(protector, [tmp_path / "live.json"])
-    assert "plr: 1.5 % (3/200" in said and "acc" not in said and "9/9" not in said
-    assert "Not promised" in said
+    said = leaked_by(protector, [tmp_path / "live.json"], none)
+    assert "trained on originals: 1.5 % (3/200" in said and "150" not in said and "9/9" not in said
+    assert "Not promised" in said and "real people" not in said
+    write_json(tmp_path / "real.json", [row | {"outside": Rate(4, 50).to_dict()}])
+    said = leaked_by(protector, [none], tmp_path / "real.json").partition("real people")[2]
+    assert "another project's face recogniser: 8.0 % (4/50" in said
