@@ -221,6 +221,7 @@ class _interrupts:
 
     def __init__(self, server: kernels.Server | None):
         self.server = server  # that the kernel is a child of; else it is this process's
+        self.asked = False
 
     def __enter__(self) -> None:
         self.main = threading.current_thread() is threading.main_thread()
@@ -231,13 +232,16 @@ class _interrupts:
         )
 
     def _pass(self, number: int, frame: object) -> None:
+        self.asked = True
         server = self.server.process.children() if self.server else []
         for child in psutil.Process().children() + server:
             child.send_signal(signal.SIGINT)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type | None, error: object, trace: object) -> None:
         for number, handler in self.old:
             signal.signal(number, handler)
+        if self.asked and isinstance(error, RuntimeError):  # a kernel that had not yet begun ended
+            raise KeyboardInterrupt from None
 
 
 def keep(executed: Path, target: Path) -> None:

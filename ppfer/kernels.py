@@ -113,8 +113,8 @@ def _become(arguments: list[str], env: dict[str, str], cwd: str) -> None:
     """A kernel, as if this process had just been started for it."""
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)  # until there is a cell, Ctrl-C ends it in silence
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

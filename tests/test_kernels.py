@@ -148,3 +148,15 @@ def test_ctrl_c_while_the_server_imports(tmp_path):
     assert worker.communicate(timeout=30)[1].endswith(b"KeyboardInterrupt\n")
     until(lambda: not server.is_running(), 2)
     assert not (tmp_path / "kernel").exists()
+
+
+def test_ctrl_c_while_a_kernel_begins(tmp_path):
+    """There is no cell yet that could answer it."""
+    book(tmp_path, SLEEPS)
+    early = "import signal\nfrom ppfer import kernels\nfork = kernels.Server.fork\n"
+    early += (
+        "def forked(*about):\n    kernel = fork(*about)\n    signal.raise_signal(signal.SIGINT)"
+    )
+    worker = program(tmp_path, early + "\n    return kernel\nkernels.Server.fork = forked")
+    assert worker.communicate(timeout=90)[1].endswith(b"KeyboardInterrupt\n")
+    assert not (tmp_path / "kernel").exists()
