@@ -144,8 +144,11 @@ def test_ctrl_c_while_the_server_imports(tmp_path):
     worker = program(tmp_path)
     until(lambda: psutil.Process(worker.pid).children())
     (server,) = psutil.Process(worker.pid).children()
+    until(lambda: "kernels.serve" in str(server.cmdline()))
+    time.sleep(0.5)  # of the seconds that it takes
     worker.send_signal(signal.SIGINT)
-    assert worker.communicate(timeout=30)[1].endswith(b"KeyboardInterrupt\n")
+    said = worker.communicate(timeout=30)[1]
+    assert said.endswith(b"KeyboardInterrupt\n"), said.decode()
     until(lambda: not server.is_running(), 2)
     assert not (tmp_path / "kernel").exists()
 
