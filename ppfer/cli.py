@@ -14,7 +14,7 @@ from ppfer.children import inspected
 from ppfer.config import Config, PpferError, digest, load_config, printable
 from ppfer.data import index
 from ppfer.deploy import protect_files
-from ppfer.device import Progress, is_main, out_of_memory, world
+from ppfer.device import Progress, end_with_the_others, is_main, out_of_memory, world
 from ppfer.folders import RUNS, known_runs
 from ppfer.frames import Options
 from ppfer.measure import as_rate, cell_text
@@ -39,6 +39,7 @@ TROUBLE = {  # of a machine, said in a sentence
 def main(arguments: list[str] | None = None) -> int:
     """Parse, run, and turn the user's mistakes into one sentence and exit code 2."""
     args = parser().parse_args(arguments)
+    end_with_the_others()
     try:
         return COMMANDS[args.command](args) or 0
     except PpferError as error:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from ppfer import curve, device, execute, measure, plots
@@ -196,8 +197,10 @@ def write_side_by_side(results: Sequence[tuple], folder: Path, name: str) -> lis
     rows = side_by_side(results)
     matplotlib.use("Agg")
     plots.theme()
+    figure = plots.compared(rows)
     with device.atomic(folder / f"{name}.png") as partial:
-        plots.compared(rows).savefig(partial, bbox_inches="tight", dpi=110)
+        figure.savefig(partial, bbox_inches="tight", dpi=110)
+    plt.close(figure)
     return measure.write_table(rows, folder, name)
 
 

@@ -7,6 +7,8 @@ Protectors and stages are listed here and nowhere else. A new one is a file with
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+
 from ppfer import beyond, method
 from ppfer.config import Config
 from ppfer.device import atomic, is_main
@@ -101,6 +103,9 @@ def compare(run: Run) -> None:
             write_table(rows, folder, name)
     if is_main():
         rows = json.loads((folder / "table1.json").read_text())
-        paper.figure1(rows).savefig(folder / "figure1.svg")
+        figure = paper.figure1(rows)
+        with atomic(folder / "figure1.svg") as partial:
+            figure.savefig(partial)
+        plt.close(figure)
         with atomic(folder / "discrepancies.md") as partial:
             partial.write_text(paper.discrepancies(folder))

@@ -89,9 +89,9 @@ class Writer:
         self.reformatter = VideoReformatter()
         with contextlib.ExitStack() as stack, _sentences(self.path):
             partial = stack.enter_context(atomic(self.path))
-            self.container = av.open(
-                os.path.abspath(partial), "w", options={"movflags": "+faststart"}
-            )
+            # a file of Python's: one that av opens by its name stays open where the disk fills up
+            file = stack.enter_context(open(os.path.abspath(partial), "wb", buffering=0))
+            self.container = av.open(file, "w", options={"movflags": "+faststart"})
             stack.push(_quietly(self.container.close))
             self.container.flags |= ContainerFlags.bitexact.value  # no date, no name of the program
             if comment:

@@ -16,11 +16,16 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
+import torch
 
 from ppfer import execute, measure, publish, store, train
-from ppfer.cli import main
+from ppfer.cli import COMMANDS, main
+from ppfer.deploy import protect_files
+from ppfer.frames import Options
+from ppfer.study.simple import pixelate
 from ppfer.video import writer
 
 LOADED = (execute, publish)  # once, not in every child
@@ -38,6 +43,28 @@ def smoke(runs: Path) -> Callable[[], int]:
     """`ppfer run` of the smallest profile, stages and tables."""
     options = ["--profile", "smoke", "--no-notebooks", "--runs-dir", str(runs)]
     return lambda: main(["run", *options])
+
+
+def grid(runs: Path, workers: int = 1) -> Callable[[], int]:
+    """`ppfer batch` of two cells of the smallest profile, which share most of their stages."""
+    options = ["--grid", "privacy.lr=1e-4,1e-3", "--workers", str(workers)]
+    return lambda: main(["batch", "--profile", "smoke", "--runs-dir", str(runs), *options])
+
+
+def protecting(source: Path, out: Path) -> Callable[[], int]:
+    """`ppfer protect` of a folder by what needs no training, nor a run."""
+
+    def protect(args: object) -> int:
+        options = Options(size=32, device=torch.device("cpu"), frame="whole")
+        bad = [o for o in protect_files(pixelate, source, out, options) if not o.ok]
+        print(*bad, sep="\n", flush=True)
+        return 1 if bad else 0
+
+    def command() -> int:
+        with patch.dict(COMMANDS, protect=protect):
+            return main(["protect", str(source), "--out", str(out)])
+
+    return command
 
 
 def forked(what: Callable[[], int], said: Path, seconds: float = 0.0) -> int:

@@ -9,11 +9,12 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import CPU, encode
+from cases import encode
 from counting import COUNTS
 from harness import (
     MOMENTS,
@@ -22,33 +23,42 @@ from harness import (
     counted,
     dying,
     forked,
+    grid,
     mount,
     orphans,
+    protecting,
     smoke,
     with_memory,
 )
-
-from ppfer.deploy import protect_files
-from ppfer.frames import Options
-from ppfer.study.simple import pixelate
 
 pytestmark = pytest.mark.faults
 NATIVE = (-11, -6, -7)  # a library that did not ask whether it got its memory
 
 
-@pytest.fixture(scope="module")
-def quiet(tmp_path_factory) -> Path:
-    """A run that nobody disturbed, and how often each moment came in it."""
-    folder = tmp_path_factory.mktemp("quiet")
-    counts = folder / "counts.json"
-    assert forked(counted(smoke(folder), MOMENTS, counts), folder / "said") == 0
+def undisturbed(command: Callable[[Path], Callable[[], int]], folder: Path) -> Path:
+    """What a command makes when it is left alone, and how often each moment came in it."""
+    what = counted(command(folder), MOMENTS, folder / "counts.json")
+    assert forked(what, folder / "said") == 0
     return folder
 
 
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory) -> Path:
+    """A run that nobody disturbed."""
+    return undisturbed(smoke, tmp_path_factory.mktemp("quiet"))
+
+
+@pytest.fixture(scope="module")
+def quiet_grid(tmp_path_factory) -> Path:
+    """A batch that nobody disturbed."""
+    return undisturbed(grid, tmp_path_factory.mktemp("quiet"))
+
+
 def results(runs: Path) -> dict[str, bytes]:
-    """Tables and weights of a run, byte for byte."""
-    paths = [*runs.glob("smoke/tables/*"), *runs.rglob("*.safetensors")]
-    return {str(path.relative_to(runs)): path.read_bytes() for path in paths}
+    """Tables and weights, byte for byte."""
+    tables = [*runs.glob("smoke*/tables/*"), *runs.glob("batches/*/results.[jm]*")]
+    return {str(path.relative_to(runs)): path.read_bytes()
+            for path in [*tables, *runs.rglob("*.safetensors")]}  # fmt: skip
 
 
 def same_results(runs: Path, quiet: Path) -> None:
@@ -59,7 +69,7 @@ def same_results(runs: Path, quiet: Path) -> None:
 
 def finished(runs: Path) -> dict[str, int]:
     """When each finished stage was finished."""
-    return {str(path): path.stat().st_mtime_ns for path in runs.rglob("smoke/**/manifest.json")}
+    return {str(path): path.stat().st_mtime_ns for path in runs.rglob("smoke*/**/manifest.json")}
 
 
 def no_traceback(said: Path) -> str:
@@ -68,38 +78,53 @@ def no_traceback(said: Path) -> str:
     return text
 
 
-@pytest.mark.parametrize("least", [12, pytest.param(42, marks=pytest.mark.full)])
-def test_killed_anywhere_a_run_goes_on_and_ends_the_same(least, quiet, tmp_path):
+def survive(command, anytime, least: int, quiet: Path, folder: Path) -> None:
+    """Kill a command until it was killed `least` times, each time until it is through.
+
+    Args:
+        command: runs folder → what is killed at a moment; anytime: what is killed after a while.
+    """
     rng, calls = np.random.default_rng(least), json.loads((quiet / "counts.json").read_text())
     kills, folders, when = 0, 0, dict.fromkeys([*MOMENTS, "any"], 0)
     while kills < least:
-        runs, done, code = tmp_path / f"runs{folders}", {}, -9
+        runs, done, code = folder / f"runs{folders}", {}, -9
         folders += 1
         for attempt in range(16):
             free = attempt == 15 or kills >= least
             kind = list(when)[int(rng.integers(len(when)))]
-            what, seconds = smoke(runs), 0.0
+            what, seconds = command(runs), 0.0
             if kind == "any" and not free:
-                seconds = float(rng.uniform(0.2, 4))
+                what, seconds = anytime(runs), float(rng.uniform(0.2, 4))
             elif not free:
                 most = max(1, calls[kind] // int(rng.integers(4, 12)))
                 number = int(rng.integers(1, most + 1))
                 what = dying(what, MOMENTS, kind, number, bool(rng.integers(2)))
-            code = forked(what, tmp_path / "said", seconds)
+            code = forked(what, folder / "said", seconds)
             again = finished(runs)
             assert done.items() <= again.items(), "finished work was done again"
             done = again
             if code == 0:
                 break
-            assert code == -9, no_traceback(tmp_path / "said")
+            assert code == -9, no_traceback(folder / "said")
+            assert not orphans(runs), "processes outlived the one that was killed"
             kills, when[kind] = kills + 1, when[kind] + 1
         assert code == 0
         same_results(runs, quiet)
-        assert not orphans(runs), "processes outlived the one that was killed"
         shutil.rmtree(runs)
-    print(f"{kills} kills in {folders} runs: {when}")
+    print(f"{kills} kills in {folders} folders: {when}")
     assert least < 42 or all(when[kind] for kind in MOMENTS)
     COUNTS["kills survived"] += kills
+
+
+@pytest.mark.parametrize("least", [12, pytest.param(42, marks=pytest.mark.full)])
+def test_killed_anywhere_a_run_goes_on_and_ends_the_same(least, quiet, tmp_path):
+    survive(smoke, smoke, least, quiet, tmp_path)
+
+
+@pytest.mark.parametrize("least", [4, pytest.param(16, marks=pytest.mark.full)])
+def test_killed_anywhere_a_batch_goes_on_and_ends_the_same(least, quiet_grid, tmp_path):
+    """In one process, and with two workers, which end with the command."""
+    survive(grid, lambda runs: grid(runs, 2), least, quiet_grid, tmp_path)
 
 
 def test_killed_anywhere_protecting_a_folder_goes_on(tmp_path):
@@ -108,18 +133,14 @@ def test_killed_anywhere_protecting_a_folder_goes_on(tmp_path):
     for name in ("a.mp4", "b.avi", "c.mkv"):
         encode(source / name, "mpeg4" if name.endswith("avi") else "libx264", 24)
 
-    def protect(folder: Path):
-        options = Options(size=32, device=CPU, frame="whole")
-        return lambda: not all(o.ok for o in protect_files(pixelate, source, folder, options))
-
-    assert forked(protect(whole), tmp_path / "said") == 0
+    assert forked(protecting(source, whole), tmp_path / "said") == 0
     rng, kills = np.random.default_rng(1), 0
     while kills < 20:
         code = -9
         while code:
             moment = list(PROTECTING)[int(rng.integers(2))]
             number = int(rng.integers(1, 60 if moment == "encode" else 4))
-            what = protect(out)
+            what = protecting(source, out)
             if rng.random() < 0.8:
                 what = dying(what, PROTECTING, moment, number, bool(rng.integers(2)))
             kept = {p: p.stat().st_mtime_ns for p in out.glob("[!.]*.mp4")} if out.exists() else {}
@@ -200,6 +221,62 @@ def test_too_little_memory_is_a_sentence_and_the_run_goes_on(megabytes, quiet, t
     COUNTS["memory limits survived"] += 1
 
 
+@pytest.fixture
+def videos(tmp_path) -> Path:
+    """A folder of four short videos."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "abcd":
+        encode(folder / f"{name}.mp4", count=24)
+    return folder
+
+
+@pytest.mark.parametrize("kilobytes", [4, 8, 12])
+def test_protecting_onto_a_full_or_read_only_disk_is_a_sentence(kilobytes, videos, tmp_path):
+    """What had room is whole and is kept; the same command goes on when there is more."""
+    disk, said, kept = tmp_path / "disk", tmp_path / "said", tmp_path / "kept"
+    disk.mkdir()
+
+    def onto_a_small_disk() -> int:
+        mount("-o", f"remount,size={kilobytes}k", str(disk))
+        codes, protect = [protecting(videos, disk)()], protecting(videos, disk)
+        done = {path: path.stat().st_mtime_ns for path in disk.iterdir()}
+        print(f"{len(done)} had room", flush=True)
+        mount("-o", "remount,ro,size=1m", str(disk))
+        codes.append(protect())
+        mount("-o", "remount,rw", str(disk))
+        codes.append(protect())
+        assert done.items() <= {p: p.stat().st_mtime_ns for p in disk.iterdir()}.items()
+        shutil.copytree(disk, kept)
+        return 0 if codes == [1, 1, 0] else 1
+
+    code = forked(alone_with_a_disk(disk, onto_a_small_disk), said)
+    if code == 77:
+        pytest.skip("no file system may be mounted here")
+    text = no_traceback(said)
+    assert code == 0 and f"{kilobytes // 4} had room" in text, text[-2000:]
+    assert "disk is full" in text or "No space left" in text, text[-2000:]
+    assert "Read-only" in text or "can only be read" in text, text[-2000:]
+    whole = tmp_path / "whole"
+    assert protecting(videos, whole)() == 0
+    assert {p.name for p in kept.iterdir()} == {p.name for p in whole.iterdir()}
+    assert all(filecmp.cmp(p, kept / p.name, shallow=False) for p in whole.iterdir())
+    COUNTS["full or read-only disks survived"] += 2
+
+
+@pytest.mark.parametrize("megabytes", [2, 20, 80])
+def test_protecting_with_too_little_memory_is_a_sentence(megabytes, videos, tmp_path):
+    said, out, whole = tmp_path / "said", tmp_path / "out", tmp_path / "whole"
+    code = forked(with_memory(protecting(videos, out), megabytes * 2**20), said)
+    text = no_traceback(said)
+    assert code in (0, *NATIVE) or " memory" in text, f"{code}: {text[-2000:]}"
+    assert forked(protecting(videos, out), said) == 0
+    assert protecting(videos, whole)() == 0
+    assert {p.name for p in out.glob("[!.]*")} == {p.name for p in whole.iterdir()}
+    assert all(filecmp.cmp(p, out / p.name, shallow=False) for p in whole.iterdir())
+    COUNTS["memory limits survived"] += 1
+
+
 def test_two_runs_at_once_make_every_stage_once(quiet, tmp_path):
     """The second waits for the first, says so, and finds made what it waited for."""
     runs, said = tmp_path / "runs", [tmp_path / "one", tmp_path / "two"]
@@ -223,15 +300,11 @@ def test_two_at_once_protect_one_folder(tmp_path):
     for name in "abcd":
         encode(source / f"{name}.mp4", count=24)
 
-    def protect(folder: Path) -> int:
-        options = Options(size=32, device=CPU, frame="whole")
-        return int(not all(o.ok for o in protect_files(pixelate, source, folder, options)))
-
-    assert protect(whole) == 0
+    assert protecting(source, whole)() == 0
     first = os.fork()
     if not first:
-        os._exit(forked(lambda: protect(out), tmp_path / "one") & 0xFF)
-    second = forked(lambda: protect(out), tmp_path / "two")
+        os._exit(forked(protecting(source, out), tmp_path / "one") & 0xFF)
+    second = forked(protecting(source, out), tmp_path / "two")
     assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == second == 0
     for path in whole.glob("*.mp4"):
         assert filecmp.cmp(path, out / path.name, shallow=False), "a result is torn"

@@ -19,6 +19,7 @@ import av
 import numpy as np
 import psutil
 import pytest
+import torch
 from cases import CPU
 from counting import COUNTS
 from harness import forked, orphans, smoke
@@ -29,6 +30,7 @@ from ppfer.frames import Options
 from ppfer.study.simple import pixelate
 
 pytestmark = pytest.mark.full
+needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 HOURS, RATE = float(os.environ.get("FAULT_HOURS", 2)), 10  # of video, and its frames a second
 RUNS = int(os.environ.get("FAULT_RUNS", 30))
 
@@ -96,9 +98,10 @@ def test_runs_in_a_row_leave_nothing_behind(tmp_path):
     COUNTS["runs in a row"] += RUNS
 
 
-def ppfer(*words: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+def ppfer(*words: str, launcher: tuple[str, ...] = (), gpus: bool = False) -> subprocess.Popen:
     command = [sys.executable, *launcher, "-m", "ppfer", *words]
-    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "CUDA_VISIBLE_DEVICES": ""}
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    settings |= {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
         command, cwd=REPO, env=os.environ | settings, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -155,17 +158,43 @@ def with_kernels(command: int) -> set[int]:
     return found
 
 
-def test_one_process_of_two_that_dies_ends_the_other_with_a_sentence(tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    words = ["run", "--profile", "smoke", "--no-notebooks", "--runs-dir", str(tmp_path)]
-    run = ppfer(*words, "--set", "identity.steps=100000", launcher=launcher)
+def two_processes(runs: Path, gpus: bool) -> tuple[subprocess.Popen, list[psutil.Process]]:
+    """`accelerate launch` of a stage that does not end, and its two processes, once they train."""
+    launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+    words = ["run", "--profile", "smoke", "--no-notebooks", "--runs-dir", str(runs)]
+    run = ppfer(*words, "--set", "identity.steps=100000", launcher=launcher, gpus=gpus)
     end = time.monotonic() + 240
-    while time.monotonic() < end and not list(tmp_path.rglob("identity/metrics.jsonl")):
+    while time.monotonic() < end and not list(runs.rglob("identity/metrics.jsonl")):
         time.sleep(0.5)
-    time.sleep(2)
+    time.sleep(3)
     workers = [p for p in psutil.Process(run.pid).children() if "ppfer" in " ".join(p.cmdline())]
     assert len(workers) == 2
+    return run, sorted(workers, key=lambda p: int(p.environ()["RANK"]))
+
+
+WHERE = ["on CPUs", pytest.param("on GPUs", marks=needs_two)]
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("dies", [0, 1])
+def test_one_process_of_two_that_dies_ends_the_other_with_a_sentence(dies, where, tmp_path):
+    run, workers = two_processes(tmp_path, where == "on GPUs")
+    workers[dies].kill()
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode and "ppfer: another process of this run has ended" in said, said[-3000:]
+    assert not orphans(tmp_path)
+    COUNTS["processes killed among several"] += 1
+
+
+def test_a_process_that_waits_inside_a_library_ends_with_a_sentence(tmp_path):
+    """As one of several GPUs does for another that died: no handler of Python's runs then."""
+    run, workers = two_processes(tmp_path, gpus=False)
+    workers[1].suspend()
+    time.sleep(2)
+    workers[0].terminate()
+    workers[0].wait(40)
     workers[1].kill()
     said, _ = run.communicate(timeout=120)
-    assert run.returncode and "ppfer: " in said, said[-3000:]
+    assert run.returncode and "ppfer: another process of this run has ended" in said, said[-3000:]
     assert not orphans(tmp_path)
+    COUNTS["processes killed among several"] += 1
