@@ -199,7 +199,7 @@ def _batch(args: argparse.Namespace) -> int:
     began = time.monotonic()
     batch.carry_out(made, args.workers, args.dask)
     minutes, failures, results = (time.monotonic() - began) / 60, made.failures(), made.results()
-    if results:
+    if any(rows for *_, rows in results):  # stages below the networks measure nothing
         _show(publish.write_side_by_side(results, folder, "results"))
         print(f"\nWith every interval: {folder}/results.md; picture: {folder}/results.png")
     for number, error in failures.items():

@@ -22,6 +22,7 @@ import papermill
 import psutil
 from PIL import Image
 
+from ppfer import kernels
 from ppfer.config import REPO, PpferError, checked
 from ppfer.device import sweep
 
@@ -129,7 +130,7 @@ def execute(path: Path, out: Path, hide: list[str] | None = None, **parameters: 
     partial = out.with_name(f".{os.getpid():x}-0{out.suffix}")  # as `device.sweep` knows it
     sweep(out.parent)
     followed = os.environ.get("PPFER_PROGRESS")  # by whoever started this
-    with contextlib.nullcontext(followed) if followed else _relay() as progress, _interrupts():
+    with contextlib.nullcontext(followed) if followed else _relay() as progress:
         before = dict(
             os.environ
         )  # the kernel's environment: figures inline whatever this process draws with
@@ -139,16 +140,18 @@ def execute(path: Path, out: Path, hide: list[str] | None = None, **parameters: 
             MPLBACKEND="module://matplotlib_inline.backend_inline",
         )
         try:
-            papermill.execute_notebook(
-                str(path),
-                str(partial),
-                given,
-                cwd=str(path.parent),
-                kernel_name="python3",
-                progress_bar=False,
-                log_output=False,
-                extra_arguments=["--log-level=40"],
-            )  # errors only
+            with _interrupts(kernels.ready(dict(os.environ))):
+                papermill.execute_notebook(
+                    str(path),
+                    str(partial),
+                    given,
+                    cwd=str(path.parent),
+                    kernel_name="python3",
+                    kernel_manager_class=kernels.Manager,
+                    progress_bar=False,
+                    log_output=False,
+                    extra_arguments=["--log-level=40"],
+                )  # errors only
         except papermill.PapermillExecutionError as error:
             if error.ename == "KeyboardInterrupt":
                 raise KeyboardInterrupt from None
@@ -216,6 +219,10 @@ class _interrupts:
     before it stops.
     """
 
+    def __init__(self, server: kernels.Server | None):
+        self.server = server  # that the kernel is a child of; else it is this process's
+        self.asked = False
+
     def __enter__(self) -> None:
         self.main = threading.current_thread() is threading.main_thread()
         self.old = (
@@ -225,12 +232,16 @@ class _interrupts:
         )
 
     def _pass(self, number: int, frame: object) -> None:
-        for child in psutil.Process().children():
+        self.asked = True
+        server = self.server.process.children() if self.server else []
+        for child in psutil.Process().children() + server:
             child.send_signal(signal.SIGINT)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type | None, error: object, trace: object) -> None:
         for number, handler in self.old:
             signal.signal(number, handler)
+        if self.asked and isinstance(error, RuntimeError):  # a kernel that had not yet begun ended
+            raise KeyboardInterrupt from None
 
 
 def keep(executed: Path, target: Path) -> None:

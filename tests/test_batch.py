@@ -196,6 +196,12 @@ def test_a_small_grid_from_the_command_line(tmp_path, capsys):
     assert len(list(tmp_path.glob("*/cell.json"))) == 4
 
 
+def test_a_grid_that_measures_nothing_has_no_table(tmp_path, capsys):
+    command = f"batch --profile smoke --stages split --grid seed=0,1 --runs-dir {tmp_path}"
+    assert cli.main(command.split()) == 0
+    assert "2 of 2 cells" in capsys.readouterr().out and not list(tmp_path.rglob("results.*"))
+
+
 def test_a_stage_that_another_program_makes_is_waited_for(tmp_path, capsys):
     run = opener(load_config("smoke"), tmp_path)
     (tmp_path / ".making").mkdir()

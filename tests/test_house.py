@@ -26,7 +26,7 @@ FLOORS = (
     "beyond",
     "study",
     "plots notebook curve explore",
-    "audit telling options deploy execute publish grid batch cli __main__",
+    "audit telling options deploy kernels execute publish grid batch cli __main__",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 LONGEST, IMPORTS_INSIDE, DEEPEST = 400, 15, 1

@@ -4,6 +4,7 @@ several.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -124,6 +125,37 @@ def test_killed_notebooks_go_on(tmp_path):
     assert run.returncode == 0, said[-2000:]
     assert all(path.stat().st_mtime_ns == when for path, when in done.items())
     assert len(list((tmp_path / "smoke" / "notebooks").glob("[!.]*.ipynb"))) == 3
+
+
+@pytest.mark.parametrize("who", ["the command", "a worker"])
+def test_a_batch_that_is_stopped_leaves_no_kernel(tmp_path, who):
+    """Ctrl-C, or a worker that is killed, while both workers have a notebook open."""
+    words = ["--profile", "smoke", "--notebooks", "02", "--grid", "seed=0,1", "--workers", "2"]
+    run = ppfer("batch", *words, "--runs-dir", str(tmp_path))
+    workers, end = set(), time.monotonic() + 240
+    while len(workers) < 2:
+        assert run.poll() is None and time.monotonic() < end, "no kernels"
+        workers = with_kernels(run.pid)
+        time.sleep(0.05)
+    family = psutil.Process(run.pid).children(recursive=True)
+    number = signal.SIGINT if who == "the command" else signal.SIGKILL
+    os.kill(run.pid if who == "the command" else min(workers), number)
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode == (130 if who == "the command" else 2), said[-2000:]
+    assert "Traceback" not in said and ("a worker was killed" in said) == (who == "a worker")
+    _, left = psutil.wait_procs(family, 10)
+    assert not left
+    COUNTS["kills survived"] += 1
+
+
+def with_kernels(command: int) -> set[int]:
+    """Workers of a batch whose server has forked a kernel."""
+    found = set()
+    with contextlib.suppress(psutil.Error):
+        for worker in psutil.Process(command).children():
+            servers = [p for p in worker.children() if "kernels.serve" in str(p.cmdline())]
+            found |= {worker.pid for server in servers if server.children()}
+    return found
 
 
 def two_processes(runs: Path, gpus: bool) -> tuple[subprocess.Popen, list[psutil.Process]]:
