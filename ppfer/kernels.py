@@ -7,6 +7,7 @@ kernels with it. Where there is no safe fork, kernels start as they always do.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
@@ -54,6 +55,16 @@ class _Kernel(psutil.Process):
 
     def poll(self) -> int | None:
         return None if self.is_running() else 0
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end at any moment
+            super().send_signal(number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 def ready(env: dict[str, str]) -> Server | None:
