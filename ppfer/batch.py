@@ -318,7 +318,8 @@ def carry_out(batch: Batch, workers: int, dask: str = "") -> None:
 
 
 def _together(batch: Batch, workers: int) -> None:
-    pool = joblib.Parallel(workers, batch_size=1, pre_dispatch="all")
+    idle = {"idle_worker_timeout": 10} if batch.parent else {}  # s, where the command was killed
+    pool = joblib.Parallel(workers, batch_size=1, pre_dispatch="all", **idle)
     try:
         pool(joblib.delayed(work)(batch, number) for number in range(workers))
     except TerminatedWorkerError as error:
@@ -336,10 +337,9 @@ def _dask(where: str, workers: int) -> Iterator[int]:
     except ImportError as error:
         raise PpferError("--dask needs Dask: pip install 'ppfer[cluster]'") from error
     with contextlib.ExitStack() as stack:
-        given = where
+        given, how = where, {"n_workers": workers, "threads_per_worker": 1}
         if where == "local":
-            local = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-            given = stack.enter_context(local)
+            given = stack.enter_context(LocalCluster(**how, dashboard_address=None))
         try:
             client = stack.enter_context(Client(given, timeout=20))
         except (OSError, ValueError) as error:

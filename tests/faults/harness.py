@@ -99,7 +99,22 @@ def forked(what: Callable[[], int], said: Path, seconds: float = 0.0) -> int:
     os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert seconds, "the program hung"
+    assert not outlived(child), "processes outlived the one that was killed"
     return code
+
+
+def outlived(session: int, seconds: float = 90.0) -> list[str]:
+    """Processes of a session that has ended, after the time that they may take to see it."""
+    end = time.monotonic() + seconds
+    while True:
+        left = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if os.getsid(process.pid) == session and process.status() != "zombie":
+                    left.append(f"{process.pid} {process.cmdline()}")
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.2)
 
 
 def dying(what: Callable[[], int], moments: dict, moment: str, number: int, after: bool):
