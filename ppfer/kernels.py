@@ -7,6 +7,7 @@ kernels with it. Where there is no safe fork, kernels start as they always do.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
@@ -55,6 +56,13 @@ class _Kernel(psutil.Process):
     def poll(self) -> int | None:
         return None if self.is_running() else 0
 
+    def send_signal(self, sig: int) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end while it is being ended
+            super().send_signal(sig)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
 
 def ready(env: dict[str, str]) -> Server | None:
     """The server of an environment, once it has imported everything; None where there can't be one.
@@ -99,7 +107,7 @@ def serve() -> None:
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # by which kernels see that this one is gone
     for name in IMPORTED:
         importlib.import_module(name)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # kernels let it through again
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     sys.stdout.flush()
     os.write(0, b"ready\n")
@@ -115,6 +123,7 @@ def _become(arguments: list[str], env: dict[str, str], cwd: str) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number in (signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)  # until there is a cell, Ctrl-C ends it in silence
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
