@@ -56,9 +56,12 @@ class _Kernel(psutil.Process):
     def poll(self) -> int | None:
         return None if self.is_running() else 0
 
-    def send_signal(self, sig: int) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it may end while it is being ended
-            super().send_signal(sig)
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end at any moment
+            super().send_signal(number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)

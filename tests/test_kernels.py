@@ -163,3 +163,11 @@ def test_ctrl_c_while_a_kernel_begins(tmp_path):
     worker = program(tmp_path, early + "\n    return kernel\nkernels.Server.fork = forked")
     assert worker.communicate(timeout=90)[1].endswith(b"KeyboardInterrupt\n")
     assert not (tmp_path / "kernel").exists()
+
+
+def test_a_kernel_that_has_just_ended_takes_signals():
+    """It is asked to end some time after it was looked at; on a busy machine it is gone then."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        kernel = kernels._Kernel(child.pid)
+    kernel.send_signal(signal.SIGINT), kernel.terminate(), kernel.kill()
+    assert kernel.poll() == 0

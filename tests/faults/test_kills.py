@@ -294,6 +294,21 @@ def test_two_runs_at_once_make_every_stage_once(quiet, tmp_path):
     COUNTS["pairs of runs at once"] += 1
 
 
+@pytest.mark.full
+def test_two_batches_at_once_share_their_cells(quiet_grid, tmp_path):
+    runs, said = tmp_path / "runs", [tmp_path / "one", tmp_path / "two"]
+    first = os.fork()
+    if not first:
+        os._exit(forked(grid(runs), said[0]) & 0xFF)
+    time.sleep(2)
+    second = forked(grid(runs), said[1])
+    assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == second == 0
+    for path in said:
+        assert "2 of 2 cells" in no_traceback(path)
+    same_results(runs, quiet_grid)
+    COUNTS["pairs of runs at once"] += 1
+
+
 def test_two_at_once_protect_one_folder(tmp_path):
     source, whole, out = tmp_path / "in", tmp_path / "whole", tmp_path / "out"
     source.mkdir()

@@ -111,14 +111,19 @@ def ppfer(*words: str, launcher: tuple[str, ...] = (), gpus: bool = False) -> su
 def test_killed_notebooks_go_on(tmp_path):
     """Kernels end with the command that started them, and the next one goes on."""
     words = ["run", "--profile", "smoke", "--notebooks", "00,03,04", "--runs-dir", str(tmp_path)]
-    for seconds in (15, 25, 35):
-        run = ppfer(*words)
-        time.sleep(seconds)
-        ended = run.poll() is not None
-        run.send_signal(signal.SIGKILL)
-        run.communicate()
-        assert not orphans(tmp_path), "a kernel works on without its command"
-        COUNTS["kills survived"] += not ended
+    rng = np.random.default_rng(0)
+    for mark in ("[1/3]", "wild:", "[2/3]", "[3/3]", "pretrain "):  # lines, in their order
+        run, said = ppfer(*words), []
+        while not (said and said[-1].startswith(mark)):
+            said.append(run.stdout.readline().lstrip())
+            assert said[-1] or run.poll() is None, f"{mark} never came: {said}"
+        time.sleep(rng.uniform(0, 1))
+        family = psutil.Process(run.pid).children(recursive=True)
+        run.kill()
+        assert run.wait() == -signal.SIGKILL
+        _, left = psutil.wait_procs(family, 60)  # a server of kernels first imports to its end
+        assert not left and not orphans(tmp_path), "a kernel works on without its command"
+        COUNTS["kills survived"] += 1
     done = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("smoke/**/manifest.json")}
     run = ppfer(*words)
     said, _ = run.communicate(timeout=600)

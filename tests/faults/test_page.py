@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
-from counting import filled
+from counting import filled, of_the_run
 from vulnerabilities import verdict
 
 from ppfer.config import REPO
@@ -26,9 +27,13 @@ def test_counts_are_written_by_the_run():
     assert "kills -->42<!--" in filled(text, {"kills": 42}) and "-->5<" in filled(
         text, {"kills": 1}
     )
+    skipped = [SimpleNamespace(longrepr=("", 1, "Skipped: needs two GPUs"))] * 2
+    own = of_the_run({"passed": [1, 2, 3], "skipped": skipped}, 600.0)
+    assert own | {"tests": 3, "minutes": 10, "left out": "2: needs two GPUs"} == own
     counted = set(re.findall(r"<!-- count: (.+?) -->", PAGE))
     sources = [path.read_text() for path in (REPO / "tests" / "faults").glob("test_*.py")]
     kinds = {kind for text in sources for kind in re.findall(r'COUNTS\["(.+?)"\] \+=', text)}
+    kinds |= of_the_run({"passed": []}, 0.0).keys()
     assert counted == kinds, "each count has its place on the page"
 
 

@@ -144,18 +144,25 @@ def test_jupyter_listens_on_localhost_with_its_token():
 
 
 @pytest.mark.faults
-def test_a_run_on_people_keeps_no_face_in_its_notebooks(tmp_path):
+@pytest.mark.parametrize("books", ["00", pytest.param("main", marks=pytest.mark.full)])
+def test_a_run_on_people_keeps_no_face_in_its_notebooks(books, tmp_path, capfd):
     """End to end: the twin without its `twin.json` is taken for real people."""
-    data = tmp_path / "people"
+    data, runs = tmp_path / "people", tmp_path / "runs"
     shutil.copytree(REPO / "data" / "twin", data, ignore=shutil.ignore_patterns("twin.json"))
-    common = ["run", "--profile", "smoke", "--notebooks", "00", "--data", str(data)]
-    common += ["--wild", str(data / "wild"), "--runs-dir", str(tmp_path / "runs")]
-    assert cli.main(common) == 0
-    (book,) = (tmp_path / "runs").rglob("*.ipynb")
-    text = book.read_text()
-    assert "image/png" not in text and "left out" in text
-    names = {p.stem for p in data.rglob("*.mp4")}
-    assert not [name for name in names if len(name) > 10 and name in text]
-    assert cli.main([*common, "--allow-real-faces"]) == 0
-    assert "image/png" in book.read_text()
-    assert cli.main(["clean", "--runs-dir", str(tmp_path / "runs")]) == 0
+    common = ["run", "--profile", "smoke", "--data", str(data), "--wild", str(data / "wild")]
+    common += ["--runs-dir", str(runs), "--notebooks"]
+    assert cli.main([*common, books]) == 0
+    said = capfd.readouterr()
+    pages = {path.name: path.read_text() for path in runs.rglob("*.ipynb")}
+    assert all("image/" not in text and "data:" not in text for text in pages.values())
+    assert any("left out" in text for text in pages.values())
+    pages |= {"the terminal": said.out + said.err}
+    pages |= {str(p): p.read_text() for p in runs.rglob("tables/*") if p.suffix in (".json", ".md")}
+    names = {p.stem for p in data.rglob("*.mp4") if len(p.stem) > 10}
+    assert names
+    for page, text in pages.items():
+        assert not [name for name in names if name in text], page
+    COUNTS["files searched for people"] += len(pages)
+    assert cli.main([*common, "00", "--allow-real-faces"]) == 0
+    assert "image/png" in next(runs.rglob("00*.ipynb")).read_text()
+    assert cli.main(["clean", "--runs-dir", str(runs)]) == 0
