@@ -23,7 +23,7 @@ lint: install  ## format and checks of the code, notebooks included
 	$(BIN)/python tests/vulnerabilities.py
 
 test-faults: install  ## killed, starved, lied to: the quick half in minutes; FULL=1 for all of it
-	$(BIN)/python -m pytest tests/faults -m "$(if $(FULL),,not full)" $(if $(FULL),--write-counts)
+	$(BIN)/python -m pytest tests/faults tests/test_kernels.py -m "$(if $(FULL),,not full)" $(if $(FULL),--write-counts)
 
 lab: install  ## JupyterLab on localhost, on copies that git doesn't see: my_notebooks
 	$(BIN)/ppfer student my_notebooks --solutions

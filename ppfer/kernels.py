@@ -110,7 +110,7 @@ def serve() -> None:
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # by which kernels see that this one is gone
     for name in IMPORTED:
         importlib.import_module(name)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # kernels let it through again
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     sys.stdout.flush()
     os.write(0, b"ready\n")
@@ -126,6 +126,7 @@ def _become(arguments: list[str], env: dict[str, str], cwd: str) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number in (signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)  # until there is a cell, Ctrl-C ends it in silence
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

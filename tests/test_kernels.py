@@ -32,6 +32,9 @@ print({"forked": forked, "pid": os.getpid(), "leads": os.getsid(0) == os.getpid(
 DRAWN = """import random, numpy, torch
 print(random.random(), numpy.random.rand(), torch.rand(1).item(), torch.get_num_threads())
 """
+WHERE = """import os
+print(os.environ["OMP_NUM_THREADS"], os.getppid())
+"""
 SUM = """import torch
 torch.manual_seed(0)
 print(torch.nn.Conv2d(3, 8, 3)(torch.rand(4, 3, 32, 32)).sum().item().hex())
@@ -101,14 +104,19 @@ def test_where_nothing_can_be_forked_results_are_the_same(tmp_path, monkeypatch)
     assert {k for k in about if about[k] != other[k]} == {"forked", "pid", "stdin"}
 
 
+@pytest.mark.faults
 def test_the_environment_reaches_the_kernel(tmp_path, monkeypatch):
-    """Also what is only read on import."""
-    path = book(tmp_path, DRAWN)
+    """Also what is only read on import: another environment has another server."""
+    path, servers = book(tmp_path, WHERE), set()
     for threads in ("1", "2"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
-        assert said(path, tmp_path / "out.ipynb")[0].split()[3] == threads
+        told, server = said(path, tmp_path / "out.ipynb")[0].split()
+        servers.add(server)
+        assert told == threads
+    assert len(servers) == 2
 
 
+@pytest.mark.faults
 def test_a_server_that_died_is_replaced(tmp_path):
     path = book(tmp_path, "print(1)")
     assert said(path, tmp_path / "out.ipynb") == ["1\n"]
@@ -124,6 +132,7 @@ def test_a_kernel_that_dies_is_an_error_and_no_wait(tmp_path):
         said(book(tmp_path, "import os; os._exit(1)"), tmp_path / "out.ipynb")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_outlives_a_process_that_is_stopped(tmp_path, number):
     book(tmp_path, SLEEPS)
@@ -139,6 +148,7 @@ def test_nothing_outlives_a_process_that_is_stopped(tmp_path, number):
     assert number == signal.SIGKILL or error.endswith(b"KeyboardInterrupt\n")
 
 
+@pytest.mark.faults
 def test_ctrl_c_while_the_server_imports(tmp_path):
     book(tmp_path, SLEEPS)
     worker = program(tmp_path)
@@ -153,6 +163,7 @@ def test_ctrl_c_while_the_server_imports(tmp_path):
     assert not (tmp_path / "kernel").exists()
 
 
+@pytest.mark.faults
 def test_ctrl_c_while_a_kernel_begins(tmp_path):
     """There is no cell yet that could answer it."""
     book(tmp_path, SLEEPS)

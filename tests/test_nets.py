@@ -155,7 +155,7 @@ def test_width_sets_the_size_of_the_small_networks():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(PpferError, match="known: resnet50, resnet18, resnet_small"):
+    with pytest.raises(PpferError, match="known: resnet50, resnet18, convnext_atto, resnet_small"):
         nets.Classifier("resnet51")
     with pytest.raises(PpferError, match="known: r3d_18, r3d_small"):
         nets.Recognizer("r3d_19")
