@@ -56,6 +56,20 @@ def hypervolume(rows: Sequence[Mapping], utility: str) -> float:
     return area
 
 
+def grouped(points: Sequence[tuple], reach: float) -> list[list]:
+    """Points (x, y, number) → [x, y, number, …]: those within `reach` of a group's first share a
+    label.
+    """
+    groups: list[list] = []
+    for x, y, number in sorted(points):
+        near = (g for g in groups if abs(y - g[1]) < reach and x - g[0] < reach)
+        if group := next(near, None):
+            group.append(number)
+        else:
+            groups.append([x, y, number])
+    return [[x, y, *sorted(numbers)] for x, y, *numbers in groups]
+
+
 def figure(rows: Sequence[Mapping], chance: float) -> Figure:
     """A panel per utility that the rows have, a point per approach, the number of its place in the
     legend beside it; the best corner is the upper left.
@@ -70,16 +84,13 @@ def figure(rows: Sequence[Mapping], chance: float) -> Figure:
         1, len(panels), figsize=(4.2 * len(panels), 4.4), layout="constrained", squeeze=False
     )
     for axis, key in zip(axes[0], panels, strict=True):
-        near: dict[tuple, list] = {}  # points on top of each other share their numbers
-        for name, named, kept in points(rows, key):
-            place = names.index(name)
+        spots = [(named, kept, names.index(name)) for name, named, kept in points(rows, key)]
+        for named, kept, place in spots:
             mark = MARKERS[place % len(MARKERS)]
             axis.plot(100 * named, kept, mark, color=f"C{place % 10}", markersize=8)
-            spot = near.setdefault((named // 0.06, kept // 0.06), [(100 * named, kept)])
-            spot.append(str(place + 1))
-        for at, *numbers in near.values():
-            where = {"xytext": (-7, 0), "ha": "right"} if at[0] > 50 else {"xytext": (7, 0)}
-            text = ", ".join(numbers)
+        for named, kept, *places in grouped(spots, 0.06):
+            where = {"xytext": (-7, 0), "ha": "right"} if named > 0.5 else {"xytext": (7, 0)}
+            text, at = ", ".join(str(place + 1) for place in places), (100 * named, kept)
             axis.annotate(text, at, va="center", textcoords="offset points", **where)
         axis.axvline(100 * chance, color="0.5", linestyle="--", linewidth=1)
         axis.set(xlabel="identity named by the worst attack, %", ylabel=UTILITY[key])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image, ImageDraw
 
-from ppfer import notebook, plots
+from ppfer import curve, notebook, plots
 from ppfer.measure import as_rate
 from ppfer.run import Run
 from ppfer.wavelets import BandSplit, analysis_matrix
@@ -165,16 +165,9 @@ def tradeoff_picture(
             points.append((u, v, number))
             r = 12 if chosen else 9
             pen.ellipse((u - r, v - r, u + r, v + r), color if chosen else "#0173b2")
-    groups: list[list] = []  # points on top of each other share a label: u, v, numbers
-    for u, v, number in sorted(points):
-        near = (g for g in groups if abs(v - g[1]) < 20 and u - g[0] < 20)
-        if group := next(near, None):
-            group.append(number)
-        else:
-            groups.append([u, v, number])
     taken = [(u - 12, v - 12, u + 12, v + 12) for u, v, _ in points]
-    for u, v, *numbers in groups:
-        said = ", ".join(map(str, sorted(numbers)))
+    for u, v, *numbers in curve.grouped(points, 20):
+        said = ", ".join(map(str, numbers))
         for side, x, y in (("lm", 16, 0), ("mb", 0, -14), ("mt", 0, 14), ("rm", -16, 0)):
             box = pen.textbbox((u + x, v + y), said, font, side)
             if not any(_overlap(box, other) for other in taken):

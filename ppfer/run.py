@@ -349,7 +349,14 @@ class Run:
             return self._remembered(net, store, part, frames, batch)
         return self._asked(net, store, part, frames, batch)
 
-    def _asked(self, net, store, part, frames, batch) -> Tensor:
+    def _asked(
+        self,
+        net: str | nn.Module,
+        store: str | Tensor,
+        part: str | np.ndarray | None,
+        frames: bool | None,
+        batch: int,
+    ) -> Tensor:
         """`logits`, computed."""
         judge = self.get(net) if isinstance(net, str) else net
         return measure.logits(

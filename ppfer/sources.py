@@ -26,6 +26,17 @@ from ppfer.twin.files import generate_arrays
 CLIPS_A_PASS = 32  # through a protector
 
 
+def twin_origin(config: Config) -> dict | None:
+    """How the clips were generated, {"frames", "seed", "difficulty"}, if a twin's; else None."""
+    if config.generate:
+        return {"frames": config.frames, "seed": 0, "difficulty": config.difficulty}
+    path = data_path(config.data) / "twin.json"
+    if not path.exists():
+        return None
+    made = {"difficulty": 0.0} | json.loads(path.read_text())  # older twins do not say it
+    return {key: made[key] for key in ("frames", "seed", "difficulty")}
+
+
 class Decoded(Stage):
     """A ClipStore decoded from a folder, or rendered by the twin's generator when
     ``config.generate``.
@@ -177,7 +188,8 @@ class Protected(Stage):
         return ("clips", *self.what.needs)
 
     def settings(self) -> dict:
-        return super().settings() | pick(self.config, *self.what.settings)
+        said = super().settings() | pick(self.config, *self.what.settings)
+        return said | ({"version": self.what.version} if self.what.version != 1 else {})
 
     def stream(self) -> Iterator[Tensor]:
         """The protected clips, uint8 batches on the run's device."""

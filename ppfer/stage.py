@@ -130,6 +130,7 @@ class Protector:
         rows: the built callable takes (clips, rows), see `ppfer.protect.protect_all`.
         source: a protector whose stored clips only need compensating (``build`` gives a `PPFER`):
             saves a pass.
+        version: raised when the same settings and inputs no longer give the same clips.
         missing: ``missing(run)`` says what to install or to give before it can run; "" when nothing
             is missing.
     """
@@ -145,6 +146,7 @@ class Protector:
     side: int = 0
     rows: bool = False
     source: str = ""
+    version: int = 1
     missing: Callable[[Any], str] = lambda run: ""
 
     def said(self, run: Any) -> str:

@@ -99,18 +99,24 @@ def leaked_by(protector: Protector, paths: Sequence[Path] = LIVE, real: Path = R
     has it, and on real people, and what it does not promise.
     """
     lines = [f"How much {protector.title} leaks was not measured: {paths[0]} says nothing of it."]
-    if synthetic := _named(protector, paths):
+    if row := _row(protector, paths):
         lines = [f"People still named behind {protector.title}, synthetic ones that it never saw:"]
-        lines += synthetic
-    if known := _named(protector, [real]):
-        lines += ["Ten real people that it never saw (guessing: 10 %, linkage 33 %):", *known]
+        lines += _named(row)
+    if row := _row(protector, [real]):
+        people, strangers = row["people"], row["strangers"]
+        lines.append(f"The same of {people} real people, of whom {strangers} are the strangers:")
+        lines += _named(row)
     return "\n".join([*lines, PROMISE])
 
 
-def _named(protector: Protector, paths: Sequence[Path]) -> list[str]:
-    """The shares of people named in the first of the files that has the protector, a line each."""
+def _row(protector: Protector, paths: Sequence[Path]) -> dict:
+    """A protector's row in the first of the files that has one; {} if none has."""
     tables = [json.loads(path.read_text()) for path in paths if path.exists()]
-    rows = [row for table in tables for row in table if row["approach"] == protector.title]
-    shares = {key: as_rate(cell) for key, cell in rows[0].items()} if rows else {}
-    told = {key: share for key, share in shares.items() if share and key in NAMED}
+    rows = (row for table in tables for row in table if row["approach"] == protector.title)
+    return next(rows, {})
+
+
+def _named(row: dict) -> list[str]:
+    """How many people are named in a row, a line for each way."""
+    told = {key: as_rate(cell) for key, cell in row.items() if key in NAMED}
     return [f"  {NAMED[key]}: {cell_text(share)}" for key, share in told.items()]

@@ -1,9 +1,9 @@
 """Re-enactment: what a face does, drawn on a donor's head. Nothing else of it gets through.
 
-A reader takes 55 numbers off every frame; they are smoothed over time and redrawn on one synthetic
-donor under constant light, before a constant background, at a constant place. Whatever an attacker
-is to learn of the person must pass through those numbers. A person can read the result, unlike
-clips that only a network was left to read.
+A reader takes 55 numbers off every frame; they are redrawn on one synthetic donor under constant
+light, before a constant background, at a constant place. Whatever an attacker is to learn of the
+person must pass through those numbers. A person can read the result, unlike clips that only a
+network was left to read.
 
 Any reader will do: a callable from frames (N, 3, H, W) in [0, 1] to numbers (N, 55), the 52 facial
 actions in the head model's order (`actions()`: ARKit's blend shapes, 0 at rest, 1 fully there) and
@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from ppfer import fast, nets
 from ppfer.beyond import regressor
 from ppfer.faces import finder_missing, head_square, surest
-from ppfer.folders import data_path
 from ppfer.run import Run
+from ppfer.sources import twin_origin
 from ppfer.stage import Protector
 from ppfer.twin.acting import HARD, HARD_LIMIT, LIMIT
 from ppfer.twin.head import draw, load_head
@@ -49,6 +49,10 @@ TURN = 0.8  # rad; a reader that says more is not believed
 # A square round a face, as `head_square` takes it, in which heads are as large as the crowd's. Of
 # real people's whole heads, with all their hair or scarf, a reader sees too little of the face.
 NEAR, RISE = 0.68, 0.13
+# Of the actions and the pose. What is misread of a pose changes from frame to frame, and a head
+# that trembles seems to laugh; smoothing actions would take expression from them.
+PASSES = (0, 2)
+MOMENT, MOST = 0.03, 2  # s: in a video actions change no faster; and so many passes are enough
 SCALE = 1.0  # the donor is as large as people in front of a green screen
 LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
 GROUND = (0.06, 0.30, 0.11)  # linear light: a green screen, which anything can be put behind
@@ -79,14 +83,14 @@ class Reenactment(nn.Module):
             and it needs whole clips.
         even: give all clips the same strength of movement, so that how lively somebody is does not
             show; it needs whole clips.
+        passes: how often the actions, and how often the pose, are smoothed over time, see
+            `smoothed`.
         donor: number of the twin's actor who is shown.
 
     Attributes:
         context: frames that it wants to see before and after those it is asked for, see
             `ppfer.frames`.
     """
-
-    context = 1
 
     def __init__(
         self,
@@ -96,9 +100,11 @@ class Reenactment(nn.Module):
         neutral: bool = False,
         even: bool = False,
         find: Callable[[Tensor], np.ndarray] | None = None,
+        passes: tuple[int, int] = PASSES,
         donor: int = DONOR,
     ):
         super().__init__()
+        self.passes, self.context = passes, max(passes)
         self.reader, self.offset, self.find, self.donor = reader, offset, find, Actor(donor)
         self.neutral, self.even = neutral, even
 
@@ -118,6 +124,16 @@ class Reenactment(nn.Module):
         top, left = (side - height) // 2, (side - width) // 2
         return drawn[..., top : top + height, left : left + width].reshape(clips.shape)
 
+    def paced(self, rate: float) -> None:
+        """From here on clips have this many frames per second.
+
+        Those of a run have about six, between which a face can do anything; a video's thirty show
+        a trembling that is the reader's. A pass has a standard deviation of √½ frames.
+        """
+        moves = min(MOST, round(2 * (MOMENT * rate) ** 2))
+        self.passes = moves, PASSES[1]
+        self.context = max(self.passes)
+
     @staticmethod
     def sight(box: np.ndarray) -> np.ndarray:
         """The square (4,) of a picture that the reader is shown for a face's box (4,)."""
@@ -129,7 +145,7 @@ class Reenactment(nn.Module):
         if self.find:
             seen = framed(clips, self.find(clips.float().mul(255).round().byte()))
         read = self.reader(seen.flatten(0, 1)).float().to(clips.device)
-        numbers = smoothed(read.unflatten(0, clips.shape[:2]))
+        numbers = steadied(read.unflatten(0, clips.shape[:2]), self.passes)
         if self.neutral:
             usual = numbers.median(1, keepdim=True).values
             numbers = numbers - usual + getattr(self.reader, "mean", 0)
@@ -182,10 +198,18 @@ def framed(clips: Tensor, faces: np.ndarray) -> Tensor:
     return seen.unflatten(0, clips.shape[:2])
 
 
-def smoothed(numbers: Tensor) -> Tensor:
-    """Numbers (B, T, 55) under (1 2 1) / 4 over time; the ends are repeated."""
-    padded = torch.cat([numbers[:, :1], numbers, numbers[:, -1:]], 1)
-    return (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
+def steadied(numbers: Tensor, passes: tuple[int, int] = PASSES) -> Tensor:
+    """Numbers (B, T, 55) whose actions and pose are `smoothed`, each so many times."""
+    moves, pose = numbers[..., :-3], numbers[..., -3:]
+    return torch.cat([smoothed(moves, passes[0]), smoothed(pose, passes[1])], -1)
+
+
+def smoothed(numbers: Tensor, passes: int = 1) -> Tensor:
+    """Numbers (B, T, K) under (1 2 1) / 4 over time, `passes` times; the ends are repeated."""
+    for _ in range(passes):
+        padded = torch.cat([numbers[:, :1], numbers, numbers[:, -1:]], 1)
+        numbers = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
+    return numbers
 
 
 def evened(numbers: Tensor) -> Tensor:
@@ -255,7 +279,7 @@ def _normal(name: str) -> Tensor:
 def build(run: Run) -> Reenactment:
     """The re-enactment of a run whose regressor is made, else with the weights its config names.
 
-    In clips of anybody but the twin it looks for the face first.
+    In clips of anybody but the twin, whose are framed as the crowd is, it looks for the face first.
 
     Raises:
         PpferError: when they are not there.
@@ -265,13 +289,8 @@ def build(run: Run) -> Reenactment:
     else:
         net = nets.freeze(regressor.shipped(run.config).to(run.device))
         net = fast.prepare(net, run.device)
-    find = None if _of_the_twin(run) else surest
+    find = None if twin_origin(run.config) else surest
     return Reenactment(net, offset=run.config.reenactment_offset, find=find)
-
-
-def _of_the_twin(run: Run) -> bool:
-    """Whether the run's clips are the twin's, which are framed as the crowd is."""
-    return run.config.generate or (data_path(run.config.data) / "twin.json").exists()
 
 
 PROTECTOR = Protector(
@@ -284,5 +303,6 @@ PROTECTOR = Protector(
     settings=("reenactment_offset",),
     notebook="11",
     side=SIDE,
-    missing=lambda run: "" if _of_the_twin(run) else finder_missing(),
+    version=2,
+    missing=lambda run: "" if twin_origin(run.config) else finder_missing(),
 )

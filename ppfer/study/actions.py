@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from ppfer import twin
 from ppfer.method.parts import OnProtected, new_recognizer, with_body
 from ppfer.run import Run
+from ppfer.sources import twin_origin
 from ppfer.stage import Stage, stage
-from ppfer.study.swap import twin_origin, twin_spec
+from ppfer.study.swap import twin_spec
 from ppfer.twin.head import load_head
 from ppfer.video import sample_positions
 

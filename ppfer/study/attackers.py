@@ -2,7 +2,7 @@
 whole clips.
 
 With the validator retrained from its own weights (`ppfer.method.identity.Attack`) they are the
-suite every row of Table 1 runs through, `ppfer.study.tables.SUITE`.
+suite every row of Table 1 runs through, `ppfer.study.tables.suite`.
 """
 
 from __future__ import annotations
@@ -42,11 +42,8 @@ class OfAnotherFamily(Attack):
     trains = "attack"
 
     def net(self, weights: str = "") -> nn.Module:
-        people, side = (
-            len(self.run.classes("actor")),
-            max(32, self.config.size),
-        )  # halved five times
-        return nets.Classifier("convnext_atto", people, side, weights)
+        side = max(32, self.config.size)  # it is halved five times
+        return nets.Classifier("convnext_atto", len(self.run.classes("actor")), side, weights)
 
     def start(self) -> nn.Module:
         return self.net()

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ppfer import twin
 from ppfer.run import Run
+from ppfer.sources import twin_origin
 from ppfer.stage import Protector
-from ppfer.study.swap import twin_origin, twin_spec
+from ppfer.study.swap import twin_spec
 from ppfer.twin.people import DONOR
 from ppfer.video import sample_positions
 

@@ -18,7 +18,7 @@ from ppfer.method.parts import OnProtected
 from ppfer.run import Run
 from ppfer.stage import Protector, stage
 from ppfer.study.tables import (
-    BEYOND,
+    WHOLE_BEYOND,
     all_asked,
     approaches,
     beyond,
@@ -247,7 +247,7 @@ def recovered(name: str) -> Protector:
     )
 
 
-PROTECTORS = tuple(recovered(name) for name in (*BEYOND, "ppfer_long"))
+PROTECTORS = tuple(recovered(name) for name in WHOLE_BEYOND)
 
 
 def undone_row(run: Run, name: str) -> dict:

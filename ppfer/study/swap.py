@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,10 @@ from matplotlib.tri import Triangulation
 from torch import Tensor, nn
 
 from ppfer import twin
-from ppfer.config import Config, PpferError
+from ppfer.config import PpferError
 from ppfer.device import Progress
-from ppfer.folders import data_path
 from ppfer.run import Run
+from ppfer.sources import twin_origin
 from ppfer.stage import Protector, Stage, stage
 from ppfer.study.blur import GaussianBlur
 from ppfer.twin import raster
@@ -123,17 +122,6 @@ class FaceSwap(nn.Module):
 
 
 # --- Where the landmarks come from --------------------------------------------
-
-
-def twin_origin(config: Config) -> dict | None:
-    """How the clips were generated, {"frames", "seed", "difficulty"}, if a twin's; else None."""
-    if config.generate:
-        return {"frames": config.frames, "seed": 0, "difficulty": config.difficulty}
-    path = data_path(config.data) / "twin.json"
-    if not path.exists():
-        return None
-    made = {"difficulty": 0.0} | json.loads(path.read_text())  # older twins do not say it
-    return {key: made[key] for key in ("frames", "seed", "difficulty")}
 
 
 def twin_spec(name: str, origin: dict) -> twin.ClipSpec:

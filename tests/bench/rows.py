@@ -46,13 +46,11 @@ STANDS_ON = {  # rows that wait for more than the readers
     "task2": ("protected/task2_g",),
     "task4": PPFER,
 }
-SEEDED = ("none", "ppfer", "ppfer_long", "swap", "live", "reenactment", "donor")  # with three seeds
-SWEEPS = (  # one row under other settings: what privacy costs as its weight or noise moves
-    ("live", {"live_weight": 0.2}),
-    ("live", {"live_weight": 1.0}),
-    ("reenactment", {"reenactment_offset": 0.0}),
-    ("reenactment", {"reenactment_offset": 2.0}),
-)
+SEEDED = ("none", "reenactment", "ppfer", "donor", "live", "ppfer_long", "swap")  # three seeds
+SWEEPS = {  # rows under other settings: what privacy costs as its weight or noise moves
+    "live": ({"live_weight": 0.2}, {"live_weight": 1.0}),
+    "reenactment": ({"reenactment_offset": 2.0}, {"reenactment_offset": 0.0}),
+}
 BUDGETS = (100, 300, 1200)  # attackers' steps, until the curve is flat
 WEAK = ("ppfer", "live", "reenactment")  # rows whose attackers get those
 
@@ -173,41 +171,55 @@ def jobs() -> Iterator[Job]:
     """All jobs, the most wanted first."""
     yield Job("clips", {}, (), made("clips", "split"))
     yield Job("wild", {}, (), made("wild"))
-    for seed in ({}, {"seed": 1}, {"seed": 2}):
-        end = f" seed {seed['seed']}" if seed else ""
-        yield Job("identity" + end, seed, ("clips",), made("split", "identity", "pretrain"))
-        yield Job("F_u" + end, seed, ("clips",), made("split", "protected/none", "recognizer/none"))
-    for seed in ({}, {"seed": 1}, {"seed": 2}):
-        end = f" seed {seed['seed']}" if seed else ""
-        yield Job("live" + end, seed, (*READERS, "pretrain"), made("live"))
-        before = ("wild", *READERS, "pretrain")
-        short = made("privacy", "protected/enhanced", "expression", "compensation")
-        yield Job("PPFER" + end, seed, before, short)
-        late = (*before, "expression")
-        yield Job("long" + end, seed, late, made("privacy/long", "compensation/enhanced_long"))
-        for name in SEEDED:
-            needs = (*READERS, *STANDS_ON.get(name, ()))
-            yield Job(f"row {name}{end}", seed, needs, asked(name, whole=not seed))
+    yield from stages({}, "")
+    for name in SEEDED:
+        yield Job(f"row {name}", {}, needed(name), asked(name, whole=True))
     rest = [n for n in (*tables.TABLE1, *tables.MORE) if n not in SEEDED]
     for name in ("enhanced", *rest):
-        needs = (*READERS, *STANDS_ON.get(name, ()))
-        yield Job(f"row {name}", {}, needs, asked(name, whole=True))
+        yield Job(f"row {name}", {}, needed(name), asked(name, whole=True))
     yield Job("controls", {}, READERS, controls)
+    yield Job("joint", {}, (*READERS, "pretrain"), made("protected/task2_g"))
+    tasks = {t.number: t.protector for t in (*ablation.TASKS, ablation.FULL)}
     for number in (3, 6, 1, 4, 2, 5, 0):
-        name = {t.number: t.protector for t in (*ablation.TASKS, ablation.FULL)}[number]
-        yield Job(f"task {number}", {}, (*READERS, *STANDS_ON.get(name, PPFER)), task(number))
-        if number == 6:
-            yield Job("joint", {}, (*READERS, "pretrain"), made("protected/task2_g"))
+        yield Job(f"task {number}", {}, needed(tasks[number], PPFER), task(number))
     for name in long.CURVE[1:]:
         yield Job(f"schedule {name}", {}, (*READERS, *LONG), point(name))
-    for name, settings in SWEEPS:
-        said = f"sweep {name} {settings}"
-        yield Job(said, settings, (*READERS, "pretrain"), swept(name, settings))
+    yield from sweep("reenactment")
+    for seed in ({"seed": 1}, {"seed": 2}):
+        end = f" seed {seed['seed']}"
+        yield from stages(seed, end)
+        for name in SEEDED:
+            yield Job(f"row {name}{end}", seed, needed(name), asked(name, whole=False))
+    yield from sweep("live")
     for steps in BUDGETS:
         more = {"attack.steps": steps, "attack_clips.steps": steps}
         for name in WEAK:
             needs = (*READERS, f"recognizer/{name}")
             yield Job(f"budget {name} {steps}", more, needs, attacked(name))
+
+
+def needed(name: str, others: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Stages that a row waits for."""
+    return (*READERS, *STANDS_ON.get(name, others))
+
+
+def stages(seed: dict, end: str) -> Iterator[Job]:
+    """What the rows of a seed stand on, the longest chains first."""
+    yield Job("identity" + end, seed, ("clips",), made("split", "identity", "pretrain"))
+    yield Job("F_u" + end, seed, ("clips",), made("split", "protected/none", "recognizer/none"))
+    before = ("wild", *READERS, "pretrain")
+    short = made("privacy", "protected/enhanced", "expression", "compensation")
+    yield Job("PPFER" + end, seed, before, short)
+    yield Job("live" + end, seed, (*READERS, "pretrain"), made("live"))
+    late = (*before, "expression")
+    yield Job("long" + end, seed, late, made("privacy/long", "compensation/enhanced_long"))
+
+
+def sweep(name: str) -> Iterator[Job]:
+    """A row under other settings, each of which makes what it stands on itself."""
+    for settings in SWEEPS[name]:
+        said = f"sweep {name} {settings}"
+        yield Job(said, settings, (*READERS, "pretrain"), swept(name, settings))
 
 
 # --- one process ------------------------------------------------------------------
@@ -234,8 +246,8 @@ def work_off(profile: str, runs_dir: Path, out: Path, minutes: float) -> None:
                 if "clips" in getattr(kept, held):
                     getattr(opened[key].room, held)["clips"] = getattr(kept, held)["clips"]
             del kept
-            gc.collect()
-            torch.cuda.empty_cache()
+        gc.collect()  # recorded training steps hold memory until then
+        torch.cuda.empty_cache()
         last, at = key, time.monotonic()
         try:
             said = {"rows": plain_rows(job.work(opened[key]))}
