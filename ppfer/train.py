@@ -186,7 +186,6 @@ class Loop:
         )
         wrapped = torch.compile(objective) if compile and cuda and not alternates else objective
         self.wrapped, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
-        self.take = fast.Captured(self.update) if self.captured else self.update
 
         self.checkpoint, self.log = out / "checkpoint.pt", out / "metrics.jsonl"
         # loss summed since the last line of the log, and over how many steps
@@ -214,15 +213,15 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
-    def step(self, batch: tuple[Tensor, ...]) -> None:
-        """Take one step at the schedule's learning rate and count it."""
+    def step(self, take: Callable[..., Tensor], batch: tuple[Tensor, ...]) -> None:
+        """Take one step, an `update`, at the schedule's learning rate and count it."""
         rate = learning_rate(self.state["step"], self.config)
         for group in self.optimizer.param_groups:
             if self.captured:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        self.running, self.since = self.running + self.take(*batch).float(), self.since + 1
+        self.running, self.since = self.running + take(*batch).float(), self.since + 1
 
     def mean_loss(self) -> float:
         """The mean loss since it was last asked for."""
@@ -310,6 +309,8 @@ def fit(
     """
     out.mkdir(parents=True, exist_ok=True)
     loop = Loop(objective, config, out, precision, compile)
+    # the loop does not keep it: what recorded steps hold of a GPU is free when they are done
+    take = fast.Captured(loop.update) if loop.captured else loop.update
     loop.resume()
     state, steps = loop.state, config.steps
     look_every = max(1, math.ceil(steps / max(1, config.evals)))
@@ -321,7 +322,7 @@ def fit(
     objective.train()
     with interruptible() as stop:
         while state["step"] < steps:
-            loop.step(batches(state["step"]))
+            loop.step(take, batches(state["step"]))
             done, row = state["step"] + 1, {}
 
             # the mean loss, now and then: looking at it waits for the device

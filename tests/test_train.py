@@ -1,10 +1,12 @@
 """The loop: batches are a function of the step, and a resumed run equals an uninterrupted one."""
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from conftest import small_classifier
 from torch import nn
 
+from ppfer import train
 from ppfer.config import REPO, PpferError, Train
 from ppfer.method.parts import ClassificationObjective
 from ppfer.train import Batches, augment, fit, learning_rate
@@ -201,6 +204,24 @@ def train_linear(out):
     config = Train(6, 4, 1e-2)
     fit(ClassificationObjective(net), net, toy(batch=4), config, out, name="linear")
     return net
+
+
+def test_nothing_holds_the_loop_after_training(tmp_path, monkeypatch):
+    """Recorded steps keep their memory on a GPU for as long as somebody holds them."""
+    loops = []
+
+    class Watched(train.Loop):
+        def __init__(self, *given):
+            super().__init__(*given)
+            loops.append(weakref.ref(self))
+
+    monkeypatch.setattr(train, "Loop", Watched)
+    gc.disable()
+    try:
+        train_linear(tmp_path)
+        assert [loop() for loop in loops] == [None]
+    finally:
+        gc.enable()
 
 
 def test_two_processes_train_what_one_does(tmp_path):
