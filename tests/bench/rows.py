@@ -102,8 +102,7 @@ def asked(name: str, *, whole: bool) -> Callable[[Run], list]:
             found += [("table1_groups", row) for row in attributes.accuracy_table(run, (name,))]
         if name in (*tables.approaches(run, recovery.MORE), "enhanced"):
             tables.ensure(run, f"recovery/{name}")
-            about = {"approach": run.protector(name).title}
-            found += [("table3", about | recovery.recovery_cells(run, name))]
+            found += [("table3", recovery.table3(run, (name,))[0])]
         return found
 
     return work
