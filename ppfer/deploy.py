@@ -13,7 +13,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ppfer import video
@@ -162,6 +162,8 @@ def _write(
         outcome.width, outcome.height = width, height
         outcome.sound = options.keep_audio and about.sound
         rate, name = float(about.rate), _fingerprint(source)
+        if getattr(protector, "whole", False):
+            _shown(protector, source, options, finder, name)
         made = protected_frames(protector, frames, options, finder, rate, tally, name)
         stack.enter_context(contextlib.closing(made))
         writer = stack.enter_context(
@@ -198,6 +200,20 @@ def _write(
     notes = [SOUND_KEPT if outcome.sound else SOUND_LEFT_OUT] if about.sound else []
     notes += ["the left half is the original: not to be passed on"] if options.preview else []
     return notes + [f"damaged input: {fault}" for fault in frames.faults]
+
+
+def _shown(
+    protector: Apply, source: Path, options: Options, finder: Finder | None, name: str
+) -> None:
+    """Show a protector the whole video before it begins."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(protector.listening())
+        frames = stack.enter_context(video.read_frames(source, options.start, options.end))
+        plain, rate = replace(options, preview=False), float(frames.video.rate)
+        seen = protected_frames(protector, frames, plain, finder, rate, Tally(), name)
+        stack.enter_context(contextlib.closing(seen))
+        for _ in seen:
+            pass
 
 
 def _summary(outcome: Outcome, options: Options) -> str:

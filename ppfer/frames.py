@@ -149,7 +149,8 @@ def protected_frames(
             asked for, so that no seam shows where it smooths over time, and is called as
             ``protector(clips, names)``: names that tell each face of each video. One with an
             attribute ``sight``, a face's box → a square, is shown that square and not the one that
-            its result is pasted into. One with a method ``paced`` is told the rate.
+            its result is pasted into. One with a method ``paced`` is told the rate. One whose
+            ``whole`` is true has been shown all of the video before, see `ppfer.deploy`.
         frames: as `ppfer.video.read_frames` gives them.
         finder: finds faces, with `Options.frame` "face".
         rate: frames per second, about.

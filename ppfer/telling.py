@@ -98,15 +98,18 @@ def leaked_by(protector: Protector, paths: Sequence[Path] = LIVE, real: Path = R
     """What a protector of anybody leaked on the synthetic actors, by the first of the files that
     has it, and on real people, and what it does not promise.
     """
-    lines = [f"How much {protector.title} leaks was not measured: {paths[0]} says nothing of it."]
+    lines = []
     if row := _row(protector, paths):
-        lines = [f"People still named behind {protector.title}, synthetic ones that it never saw:"]
+        lines.append("Synthetic people that it never saw:")
         lines += _named(row)
     if row := _row(protector, [real]):
         people, strangers = row["people"], row["strangers"]
-        lines.append(f"The same of {people} real people, of whom {strangers} are the strangers:")
+        lines.append(f"{people} real people, of whom {strangers} are the strangers:")
         lines += _named(row)
-    return "\n".join([*lines, PROMISE])
+    said = f"People still named behind {protector.title}, when it was measured"
+    if not lines:
+        said = f"How much {protector.title} leaks was not measured: {paths[0]} says nothing of it"
+    return "\n".join([f"{said}.", *lines, PROMISE])
 
 
 def _row(protector: Protector, paths: Sequence[Path]) -> dict:

@@ -264,18 +264,21 @@ def test_the_offset_is_a_clips_own_constant_and_the_same_each_time():
     assert torch.equal(Reenactment(Told(), offset=1).numbers(clips.double().float()), made)
 
 
-def test_neutral_clips_have_one_median_and_move_as_before():
+def test_neutral_clips_are_alike_at_rest_and_move_as_before():
     g = torch.Generator().manual_seed(0)
-    said = 0.4 + 0.05 * torch.randn(2 * 9, NUMBERS, generator=g)
-    said[9:] += 0.3  # one person is always read as higher
-    reader = torch.nn.Module()
-    reader.mean, reader.forward = torch.full((NUMBERS,), 0.5), lambda frames: said
-    clips = torch.zeros(2, 9, 3, 8, 8)
-    made, plain = (Reenactment(reader, neutral=n).numbers(clips) for n in (True, False))
-    medians = made.median(1).values
-    torch.testing.assert_close(medians, torch.full_like(medians, 0.5))
-    torch.testing.assert_close(made.diff(dim=1), plain.diff(dim=1))
+    said = 0.4 + 0.05 * torch.randn(11, NUMBERS, generator=g)
+    said = torch.cat([said, said + 0.3])  # one person is always read as higher
+    clips = torch.zeros(2, 11, 3, 8, 8)
+    made, plain = (
+        Reenactment(lambda frames: said, neutral=n).numbers(clips) for n in (True, False)
+    )
     assert (plain[1] - plain[0]).mean() > 0.2
+    torch.testing.assert_close(made[0], made[1])  # nobody is told by what is read throughout
+    still = reenactment.rest(plain)
+    assert ((plain[..., :-3] < still[..., :-3]).sum(1) == 2).all()  # of eleven frames
+    torch.testing.assert_close(still[:, 0, -3:], plain[..., -3:].median(1).values)
+    torch.testing.assert_close(made[..., :-3], (plain - still)[..., :-3].clamp(min=0))
+    torch.testing.assert_close(made[..., -3:].diff(dim=1), plain[..., -3:].diff(dim=1))
 
 
 def test_evened_clips_move_alike():
@@ -384,6 +387,43 @@ def test_time_is_smoothed_over_the_borders_of_a_videos_parts(count):
         wanted = (wanted[:-2] + 2 * wanted[1:-1] + wanted[2:]) / 4
     np.testing.assert_allclose(made, wanted, atol=0.6)
     assert tally.frames == count and shown.names == {"v 0"}
+
+
+def test_a_video_made_neutral_was_seen_whole_before():
+    levels = [100] * 16 + [180] * 16 + [100] * 20
+
+    def made():
+        pictures = (np.full((16, 16, 3), level, np.uint8) for level in levels)
+        frames = (Picture(p, Fraction(i), Fraction(1)) for i, p in enumerate(pictures))
+        how = Options(size=16, device=CPU, frame="whole")
+        shown.names.clear()
+        done = list(protected_frames(shown, frames, how, None, 30.0, Tally(), "v"))
+        return [picture.pixels.mean() for picture in done]
+
+    shown = Shown()
+    shown.neutral = True
+    with shown.listening():
+        assert made() == pytest.approx(levels)  # nothing is drawn yet
+    assert shown.whole and list(shown.at_rest) == ["v 0"]
+    assert made()[20:28] == pytest.approx([80] * 8, abs=1)  # above rest
+    shown.at_rest.clear()
+    assert max(made()[20:28]) < 70  # a part alone knows nothing of the rest
+
+
+def test_a_neutral_video_is_read_twice(tmp_path, weights, capsys, monkeypatch):
+    shown = []
+    read = Reenactment.read
+
+    def spied(self, clips):
+        shown.append(self.heard is not None)
+        return read(self, clips)
+
+    monkeypatch.setattr(Reenactment, "read", spied)
+    where = ["--runs-dir", str(tmp_path / "runs"), "--set", f"regressor_weights={weights}"]
+    call = ["protect", str(CLIP), "--out", str(tmp_path), "--frame", "whole", "--end", "0.3"]
+    assert main([*call, "--approach", "reenactment_neutral", *where]) == 0
+    assert shown == [True, False]
+    assert "1 of 1 done" in capsys.readouterr().out
 
 
 def test_a_video_is_protected_without_a_run(tmp_path, weights, capsys):

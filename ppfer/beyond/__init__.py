@@ -7,6 +7,6 @@ movements off a face, `reenactment` draws them on one donor.
 
 from ppfer.beyond import live, reenactment, regressor
 
-PROTECTORS = (live.PROTECTOR, reenactment.PROTECTOR)
+PROTECTORS = (live.PROTECTOR, reenactment.PROTECTOR, reenactment.NEUTRAL)
 
 STAGES = (live.Live, regressor.Regression)

@@ -22,10 +22,12 @@ so, here MediaPipe's, whose blend shapes have the same names:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -56,6 +58,7 @@ MOMENT, MOST = 0.03, 2  # s: in a video actions change no faster; and so many pa
 SCALE = 1.0  # the donor is as large as people in front of a green screen
 LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
 GROUND = (0.06, 0.30, 0.11)  # linear light: a green screen, which anything can be put behind
+REST = 0.2  # share of a clip's frames in which an action is weaker than what counts as rest
 TYPICAL = 0.25  # root mean square of a lively clip's movements, for `even`
 FINE = 1.25  # large pictures are drawn this much larger and shrunk; small ones with 2 × 2 samples
 LARGE = 160  # pixels from which a picture is large
@@ -78,9 +81,9 @@ class Reenactment(nn.Module):
             ``config.reenactment_offset``.
         find: where faces are in clips (B, T, 3, S, S) uint8, see `ppfer.faces.surest`; the reader
             is shown the `sight` of them. None: heads are framed as those it learned from.
-        neutral: give all clips the same median, ``reader.mean`` where there is one, so that what is
-            misread of a person throughout goes; every expression held through a clip goes with it,
-            and it needs whole clips.
+        neutral: show all clips the same face at `rest`, so that what is misread of a person
+            throughout goes; every expression held through a clip goes with it. It needs whole
+            clips; of those that it was shown while `listening` it knows the rest by name.
         even: give all clips the same strength of movement, so that how lively somebody is does not
             show; it needs whole clips.
         passes: how often the actions, and how often the pose, are smoothed over time, see
@@ -107,6 +110,8 @@ class Reenactment(nn.Module):
         self.passes, self.context = passes, max(passes)
         self.reader, self.offset, self.find, self.donor = reader, offset, find, Actor(donor)
         self.neutral, self.even = neutral, even
+        self.heard: dict[str, list[Tensor]] | None = None  # numbers by name, while listening
+        self.at_rest: dict[str, Tensor] = {}  # what they are at rest (55,), afterwards
 
     def forward(self, clips: Tensor, names: Sequence[str] | None = None) -> Tensor:
         """The clips redrawn.
@@ -117,6 +122,10 @@ class Reenactment(nn.Module):
                 must. None: each is named by its first frame, so that protecting it again gives the
                 same.
         """
+        if self.heard is not None:
+            for name, part in zip(names, self.read(clips), strict=True):
+                self.heard.setdefault(name, []).append(part.half().cpu())
+            return clips
         numbers = self.numbers(clips, names).flatten(0, 1)
         height, width = clips.shape[-2:]
         side = max(height, width)
@@ -139,16 +148,40 @@ class Reenactment(nn.Module):
         """The square (4,) of a picture that the reader is shown for a face's box (4,)."""
         return head_square(box, NEAR, RISE)
 
-    def numbers(self, clips: Tensor, names: Sequence[str] | None = None) -> Tensor:
-        """All that is let through of clips: (B, T, 55)."""
+    @property
+    def whole(self) -> bool:
+        """Whether it wants to be shown a whole video, while `listening`, before it begins."""
+        return self.neutral
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within it clips come back as they are; afterwards it knows how those of a name are at
+        rest, and of earlier ones no more.
+        """
+        self.heard = {}
+        try:
+            yield
+            heard = {name: torch.cat(parts).float() for name, parts in self.heard.items()}
+            self.at_rest = {name: rest(numbers)[0] for name, numbers in heard.items()}
+        finally:
+            self.heard = None
+
+    def read(self, clips: Tensor) -> Tensor:
+        """What the reader says of clips, steadied: (B, T, 55)."""
         seen = clips
         if self.find:
             seen = framed(clips, self.find(clips.float().mul(255).round().byte()))
         read = self.reader(seen.flatten(0, 1)).float().to(clips.device)
-        numbers = steadied(read.unflatten(0, clips.shape[:2]), self.passes)
+        return steadied(read.unflatten(0, clips.shape[:2]), self.passes)
+
+    def numbers(self, clips: Tensor, names: Sequence[str] | None = None) -> Tensor:
+        """All that is let through of clips: (B, T, 55)."""
+        numbers = self.read(clips)
         if self.neutral:
-            usual = numbers.median(1, keepdim=True).values
-            numbers = numbers - usual + getattr(self.reader, "mean", 0)
+            still = rest(numbers)
+            for own, name in zip(still, names or (), strict=False):
+                own[:] = self.at_rest.get(name, own)
+            numbers = numbers - still
         if self.even:
             numbers = evened(numbers)
         spread = getattr(self.reader, "spread", None)
@@ -210,6 +243,15 @@ def smoothed(numbers: Tensor, passes: int = 1) -> Tensor:
         padded = torch.cat([numbers[:, :1], numbers, numbers[:, -1:]], 1)
         numbers = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
     return numbers
+
+
+def rest(numbers: Tensor) -> Tensor:
+    """What numbers (..., T, 55) are at rest, (..., 1, 55): actions in their lowest frames, the pose
+    at its median.
+    """
+    ordered, last = numbers.sort(-2).values, numbers.shape[-2] - 1
+    low, middle = (ordered[..., [int(share * last)], :] for share in (REST, 0.5))
+    return torch.cat([low[..., :-3], middle[..., -3:]], -1)
 
 
 def evened(numbers: Tensor) -> Tensor:
@@ -276,7 +318,7 @@ def _normal(name: str) -> Tensor:
 # --- the protector ----------------------------------------------------------------
 
 
-def build(run: Run) -> Reenactment:
+def build(run: Run, *, neutral: bool = False) -> Reenactment:
     """The re-enactment of a run whose regressor is made, else with the weights its config names.
 
     In clips of anybody but the twin, whose are framed as the crowd is, it looks for the face first.
@@ -290,7 +332,8 @@ def build(run: Run) -> Reenactment:
         net = nets.freeze(regressor.shipped(run.config).to(run.device))
         net = fast.prepare(net, run.device)
     find = None if twin_origin(run.config) else surest
-    return Reenactment(net, offset=run.config.reenactment_offset, find=find)
+    offset = 0.0 if neutral else run.config.reenactment_offset  # neutral, nothing is left to hide
+    return Reenactment(net, offset=offset, find=find, neutral=neutral)
 
 
 PROTECTOR = Protector(
@@ -305,4 +348,12 @@ PROTECTOR = Protector(
     side=SIDE,
     version=2,
     missing=lambda run: "" if twin_origin(run.config) else finder_missing(),
+)
+
+NEUTRAL = replace(
+    PROTECTOR,
+    name="reenactment_neutral",
+    title="Re-enactment, neutral",
+    build=functools.partial(build, neutral=True),
+    what_ran="the same, and what is done all through a clip is not shown",
 )
