@@ -178,12 +178,7 @@ def _write(
                 comment=_mark(source, options),
             )
         )
-        start = options.start or 0
-        end = about.duration if options.end is None else min(options.end, about.duration)
-        progress = Progress(
-            printable(f"protecting {source.name}"), round((end - start) * about.rate), "frames"
-        )
-        first = None
+        progress, first = _progress(f"protecting {source.name}", about, options), None
         for count, frame in enumerate(made, 1):
             writer.write(frame.pixels, frame.time, frame.duration)
             first = frame.time if first is None else first
@@ -212,8 +207,17 @@ def _shown(
         plain, rate = replace(options, preview=False), float(frames.video.rate)
         seen = protected_frames(protector, frames, plain, finder, rate, Tally(), name)
         stack.enter_context(contextlib.closing(seen))
-        for _ in seen:
-            pass
+        progress = _progress(f"looking at {source.name}", frames.video, options)
+        for count, _ in enumerate(seen, 1):
+            progress.total = max(progress.total, count + 1)
+            progress.update(count)
+
+
+def _progress(what: str, about: video.Video, options: Options) -> Progress:
+    """Of the frames that are asked for, as many as the header says."""
+    start = options.start or 0
+    end = about.duration if options.end is None else min(options.end, about.duration)
+    return Progress(printable(what), round((end - start) * about.rate), "frames")
 
 
 def _summary(outcome: Outcome, options: Options) -> str:

@@ -110,8 +110,10 @@ class Reenactment(nn.Module):
         self.passes, self.context = passes, max(passes)
         self.reader, self.offset, self.find, self.donor = reader, offset, find, Actor(donor)
         self.neutral, self.even = neutral, even
-        self.heard: dict[str, list[Tensor]] | None = None  # numbers by name, while listening
-        self.at_rest: dict[str, Tensor] = {}  # what they are at rest (55,), afterwards
+        self.heard: dict[str, list[Tensor]] | None = (
+            None  # by name, while listening: 110 bytes a frame
+        )
+        self.at_rest: dict[str, Tensor] = {}
 
     def forward(self, clips: Tensor, names: Sequence[str] | None = None) -> Tensor:
         """The clips redrawn.
