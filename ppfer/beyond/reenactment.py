@@ -198,10 +198,10 @@ class Reenactment(nn.Module):
         each = functools.partial(draw_donor, self.donor, side=side)
         if numbers.device.type != "cpu":
             return torch.cat([each(part) for part in numbers.split(max(1, ROOM // side**2))])
-        # a frame is too small to be shared by threads, but each can have its own
+        # frames are too small to be shared by threads, but each can have its own, two at a time
         alone = {"initializer": torch.set_num_threads, "initargs": (1,)}
         with ThreadPoolExecutor(torch.get_num_threads(), **alone) as pool:
-            return torch.cat(list(pool.map(each, numbers.split(1))))
+            return torch.cat(list(pool.map(each, numbers.split(2))))
 
 
 def framed(clips: Tensor, faces: np.ndarray) -> Tensor:
