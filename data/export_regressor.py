@@ -3,18 +3,18 @@
     python data/export_regressor.py
 
 Draws synthetic people, trains the regressor on them (profile twin: minutes on a GPU), and writes
-its weights in 8 bits and, beside them, `regressor.json`: how well it reads people it has
-not seen, and where and how long it was trained. Nothing but the repository is needed.
+its weights in 8 bits and, beside them, `regressor.json`: how well it reads people it has not seen,
+and where and how long it was trained. Nothing but the repository is needed.
 """
 
 import argparse
 from pathlib import Path
 
 from ppfer import study
-from ppfer.beyond.regressor import export
 from ppfer.config import PROFILES, REPO, load_config
 from ppfer.device import write_json
 from ppfer.folders import RUNS
+from ppfer.weights import save_weights
 
 WEIGHTS = REPO / "data" / "regressor.safetensors"
 
@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args(arguments)
     run = study.open_run(load_config(args.profile, {"regressor_weights": ""}), args.runs_dir)
-    path, made = export(run.make("regressor"), args.out), run.manifest("regressor")
+    path = save_weights(run.make("regressor"), args.out, small=True)
+    made = run.manifest("regressor")
     kept = ("profile", "settings", "seconds", "device", "versions", "summary")
     write_json(path.with_suffix(".json"), {key: made[key] for key in kept})
     best = made["summary"]["best"]

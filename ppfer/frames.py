@@ -149,7 +149,7 @@ def protected_frames(
             asked for, so that no seam shows where it smooths over time, and is called as
             ``protector(clips, names)``: names that tell each face of each video. One with an
             attribute ``sight``, a face's box → a square, is shown that square and not the one that
-            its result is pasted into. One with a method ``paced`` is told the rate. One whose
+            its result is pasted into. One with an attribute ``rate`` is told it. One whose
             ``whole`` is true has been shown all of the video before, see `ppfer.deploy`.
         frames: as `ppfer.video.read_frames` gives them.
         finder: finds faces, with `Options.frame` "face".
@@ -157,8 +157,8 @@ def protected_frames(
         tally: counts as the frames go by.
         name: tells this video from others.
     """
-    if hasattr(protector, "paced"):
-        protector.paced(rate)
+    if hasattr(protector, "rate"):
+        protector.rate = rate
     pictures = _ahead((Picture(f.pixels, f.time, f.duration) for f in frames), 4)
     shots = _whole_shots(pictures, options)
     if options.frame == "face":

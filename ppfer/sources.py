@@ -8,6 +8,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from ppfer.config import Config, PpferError, digest, pick
 from ppfer.device import Progress, write_json
 from ppfer.folders import data_path
 from ppfer.protect import deployed, protect_all
-from ppfer.stage import Protector, Stage, stage
+from ppfer.stage import Stage, stage
 from ppfer.store import ClipStore
 from ppfer.twin.files import generate_arrays
 
@@ -176,10 +177,10 @@ class Split(Stage):
 class Protected(Stage):
     """All clips through a protector, as a ClipStore ("none" is the original store itself)."""
 
-    @property
-    def what(self) -> Protector:
-        """The protector."""
-        return self.run.protector(self.protector)
+    def __init__(self, run: Any, value: str = ""):
+        super().__init__(run, value)
+        self.what = run.protector(self.protector)
+        self.version = self.what.version
 
     def origin(self) -> tuple[bool, str]:
         return self.what.study, self.what.notebook
@@ -188,8 +189,7 @@ class Protected(Stage):
         return ("clips", *self.what.needs)
 
     def settings(self) -> dict:
-        said = super().settings() | pick(self.config, *self.what.settings)
-        return said | ({"version": self.what.version} if self.what.version != 1 else {})
+        return super().settings() | pick(self.config, *self.what.settings)
 
     def stream(self) -> Iterator[Tensor]:
         """The protected clips, uint8 batches on the run's device."""

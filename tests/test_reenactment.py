@@ -22,6 +22,7 @@ from ppfer.telling import leaked_by
 from ppfer.twin.acting import main_specs, motion, wild_specs
 from ppfer.twin.head import draw, load_head
 from ppfer.twin.people import DONOR, Actor, appearance
+from ppfer.weights import save_weights
 
 CPU, NUMBERS = torch.device("cpu"), regressor.NUMBERS
 CLIP = REPO / "data" / "twin" / "VideoMP4" / "1001_DFA_HAP_XX.mp4"
@@ -45,7 +46,8 @@ def faces():
 @pytest.fixture(scope="module")
 def weights(run, tmp_path_factory):
     """Its weights as they are shipped."""
-    return regressor.export(run.get("regressor"), tmp_path_factory.mktemp("w") / "w.safetensors")
+    path = tmp_path_factory.mktemp("w") / "w.safetensors"
+    return save_weights(run.get("regressor"), path, small=True)
 
 
 def still(**actions: float) -> torch.Tensor:
@@ -178,7 +180,7 @@ def test_shipped_weights_are_small_and_read_the_same(run, weights, tmp_path):
     assert loaded.summary("regressor") == {"loaded": str(weights)}
     key, content = loaded.key("regressor"), weights.read_bytes()
     torch.manual_seed(1)
-    regressor.export(regressor.Regressor(), weights)
+    save_weights(regressor.Regressor(), weights, small=True)
     assert study.open_run(config, tmp_path, "cpu").key("regressor") != key
     weights.write_bytes(content)
 

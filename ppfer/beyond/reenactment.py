@@ -91,8 +91,7 @@ class Reenactment(nn.Module):
         donor: number of the twin's actor who is shown.
 
     Attributes:
-        context: frames that it wants to see before and after those it is asked for, see
-            `ppfer.frames`.
+        rate: frames per second of a video, see `ppfer.frames`; 0 for clips of a run.
     """
 
     def __init__(
@@ -107,12 +106,11 @@ class Reenactment(nn.Module):
         donor: int = DONOR,
     ):
         super().__init__()
-        self.passes, self.context = passes, max(passes)
+        self.passes, self.rate = passes, 0.0
         self.reader, self.offset, self.find, self.donor = reader, offset, find, Actor(donor)
         self.neutral, self.even = neutral, even
-        self.heard: dict[str, list[Tensor]] | None = (
-            None  # by name, while listening: 110 bytes a frame
-        )
+        # numbers by name while listening, 110 bytes a frame; what they are at rest (55,) afterwards
+        self.heard: dict[str, list[Tensor]] | None = None
         self.at_rest: dict[str, Tensor] = {}
 
     def forward(self, clips: Tensor, names: Sequence[str] | None = None) -> Tensor:
@@ -135,15 +133,21 @@ class Reenactment(nn.Module):
         top, left = (side - height) // 2, (side - width) // 2
         return drawn[..., top : top + height, left : left + width].reshape(clips.shape)
 
-    def paced(self, rate: float) -> None:
-        """From here on clips have this many frames per second.
+    @property
+    def steadying(self) -> tuple[int, int]:
+        """How often actions and pose are smoothed: `passes`, or more for the actions of a video.
 
-        Those of a run have about six, between which a face can do anything; a video's thirty show
-        a trembling that is the reader's. A pass has a standard deviation of √½ frames.
+        Clips of a run have about six frames a second, between which a face can do anything; a
+        video's thirty show a trembling that is the reader's. A pass has a standard deviation of √½
+        frames.
         """
-        moves = min(MOST, round(2 * (MOMENT * rate) ** 2))
-        self.passes = moves, PASSES[1]
-        self.context = max(self.passes)
+        moves, pose = self.passes
+        return max(moves, min(MOST, round(2 * (MOMENT * self.rate) ** 2))), pose
+
+    @property
+    def context(self) -> int:
+        """Frames that it wants to see before and after those it is asked for."""
+        return max(self.steadying)
 
     @staticmethod
     def sight(box: np.ndarray) -> np.ndarray:
@@ -174,7 +178,9 @@ class Reenactment(nn.Module):
         if self.find:
             seen = framed(clips, self.find(clips.float().mul(255).round().byte()))
         read = self.reader(seen.flatten(0, 1)).float().to(clips.device)
-        return steadied(read.unflatten(0, clips.shape[:2]), self.passes)
+        moves, pose = read.unflatten(0, clips.shape[:2]).split((regressor.NUMBERS - 3, 3), -1)
+        often, oftener = self.steadying
+        return torch.cat([smoothed(moves, often), smoothed(pose, oftener)], -1)
 
     def numbers(self, clips: Tensor, names: Sequence[str] | None = None) -> Tensor:
         """All that is let through of clips: (B, T, 55)."""
@@ -233,13 +239,7 @@ def framed(clips: Tensor, faces: np.ndarray) -> Tensor:
     return seen.unflatten(0, clips.shape[:2])
 
 
-def steadied(numbers: Tensor, passes: tuple[int, int] = PASSES) -> Tensor:
-    """Numbers (B, T, 55) whose actions and pose are `smoothed`, each so many times."""
-    moves, pose = numbers[..., :-3], numbers[..., -3:]
-    return torch.cat([smoothed(moves, passes[0]), smoothed(pose, passes[1])], -1)
-
-
-def smoothed(numbers: Tensor, passes: int = 1) -> Tensor:
+def smoothed(numbers: Tensor, passes: int) -> Tensor:
     """Numbers (B, T, K) under (1 2 1) / 4 over time, `passes` times; the ends are repeated."""
     for _ in range(passes):
         padded = torch.cat([numbers[:, :1], numbers, numbers[:, -1:]], 1)
@@ -358,4 +358,5 @@ NEUTRAL = replace(
     title="Re-enactment, neutral",
     build=functools.partial(build, neutral=True),
     what_ran="the same, and what is done all through a clip is not shown",
+    settings=(),
 )

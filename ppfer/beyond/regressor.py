@@ -302,8 +302,3 @@ def shipped(config: Config) -> Regressor:
             "train it (on a GPU it takes minutes): python data/export_regressor.py"
         )
     return load_weights(Regressor(), path)
-
-
-def export(net: Regressor, path: Path) -> Path:
-    """Write the network's weights in 8 bits, which makes the file a quarter as large."""
-    return save_weights(net, path, small=True)

@@ -202,16 +202,8 @@ def table3(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     any clip.
     """
     names = approaches(run, MORE) if names is None else names
-    ready = prepare(run, names, ("recovery",))
-    rows = []
-    for name in names:
-        if name not in ready:
-            rows.append(left_out(run, name))
-            continue
-        protector = run.protector(name)
-        title = protector.title + (" (control)" if name == "none" else "")
-        row = {"approach": title, "what_ran": protector.said(run)}
-        rows.append(row | recovery_cells(run, name))
+    prepare(run, names, ("recovery",))
+    rows = [table3_row(run, name) for name in names]
     index = run.parts["test"]
     guess = mean_image(run).mul(255).round().byte().expand(len(index), FRAMES, -1, -1, -1)
     control = {
@@ -219,6 +211,15 @@ def table3(run: Run, names: Sequence[str] | None = None) -> list[dict]:
         "what_ran": "one picture for every frame",
     }
     return [*rows, control | assess(run, guess, index)]
+
+
+def table3_row(run: Run, name: str) -> dict:
+    """A row of Table 3, of a recovery network that is made."""
+    protector = run.protector(name)
+    if protector.missing(run):
+        return left_out(run, name)
+    title = protector.title + (" (control)" if name == "none" else "")
+    return {"approach": title, "what_ran": protector.said(run)} | recovery_cells(run, name)
 
 
 def guesses(run: Run, name: str) -> Callable[[Tensor, range], Tensor]:

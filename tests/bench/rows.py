@@ -102,7 +102,7 @@ def asked(name: str, *, whole: bool) -> Callable[[Run], list]:
             found += [("table1_groups", row) for row in attributes.accuracy_table(run, (name,))]
         if name in (*tables.approaches(run, recovery.MORE), "enhanced"):
             tables.ensure(run, f"recovery/{name}")
-            found += [("table3", recovery.table3(run, (name,))[0])]
+            found += [("table3", recovery.table3_row(run, name))]
         return found
 
     return work
@@ -245,7 +245,7 @@ def work_off(profile: str, runs_dir: Path, out: Path, minutes: float) -> None:
                 if "clips" in getattr(kept, held):
                     getattr(opened[key].room, held)["clips"] = getattr(kept, held)["clips"]
             del kept
-        gc.collect()  # recorded training steps hold memory until then
+        gc.collect()  # what a job left, a failed one's traceback among it
         torch.cuda.empty_cache()
         last, at = key, time.monotonic()
         try:
