@@ -28,7 +28,7 @@ import torch
 
 from ppfer import publish
 from ppfer.config import REPO, load_config
-from ppfer.measure import plain, write_table
+from ppfer.measure import over_seeds, plain, write_table
 from ppfer.run import Run
 from ppfer.study import ablation, attributes, long, open_run, recovery, tables
 
@@ -302,7 +302,9 @@ def side_by_side(args: argparse.Namespace) -> None:
 
 
 def collect(args: argparse.Namespace) -> None:
-    """Tables of each run, in their own order, and manifests: ``<out>/<run>/``."""
+    """Tables of each run, in their own order, and manifests: ``<out>/<run>/``; beside them
+    ``seeds``, the rows of Table 1 that several seeds have.
+    """
     lines = [json.loads(x) for p in sorted(args.out.glob("*.jsonl")) for x in p.open()]
     rows = [f"row {name}" for name in ("none", "enhanced", *tables.TABLE1[1:], *tables.MORE)]
     tasks = [f"task {number}" for number in (1, 2, 3, 4, 5, 6, 0)]
@@ -324,6 +326,15 @@ def collect(args: argparse.Namespace) -> None:
         (args.out / run / "manifest.json").write_text(json.dumps(whole, indent=1))
         failed = [f"{x['job']}: {x['failed']}" for x in of_run if "failed" in x]
         print(run, {table: len(rows) for table, rows in found.items()}, *failed, sep="\n  ")
+    rows = {name: {} for name in order if name.startswith("row ")}
+    for line in sorted(lines, key=lambda line: line["seed"]):
+        for table, row in line.get("rows", ()):
+            if table == "table1" and line["job"].startswith("row "):
+                row.pop("linkage", None)  # of another number of clips in each split
+                rows[line["job"].partition(" seed ")[0]][line["seed"]] = row
+    several = [(over_seeds([[x] for x in of.values()]), of) for of in rows.values() if len(of) > 1]
+    told = [row | {"seeds": ", ".join(map(str, of))} for (row,), of in several]
+    write_table(told, args.out, "seeds")
 
 
 def main() -> None:
