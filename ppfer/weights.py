@@ -2,7 +2,7 @@
 whole.
 
 Nothing is loaded by half: names and shapes are compared before the first tensor is copied. Pickled
-    code is never run.
+code is never run.
 """
 
 from __future__ import annotations

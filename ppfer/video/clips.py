@@ -1,8 +1,7 @@
 """Clips for training: the frames at uniform mid-points of a video, cropped square, of one size.
 
 Frames are taken by reading in order, never by seeking: seeking gives frames of other moments in
-    AVI, MPEG, WMV and
-open-GOP files, and for clips of a few hundred frames it is no faster.
+AVI, MPEG, WMV and open-GOP files, and for clips of a few hundred frames it is no faster.
 """
 
 from __future__ import annotations

@@ -16,23 +16,9 @@ from av.stream import Disposition
 
 from ppfer.config import LFS_MAGIC, PpferError
 
-VIDEO_SUFFIXES = (
-    *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2t", ".m2ts", ".m2v"),
-    *(
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpe",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".mxf",
-        ".nut",
-        ".ogg",
-        ".ogm",
-    ),
-    *(".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m", ".h264", ".hevc"),
+VIDEO_SUFFIXES = tuple(
+    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .m2t .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg "
+    ".mts .mxf .nut .ogg .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m .h264 .hevc".split()
 )
 WHOLE = 0.75  # a video that covers less of the duration its header declares counts as truncated
 FOREIGN = {

@@ -48,7 +48,7 @@ STANDS_ON = {  # rows that wait for more than the readers
 }
 SEEDED = ("none", "reenactment", "ppfer", "donor", "live", "ppfer_long", "swap")  # three seeds
 SWEEPS = {  # rows under other settings: what privacy costs as its weight or noise moves
-    "live": ({"live_weight": 0.2}, {"live_weight": 1.0}),
+    "live": ({"live_weight": 0.5}, {"live_weight": 1.0}),
     "reenactment": ({"reenactment_offset": 2.0}, {"reenactment_offset": 0.0}),
 }
 BUDGETS = (100, 300, 1200)  # attackers' steps, until the curve is flat
