@@ -266,33 +266,6 @@ def test_the_offset_is_a_clips_own_constant_and_the_same_each_time():
     assert torch.equal(Reenactment(Told(), offset=1).numbers(clips.double().float()), made)
 
 
-def test_a_mirrored_reading_takes_sides_out():
-    """A reader that says the jaw goes left, and yaws, whatever it sees."""
-    said = still(jawLeft=0.4).expand(10, -1).clone()
-    said[:, -3:] = torch.tensor([0.2, 0.1, 0.0])
-    once, both = (
-        Reenactment(lambda frames: said, mirror=m).numbers(torch.zeros(2, 5, 3, 8, 8))
-        for m in (False, True)
-    )
-    torch.testing.assert_close(once.flatten(0, 1), said)
-    left, right = (reenactment.actions().index(f"jaw{side}") for side in ("Left", "Right"))
-    torch.testing.assert_close(both[..., left], torch.full((2, 5), 0.2))
-    torch.testing.assert_close(both[..., right], both[..., left])
-    torch.testing.assert_close(both[..., -3:], torch.tensor([0, 0.1, 0]).expand(2, 5, 3))
-
-
-def test_what_is_misread_stops_trembling_and_what_trembles_does_not():
-    g = torch.Generator().manual_seed(0)
-    still_or_not = torch.zeros(2, 200, 1)
-    still_or_not[1, ::2] = 0.1  # this one trembles
-    shared, own, other = 0.01 * torch.randn(3, 2, 200, 1, generator=g)
-    errors = [0.85 * shared + 0.35 * part for part in (own, other)]
-    first, second = (still_or_not + error for error in errors)
-    made = reenactment.steadied((first + second) / 2, (first - second) / 2)
-    calm, trembling = made.diff(dim=1).abs().mean((1, 2))
-    assert calm < 0.5 * first[0].diff(dim=0).abs().mean() and trembling > 0.09
-
-
 def test_neutral_clips_are_alike_at_rest_and_move_as_before():
     g = torch.Generator().manual_seed(0)
     said = 0.4 + 0.05 * torch.randn(11, NUMBERS, generator=g)

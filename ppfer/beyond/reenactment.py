@@ -51,8 +51,10 @@ TURN = 0.8  # rad; a reader that says more is not believed
 # A square round a face, as `head_square` takes it, in which heads are as large as the crowd's. Of
 # real people's whole heads, with all their hair or scarf, a reader sees too little of the face.
 NEAR, RISE = 0.68, 0.13
-MOMENT, MOST = 0.035, 2  # s: a face does nothing faster; and so many passes are enough
-BOTH = 6.0  # a reading and a mirrored one err alike: how much more so than they differ, in squares
+# Of the actions and the pose. What is misread of a pose changes from frame to frame, and a head
+# that trembles seems to laugh; smoothing actions would take expression from them.
+PASSES = (0, 2)
+MOMENT, MOST = 0.03, 2  # s: in a video actions change no faster; and so many passes are enough
 SCALE = 1.0  # the donor is as large as people in front of a green screen
 LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
 GROUND = (0.06, 0.30, 0.11)  # linear light: a green screen, which anything can be put behind
@@ -84,8 +86,8 @@ class Reenactment(nn.Module):
             clips; of those that it was shown while `listening` it knows the rest by name.
         even: give all clips the same strength of movement, so that how lively somebody is does not
             show; it needs whole clips.
-        mirror: read each frame mirrored as well and take the mean, see `steadied`. Not for a reader
-            that follows a face from frame to frame.
+        passes: how often the actions, and how often the pose, are smoothed over time, see
+            `smoothed`.
         donor: number of the twin's actor who is shown.
 
     Attributes:
@@ -100,11 +102,11 @@ class Reenactment(nn.Module):
         neutral: bool = False,
         even: bool = False,
         find: Callable[[Tensor], np.ndarray] | None = None,
-        mirror: bool = False,
+        passes: tuple[int, int] = PASSES,
         donor: int = DONOR,
     ):
         super().__init__()
-        self.mirror, self.rate = mirror, 0.0
+        self.passes, self.rate = passes, 0.0
         self.reader, self.offset, self.find, self.donor = reader, offset, find, Actor(donor)
         self.neutral, self.even = neutral, even
         # numbers by name while listening, 110 bytes a frame; what they are at rest (55,) afterwards
@@ -132,15 +134,20 @@ class Reenactment(nn.Module):
         return drawn[..., top : top + height, left : left + width].reshape(clips.shape)
 
     @property
-    def context(self) -> int:
-        """How often numbers are smoothed, and frames that it wants to see before and after those it
-        is asked for.
+    def steadying(self) -> tuple[int, int]:
+        """How often actions and pose are smoothed: `passes`, or more for the actions of a video.
 
         Clips of a run have about six frames a second, between which a face can do anything; a
         video's thirty show a trembling that is the reader's. A pass has a standard deviation of √½
         frames.
         """
-        return max(1, min(MOST, round(2 * (MOMENT * self.rate) ** 2)))
+        moves, pose = self.passes
+        return max(moves, min(MOST, round(2 * (MOMENT * self.rate) ** 2))), pose
+
+    @property
+    def context(self) -> int:
+        """Frames that it wants to see before and after those it is asked for."""
+        return max(self.steadying)
 
     @staticmethod
     def sight(box: np.ndarray) -> np.ndarray:
@@ -170,13 +177,10 @@ class Reenactment(nn.Module):
         seen = clips
         if self.find:
             seen = framed(clips, self.find(clips.float().mul(255).round().byte()))
-        frames = seen.flatten(0, 1)
-        read = self.reader(frames).to(clips.device).float().unflatten(0, clips.shape[:2])
-        if not self.mirror:
-            return smoothed(read, self.context)
-        other = regressor.mirrored(self.reader(frames.flip(-1)).to(read)).view_as(read)
-        both = (read + other) / 2
-        return smoothed(both, self.context) if self.rate else steadied(both, (read - other) / 2)
+        read = self.reader(seen.flatten(0, 1)).float().to(clips.device)
+        moves, pose = read.unflatten(0, clips.shape[:2]).split((regressor.NUMBERS - 3, 3), -1)
+        often, oftener = self.steadying
+        return torch.cat([smoothed(moves, often), smoothed(pose, oftener)], -1)
 
     def numbers(self, clips: Tensor, names: Sequence[str] | None = None) -> Tensor:
         """All that is let through of clips: (B, T, 55)."""
@@ -241,23 +245,6 @@ def smoothed(numbers: Tensor, passes: int) -> Tensor:
         padded = torch.cat([numbers[:, :1], numbers, numbers[:, -1:]], 1)
         numbers = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
     return numbers
-
-
-def steadied(numbers: Tensor, apart: Tensor) -> Tensor:
-    """Numbers (B, T, K) of whole clips without the trembling that is misread.
-
-    A head that trembles seems to laugh or to be afraid, and some heads do. So what smoothing takes
-    away is given back to each number of a clip in the share that is not error, as Wiener's filter
-    does: 1 − noise² / size², both over the clip, and 0 where the noise is all there is.
-
-    Args:
-        numbers: the mean of two readings.
-        apart: half of what they differ by; `BOTH` times its square is taken for the noise's.
-    """
-    calm = smoothed(numbers, 1)
-    moves, noise = numbers - calm, apart - smoothed(apart, 1)
-    size, wrong = (x.square().mean(1, keepdim=True) for x in (moves, noise))
-    return calm + (1 - BOTH * wrong / size.clamp(min=1e-12)).clamp(min=0) * moves
 
 
 def rest(numbers: Tensor) -> Tensor:
@@ -348,7 +335,7 @@ def build(run: Run, *, neutral: bool = False) -> Reenactment:
         net = fast.prepare(net, run.device)
     find = None if twin_origin(run.config) else surest
     offset = 0.0 if neutral else run.config.reenactment_offset  # neutral, nothing is left to hide
-    return Reenactment(net, offset=offset, find=find, neutral=neutral, mirror=True)
+    return Reenactment(net, offset=offset, find=find, neutral=neutral)
 
 
 PROTECTOR = Protector(
@@ -361,7 +348,7 @@ PROTECTOR = Protector(
     settings=("reenactment_offset",),
     notebook="11",
     side=SIDE,
-    version=3,
+    version=2,
     missing=lambda run: "" if twin_origin(run.config) else finder_missing(),
 )
 
