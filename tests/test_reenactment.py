@@ -1,5 +1,6 @@
 """Re-enactment: strangers to learn from, what is read off a face, and a donor who does the same."""
 
+import shutil
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -421,11 +422,16 @@ def test_a_neutral_video_is_read_twice(tmp_path, weights, capsys, monkeypatch):
         return read(self, clips)
 
     monkeypatch.setattr(Reenactment, "read", spied)
+    given, out = tmp_path / "in", str(tmp_path / "out")
+    given.mkdir()
+    shutil.copy(CLIP, given)
+    (given / "notes.txt").write_text("no video")
     where = ["--runs-dir", str(tmp_path / "runs"), "--set", f"regressor_weights={weights}"]
-    call = ["protect", str(CLIP), "--out", str(tmp_path), "--frame", "whole", "--end", "0.3"]
+    call = ["protect", str(given), "--out", out, "--frame", "whole", "--end", "0.3"]
     assert main([*call, "--approach", "reenactment_neutral", *where]) == 0
     assert shown == [True, False]
-    assert "1 of 1 done" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 of 1 done" in said and "no videos by their names: 1" in said
 
 
 def test_a_video_is_protected_without_a_run(tmp_path, weights, capsys):
