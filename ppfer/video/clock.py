@@ -27,7 +27,7 @@ class Clock:
         restarts = container in RESTARTS
         self.back, self.ahead = (second / 10, 10 * second) if restarts else (second, math.inf)
         self.slip = min(self.pace, second / 1000) if self.ordered else self.pace
-        self.longest = 60 * second
+        self.longest = math.ceil(60 * second)
         self.origin = self.last = None
         self.offset = 0
 
@@ -44,12 +44,13 @@ class Clock:
             time = self.last + self.pace
         else:
             time = stamp - self.origin + self.offset
-            if time <= self.last - self.back or time > self.last + self.ahead:
-                self.offset += self.last + self.pace - time
-                time = self.last + self.pace
-            elif time <= self.last:
+            gone = time - self.last
+            if 0 < gone <= self.ahead:
+                self.pace = gone
+            elif -self.back < gone <= 0:
                 time = self.last + self.slip
             else:
-                self.pace = time - self.last
+                self.offset += self.pace - gone
+                time = self.last + self.pace
         self.last = time
         return time, picture.duration if 0 < picture.duration < self.longest else self.pace
