@@ -310,12 +310,11 @@ def collect(args: argparse.Namespace) -> None:
     tasks = [f"task {number}" for number in (1, 2, 3, 4, 5, 6, 0)]
     names = dict.fromkeys([*rows, *tasks, *(job.name for job in jobs())])
     order = {name: place for place, name in enumerate(names)}
+    # jobs that today's list does not know come last
+    lines.sort(key=lambda line: order.get(line["job"].partition(" seed ")[0], len(order)))
     for run in {line["run"] for line in lines}:
         found: dict[str, list[dict]] = {}
-        of_run = sorted(
-            (x for x in lines if x["run"] == run),
-            key=lambda x: order[x["job"].partition(" seed ")[0]],
-        )
+        of_run = [line for line in lines if line["run"] == run]
         for line in of_run:
             for table, row in line.get("rows", ()):
                 found.setdefault(table, []).append(row)
@@ -326,15 +325,24 @@ def collect(args: argparse.Namespace) -> None:
         (args.out / run / "manifest.json").write_text(json.dumps(whole, indent=1))
         failed = [f"{x['job']}: {x['failed']}" for x in of_run if "failed" in x]
         print(run, {table: len(rows) for table, rows in found.items()}, *failed, sep="\n  ")
-    rows = {name: {} for name in order if name.startswith("row ")}
-    for line in sorted(lines, key=lambda line: line["seed"]):
+    if merged := several_seeds(lines):
+        write_table(merged, args.out, "seeds")
+
+
+def several_seeds(lines: list[dict]) -> list[dict]:
+    """The rows of Table 1 that more than one seed has, as `measure.over_seeds` puts them."""
+    found: dict[str, dict[int, dict]] = {}
+    for line in lines:
         for table, row in line.get("rows", ()):
             if table == "table1" and line["job"].startswith("row "):
-                row.pop("linkage", None)  # of another number of clips in each split
-                rows[line["job"].partition(" seed ")[0]][line["seed"]] = row
-    several = [(over_seeds([[x] for x in of.values()]), of) for of in rows.values() if len(of) > 1]
-    told = [row | {"seeds": ", ".join(map(str, of))} for (row,), of in several]
-    write_table(told, args.out, "seeds")
+                row = {k: v for k, v in row.items() if k != "linkage"}  # splits differ in strangers
+                found.setdefault(row["approach"], {})[line["seed"]] = row
+    merged = []
+    for of in found.values():
+        if len(of) > 1:
+            (row,) = over_seeds([[of[seed]] for seed in sorted(of)])
+            merged.append(row | {"seeds": ", ".join(map(str, sorted(of)))})
+    return merged
 
 
 def main() -> None:
