@@ -1,9 +1,9 @@
 """All that changes speed and nothing else.
 
 A network is built from plain layers (`ppfer.nets`). `prepare` replaces, in place, the few that a
-device has a better way for; parameters, their names and what is computed stay the same, up to
-rounding. `ppfer.train.fit` prepares what it trains, and whoever loads a network prepares that.
-`deploy` goes further, for a network that will only run.
+device has a better way for, or whose gradient is not the same twice there; parameters, their names
+and what is computed stay the same, up to rounding. `ppfer.train.fit` prepares what it trains, and
+whoever loads a network prepares that. `deploy` goes further, for a network that will only run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ppfer import nets, uvit
 
+POOL = (1, 3, 3), (1, 2, 2), (0, 1, 1)  # kernel, stride and padding of frames being pooled
 MATRIX_UNITS = ("cuda",)  # devices where a layer rewritten as matrix products is the faster one
 
 
@@ -45,9 +46,11 @@ def prepare(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _replacement(part: nn.Module) -> type[nn.Module] | None:
-    """The faster class for a layer, which computes the same from the same attributes."""
-    if type(part) is nets.UNet:
-        return _UNetOfProducts
+    """The better class for a layer, which computes the same from the same attributes."""
+    if type(part) in _INSTEAD:
+        return _INSTEAD[type(part)]
+    if type(part) is nn.MaxPool3d and (part.kernel_size, part.stride, part.padding) == POOL:
+        return _PoolOfFrames
     if type(part) not in (nn.Conv2d, nn.Conv3d) or part.in_channels != 3 or part.bias is not None:
         return None
     kernel, stride, padding = part.kernel_size[-2:], part.stride[-2:], part.padding[-2:]
@@ -118,17 +121,63 @@ class _UNetOfProducts(nets.UNet):
     """A U-Net whose way up is two matrix products."""
 
     def upsample(self, x: Tensor, level: int, size: tuple[int, int]) -> Tensor:
-        return upsample(x, size)
+        return resample(x, size, align_corners=True)
 
 
-def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation with aligned corners, (N, C, h, w) to (N, C, *size): X → U_h X U_wᵀ.
+class _Judge:
+    """A classifier or recognizer whose gradient, on the way to a picture that it sees in another
+    size, is the same each time: while others are trained to please or to deceive it.
+    """
+
+    def interpolate(self, frames: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
+        if not frames.requires_grad:
+            return super().interpolate(frames, size, antialias)
+        with torch.autocast(frames.device.type, enabled=False):
+            frames = frames.float() if frames.dtype == torch.bfloat16 else frames
+            return resample(frames, size, align_corners=False, antialias=antialias)
+
+
+class _JudgeOfFrames(_Judge, nets.Classifier):
+    pass
+
+
+class _JudgeOfClips(_Judge, nets.Recognizer):
+    pass
+
+
+class _PoolOfFrames(nn.MaxPool3d):
+    """Max-pooling of single frames of clips, in two dimensions: there gradients are no scatter of
+    atomic additions.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t = len(x), x.shape[2]
+        frames = x.transpose(1, 2).flatten(0, 1)  # (B·T, C, H, W)
+        kernel, stride, padding = self.kernel_size[1:], self.stride[1:], self.padding[1:]
+        return F.max_pool2d(frames, kernel, stride, padding).unflatten(0, (b, t)).transpose(1, 2)
+
+
+_INSTEAD = {
+    nets.UNet: _UNetOfProducts,
+    nets.Classifier: _JudgeOfFrames,
+    nets.Recognizer: _JudgeOfClips,
+}
+
+
+def resample(x: Tensor, size: tuple[int, int], **how: bool) -> Tensor:
+    """Bilinear interpolation as two matrix products, (N, C, h, w) to (N, C, *size): X → U_h X U_wᵀ.
 
     In x's type and channels-last throughout: PyTorch's kernel works in float32 under autocast, and
-    its gradient is a scatter of atomic additions.
+    its gradient is a scatter of atomic additions, which differ in their last digits from call to
+    call.
+
+    Args:
+        x: pictures.
+        size: height and width wanted.
+        how: ``align_corners`` and ``antialias`` as `torch.nn.functional.interpolate` takes them.
     """
     sizes = zip(x.shape[-2:], size, strict=True)
-    rows, columns = (_interpolation(n, m, x) for n, m in sizes)
+    rows, columns = (_interpolation(n, m, x, **how) for n, m in sizes)
     x = x.permute(0, 2, 3, 1)  # (N, h, w, C): how a channels-last tensor lies in memory
     n, h = x.shape[:2]
     x = torch.bmm(columns.expand(n * h, -1, -1), x.flatten(0, 1)).unflatten(
@@ -138,11 +187,10 @@ def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-def _interpolation(n: int, m: int, like: Tensor) -> Tensor:
-    """U of one axis, (m, n): a hat of width 1 around where each of m points lies among n."""
-    at = torch.arange(m, device=like.device, dtype=torch.float64) * ((n - 1) / max(1, m - 1))
-    distance = (at[:, None] - torch.arange(n, device=like.device)).abs()
-    return (1 - distance).clamp_(min=0).to(like.dtype)
+def _interpolation(n: int, m: int, like: Tensor, **how: bool) -> Tensor:
+    """U of one axis, (m, n): what becomes of each of n points alone."""
+    points = torch.eye(n, device=like.device, dtype=torch.float64)
+    return F.interpolate(points[None, None], (n, m), mode="bilinear", **how)[0, 0].T.to(like.dtype)
 
 
 # Networks that only run

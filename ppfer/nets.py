@@ -105,7 +105,27 @@ class RecoveryUNet(UNet):
 # Classifiers
 
 
-class Classifier(nn.Module):
+class _Reader(nn.Module):
+    """A network that sees pictures of one size, whatever it is given."""
+
+    input_size: int | None
+
+    def resize(self, frames: Tensor) -> Tensor:
+        """(N, 3, h, w) to (N, 3, input_size, input_size), antialiased when shrinking."""
+        size = self.input_size
+        if size is None or tuple(frames.shape[-2:]) == (size, size):
+            return frames
+        shrinks = max(frames.shape[-2:]) > size
+        frames = frames.float() if shrinks else frames  # antialiasing knows no bf16
+        return self.interpolate(frames, (size, size), antialias=shrinks)
+
+    def interpolate(self, frames: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
+        """(N, 3, h, w) to (N, 3, *size)."""
+        how = {"mode": "bilinear", "align_corners": False, "antialias": antialias}
+        return F.interpolate(frames, size, **how)
+
+
+class Classifier(_Reader):
     """Frames (or bands) to logits: C_hpr, C_lpr, V_pl (identities) and C_fc (expressions).
 
     Takes frames of any size in [0, 1]; resizing to `input_size` (bilinear, antialiased only when
@@ -151,8 +171,7 @@ class Classifier(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map (N, 3, h, w) in [0, 1] to logits (N, num_classes)."""
-        frames = _resize(frames, self.input_size)
-        return self.net((frames - self.mean) / self.std)
+        return self.net((self.resize(frames) - self.mean) / self.std)
 
 
 def _resnet_small(num_classes: int, width: int, blocks: Sequence[int]) -> nn.Module:
@@ -169,7 +188,7 @@ def _resnet_small(num_classes: int, width: int, blocks: Sequence[int]) -> nn.Mod
     return net
 
 
-class Recognizer(nn.Module):
+class Recognizer(_Reader):
     """Clips to expression logits: F_u, an R3D-18 or a small network of the same blocks.
 
     Kinetics-400's mean and std are applied inside.
@@ -212,9 +231,7 @@ class Recognizer(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """Map (B, T, 3, H, W) in [0, 1] to logits (B, num_classes)."""
         b, t = clips.shape[:2]
-        clips = _resize(clips.flatten(0, 1), self.input_size).unflatten(
-            0, (b, t)
-        )  # (B, T, C, h, w)
+        clips = self.resize(clips.flatten(0, 1)).unflatten(0, (b, t))  # (B, T, C, h, w)
         clips = clips.transpose(1, 2)  # (B, C, T, h, w)
         return self.net((clips - self.mean) / self.std)
 
@@ -240,16 +257,6 @@ class _SmallR3D(video.VideoResNet):
 def _register_statistics(module: nn.Module, statistics: tuple, shape: tuple[int, ...]) -> None:
     for name, values in zip(("mean", "std"), statistics):
         module.register_buffer(name, torch.tensor(values).view(shape), persistent=False)
-
-
-def _resize(frames: Tensor, size: int | None) -> Tensor:
-    """(N, 3, h, w) to (N, 3, size, size)."""
-    if size is None or tuple(frames.shape[-2:]) == (size, size):
-        return frames
-    shrinks = max(frames.shape[-2:]) > size
-    frames = frames.float() if shrinks else frames  # antialiasing knows no bf16
-    size = (size, size)
-    return F.interpolate(frames, size, mode="bilinear", align_corners=False, antialias=shrinks)
 
 
 # Freezing

@@ -78,9 +78,10 @@ def replaced(net: nn.Module) -> list[str]:
     return [n for n, part in net.named_modules() if type(part).__module__ == "ppfer.fast"]
 
 
-def test_stems_and_u_nets_are_what_is_replaced(gpu_like):
-    expected = {"resnet50": ["net.conv1"], "resnet_small": ["net.conv1"], "odd": ["net.conv1"],
-                "r3d_18": ["net.stem.0"], "unet": [""]}  # fmt: skip
+def test_a_few_layers_are_replaced(gpu_like):
+    expected = {"resnet50": ["", "net.conv1"], "resnet_small": ["", "net.conv1"],
+                "odd": ["", "net.conv1"], "r3d_18": ["", "net.stem.0"],
+                "r3d_small": ["", "net.stem.3"], "unet": [""]}  # fmt: skip
     for name, (build, _) in BUILD.items():
         assert replaced(fast.prepare(build(), CPU)) == expected.get(name, []), name
     assert replaced(fast.prepare(densenet121(), CPU)) == ["features.conv0"]
@@ -108,14 +109,32 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize(("size", "to"), SIZES)
-def test_interpolation_by_products_is_pytorchs(size, to):
+HOW = [(True, False), (False, False), (False, True)]  # aligned corners, antialiased
+
+
+@pytest.mark.parametrize(("size", "to"), [*SIZES, ((9, 12), (4, 5))])
+@pytest.mark.parametrize(("aligned", "smooth"), HOW)
+def test_interpolation_by_products_is_pytorchs(size, to, aligned, smooth):
     x = torch.rand(2, 5, *size, dtype=torch.float64, requires_grad=True)
-    expected, got = F.interpolate(x, to, mode="bilinear", align_corners=True), fast.upsample(x, to)
+    how = {"align_corners": aligned, "antialias": smooth}
+    expected, got = F.interpolate(x, to, mode="bilinear", **how), fast.resample(x, to, **how)
     torch.testing.assert_close(got, expected)
     weight = torch.rand(expected.shape, dtype=torch.float64)
     gradients = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (got, expected))
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("side", [16, 28])  # seen larger, and smaller
+@pytest.mark.parametrize("name", ["Classifier", "Recognizer"])
+def test_a_frozen_judge_gives_pictures_the_same_gradient(name, side, gpu_like):
+    arch = {"Classifier": "resnet_small", "Recognizer": "r3d_small"}[name]
+    judge = nets.freeze(getattr(nets, name)(arch, 5, 24).double())
+    x = torch.rand((2, *((4,) if name == "Recognizer" else ()), 3, side, side)).double()
+    x.requires_grad_()
+    expected = torch.autograd.grad(judge(x).square().sum(), x)[0]
+    fast.prepare(judge, CPU)
+    got = torch.autograd.grad(judge(x).square().sum(), x)[0]
+    torch.testing.assert_close(got, expected)
 
 
 def test_no_random_number_is_drawn(gpu_like):
