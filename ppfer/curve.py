@@ -21,11 +21,11 @@ UTILITY = {  # columns of a table, as an axis says them
 
 
 def rows_of(folder: Path) -> list[dict]:
-    """The rows of ``table1.json`` and ``live.json`` in a folder, those of one approach as one; of
-    a table with several seeds the first seed's.
+    """The rows of ``table1.json``, ``live.json`` and ``dials.json``, which has approaches under
+    other settings, in a folder, those of one approach as one; of several seeds the first seed's.
     """
     found: dict[str, dict] = {}
-    for path in (folder / "table1.json", folder / "live.json"):
+    for path in (folder / f"{name}.json" for name in ("table1", "live", "dials")):
         for row in json.loads(path.read_text()) if path.exists() else ():
             known = found.setdefault(row["approach"], {})
             known |= {key: cell for key, cell in row.items() if key not in known}
@@ -70,6 +70,18 @@ def grouped(points: Sequence[tuple], reach: float) -> list[list]:
     return [[x, y, *sorted(numbers)] for x, y, *numbers in groups]
 
 
+def numbered(numbers: Sequence[int]) -> str:
+    """Ascending numbers as one prints them: "1, 3, 15–19"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = [run if len(run) < 3 else [f"{run[0]}–{run[-1]}"] for run in runs]
+    return ", ".join(str(part) for run in parts for part in run)
+
+
 def figure(rows: Sequence[Mapping], chance: float) -> Figure:
     """A panel per utility that the rows have, a point per approach, the number of its place in the
     legend beside it; the best corner is the upper left.
@@ -90,7 +102,7 @@ def figure(rows: Sequence[Mapping], chance: float) -> Figure:
             axis.plot(100 * named, kept, mark, color=f"C{place % 10}", markersize=8)
         for named, kept, *places in grouped(spots, 0.06):
             where = {"xytext": (-7, 0), "ha": "right"} if named > 0.5 else {"xytext": (7, 0)}
-            text, at = ", ".join(str(place + 1) for place in places), (100 * named, kept)
+            text, at = numbered([place + 1 for place in places]), (100 * named, kept)
             axis.annotate(text, at, va="center", textcoords="offset points", **where)
         axis.axvline(100 * chance, color="0.5", linestyle="--", linewidth=1)
         axis.set(xlabel="identity named by the worst attack, %", ylabel=UTILITY[key])

@@ -100,9 +100,10 @@ class Spread:
 
         Raises:
             PpferError: if they are not of one number of clips, and so not of one test set's size.
+                The worst of several attacks may count clips in one run and frames in another.
         """
         rates = tuple(rates)
-        if len({r.n for r in rates}) != 1:
+        if len({r.n for r in rates}) != 1 and not all(isinstance(r, Worst) for r in rates):
             counts = ", ".join(str(r.n) for r in rates)
             raise PpferError(f"runs that measured {counts} clips cannot be put side by side")
         return cls(rates)
@@ -110,8 +111,12 @@ class Spread:
     def __str__(self) -> str:
         values = [100 * r.value for r in self.rates]
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        counts = ", ".join(str(r.k) for r in self.rates)
-        return f"{statistics.mean(values):.1f}{spread} % ({counts} of {self.rates[0].n})"
+        return f"{statistics.mean(values):.1f}{spread} % ({self._counts()})"
+
+    def _counts(self) -> str:
+        if len({r.n for r in self.rates}) > 1:
+            return ", ".join(f"{r.k}/{r.n}" for r in self.rates)
+        return ", ".join(str(r.k) for r in self.rates) + f" of {self.rates[0].n}"
 
     @property
     def short(self) -> str:
@@ -119,7 +124,8 @@ class Spread:
         return str(self).partition(" (")[0]
 
     def to_dict(self) -> dict[str, object]:
-        return {"k": [r.k for r in self.rates], "n": self.rates[0].n}
+        counts = [r.n for r in self.rates]
+        return {"k": [r.k for r in self.rates], "n": counts[0] if len(set(counts)) == 1 else counts}
 
 
 def rate(hits: np.ndarray | Tensor) -> Rate:
@@ -252,7 +258,8 @@ def as_rate(cell: object) -> Rate | Spread | None:
     if "attack" in cell or "eer" in cell:
         return (Worst if "attack" in cell else Linked)(**cell)
     if isinstance(cell["k"], list):
-        return Spread(tuple(Rate(k, cell["n"]) for k in cell["k"]))
+        n = cell["n"] if isinstance(cell["n"], list) else [cell["n"]] * len(cell["k"])
+        return Spread(tuple(map(Rate, cell["k"], n)))
     return Rate(**cell)
 
 

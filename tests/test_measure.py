@@ -121,6 +121,14 @@ def test_seeds_side_by_side(tmp_path):
     assert "75.0 ± 0.0 % (150, 150, 150 of 200)" in printed
 
 
+def test_the_worst_attack_counts_frames_in_one_seed_and_clips_in_another(tmp_path):
+    cells = {"k": 40, "n": 800, "attack": "all frames"}, {"k": 3, "n": 100, "attack": "clip"}
+    tables = [[{"approach": "Live", "plr_worst": cell}] for cell in cells]
+    (row,) = write_table(over_seeds(tables), tmp_path, "seeds")
+    assert row["plr_worst"] == {"k": [40, 3], "n": [800, 100]}
+    assert "4.0 ± 1.4 % (40/800, 3/100)" in markdown([row])
+
+
 @pytest.mark.parametrize(
     ("other", "says"),
     [
