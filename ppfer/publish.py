@@ -19,7 +19,7 @@ from ppfer import curve, device, execute, measure, plots
 from ppfer.config import REPO, Config, PpferError, dotted, load_config, near, to_dict
 from ppfer.folders import ASIDE, run_name
 from ppfer.run import Run
-from ppfer.study import diagram
+from ppfer.study import diagram, paper
 
 PAGES = ("README.md", "figures/README.md", "figures/bench/README.md")  # hold tables from files
 LIST = re.compile(r"<!-- notebooks -->.*?<!-- end -->", re.DOTALL)
@@ -42,25 +42,40 @@ def publish(run: Run) -> None:
     the pages' tables.
     """
     matplotlib.use("Agg")
-    folder = REPO / "figures" / run.config.profile
-    folder.mkdir(parents=True, exist_ok=True)
-    for table in sorted((run.dir / "tables").glob("*")):
-        shutil.copy(table, folder / table.name)
-    main = folder / "main.json"
-    if main.exists():
-        measure.write_table(readme_rows(json.loads(main.read_text())), folder, "readme")
+    folder = keep_tables(run.dir / "tables", run.config.profile, len(run.classes("actor")))
     device.write_json(folder / "manifest.json", finished(run.dir))
-    plots.theme()
     for name, (figure, alt) in plots.overview(run).items():
         if isinstance(figure, Figure):
             (folder / f"{name}.svg").write_text(plots.svg(figure, alt))
         else:
             (folder / f"{name}.png").write_bytes(plots.png(figure))
-    if (folder / "live.json").exists():
-        rows, people = curve.rows_of(folder), len(run.classes("actor"))
-        (folder / "curve.svg").write_text(plots.svg(curve.figure(rows, 1 / people), curve.ALT))
     draw_maps()
     fill_pages()
+
+
+def keep_tables(made: Path, profile: str, people: int) -> Path:
+    """Copy tables to ``figures/<profile>/``, which is returned, and draw what is drawn of tables.
+
+    Args:
+        made: folder of the tables.
+        profile: of the run they are of.
+        people: whose names a guess is among.
+    """
+    folder = REPO / "figures" / profile
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in sorted(made.glob("*.*")):
+        shutil.copy(table, folder / table.name)
+    main = folder / "main.json"
+    if main.exists():
+        measure.write_table(readme_rows(json.loads(main.read_text())), folder, "readme")
+    plots.theme()
+    if (folder / "table1.json").exists():
+        drawn = paper.figure1(json.loads((folder / "table1.json").read_text()))
+        (folder / "figure1.svg").write_text(plots.svg(drawn, paper.FIGURE1))
+    if (folder / "live.json").exists():
+        drawn = curve.figure(curve.rows_of(folder), 1 / people)
+        (folder / "curve.svg").write_text(plots.svg(drawn, curve.ALT))
+    return folder
 
 
 def draw_maps() -> None:

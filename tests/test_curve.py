@@ -34,3 +34,7 @@ def test_a_row_without_a_number_has_no_point():
     drawn = curve.figure(rows, chance=0.1)
     assert len(drawn.axes) == 2  # nobody was retrained
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["1 a", "2 b"]
+
+
+def test_numbers_that_follow_each_other_are_printed_as_a_range():
+    assert curve.numbered([1, 3, 4, 15, 16, 17, 20]) == "1, 3, 4, 15–17, 20"

@@ -1,6 +1,8 @@
 """A table is a loop over protectors: a function and a line make a row, a broken one stops it."""
 
+import argparse
 import importlib
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -97,3 +99,24 @@ def test_rows_made_side_by_side_are_those_of_the_tables(tiny_run, monkeypatch):
     assert {f"task {task.number}" for task in (*TASKS, FULL)} <= set(names)
     for job in wanted:  # what it waits for is what some job before it makes, or a typing mistake
         assert all(tiny_run.describe(need) for need in job.needs)
+
+
+def test_rows_of_several_seeds_and_settings_become_tables(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPO / "tests" / "bench"))
+    rows = importlib.import_module("rows")
+    lines = []
+    for seed, run, k in ((1, "smoke-seed1", 3), (0, "smoke", 4), (0, "smoke-x", 5)):
+        title = "Live controllers" + (", weight 1" if run == "smoke-x" else "")
+        row = {"approach": title, "setting": "weight", "acc": {"k": k, "n": 21}, "linkage": 0}
+        tables_of = ("dials",) if run == "smoke-x" else ("dials", "live", "table1")
+        said = [[table, row] for table in tables_of]
+        line = {"job": "row live", "seed": seed, "run": run, "rows": said, "manifest": {}}
+        lines.append(json.dumps(line) + "\n")
+    (tmp_path / "0.jsonl").write_text("".join(lines))
+    rows.collect(argparse.Namespace(out=tmp_path))
+    read = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*.json")}
+    found = [(row["approach"], row["seed"], row["acc"]["k"]) for row in read["dials"]]
+    live = "Live controllers"
+    assert found == [(live, 0, 4), (live, 1, 3), (f"{live}, weight 1", 0, 5)]
+    assert [row["linkage"] for row in read["beyond_seeds"]] == [0, 0]
+    assert read["seeds"][0]["acc"] == {"k": [4, 3], "n": 21} and read["seeds"][0]["seeds"] == "0, 1"

@@ -150,6 +150,12 @@ def _order(measure: str, a: object, b: object) -> int:
     return -1 if a.interval[1] < b.interval[0] else 1 if a.interval[0] > b.interval[1] else 0
 
 
+FIGURE1 = (
+    "Leakage against accuracy: black the frozen validator, white the worst attack, grey crosses "
+    "the paper's numbers"
+)
+
+
 def figure1(rows: Sequence[dict]) -> Figure:
     """Leakage against accuracy (the paper's Figure 1): ours under the frozen validator and under
     the worst attack, and the paper's points, marked as theirs.

@@ -3,6 +3,7 @@
     python tests/bench/rows.py run --out DIR [--minutes 9]   make rows until the time is up; the
                                                              same command goes on from there
     python tests/bench/rows.py collect --out DIR             tables and manifests of those rows
+    python tests/bench/rows.py publish --out DIR             the same, kept in figures/<profile>
 
 A row is a job: all that one approach is asked, while its clips are at hand. What a job found is
 written to ``DIR/<process>.jsonl`` when it ends, so that nothing but the job in hand is lost with
@@ -16,6 +17,7 @@ import argparse
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -28,9 +30,10 @@ import torch
 
 from ppfer import publish
 from ppfer.config import REPO, load_config
+from ppfer.device import write_json
 from ppfer.measure import over_seeds, plain, write_table
 from ppfer.run import Run
-from ppfer.study import ablation, attributes, long, open_run, recovery, tables
+from ppfer.study import ablation, attributes, long, open_run, paper, recovery, tables
 
 READERS = ("identity", "recognizer/none")
 PPFER, LONG = ("pretrain", "compensation"), ("pretrain", "compensation/enhanced_long")
@@ -49,8 +52,12 @@ STANDS_ON = {  # rows that wait for more than the readers
 SEEDED = ("none", "reenactment", "ppfer", "donor", "live", "ppfer_long", "swap")  # three seeds
 SWEEPS = {  # rows under other settings: what privacy costs as its weight or noise moves
     "live": ({"live_weight": 0.5}, {"live_weight": 1.0}),
-    "reenactment": ({"reenactment_offset": 2.0}, {"reenactment_offset": 0.0}),
+    "reenactment": ({"reenactment_offset": 0.0}, {"reenactment_offset": 2.0}),
+    "reenactment_neutral": ({},),
 }
+KNOBS = {"live": ("live_weight", "weight"), "reenactment": ("reenactment_offset", "constant")}
+BEYOND = ("linkage", "actions_r2")
+SHARES = ("plr", "plr_retrained", "acc", "acc_retrained", "plr_worst")
 BUDGETS = (100, 300, 1200)  # attackers' steps, until the curve is flat
 WEAK = ("ppfer", "live", "reenactment")  # rows whose attackers get those
 
@@ -92,6 +99,8 @@ def asked(name: str, *, whole: bool) -> Callable[[Run], list]:
             found += [("table2", row) for row in tables.table2(run, (name,))]
         if name in tables.approaches(run):
             found += [("table1", tables.whole_row(run, name, more=beyond))]
+        if name in KNOBS:
+            found += [("dials", tables.whole_row(run, name, more=False) | turned(run, name))]
         if beyond:
             found += [("live", row) for row in recovery.beyond_table(run, (name,))]
         if not whole:
@@ -147,9 +156,19 @@ def swept(name: str, settings: dict) -> Callable[[Run], list]:
 
     def work(run: Run) -> list:
         tables.prepare(run, (name,), ())
-        return [("sweep", tables.whole_row(run, name, more=False) | settings)]
+        row, how = tables.whole_row(run, name, more=False), turned(run, name)
+        named = ", ".join([row["approach"], *(how.values() if settings else ())])
+        return [("dials", row | how | {"approach": named})]
 
     return work
+
+
+def turned(run: Run, name: str) -> dict[str, str]:
+    """Where the knob of an approach stands; of one without a knob nothing."""
+    if name not in KNOBS:
+        return {}
+    key, said = KNOBS[name]
+    return {"setting": f"{said} {getattr(run.config, key):g}"}
 
 
 def attacked(name: str) -> Callable[[Run], list]:
@@ -181,9 +200,10 @@ def jobs() -> Iterator[Job]:
     tasks = {t.number: t.protector for t in (*ablation.TASKS, ablation.FULL)}
     for number in (3, 6, 1, 4, 2, 5, 0):
         yield Job(f"task {number}", {}, needed(tasks[number], PPFER), task(number))
-    for name in long.CURVE[1:]:
+    for name in long.CURVE:
         yield Job(f"schedule {name}", {}, (*READERS, *LONG), point(name))
-    yield from sweep("reenactment")
+    for name in ("reenactment", "reenactment_neutral"):
+        yield from sweep(name)
     for seed in ({"seed": 1}, {"seed": 2}):
         end = f" seed {seed['seed']}"
         yield from stages(seed, end)
@@ -303,7 +323,8 @@ def side_by_side(args: argparse.Namespace) -> None:
 
 def collect(args: argparse.Namespace) -> None:
     """Tables of each run, in their own order, and manifests: ``<out>/<run>/``; beside them
-    ``seeds``, the rows of Table 1 that several seeds have.
+    ``seeds``, the rows of Table 1 that several seeds have, and what is asked of some approaches
+    seed by seed (``beyond_seeds``) and under other settings (``dials``).
     """
     lines = [json.loads(x) for p in sorted(args.out.glob("*.jsonl")) for x in p.open()]
     rows = [f"row {name}" for name in ("none", "enhanced", *tables.TABLE1[1:], *tables.MORE)]
@@ -325,8 +346,40 @@ def collect(args: argparse.Namespace) -> None:
         (args.out / run / "manifest.json").write_text(json.dumps(whole, indent=1))
         failed = [f"{x['job']}: {x['failed']}" for x in of_run if "failed" in x]
         print(run, {table: len(rows) for table, rows in found.items()}, *failed, sep="\n  ")
-    if merged := several_seeds(lines):
-        write_table(merged, args.out, "seeds")
+    for name, merged in (
+        ("seeds", several_seeds(lines)),
+        ("beyond_seeds", across(lines, "live", ("plr_worst", "acc", "acc_retrained", *BEYOND))),
+        ("dials", across(lines, "dials", ("setting", *SHARES))),
+    ):
+        if merged:
+            write_table(merged, args.out, name)
+
+
+def across(lines: list[dict], table: str, keys: tuple[str, ...]) -> list[dict]:
+    """A table's rows of all runs, by seed, those of one approach together."""
+    found: dict[str, dict] = {}
+    for line in sorted(lines, key=lambda line: line["seed"]):
+        for name, row in line.get("rows", ()):
+            if name == table:
+                said = {"approach": row["approach"], "seed": line["seed"]}
+                of = found.setdefault(row["approach"], {})
+                of[line["run"]] = said | {key: row[key] for key in keys if key in row}
+    return [row for of in found.values() for row in of.values()]
+
+
+def keep(args: argparse.Namespace) -> None:
+    """What `collect` finds, in figures/, and what is drawn of it."""
+    collect(args)
+    made, config = args.out / args.profile, load_config(args.profile)
+    for path in args.out.glob("*.*"):
+        if path.suffix in (".json", ".md"):
+            shutil.copy(path, made)
+    seeds = {path.parent.name: path for path in args.out.glob("*-seed*/manifest.json")}
+    whole = {run: json.loads(seeds[run].read_text()) for run in sorted(seeds)}
+    write_json(made / "seeds_manifest.json", whole)
+    (made / "discrepancies.md").write_text(paper.discrepancies(made))
+    publish.keep_tables(made, args.profile, config.actors)
+    publish.fill_pages()
 
 
 def several_seeds(lines: list[dict]) -> list[dict]:
@@ -348,7 +401,7 @@ def several_seeds(lines: list[dict]) -> list[dict]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["run", "work", "collect"])
+    parser.add_argument("what", choices=["run", "work", "collect", "publish"])
     parser.add_argument("--profile", default="twin")
     parser.add_argument("--runs", type=Path, default=REPO / "runs")
     parser.add_argument("--out", type=Path, required=True)
@@ -357,7 +410,7 @@ def main() -> None:
     if args.what == "work":
         work_off(args.profile, args.runs, args.out, args.minutes)
     else:
-        (side_by_side if args.what == "run" else collect)(args)
+        {"run": side_by_side, "collect": collect, "publish": keep}[args.what](args)
 
 
 if __name__ == "__main__":
