@@ -244,11 +244,12 @@ def sweep(name: str) -> Iterator[Job]:
 # --- one process ------------------------------------------------------------------
 
 
-def work_off(profile: str, runs_dir: Path, out: Path, minutes: float) -> None:
+def work_off(profile: str, runs_dir: Path, out: Path, minutes: float, only: str) -> None:
     """Take jobs whose inputs are there, one after another, until the time is up or all are done."""
     began, marks = time.monotonic(), runs_dir / "jobs"
     marks.mkdir(parents=True, exist_ok=True)
-    wanted, opened, told, last = list(jobs()), {}, {}, ""
+    wanted = [job for job in jobs() if job.name.startswith(only)]
+    opened, told, last = {}, {}, ""
     while (time.monotonic() - began) / 60 < minutes:
         left = [j for j in wanted if not (marks / f"{j.name}.done").exists()]
         job = next((j for j in left if claimed(j, opened, profile, runs_dir, marks)), None)
@@ -350,6 +351,7 @@ def collect(args: argparse.Namespace) -> None:
         ("seeds", several_seeds(lines)),
         ("beyond_seeds", across(lines, "live", ("plr_worst", "acc", "acc_retrained", *BEYOND))),
         ("dials", across(lines, "dials", ("setting", *SHARES))),
+        ("budgets", across(lines, "budgets", ("steps", *tables.WHOLE_SUITE))),
     ):
         if merged:
             write_table(merged, args.out, name)
@@ -405,10 +407,11 @@ def main() -> None:
     parser.add_argument("--profile", default="twin")
     parser.add_argument("--runs", type=Path, default=REPO / "runs")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", default="", help="jobs whose names begin so, such as 'budget'")
     parser.add_argument("--minutes", type=float, default=1e9, help="no new job after")
     args = parser.parse_args()
     if args.what == "work":
-        work_off(args.profile, args.runs, args.out, args.minutes)
+        work_off(args.profile, args.runs, args.out, args.minutes, args.only)
     else:
         {"run": side_by_side, "collect": collect, "publish": keep}[args.what](args)
 
