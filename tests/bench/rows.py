@@ -98,9 +98,9 @@ def asked(name: str, *, whole: bool) -> Callable[[Run], list]:
             found += [("main", tables.table_row(run, name))]
             found += [("table2", row) for row in tables.table2(run, (name,))]
         if name in tables.approaches(run):
-            found += [("table1", tables.whole_row(run, name, more=beyond))]
-        if name in KNOBS:
-            found += [("dials", tables.whole_row(run, name, more=False) | turned(run, name))]
+            row = tables.whole_row(run, name, more=beyond)
+            found += [("table1", row)]
+            found += [("dials", row | turned(run, name))] * (name in KNOBS)
         if beyond:
             found += [("live", row) for row in recovery.beyond_table(run, (name,))]
         if not whole:
@@ -378,7 +378,8 @@ def keep(args: argparse.Namespace) -> None:
             shutil.copy(path, made)
     seeds = {path.parent.name: path for path in args.out.glob("*-seed*/manifest.json")}
     whole = {run: json.loads(seeds[run].read_text()) for run in sorted(seeds)}
-    write_json(made / "seeds_manifest.json", whole)
+    if whole:  # else what is kept stays
+        write_json(made / "seeds_manifest.json", whole)
     (made / "discrepancies.md").write_text(paper.discrepancies(made))
     publish.keep_tables(made, args.profile, config.actors)
     publish.fill_pages()
