@@ -52,14 +52,15 @@ STANDS_ON = {  # rows that wait for more than the readers
 SEEDED = ("none", "reenactment", "ppfer", "donor", "live", "ppfer_long", "swap")  # three seeds
 SWEEPS = {  # rows under other settings: what privacy costs as its weight or noise moves
     "live": ({"live_weight": 0.5}, {"live_weight": 1.0}),
-    "reenactment": ({"reenactment_offset": 0.0}, {"reenactment_offset": 2.0}),
+    "reenactment": ({"reenactment_offset": 0.0}, {"reenactment_offset": 1.0}),
     "reenactment_neutral": ({},),
 }
 KNOBS = {"live": ("live_weight", "weight"), "reenactment": ("reenactment_offset", "constant")}
 BEYOND = ("linkage", "actions_r2")
 SHARES = ("plr", "plr_retrained", "acc", "acc_retrained", "plr_worst")
 BUDGETS = (100, 300, 1200)  # attackers' steps, until the curve is flat
-WEAK = ("ppfer", "live", "reenactment")  # rows whose attackers get those
+# rows whose attackers get those
+WEAK = ("ppfer", "live", "reenactment", "reenactment_neutral", "donor")
 
 
 @dataclass(frozen=True)
