@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,11 @@ def send(small: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return small.to(device)
     return small.pin_memory().to(device, non_blocking=True)
+
+
+def lone_threads(count: int) -> ThreadPoolExecutor:
+    """Threads each of which computes alone, for pictures too small to be shared by several."""
+    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def device_name(device: torch.device) -> str:

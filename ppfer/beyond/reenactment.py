@@ -26,7 +26,6 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -36,6 +35,7 @@ from torch import Tensor, nn
 
 from ppfer import fast, nets
 from ppfer.beyond import regressor
+from ppfer.device import lone_threads
 from ppfer.faces import finder_missing, head_square, surest
 from ppfer.run import Run
 from ppfer.sources import twin_origin
@@ -63,6 +63,7 @@ TYPICAL = 0.25  # root mean square of a lively clip's movements, for `even`
 FINE = 1.25  # large pictures are drawn this much larger and shrunk; small ones with 2 × 2 samples
 LARGE = 160  # pixels from which a picture is large
 ROOM = 2**23  # pixels drawn at a time on a GPU
+CACHED = 2**15  # and by a thread of a CPU, in whose cache they stay
 
 
 def actions() -> list[str]:
@@ -205,10 +206,8 @@ class Reenactment(nn.Module):
         each = functools.partial(draw_donor, self.donor, side=side)
         if numbers.device.type != "cpu":
             return torch.cat([each(part) for part in numbers.split(max(1, ROOM // side**2))])
-        # frames are too small to be shared by threads, but each can have its own, two at a time
-        alone = {"initializer": torch.set_num_threads, "initargs": (1,)}
-        with ThreadPoolExecutor(torch.get_num_threads(), **alone) as pool:
-            return torch.cat(list(pool.map(each, numbers.split(2))))
+        with lone_threads(torch.get_num_threads()) as pool:
+            return torch.cat(list(pool.map(each, numbers.split(max(4, CACHED // side**2)))))
 
 
 def framed(clips: Tensor, faces: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppfer.config import PpferError
 from ppfer.cremad import DFEW_EMOTIONS
-from ppfer.device import atomic
+from ppfer.device import atomic, lone_threads
 from ppfer.twin.acting import (
     DIFFICULTY,
     FPS,
@@ -69,27 +69,28 @@ def render_clips(
     places = {actor: i for i, actor in enumerate(actors)}
 
     out = torch.empty(len(specs), frames, 4, size, size, dtype=torch.uint8, device=device)
-    at_once = 1 if device.type == "cpu" else max(1, 512 // frames)
-    batches = [specs[i : i + at_once] for i in range(0, len(specs), at_once)]
-    done = 0
-    with ThreadPoolExecutor(1) as ahead:  # the next clips are acted while these are drawn
-        acted = ahead.submit(_act, batches[0], size, times)
-        for i, batch in enumerate(batches):
-            here = shown_as[done : done + len(batch)]
-            actions, pose, lamp, behind, shots = (
-                put(a, dtype=torch.float32) for a in acted.result()
-            )
-            if i + 1 < len(batches):
-                acted = ahead.submit(_act, batches[i + 1], size, times)
-            which = put([places[face] for face in here]).repeat_interleave(frames)
-            lamp, behind = (part.repeat_interleave(frames, 0) for part in (lamp, behind))
-            drawn = draw(model, neutral, shown, textures, which, actions, pose, lamp, behind, size)
-            drawn = drawn.view(len(batch), frames, 4, size, size)
-            if any(spec.difficulty for spec in batch):
-                seen = record(drawn[:, :, :3].float() / 255, put(shots, dtype=torch.float32))
-                drawn[:, :, :3] = seen.mul(255).round().to(torch.uint8)
-            out[done : done + len(batch)] = drawn
-            done += len(batch)
+    gpu = device.type != "cpu"
+    at_once = max(1, 512 // frames) if gpu else 1
+
+    def filmed(first: int) -> int:
+        batch = specs[first : first + at_once]
+        actions, pose, lamp, behind, shots = (
+            put(part, dtype=torch.float32) for part in _act(batch, size, times)
+        )
+        here = shown_as[first : first + len(batch)]
+        which = put([places[face] for face in here]).repeat_interleave(frames)
+        lamp, behind = (part.repeat_interleave(frames, 0) for part in (lamp, behind))
+        drawn = draw(model, neutral, shown, textures, which, actions, pose, lamp, behind, size)
+        drawn = drawn.view(len(batch), frames, 4, size, size)
+        if any(spec.difficulty for spec in batch):
+            seen = record(drawn[:, :, :3].float() / 255, put(shots, dtype=torch.float32))
+            drawn[:, :, :3] = seen.mul(255).round().to(torch.uint8)
+        out[first : first + len(batch)] = drawn
+        return first + len(batch)
+
+    # beside a GPU, one thread acts the next clips while the other draws
+    with lone_threads(2 if gpu else torch.get_num_threads()) as pool:
+        for done in pool.map(filmed, range(0, len(specs), at_once)):
             if progress:
                 progress(done)
     return out if coverage else out[:, :, :3]

@@ -305,7 +305,7 @@ def draw(
     colour = light(normal, albedo, gloss, toward, key, fill) * lit[:, None]
 
     canvas = torch.zeros(n * fine * fine, 4, device=pixel.device)
-    canvas[pixel] = torch.cat([colour, torch.ones_like(colour[:, :1])], 1)
+    canvas.index_copy_(0, pixel, torch.cat([colour, torch.ones_like(colour[:, :1])], 1))
     canvas = canvas.view(n, size, supersample, size, supersample, 4).mean((2, 4))
     canvas = canvas.permute(0, 3, 1, 2)  # (N, 4, H, W)
     rgb = canvas[:, :3] + background * (1 - canvas[:, 3:])
@@ -325,14 +325,15 @@ def _material(
         face: (P,) int64, the face seen.
         surface: (P, 4), what `Head.surface` says of that place in it.
     """
-    part, (u, v, lip, lit) = model.part[face], surface.T
+    part, (u, v, lip, lit) = model.part.index_select(0, face), surface.T
     lip = lip * (part == 0)
     plain = (part != 0) & (part != model.parts.index("eye")) & (part != len(model.parts))
     plain_row = 2 * CHART[1] + EYE // 2
     column = torch.where(plain, plain_column(part) + 4, u.long().clamp(0, CHART[0] - 1))
     row = torch.where(plain, plain_row, v.long().clamp(0, textures.shape[1] - 1))
-    albedo = (textures[look, row, column].float() / 255) ** 2
-    red = (textures[look, plain_row, plain_column(len(model.parts)) + 4].float() / 255) ** 2
-    albedo = albedo + (red - albedo) * lip[:, None]
-    gloss = model.gloss[part] + lip[:, None] * model.gloss.new_tensor([0.10, 12.0])
+    texel = (look * textures.shape[1] + row) * textures.shape[2] + column
+    albedo = (textures.flatten(0, 2).index_select(0, texel).float() / 255) ** 2
+    red = (textures[:, plain_row, plain_column(len(model.parts)) + 4].float() / 255) ** 2
+    albedo = albedo + (red.index_select(0, look) - albedo) * lip[:, None]
+    gloss = model.gloss.index_select(0, part) + lip[:, None] * model.gloss.new_tensor([0.10, 12.0])
     return albedo, gloss, lit

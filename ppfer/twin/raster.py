@@ -4,7 +4,8 @@ Every triangle is stretched over the smallest square patch (2, 3, 4, 6, … pixe
 bounding box; all patches of one size are tested in one tensor operation, and the nearest triangle
 of each pixel is found by a scatter-minimum over keys that pack depth above triangle number. There
 is no loop over triangles or frames, and no atomic addition, so the same input gives the same
-picture every time.
+picture every time. Rows are gathered by `index_select`, which copies them whole: on a CPU several
+times as fast as brackets.
 """
 
 import numpy as np
@@ -50,11 +51,11 @@ def smooth_normals(vertices: Tensor, faces: Tensor, around: Tensor) -> Tensor:
         faces: (F, 3) int64.
         around: the table `vertex_faces` makes of them.
     """
-    a, b, c = (vertices[:, faces[:, k]] for k in range(3))
+    a, b, c = (vertices.index_select(1, faces[:, k]) for k in range(3))
     face_normals = torch.linalg.cross(b - a, c - a)  # (N, F, 3), as long as twice the area
     nothing = face_normals.new_zeros(len(vertices), 1, 3)  # what the table's padding points at
     face_normals = torch.cat([face_normals, nothing], 1)
-    normals = sum(face_normals[:, around[:, k]] for k in range(around.shape[1]))
+    normals = sum(face_normals.index_select(1, around[:, k]) for k in range(around.shape[1]))
     return F.normalize(normals, dim=-1)
 
 
@@ -82,49 +83,57 @@ def rasterize(
     """
     n, device = len(points), points.device
     buffer = torch.full((n * size * size,), EMPTY, dtype=torch.int64, device=device)
-    corners = points[:, faces].view(-1, 3, 3)  # (N*F, corner, xyz)
-    xy = corners[..., :2]
+    corners = points.index_select(1, faces.flatten()).view(-1, 3, 3)  # (N*F, corner, xyz)
 
     # which triangles to draw, and how many pixel centres their bounding boxes hold along x and y
-    low = torch.ceil(xy.amin(1) - 0.5).clamp(min=0)
-    high = torch.floor(xy.amax(1) - 0.5).clamp(max=size - 1)
+    a, b, c = corners[..., :2].unbind(1)
+    low = torch.ceil(torch.minimum(torch.minimum(a, b), c) - 0.5).clamp(min=0)
+    high = torch.floor(torch.maximum(torch.maximum(a, b), c) - 0.5).clamp(max=size - 1)
     extent = high - low + 1  # (N*F, 2), not positive where there is none
-    (ux, uy), (vx, vy) = (xy[:, 1] - xy[:, 0]).T, (xy[:, 2] - xy[:, 0]).T
+    (ux, uy), (vx, vy) = (b - a).T, (c - a).T
     area = ux * vy - uy * vx
     front = area < 0 if double is None else (area < 0) | (double.repeat(n) & (area > 0))
-    drawn = front & (extent.amin(1) > 0)
+    drawn = front & (extent[:, 0] > 0) & (extent[:, 1] > 0)
     if shown is not None:
         drawn &= shown.flatten()
-    extent, shortest = extent.amax(1), 0
+    kept = torch.nonzero(drawn).squeeze(1)  # (M,), of N*F
+    low, corners = low.index_select(0, kept), corners.index_select(0, kept)
+    extent, shortest = extent.amax(1).index_select(0, kept), 0
+    first = kept // len(faces) * (size * size)  # of its frame's pixels
 
-    opposite = xy.roll(-1, 1)  # of each corner, a corner of the edge that it is not on
-    slope = _slopes(xy)
+    opposite = corners[..., :2].roll(-1, 1)  # of each corner, a corner of the edge it is not on
+    slope = _slopes(corners[..., :2])
     # pixels tested at a time: on a CPU they should stay in its cache
     room = 2**18 if device.type == "cpu" else 2**26
     for patch in [p for p in PATCHES if p < size] + [size]:
-        chosen = torch.nonzero(drawn & (extent > shortest) & (extent <= patch)).squeeze(1)
+        chosen = torch.nonzero((extent > shortest) & (extent <= patch)).squeeze(1)
         shortest = patch
         step = torch.arange(patch, device=device)
         offset = torch.stack([step.repeat(patch), step.repeat_interleave(patch)])  # (2, K)
         shift = offset[1] * size + offset[0]
         for triangle in chosen.split(max(1, room // patch**2)):
-            corner = low[triangle].clamp(max=size - patch)  # the patch stays inside the picture
-            weight = _weights(slope[triangle], opposite[triangle], corner + 0.5)
-            planes, at = _with_depth(slope[triangle], weight, corners[triangle, :, 2])
+            slopes, apart, corner, depth = (
+                kind.index_select(0, triangle) for kind in (slope, opposite, low, corners[..., 2])
+            )
+            corner = corner.clamp(max=size - patch)  # the patch stays inside the picture
+            weight = _weights(slopes, apart, corner + 0.5)
+            planes, at = _with_depth(slopes, weight, depth)
             offsets = offset.to(planes).expand(len(planes), -1, -1)
             value = torch.baddbmm(at[..., None], planes, offsets)  # (M, 4, K): weights, depth
-            which, where = torch.nonzero(value[:, :3].amin(1) >= -1e-5, as_tuple=True)
+            least = torch.minimum(torch.minimum(value[:, 0], value[:, 1]), value[:, 2])
+            which, where = torch.nonzero(least >= -1e-5, as_tuple=True)
             depth = ((8 - value[which, 3, where]) * 2**26).long()
-            key = depth << 32 | (triangle % len(faces))[which]
-            row = triangle // len(faces) * size + corner[:, 1].long()
-            pixel = (row * size + corner[:, 0].long())[which] + shift[where]
+            key = depth << 32 | triangle.index_select(0, which)
+            row, column = corner.long().flip(1).T
+            start = first.index_select(0, triangle) + row * size + column
+            pixel = start.index_select(0, which) + shift.index_select(0, where)
             buffer.scatter_reduce_(0, pixel, key, "amin")
 
     pixel = torch.nonzero(buffer != EMPTY).squeeze(1)
-    face = buffer[pixel] & 0xFFFFFFFF
+    triangle = buffer.index_select(0, pixel) & 0xFFFFFFFF
     centre = torch.stack([pixel % size, pixel // size % size], -1) + 0.5
-    triangle = pixel // (size * size) * len(faces) + face
-    return pixel, face, _weights(slope[triangle], opposite[triangle], centre)
+    weights = _weights(slope.index_select(0, triangle), opposite.index_select(0, triangle), centre)
+    return pixel, kept.index_select(0, triangle) % len(faces), weights
 
 
 def _slopes(xy: Tensor) -> Tensor:
@@ -143,7 +152,8 @@ def _weights(slope: Tensor, opposite: Tensor, origin: Tensor) -> Tensor:
         opposite: (M, 3, 2), for each weight a point where it is 0.
         origin: (M, 2) the point.
     """
-    return (slope * (origin[:, None] - opposite)).sum(-1)
+    along_x, along_y = (slope * (origin[:, None] - opposite)).unbind(-1)
+    return along_x + along_y
 
 
 def _with_depth(slope: Tensor, weight: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,9 +164,10 @@ def _with_depth(slope: Tensor, weight: Tensor, depth: Tensor) -> tuple[Tensor, T
         weight: (M, 3) where the planes are evaluated.
         depth: (M, 3) of the corners.
     """
-    depth_slope = (slope * depth[..., None]).sum(1, keepdim=True)
-    depth_there = (weight * depth).sum(1, keepdim=True)
-    return torch.cat([slope, depth_slope], 1), torch.cat([weight, depth_there], 1)
+    depth_slope = sum((slope * depth[..., None]).unbind(1))
+    depth_there = sum((weight * depth).unbind(1))
+    planes = torch.cat([slope, depth_slope[:, None]], 1)
+    return planes, torch.cat([weight, depth_there[:, None]], 1)
 
 
 def interpolate(
@@ -171,8 +182,9 @@ def interpolate(
         face: (P,) int64, as `rasterize` returns it.
         weights: (P, 3), likewise.
     """
-    corner = faces[face]  # (P, 3)
-    return sum(attributes[frame, corner[:, k]] * weights[:, k, None] for k in range(3))
+    corner = frame[:, None] * attributes.shape[1] + faces.index_select(0, face)  # (P, 3)
+    rows = attributes.flatten(0, 1)
+    return sum(rows.index_select(0, corner[:, k]) * weights[:, k, None] for k in range(3))
 
 
 def light(
@@ -188,11 +200,11 @@ def light(
         key: (P, 3) or (1, 3) colour of the key light.
         fill: (P, 3) or (1, 3) colour of the sky.
     """
-    facing = (normal * toward).sum(-1, keepdim=True)
+    facing = sum((normal * toward).split(1, -1))
     wrap = facing.new_tensor([0.35, 0.22, 0.18])  # light bleeds farther in red, as it does in skin
     diffuse = ((facing + wrap) / (1 + wrap)).clamp(min=0) * key
     ambient = fill * (0.75 + 0.25 * normal[:, 1:2])
     half = F.normalize(toward + toward.new_tensor([0.0, 0.0, 1.0]), dim=-1)
-    along = (normal * half).sum(-1, keepdim=True).clamp(min=1e-4)
+    along = sum((normal * half).split(1, -1)).clamp(min=1e-4)
     shine = gloss[:, :1] * along ** gloss[:, 1:] * (facing > 0)
     return albedo * (diffuse + ambient) + shine * key
