@@ -46,9 +46,30 @@ def send(small: Tensor, device: torch.device) -> Tensor:
     return small.pin_memory().to(device, non_blocking=True)
 
 
-def lone_threads(count: int) -> ThreadPoolExecutor:
-    """Threads each of which computes alone, for pictures too small to be shared by several."""
-    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+_lone, _usual = [], []  # pools of `lone_threads` at work, and how many threads there are without
+
+
+@contextlib.contextmanager
+def lone_threads(count: int = 0) -> Iterator[ThreadPoolExecutor]:
+    """Threads each of which computes alone, for pictures too small to be shared by several.
+
+    PyTorch takes what one thread is told for all that begin later; the last pool that is closed
+    puts it right.
+
+    Args:
+        count: of threads; 0: as many as PyTorch uses.
+    """
+    if not _lone:
+        _usual[:] = [torch.get_num_threads()]
+    _lone.append(count)
+    alone = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    try:
+        with ThreadPoolExecutor(count or _usual[0], **alone) as pool:
+            yield pool
+    finally:
+        _lone.pop()
+        if not _lone:
+            torch.set_num_threads(_usual[0])
 
 
 def device_name(device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """Re-enactment: strangers to learn from, what is read off a face, and a donor who does the same."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from ppfer.beyond import crowd, reenactment, regressor
 from ppfer.beyond.reenactment import Reenactment, draw_donor
 from ppfer.cli import main
 from ppfer.config import REPO, PpferError, load_config
-from ppfer.device import write_json
+from ppfer.device import lone_threads, write_json
 from ppfer.faces import head_square, surest
 from ppfer.frames import Options, Picture, Tally, protected_frames
 from ppfer.measure import Rate
@@ -411,6 +412,30 @@ def test_a_video_made_neutral_was_seen_whole_before():
     assert made()[20:28] == pytest.approx([80] * 8, abs=1)  # above rest
     shown.at_rest.clear()
     assert max(made()[20:28]) < 70  # a part alone knows nothing of the rest
+
+
+def test_what_a_video_shows_to_be_smoothed_over_is_not_drawn():
+    shown, clips = Shown(), torch.full((2, 9, 3, 16, 16), 0.5)
+    assert shown(clips, "ab").min() > 0  # clips of a run
+    shown.rate = 30.0
+    frames = shown(clips, "ab").amax((0, 2, 3, 4)) > 0
+    assert shown.context == 2 and frames.tolist() == [False] * 2 + [True] * 5 + [False] * 2
+
+
+def test_threads_that_draw_alone_leave_later_threads_as_they_are():
+    def threads():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    torch.set_num_threads(3)
+    try:
+        with lone_threads() as pool:
+            assert list(pool.map(lambda _: torch.get_num_threads(), range(3))) == [1, 1, 1]
+            with lone_threads(1):
+                pass
+        assert threads() == torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_a_neutral_video_is_read_twice(tmp_path, weights, capsys, monkeypatch):

@@ -127,12 +127,15 @@ class Reenactment(nn.Module):
             for name, part in zip(names, self.read(clips), strict=True):
                 self.heard.setdefault(name, []).append(part.half().cpu())
             return clips
-        numbers = self.numbers(clips, names).flatten(0, 1)
+        numbers = self.numbers(clips, names)
+        aside = self.context if self.rate else 0
+        wanted = numbers[:, aside : len(numbers[0]) - aside]
         height, width = clips.shape[-2:]
         side = max(height, width)
-        drawn = self.drawn(numbers, side)  # (B·T, 3, side, side)
+        drawn = self.drawn(wanted.flatten(0, 1), side)  # (B·wanted, 3, side, side)
         top, left = (side - height) // 2, (side - width) // 2
-        return drawn[..., top : top + height, left : left + width].reshape(clips.shape)
+        drawn = drawn[..., top : top + height, left : left + width]
+        return F.pad(drawn.unflatten(0, wanted.shape[:2]), (0,) * 6 + (aside,) * 2)
 
     @property
     def steadying(self) -> tuple[int, int]:
@@ -148,7 +151,9 @@ class Reenactment(nn.Module):
 
     @property
     def context(self) -> int:
-        """Frames that it wants to see before and after those it is asked for."""
+        """Frames that it wants to see before and after those it is asked for; in a video they come
+        back black.
+        """
         return max(self.steadying)
 
     @staticmethod
@@ -206,7 +211,7 @@ class Reenactment(nn.Module):
         each = functools.partial(draw_donor, self.donor, side=side)
         if numbers.device.type != "cpu":
             return torch.cat([each(part) for part in numbers.split(max(1, ROOM // side**2))])
-        with lone_threads(torch.get_num_threads()) as pool:
+        with lone_threads() as pool:
             return torch.cat(list(pool.map(each, numbers.split(max(4, CACHED // side**2)))))
 
 

@@ -89,7 +89,7 @@ def render_clips(
         return first + len(batch)
 
     # beside a GPU, one thread acts the next clips while the other draws
-    with lone_threads(2 if gpu else torch.get_num_threads()) as pool:
+    with lone_threads(2 if gpu else 0) as pool:
         for done in pool.map(filmed, range(0, len(specs), at_once)):
             if progress:
                 progress(done)

@@ -306,8 +306,9 @@ def draw(
 
     canvas = torch.zeros(n * fine * fine, 4, device=pixel.device)
     canvas.index_copy_(0, pixel, torch.cat([colour, torch.ones_like(colour[:, :1])], 1))
-    canvas = canvas.view(n, size, supersample, size, supersample, 4).mean((2, 4))
-    canvas = canvas.permute(0, 3, 1, 2)  # (N, 4, H, W)
+    if supersample > 1:
+        canvas = canvas.view(n, size, supersample, size, supersample, 4).mean((2, 4))
+    canvas = canvas.view(n, size, size, 4).permute(0, 3, 1, 2)  # (N, 4, H, W)
     rgb = canvas[:, :3] + background * (1 - canvas[:, 3:])
     picture = torch.cat([rgb.clamp(0, 1) ** (1 / 2.2), canvas[:, 3:]], 1)
     return picture.mul(255).round().to(torch.uint8)
