@@ -1,9 +1,11 @@
-"""Protecting clips with PPFER: ``python tests/bench/bench_protect.py [cpu|cuda]``.
+"""Protecting clips with PPFER and by re-enactment: ``python tests/bench/bench_protect.py
+[cpu|cuda]``.
 
-Ours is `ppfer.protect.protect_all` with a protector as stage "protected" runs it, on a GPU also
-compiled; the peer runs the same networks on the same uint8 clips in eager float32 with the default
-memory layout and PyTorch's own layers. Frames of 112², the twin's networks on a GPU, the demo's on
-a CPU.
+Ours is `ppfer.protect.protect_all` with a protector as stage "protected" runs it, on a GPU PPFER
+also compiled; the peer runs the same networks on the same uint8 clips in eager float32 with the
+default memory layout and PyTorch's own layers. PPFER with frames of 112², the twin's networks on a
+GPU and the demo's on a CPU; re-enactment with frames of 256² and the shipped weights. Both sides of
+re-enactment draw alike.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import common
 import torch
 
 from ppfer import fast, nets, protect
-from ppfer.config import load_config
+from ppfer.beyond import regressor
+from ppfer.beyond.reenactment import SIDE, Reenactment
+from ppfer.config import Config, load_config
 from ppfer.device import device_name
 from ppfer.method.parts import new_compensator, new_enhancer
 
@@ -44,13 +48,7 @@ def run(device: torch.device) -> list[dict]:
     config = dataclasses.replace(config, size=SIZE)
     if not gpu:
         config = dataclasses.replace(config, nets=dataclasses.replace(config.nets, patch=7))
-    clips = torch.randint(
-        0,
-        255,
-        (64 if gpu else 4, 16, 3, SIZE, SIZE),
-        dtype=torch.uint8,
-        generator=torch.Generator().manual_seed(0),
-    ).to(device)
+    clips = noise(64 if gpu else 4, SIZE, device)
     frames = clips.shape[0] * clips.shape[1]
 
     def build() -> protect.PPFER:
@@ -88,8 +86,40 @@ def run(device: torch.device) -> list[dict]:
             )
             for peer_name, base in bases.items()
         ]
+    rows += reenacted(config, device, repeats)
     common.keep(rows, "protect")
     return rows
+
+
+def reenacted(config: Config, device: torch.device, repeats: int) -> list[dict]:
+    """A row per peer of re-enactment, in batches of 256 frames on a GPU."""
+    gpu = device.type == "cuda"
+    clips, batch = noise(64 if gpu else 2, SIDE, device), 16 if gpu else 2
+    frames, rows = clips.shape[0] * clips.shape[1], []
+
+    def made_by(protector: Reenactment, precision: str) -> Callable[[], object]:
+        how = {"device": device, "batch": batch, "name": "re-enactment", "precision": precision}
+        return lambda: list(protect.protect_all(protector, clips, **how))
+
+    def read_by(prepare: bool) -> Reenactment:
+        net = nets.freeze(regressor.shipped(config).to(device))
+        net = fast.prepare(net, device) if prepare else net
+        return Reenactment(net, offset=config.reenactment_offset)
+
+    mine = rate(made_by(read_by(True), "auto"), frames, device, repeats)
+    for peer, tf32 in common.peers(device).items():
+        with common.plain(tf32):
+            other = rate(made_by(read_by(False), "fp32"), frames, device, repeats)
+        what = (f"re-enactment {SIDE}²", mine, other, f"eager {peer}")
+        rows.append(common.row(*what, "frames/s", device_name(device)))
+    return rows
+
+
+def noise(count: int, side: int, device: torch.device) -> torch.Tensor:
+    """Clips (count, 16, 3, side, side) uint8 of random pixels, the same every time."""
+    random = torch.Generator().manual_seed(0)
+    shape = (count, 16, 3, side, side)
+    return torch.randint(0, 255, shape, dtype=torch.uint8, generator=random).to(device)
 
 
 if __name__ == "__main__":
