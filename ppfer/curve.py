@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ppfer.measure import Rate, as_rate
 from ppfer.plots import MARKERS
+from ppfer.study.paper import grouped, numbered
 
 ALT = "How many people the worst attack on each approach names, against what is left to be read"
 UTILITY = {  # columns of a table, as an axis says them
@@ -54,32 +55,6 @@ def hypervolume(rows: Sequence[Mapping], utility: str) -> float:
         area += max(0.0, kept - height) * (1 - named)
         height = max(height, kept)
     return area
-
-
-def grouped(points: Sequence[tuple], reach: float) -> list[list]:
-    """Points (x, y, number) → [x, y, number, …]: those within `reach` of a group's first share a
-    label.
-    """
-    groups: list[list] = []
-    for x, y, number in sorted(points):
-        near = (g for g in groups if abs(y - g[1]) < reach and x - g[0] < reach)
-        if group := next(near, None):
-            group.append(number)
-        else:
-            groups.append([x, y, number])
-    return [[x, y, *sorted(numbers)] for x, y, *numbers in groups]
-
-
-def numbered(numbers: Sequence[int]) -> str:
-    """Ascending numbers as one prints them: "1, 3, 15–19"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    parts = [run if len(run) < 3 else [f"{run[0]}–{run[-1]}"] for run in runs]
-    return ", ".join(str(part) for run in parts for part in run)
 
 
 def figure(rows: Sequence[Mapping], chance: float) -> Figure:

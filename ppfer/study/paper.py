@@ -156,6 +156,32 @@ FIGURE1 = (
 )
 
 
+def grouped(points: Sequence[tuple], reach: float) -> list[list]:
+    """Points (x, y, number) → [x, y, number, …]: those within `reach` of a group's first share a
+    label.
+    """
+    groups: list[list] = []
+    for x, y, number in sorted(points):
+        near = (g for g in groups if abs(y - g[1]) < reach and x - g[0] < reach)
+        if group := next(near, None):
+            group.append(number)
+        else:
+            groups.append([x, y, number])
+    return [[x, y, *sorted(numbers)] for x, y, *numbers in groups]
+
+
+def numbered(numbers: Sequence[int]) -> str:
+    """Ascending numbers as one prints them: "1, 3, 15–19"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = [run if len(run) < 3 else [f"{run[0]}–{run[-1]}"] for run in runs]
+    return ", ".join(str(part) for run in parts for part in run)
+
+
 def figure1(rows: Sequence[dict]) -> Figure:
     """Leakage against accuracy (the paper's Figure 1): ours under the frozen validator and under
     the worst attack, and the paper's points, marked as theirs.
@@ -167,7 +193,7 @@ def figure1(rows: Sequence[dict]) -> Figure:
     Args:
         rows: of Table 1; rows without numbers are left out.
     """
-    figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 5.4), layout="constrained")
     drawn = [row for row in rows if "plr" in row]
     worst = all("plr_worst" in row for row in drawn)
     keys = ("plr", "plr_worst" if worst else "plr_retrained", "acc_retrained")
@@ -199,24 +225,12 @@ def figure1(rows: Sequence[dict]) -> Figure:
         label="the paper's, on CREMA-D",
         zorder=2,
     )
-    named: list[
-        tuple[float, float, list[str]]
-    ] = []  # points too close for a number each share a label
-    for i, (x, y) in enumerate(zip(frozen, accuracy, strict=True), 1):
-        near = next((numbers for u, v, numbers in named if abs(x - u) < 4 and abs(y - v) < 4), None)
-        if near is None:
-            named.append((x, y, [str(i)]))
-        else:
-            near.append(str(i))
-    for x, y, numbers in named:
-        axis.annotate(
-            ", ".join(numbers),
-            (x, y),
-            (-3, 7),
-            textcoords="offset points",
-            fontsize=9,
-            weight="bold",
-        )
+    spots = zip(frozen, accuracy, itertools.count(1), strict=False)
+    for x, y, *numbers in grouped(list(spots), 2.6):
+        how = {"textcoords": "offset points", "fontsize": 9, "weight": "bold"}
+        side = "right" if x < 15 else "left" if x > 97 else "center"
+        offset = {"right": (-6, -3), "left": (6, -3), "center": (0, 6)}[side]
+        axis.annotate(numbered(numbers), (x, y), offset, ha=side, **how)
     for i, point in theirs.items():
         axis.annotate(
             str(i),
@@ -230,7 +244,7 @@ def figure1(rows: Sequence[dict]) -> Figure:
     axis.set(
         xlabel="privacy leakage ratio, % (lower is better)",
         ylabel="accuracy of F_u, % (higher is better)",
-        xlim=(-3, 105),
+        xlim=(-14, 109),
         ylim=(0, 105),
     )
     for i, row in enumerate(drawn, 1):

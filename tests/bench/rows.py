@@ -55,7 +55,11 @@ SWEEPS = {  # rows under other settings: what privacy costs as its weight or noi
     "reenactment": ({"reenactment_offset": 0.0}, {"reenactment_offset": 1.0}),
     "reenactment_neutral": ({},),
 }
-KNOBS = {"live": ("live_weight", "weight"), "reenactment": ("reenactment_offset", "constant")}
+KNOBS = {  # where the knob of an approach stands
+    "live": lambda config: f"weight {config.live_weight:g}",
+    "reenactment": lambda config: f"constant {config.reenactment_offset:g}",
+    "reenactment_neutral": lambda config: "constant 0",
+}
 BEYOND = ("linkage", "actions_r2")
 SHARES = ("plr", "plr_retrained", "acc", "acc_retrained", "plr_worst")
 BUDGETS = (100, 300, 1200)  # attackers' steps, until the curve is flat
@@ -166,10 +170,7 @@ def swept(name: str, settings: dict) -> Callable[[Run], list]:
 
 def turned(run: Run, name: str) -> dict[str, str]:
     """Where the knob of an approach stands; of one without a knob nothing."""
-    if name not in KNOBS:
-        return {}
-    key, said = KNOBS[name]
-    return {"setting": f"{said} {getattr(run.config, key):g}"}
+    return {"setting": KNOBS[name](run.config)} if name in KNOBS else {}
 
 
 def attacked(name: str) -> Callable[[Run], list]:
