@@ -70,6 +70,8 @@ def test_a_clip_depends_on_its_name_and_seed_and_on_nothing_around_it() -> None:
     both, alone = twin.render_clips([a, b], 48, "cpu"), twin.render_clips([b], 48, "cpu")
     assert both.shape == (2, 3, 3, 48, 48) and both.dtype == torch.uint8
     assert torch.equal(both[1], alone[0])
+    with torch.inference_mode():  # as protectors are called
+        assert torch.equal(twin.render_clips([b], 48, "cpu"), alone)
     other = twin.render_clips([spec(twin.Actor(ACTORS[1].id, seed=1), "sad")], 48, "cpu")
     assert (other.float() - alone.float()).abs().mean() > 2
 

@@ -69,9 +69,10 @@ def render_clips(
     places = {actor: i for i, actor in enumerate(actors)}
 
     out = torch.empty(len(specs), frames, 4, size, size, dtype=torch.uint8, device=device)
-    gpu = device.type != "cpu"
+    gpu, inference = device.type != "cpu", torch.is_inference_mode_enabled()
     at_once = max(1, 512 // frames) if gpu else 1
 
+    @torch.inference_mode(inference)  # a thread does not take its maker's mode
     def filmed(first: int) -> int:
         batch = specs[first : first + at_once]
         actions, pose, lamp, behind, shots = (
