@@ -43,6 +43,21 @@ def test_contradictions_are_those_that_intervals_tell_apart():
     assert not any("Gaussian blur 2" in s and "PPFER" in s for s in accuracies)
 
 
+def test_a_reading_is_tested_where_all_that_it_names_was_measured():
+    rows = [
+        row("Optical flow", 4, 270) | {"acc": {"k": 50, "n": 300}},
+        row("Gaussian blur 1", 6, 100),
+    ]
+    assert len(paper.orderings(rows, paper.TABLE1)[1]) == 1  # flow is read better than blur
+    flow = paper.Reading("F_u as trained", as_trained=("Optical flow",))
+    kept, contradicted = paper.orderings(flow.of(rows), paper.TABLE1)
+    assert not contradicted and any("16.7 % (50/300" in s for s in kept)
+    swapped = paper.Reading("a swap", {"Optical flow": "Gaussian blur 1"})
+    assert [r["acc_retrained"] for r in swapped.of(rows)] == [rows[1]["acc_retrained"]] * 2
+    assert paper.Reading("a swap", {"Optical flow": "Deface"}).of(rows) == []
+    assert flow.of([LEFT_OUT]) == []
+
+
 def test_discrepancies_say_what_is_reproduced_and_what_was_not_run(tmp_path):
     rows = [row("No privacy preservation", 300, 262), LEFT_OUT]
     (tmp_path / "table1.json").write_text(json.dumps(rows))
