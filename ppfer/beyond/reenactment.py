@@ -63,7 +63,6 @@ TYPICAL = 0.25  # root mean square of a lively clip's movements, for `even`
 FINE = 1.25  # large pictures are drawn this much larger and shrunk; small ones with 2 × 2 samples
 LARGE = 160  # pixels from which a picture is large
 ROOM = 2**23  # pixels drawn at a time on a GPU
-CACHED = 2**15  # and by a thread of a CPU, in whose cache they stay
 
 
 def actions() -> list[str]:
@@ -211,8 +210,11 @@ class Reenactment(nn.Module):
         each = functools.partial(draw_donor, self.donor, side=side)
         if numbers.device.type != "cpu":
             return torch.cat([each(part) for part in numbers.split(max(1, ROOM // side**2))])
+        at_once = (
+            4 if side >= LARGE else 2
+        )  # as published rows were: another number rounds otherwise
         with lone_threads() as pool:
-            return torch.cat(list(pool.map(each, numbers.split(max(4, CACHED // side**2)))))
+            return torch.cat(list(pool.map(each, numbers.split(at_once))))
 
 
 def framed(clips: Tensor, faces: np.ndarray) -> Tensor:
