@@ -210,9 +210,8 @@ class Reenactment(nn.Module):
         each = functools.partial(draw_donor, self.donor, side=side)
         if numbers.device.type != "cpu":
             return torch.cat([each(part) for part in numbers.split(max(1, ROOM // side**2))])
-        at_once = (
-            4 if side >= LARGE else 2
-        )  # as published rows were: another number rounds otherwise
+        # as many as when rows were published: another number rounds otherwise
+        at_once = 4 if side >= LARGE else 2
         with lone_threads() as pool:
             return torch.cat(list(pool.map(each, numbers.split(at_once))))
 
