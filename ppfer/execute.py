@@ -26,11 +26,11 @@ from ppfer import kernels
 from ppfer.config import REPO, PpferError, checked
 from ppfer.device import sweep
 
+# What glibc gives back it must ask for again, page by page: a tenth of training's time on a CPU.
+KEPT = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 NOTEBOOKS = REPO / "notebooks"
 MAIN = ("00", "01", "02", "03", "04", "05", "06", "07", "12")  # the whole method, once
 TABLES = ("08", "09", "10", "11")  # comparisons, attacks, ablations, beyond the paper
-# What glibc gives back it must ask for again, page by page: a tenth of training's time on a CPU.
-KEPT = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
 def notebooks(which: str) -> list[Path]:
