@@ -46,7 +46,7 @@ def send(small: Tensor, device: torch.device) -> Tensor:
     return small.pin_memory().to(device, non_blocking=True)
 
 
-_lone, _usual = [], []  # pools of `lone_threads` at work, and how many threads there are without
+_usual: list[int] = []  # threads without `lone_threads`, once for each of its pools at work
 
 
 @contextlib.contextmanager
@@ -59,17 +59,16 @@ def lone_threads(count: int = 0) -> Iterator[ThreadPoolExecutor]:
     Args:
         count: of threads; 0: as many as PyTorch uses.
     """
-    if not _lone:
-        _usual[:] = [torch.get_num_threads()]
-    _lone.append(count)
+    usual = _usual[0] if _usual else torch.get_num_threads()
+    _usual.append(usual)
     alone = {"initializer": torch.set_num_threads, "initargs": (1,)}
     try:
-        with ThreadPoolExecutor(count or _usual[0], **alone) as pool:
+        with ThreadPoolExecutor(count or usual, **alone) as pool:
             yield pool
     finally:
-        _lone.pop()
-        if not _lone:
-            torch.set_num_threads(_usual[0])
+        _usual.pop()
+        if not _usual:
+            torch.set_num_threads(usual)
 
 
 def device_name(device: torch.device) -> str:

@@ -89,10 +89,8 @@ class Reading:
 
     def of(self, rows: Sequence[dict]) -> list[dict]:
         """Rows as this has them; none where an approach was not measured."""
-        found = {row["approach"]: row for row in rows}
-        if not {*self.stand_ins.values(), *self.as_trained} <= {
-            name for name, row in found.items() if "plr" in row
-        }:
+        found = {row["approach"]: row for row in rows if "plr" in row}
+        if not found.keys() >= {*self.stand_ins.values(), *self.as_trained}:
             return []
         found |= {name: found[other] for name, other in self.stand_ins.items()}
         found |= {n: found[n] | {OURS["acc"]: found[n]["acc"]} for n in self.as_trained}
