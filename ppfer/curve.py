@@ -80,7 +80,7 @@ def figure(rows: Sequence[Mapping], chance: float) -> Figure:
             text, at = numbered([place + 1 for place in places]), (100 * named, kept)
             axis.annotate(text, at, va="center", textcoords="offset points", **where)
         axis.axvline(100 * chance, color="0.5", linestyle="--", linewidth=1)
-        axis.set(xlabel="identity named by the worst attack, %", ylabel=UTILITY[key])
+        axis.set(xlabel="identity named by the worst attack tried, %", ylabel=UTILITY[key])
         axis.set(xlim=(-5, 105), ylim=(min(0, axis.get_ylim()[0]), 1))
     axes[0][0].text(100 * chance + 1, 0.02, "chance", color="0.4")
     marks = [

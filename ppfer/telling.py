@@ -15,18 +15,19 @@ WIDE = 100  # columns of a terminal
 NAMED = {  # columns of a table, in words
     "plr": "by a recogniser of these people trained on originals",
     "plr_retrained": "by one trained again on protected clips",
-    "plr_worst": "by the worst attack",
+    "plr_worst": "by the worst of the attacks on pixels",
     "linkage": "strangers, matched with their originals",
     "outside": "by another project's face recogniser",
 }
 REAL = REPO / "figures" / "real" / "live.json"  # the same of real people
 LIVE = tuple(REPO / "figures" / profile / "live.json" for profile in ("twin", "demo"))  # measured
 PROMISE = (
-    "It lets through 55 numbers a frame. On real faces, which its reader never learned from, they "
-    "are off in each person's own way, so that whoever has such clips with names can learn to tell "
-    "people apart. Not promised: that nobody is known by that, by their way of moving, by "
-    "spectacles that are read as a movement, by voice, body, clothes or surroundings; nor that "
-    "what it shows is what was felt."
+    "Those attackers learn from pixels. Whoever reads the 55 numbers a frame back with the public "
+    "regressor names, of 91 synthetic people, 6.0 % from one clip (135/2238; neutral 8.2 %, "
+    "184/2238) and 41 % from sixteen clips of a person (37/91; neutral 62 %, 56/91), and of ten "
+    "real people 81 % (194/240; neutral 67 %, 161/240): how somebody moves is who he is. Not "
+    "promised either: that nobody is known by spectacles that are read as a movement, by voice, "
+    "body, clothes or surroundings; nor that what it shows is what was felt."
 )
 
 
