@@ -11,10 +11,10 @@ import argparse
 from pathlib import Path
 
 from ppfer import study
+from ppfer.base.files import write_json
+from ppfer.base.weights import save_weights
 from ppfer.config import PROFILES, REPO, load_config
-from ppfer.device import write_json
-from ppfer.folders import RUNS
-from ppfer.weights import save_weights
+from ppfer.run.names import RUNS
 
 WEIGHTS = REPO / "data" / "regressor.safetensors"
 

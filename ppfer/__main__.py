@@ -5,7 +5,9 @@ import signal
 
 def main() -> int:
     """Run the command line."""
-    from ppfer.cli import main as run  # here: child processes import this file, and start quickly
+    from ppfer.cli.commands import (
+        main as run,  # here: child processes import this file, and start quickly
+    )
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing half done stays
     return run()

@@ -7,46 +7,17 @@ profile or value type is an error (`PpferError`), never a silent default.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import hashlib
-import json
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-LFS_MAGIC = b"version https://git-lfs"
+from ppfer.base.errors import PpferError, near
+
 REPO = Path(__file__).resolve().parent.parent
-EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad")  # CREMA-D's six
 PROFILES = ("demo", "smoke", "twin", "paper")  # ppfer/profiles/<name>.toml
-
-
-class PpferError(Exception):
-    """An error whose message is a sentence for the user: what is wrong, with which file, what to
-    do.
-    """
-
-    def __str__(self) -> str:
-        return printable(super().__str__())
-
-
-def printable(text: object) -> str:
-    """Text that any terminal can print, also where a file's name in it is not UTF-8."""
-    return str(text).encode("utf-8", "backslashreplace").decode()
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean 'seed'?)" where a known name looks like the one given, else ""."""
-    found = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean '{found[0]}'?)" if found else ""
-
-
-def lfs_pointer(path: Path) -> bool:
-    """Whether a file is what Git-LFS leaves where the content was not fetched."""
-    with path.open("rb") as stream:
-        return stream.read(len(LFS_MAGIC)) == LFS_MAGIC
 
 
 @dataclass(frozen=True)
@@ -277,9 +248,3 @@ def pick(config: Config, *names: str) -> dict:
 
 def _at(values: Any, parts: list[str]) -> Any:
     return _at(values[parts[0]], parts[1:]) if parts else values
-
-
-def digest(value: object) -> str:
-    """A short sha256 of any JSON-able value, the same on every machine."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

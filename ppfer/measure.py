@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppfer.config import PpferError
-from ppfer.device import atomic, autocast, write_json
+from ppfer.base.device import autocast
+from ppfer.base.errors import PpferError
+from ppfer.base.files import atomic, write_json
 
 # --- shares with their counts -------------------------------------------------
 
@@ -238,7 +239,7 @@ def private_first(chance: float, slack: float, then: str) -> Callable[[dict], li
     """The selection rule: val PLR within `slack` of chance first, then the least of metric `then`.
 
     Returns:
-        a score for `ppfer.train.fit`: ``[excess leakage, metric]``, compared in order, lower is
+        a score for `ppfer.run.loop.fit`: ``[excess leakage, metric]``, compared in order, lower is
         better.
     """
     return lambda m: [round(max(0.0, m["val_plr"] - chance - slack), 6), m[then]]

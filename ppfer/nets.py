@@ -1,6 +1,6 @@
 """The convolutional networks of the method, as one would teach them.
 
-What makes them fast on a GPU is in `ppfer.fast`, how weights are read and saved in `ppfer.weights`,
+What makes them fast on a GPU is in `ppfer.run.fast`, how weights are read and saved in `ppfer.base.weights`,
 the U-ViT and the compensators around it in `ppfer.uvit`.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torchvision.models.video import r3d_18
 from torchvision.models.video import resnet as video
 
-from ppfer.config import PpferError
-from ppfer.weights import load_pretrained
+from ppfer.base.errors import PpferError
+from ppfer.base.weights import load_pretrained
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of each colour
 KINETICS = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
@@ -138,7 +138,7 @@ class Classifier(_Reader):
         num_classes: number of logits.
         input_size: side of the square the network sees; None leaves frames as they come.
         weights: None from scratch, "DEFAULT" ImageNet weights through torchvision, or a path; see
-            `ppfer.weights.load_backbone`.
+            `ppfer.base.weights.load_backbone`.
         width: first level's channels of "resnet_small".
         blocks: its blocks on each level.
 
@@ -200,7 +200,7 @@ class Recognizer(_Reader):
         num_classes: number of logits.
         input_size: frames are resized to this side; None leaves them as they come.
         weights: None from scratch, "DEFAULT" Kinetics-400 weights through torchvision, or a path;
-            see `ppfer.weights.load_backbone`.
+            see `ppfer.base.weights.load_backbone`.
         width: first level's channels of "r3d_small".
 
     Attributes:

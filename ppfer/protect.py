@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ppfer import fast
-from ppfer.config import PpferError
-from ppfer.device import autocast
+from ppfer.base.device import autocast
+from ppfer.base.errors import PpferError
 from ppfer.wavelets import BandSplit
 
 Apply = Callable[[Tensor], Tensor]  # clips → clips
@@ -109,7 +108,7 @@ def protect(
         protector: clips → clips.
         clips: (B, T, 3, H, W), uint8 or float in [0, 1].
         name: for the error message.
-        precision: see `ppfer.device.autocast`.
+        precision: see `ppfer.base.device.autocast`.
 
     Returns:
         uint8 clips of the same shape.
@@ -181,24 +180,3 @@ def protect_all(
         yield _checked(*begun, name)
         if on_batch:
             on_batch(len(clips))
-
-
-def deployed(
-    protector: Apply, batch: int, *, precision: str = "auto", compile: bool = False
-) -> Apply:
-    """A protector made of our networks as it runs fastest on a GPU (`ppfer.fast.deploy`); any other
-    as it is.
-
-    Args:
-        protector: clips → clips; a network, or a method of one such as `PPFER.compensate`.
-        batch: clips per call at most.
-        precision: what it will be called under.
-        compile: use `torch.compile`: half a minute's wait, then a third more frames a second.
-    """
-    owner = getattr(protector, "__self__", protector)
-    ours = isinstance(owner, (PrivacyEnhancer, FrameEnhancer, PPFER))
-    made = fast.deploy(owner, precision) if ours else owner
-    if made is owner:
-        return protector
-    apply = made if isinstance(protector, nn.Module) else getattr(made, protector.__name__)
-    return fast.compiled(apply, batch) if compile else apply

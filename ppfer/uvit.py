@@ -16,9 +16,9 @@ from timm.layers import Attention, Mlp, PatchEmbed, resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from ppfer.config import PpferError
+from ppfer.base.errors import PpferError
+from ppfer.base.weights import check_weights, load_weights, read_weights
 from ppfer.nets import freeze
-from ppfer.weights import check_weights, load_weights, read_weights
 
 LATENT_SCALE = 0.18215  # Stable Diffusion multiplies its autoencoder's latents by this
 

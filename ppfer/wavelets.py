@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ppfer import banded
 from ppfer.banded import Axis, Band, Step, Transform, slot
-from ppfer.config import PpferError, near
+from ppfer.base.errors import PpferError, near
 
 AXES = {"hw": (3, 4), "t": (1,), "thw": (1, 3, 4)}  # dimensions of (B, T, 3, H, W)
 

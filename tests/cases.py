@@ -10,11 +10,11 @@ import making_videos
 import numpy as np
 import torch
 
-from ppfer.config import PpferError
-from ppfer.deploy import Outcome, protect_files
-from ppfer.frames import Options
+from ppfer.base.errors import PpferError
 from ppfer.protect import no_privacy
 from ppfer.video import decode_clip
+from ppfer.video.heads import Options
+from ppfer.video.protect_files import Outcome, protect_files
 
 CPU = torch.device("cpu")
 

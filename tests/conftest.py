@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from ppfer import study
-from ppfer.config import EMOTIONS, load_config
+from ppfer.config import load_config
+from ppfer.data.store import ClipStore
+from ppfer.data.words import EMOTIONS
 from ppfer.method import PIPELINE
 from ppfer.run import Run
-from ppfer.stage import Stage, stage
-from ppfer.store import ClipStore
+from ppfer.run.stage import Stage, stage
 
 pytest_plugins = ("counting",)
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ppfer import protect
-from ppfer.study.ablation import FULL, TASKS, JointObjective, table4
+from ppfer.study.protectors.ablation import FULL, TASKS, JointObjective, table4
 from ppfer.study.tables import ensure
 
 

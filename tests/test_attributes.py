@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
-from ppfer.config import PpferError
+from ppfer.base.errors import PpferError
 from ppfer.measure import Rate
-from ppfer.study import attributes
-from ppfer.study.attributes import attribute_labels
+from ppfer.study.attacks import attributes
+from ppfer.study.attacks.attributes import attribute_labels
 
 
 def test_age_groups_and_unknown_labels():

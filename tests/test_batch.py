@@ -13,12 +13,15 @@ import pytest
 from filelock import FileLock
 from papermill.translators import PythonTranslator
 
-from ppfer import batch, cli, execute, grid, measure, notebook
-from ppfer.config import PpferError, load_config
-from ppfer.device import write_json
+from ppfer import measure
+from ppfer.base.errors import PpferError
+from ppfer.base.files import write_json
+from ppfer.cli import batch, commands, execute, grid
+from ppfer.config import load_config
 from ppfer.run import Run
-from ppfer.stage import Stage, stage
-from ppfer.train import interruptible
+from ppfer.run.loop import interruptible
+from ppfer.run.stage import Stage, stage
+from ppfer.show import notebook
 
 
 @stage("shared", settings=("size",), notebook="00")
@@ -91,7 +94,7 @@ def made(folder) -> list[str]:
 )
 def test_a_wrong_grid_is_a_sentence_and_starts_nothing(tmp_path, capsys, options, says):
     command = ["batch", "--profile", "smoke", "--runs-dir", str(tmp_path), *options.split()]
-    assert cli.main(command) == 2
+    assert commands.main(command) == 2
     assert re.search(says, said := capsys.readouterr().err), said
     assert not list(tmp_path.rglob("run.json"))
 
@@ -186,7 +189,7 @@ def test_ctrl_c_reaches_the_workers_once(tmp_path):
 def test_a_small_grid_from_the_command_line(tmp_path, capsys):
     command = "batch --profile smoke --stages identity --grid identity.lr=1e-3,3e-3 --grid seed=0,1"
     command += f" --name few --set identity.steps=2 --runs-dir {tmp_path}"
-    assert cli.main(command.split()) == 0
+    assert commands.main(command.split()) == 0
     said = capsys.readouterr().out
     assert "4 cells of 12 stages, 7 of them different" in said and "4 of 4 cells" in said
     assert max(map(len, said.split("identity\n")[1].split("With every")[0].splitlines())) <= 100
@@ -200,7 +203,7 @@ def test_a_small_grid_from_the_command_line(tmp_path, capsys):
 
 def test_a_grid_that_measures_nothing_has_no_table(tmp_path, capsys):
     command = f"batch --profile smoke --stages split --grid seed=0,1 --runs-dir {tmp_path}"
-    assert cli.main(command.split()) == 0
+    assert commands.main(command.split()) == 0
     assert "2 of 2 cells" in capsys.readouterr().out and not list(tmp_path.rglob("results.*"))
 
 
@@ -225,12 +228,12 @@ def test_runs_are_compared(tmp_path, capsys):
         write_json(tmp_path / name / "run.json", {"profile": "smoke", "differs": differs})
         rows = [{"approach": "PPFER (C)", "what_ran": "it", "plr": measure.Rate(k, 10)}]
         measure.write_table(rows, tmp_path / name / "tables", "main")
-    assert cli.main(["compare", "a", "b", "c", "--runs-dir", str(tmp_path)]) == 0
+    assert commands.main(["compare", "a", "b", "c", "--runs-dir", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "seed=0, 1 lr=0.0005" in said and "40.0 ± 14.1 %" in said and "90.0 % (9/10)" in said
     (table,) = (tmp_path / "tables").glob("compared-*.md")
     assert "30.0 % (3/10; 10.8–60.3)" in table.read_text() and table.with_suffix(".png").exists()
-    assert cli.main(["compare", "aa", "b", "--runs-dir", str(tmp_path)]) == 2
+    assert commands.main(["compare", "aa", "b", "--runs-dir", str(tmp_path)]) == 2
     assert "there is no run" in capsys.readouterr().err
 
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from ppfer.config import PpferError
+from ppfer.base.errors import PpferError
 from ppfer.protect import protect
-from ppfer.study.blur import GaussianBlur, bisect, blur_matrix
+from ppfer.study.protectors.blur import GaussianBlur, bisect, blur_matrix
 from ppfer.study.tables import ensure
 
 

@@ -12,7 +12,8 @@ import urllib.request
 
 import pytest
 
-from ppfer import execute, study
+from ppfer import study
+from ppfer.cli import execute
 from ppfer.config import REPO, load_config
 from ppfer.method import PIPELINE
 

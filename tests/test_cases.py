@@ -17,16 +17,17 @@ from cases import CPU, clip, corners, encode, facts, number, outcomes, paint, pr
 from PIL import Image
 from safetensors.torch import save_file
 
-from ppfer.children import inspected
-from ppfer.config import PpferError, load_config
-from ppfer.data import index
-from ppfer.deploy import protect_files
-from ppfer.frames import Options
-from ppfer.store import ClipStore
+from ppfer.base.errors import PpferError
+from ppfer.base.weights import read_weights
+from ppfer.config import load_config
+from ppfer.data.decoding import inspected
+from ppfer.data.index import index
+from ppfer.data.store import ClipStore
 from ppfer.study import open_run
 from ppfer.video import decode_clip, read_video
+from ppfer.video.heads import Options
+from ppfer.video.protect_files import protect_files
 from ppfer.video.writer import write_video
-from ppfer.weights import read_weights
 
 MILLISECOND = Fraction(1, 1000)
 APPLE_DOUBLE = bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes(4000)

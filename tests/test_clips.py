@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppfer.config import PpferError
+from ppfer.base.errors import PpferError
 from ppfer.video import decode_clip, read_video, sample_positions
 from ppfer.video.writer import write_video
 

@@ -5,7 +5,9 @@ import tomllib
 
 import pytest
 
-from ppfer.config import PROFILES, REPO, PpferError, digest, load_config, to_dict
+from ppfer.base.errors import PpferError
+from ppfer.base.files import digest
+from ppfer.config import PROFILES, REPO, load_config, to_dict
 
 
 @pytest.mark.parametrize(

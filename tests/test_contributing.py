@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from ppfer import publish
+from ppfer.cli import publish
+from ppfer.cli.options import parser
 from ppfer.config import REPO
-from ppfer.options import parser
 
 PAGES = [
     REPO / name

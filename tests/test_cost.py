@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from ppfer.cli import main
+from ppfer.cli.commands import main
 from ppfer.config import load_config
 from ppfer.method import PIPELINE
-from ppfer.stage import stage
+from ppfer.run.stage import stage
+from ppfer.run.training import Training
 from ppfer.study import cost
-from ppfer.study.blur import blur_matrix
-from ppfer.training import Training
+from ppfer.study.protectors.blur import blur_matrix
 from ppfer.wavelets import BandSplit
 
 

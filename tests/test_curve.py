@@ -2,8 +2,8 @@
 
 import pytest
 
-from ppfer import curve
 from ppfer.measure import Rate, Worst, plain, write_table
+from ppfer.show import tradeoff
 
 
 def row(name: str, named: int, read: int, **more) -> dict:
@@ -12,29 +12,29 @@ def row(name: str, named: int, read: int, **more) -> dict:
 
 def test_the_area_grows_only_by_rows_that_no_other_beats():
     open_, closed, both = row("open", 100, 90), row("closed", 0, 20), row("both", 10, 80)
-    assert curve.hypervolume([open_], "acc") == 0
-    assert curve.hypervolume([closed], "acc") == pytest.approx(0.2)
-    three = curve.hypervolume([both, open_, closed], "acc")
+    assert tradeoff.hypervolume([open_], "acc") == 0
+    assert tradeoff.hypervolume([closed], "acc") == pytest.approx(0.2)
+    three = tradeoff.hypervolume([both, open_, closed], "acc")
     assert three == pytest.approx(0.2 * 1 + 0.6 * 0.9)
-    assert curve.hypervolume([both, open_, closed, row("worse", 20, 70)], "acc") == three
+    assert tradeoff.hypervolume([both, open_, closed, row("worse", 20, 70)], "acc") == three
 
 
 def test_two_tables_of_a_folder_become_one(tmp_path):
     first = [row("a", 5, 50), row("b", 6, 60)]
     write_table(first, tmp_path, "table1")
     write_table([row("b", 6, 60, actions_r2=0.4), row("b", 1, 1)], tmp_path, "live")
-    a, b = curve.rows_of(tmp_path)
+    a, b = tradeoff.rows_of(tmp_path)
     assert a == plain(first)[0] and b == {**plain(first)[1], "actions_r2": 0.4}
 
 
 def test_a_row_without_a_number_has_no_point():
     rows = [row("a", 5, 50), row("b", 6, 60, actions_r2=0.4), {"approach": "left out"}]
-    assert [name for name, *_ in curve.points(rows, "actions_r2")] == ["b"]
-    assert curve.points(rows, "acc") == [("a", 0.05, 0.5), ("b", 0.06, 0.6)]
-    drawn = curve.figure(rows, chance=0.1)
+    assert [name for name, *_ in tradeoff.points(rows, "actions_r2")] == ["b"]
+    assert tradeoff.points(rows, "acc") == [("a", 0.05, 0.5), ("b", 0.06, 0.6)]
+    drawn = tradeoff.figure(rows, chance=0.1)
     assert len(drawn.axes) == 2  # nobody was retrained
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["1 a", "2 b"]
 
 
 def test_numbers_that_follow_each_other_are_printed_as_a_range():
-    assert curve.numbered([1, 3, 4, 15, 16, 17, 20]) == "1, 3, 4, 15–17, 20"
+    assert tradeoff.numbered([1, 3, 4, 15, 16, 17, 20]) == "1, 3, 4, 15–17, 20"

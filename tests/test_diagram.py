@@ -3,8 +3,8 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from ppfer.study.ablation import FULL, TASKS
-from ppfer.study.diagram import diagram
+from ppfer.show.diagram import diagram
+from ppfer.study.protectors.ablation import FULL, TASKS
 
 
 @pytest.mark.parametrize("task", [*TASKS, FULL], ids=lambda t: t.title)

@@ -12,8 +12,8 @@ import torch
 from jupyter_client.manager import start_new_kernel
 from PIL import Image
 
-from ppfer import explore, notebook, plots
 from ppfer.measure import Rate
+from ppfer.show import explore, notebook, plots
 
 SETTING = {"expression": "angry", "frame": 0, "wavelet": "db2", "level": 1, "form": "subband"}
 SETTING |= {"axes": "hw", "band": "all details", "gain": 0.0}

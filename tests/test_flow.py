@@ -8,9 +8,9 @@ from torch import nn
 from torchvision.models.optical_flow import raft_large
 from torchvision.utils import flow_to_image
 
-from ppfer.config import PpferError
+from ppfer.base.errors import PpferError
 from ppfer.protect import protect
-from ppfer.study.flow import OpticalFlow, classical_flow, flow_missing, raft
+from ppfer.study.protectors.flow import OpticalFlow, classical_flow, flow_missing, raft
 from ppfer.study.tables import left_out
 
 

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from ppfer.cli import main
-from ppfer.config import PpferError, load_config
-from ppfer.folders import RUNS, data_path, differences, known_runs, run_name
+from ppfer.base.errors import PpferError
+from ppfer.cli.commands import main
+from ppfer.config import load_config
+from ppfer.run.names import RUNS, data_path, differences, known_runs, run_name
 
 
 def named(**changes: object) -> str:

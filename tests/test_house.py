@@ -14,7 +14,7 @@ import pytest
 
 from ppfer import study
 from ppfer.config import REPO, load_config
-from ppfer.stage import Protector, Stage
+from ppfer.run.stage import Protector, Stage
 
 # a module imports its own floor and those above it in this list
 FLOORS = (
@@ -52,7 +52,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
 def room(module: str) -> str:
-    """Its name below the package: "ppfer.study.blur" is in the room "study"."""
+    """Its name below the package: "ppfer.study.protectors.blur" is in the room "study"."""
     return module.split(".")[1] if "." in module else module
 
 
@@ -226,4 +226,4 @@ def test_what_is_counted_would_be_seen():
     tree = ast.parse("def a():\n class B:\n  def c(self):\n   def d(): import os")
     assert {node.name: n for node, n in inside(tree, FUNCTIONS)} == {"a": 0, "c": 1, "d": 2}
     assert [n for _, n in inside(tree, IMPORTS)] == [3]
-    assert {"ppfer.method", "ppfer.method.parts", "ppfer.run"} <= EDGES["ppfer.plots"]
+    assert {"ppfer.method", "ppfer.method.networks", "ppfer.run"} <= EDGES["ppfer.show.plots"]

@@ -15,13 +15,14 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from ppfer import execute, kernels
-from ppfer.config import REPO, PpferError
+from ppfer.base.errors import PpferError
+from ppfer.cli import execute, kernels
+from ppfer.config import REPO
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
 
 ABOUT = """import sys
-forked = {"torch", "ppfer.explore", "seaborn"} <= sys.modules.keys()
+forked = {"torch", "ppfer.show.explore", "seaborn"} <= sys.modules.keys()
 import multiprocessing, os, signal, subprocess
 print({"forked": forked, "pid": os.getpid(), "leads": os.getsid(0) == os.getpid(),
  "cwd": os.getcwd(), "argv": sys.argv[1], "path": sys.path,

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from ppfer import study
 from ppfer.config import load_config
 from ppfer.measure import Linked, as_rate
-from ppfer.study.actions import QUARTERS, r_squared
-from ppfer.study.linkage import linked, strangers
+from ppfer.study.attacks.actions import QUARTERS, r_squared
+from ppfer.study.attacks.linkage import linked, strangers
 from ppfer.study.tables import ensure
 from ppfer.twin.head import load_head
 

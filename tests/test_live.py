@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ppfer import nets, protect
-from ppfer.beyond.live import UPDATES, LiveEnhancer, LiveObjective, motion_only
+from ppfer.study.protectors.live import UPDATES, LiveEnhancer, LiveObjective, motion_only
 from ppfer.study.tables import ensure
 from ppfer.wavelets import BandSplit
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ppfer.config import PpferError
+from ppfer.base.errors import PpferError
 from ppfer.measure import (
     Rate,
     by_group,

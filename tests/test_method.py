@@ -8,7 +8,7 @@ from conftest import small_classifier
 from torch import nn
 
 from ppfer import nets
-from ppfer.config import PpferError
+from ppfer.base.errors import PpferError
 from ppfer.method.compensation import CompensationObjective, wild_labels
 from ppfer.method.identity import mixed_views
 from ppfer.method.privacy import PrivacyObjective, privacy_loss

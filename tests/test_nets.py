@@ -13,8 +13,8 @@ from torchvision.models import resnet18, resnet50
 from torchvision.models.video import r3d_18
 
 from ppfer import nets
-from ppfer.config import PpferError
-from ppfer.weights import load_weights
+from ppfer.base.errors import PpferError
+from ppfer.base.weights import load_weights
 
 
 def count(module: nn.Module) -> int:

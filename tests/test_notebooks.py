@@ -11,11 +11,13 @@ import nbformat
 import numpy as np
 import pytest
 
-from ppfer import execute, study, video
-from ppfer.config import PpferError, load_config
+from ppfer import study, video
+from ppfer.base.errors import PpferError
+from ppfer.cli import execute
+from ppfer.config import load_config
 from ppfer.measure import Rate, as_rate
 from ppfer.method import PIPELINE
-from ppfer.notebook import WIDGET
+from ppfer.show.notebook import WIDGET
 from ppfer.study import paper
 from ppfer.study.tables import MAIN
 

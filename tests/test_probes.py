@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import coloured_run
 
-from ppfer.config import PpferError, Train
+from ppfer.base.errors import PpferError
+from ppfer.config import Train
 from ppfer.measure import Rate
-from ppfer.study.probes import View, compare, difference, explained, result
+from ppfer.study.attacks.probes import View, compare, difference, explained, result
 from ppfer.wavelets import BandSplit
 
 CLIPS = torch.rand(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from ppfer import fast, nets, protect, uvit
-from ppfer.config import PpferError
+from ppfer import nets, protect, uvit
+from ppfer.base.errors import PpferError
 from ppfer.protect import PPFER, FrameEnhancer, PrivacyEnhancer, no_privacy, per_frame
+from ppfer.run import fast
 from ppfer.wavelets import BandSplit
 
 CPU, G = torch.device("cpu"), torch.Generator().manual_seed(0)
@@ -113,7 +114,7 @@ def trained_ppfer() -> PPFER:
 
 def test_elsewhere_a_deployed_protector_is_the_protector():
     whole = trained_ppfer()
-    assert protect.deployed(whole, 2) is whole and protect.deployed(no_privacy, 2) is no_privacy
+    assert fast.deployed(whole, 2) is whole and fast.deployed(no_privacy, 2) is no_privacy
 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1), ("bf16", 6)])
@@ -124,7 +125,7 @@ def test_a_deployed_protector_does_the_same_beside_the_original(precision, most,
     parts = (whole, whole.compensate, whole.enhancer)
     exact = [protect.protect(part, CLIPS, precision="fp32").int() for part in parts]
     for part, expected in zip(parts, exact, strict=True):
-        quick = protect.deployed(part, 2, precision=precision)
+        quick = fast.deployed(part, 2, precision=precision)
         assert quick is not part
         made = protect.protect(quick, CLIPS, precision=precision).int()
         assert (made - expected).abs().max() <= most
@@ -141,7 +142,7 @@ def test_a_compiled_protector_sees_one_shape(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compile)
     whole = trained_ppfer()
-    quick = protect.deployed(whole, 3, precision="fp32", compile=True)
+    quick = fast.deployed(whole, 3, precision="fp32", compile=True)
     how = {"device": CPU, "batch": 3, "name": "ppfer", "precision": "fp32"}
     made = torch.cat(list(protect.protect_all(quick, FOUR, **how)))
     assert shapes == [((3, *CLIPS.shape[1:]), False)] * 2

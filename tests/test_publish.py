@@ -8,11 +8,12 @@ import matplotlib.pyplot as plt
 import nbformat
 from matplotlib.figure import Figure
 
-from ppfer import cli, execute, measure, plots, publish, telling
-from ppfer.device import write_json
-from ppfer.folders import known_runs
+from ppfer import measure
+from ppfer.base.files import write_json
+from ppfer.cli import commands, execute, publish, terminal
 from ppfer.method import PIPELINE
-from ppfer.study import diagram
+from ppfer.run.names import known_runs
+from ppfer.show import diagram, plots
 
 
 def test_finished_lists_what_was_made(tiny_run):
@@ -38,9 +39,9 @@ def test_seeds_of_finished_runs_become_one_table(tmp_path, capsys):
         rows = [{"approach": "PPFER (C)", "plr": measure.Rate(k, 10)}]
         measure.write_table(rows, tmp_path / name / "tables", "main")
     command = ["seeds", "--profile", "smoke", "--runs-dir", str(tmp_path), "--seeds"]
-    assert cli.main([*command, "0,7"]) == 0
+    assert commands.main([*command, "0,7"]) == 0
     assert "40.0 ± 14.1 %" in capsys.readouterr().out
-    assert cli.main([*command, "0,8"]) == 2
+    assert commands.main([*command, "0,8"]) == 2
     assert "run: ppfer run --profile smoke --seed 8" in capsys.readouterr().err
 
 
@@ -61,13 +62,13 @@ def test_a_terminal_shows_counts_in_a_hundred_columns(tmp_path, capsys):
         for name in ("No privacy preservation", "PPFER without compensation (G)")
     ]
     rows[0]["happy"] = {"k": 0, "n": 0}
-    text = telling.plain(rows)
+    text = terminal.plain(rows)
     assert max(map(len, text.splitlines())) <= 100
     assert "0.0 % (0/1)" in text and "no clip (0/0)" in text and "nan" not in text
 
     folder = tmp_path / "tables"
     measure.write_table(rows, folder, "main")
-    cli._report(SimpleNamespace(dir=tmp_path), 1.0, executed=False)
+    commands._report(SimpleNamespace(dir=tmp_path), 1.0, executed=False)
     assert "The validator names 0.0 % (0/1" in capsys.readouterr().out
 
 
@@ -107,7 +108,7 @@ def test_a_student_gets_exercises_without_solutions_and_links_that_lead_there(tm
     folder = tmp_path / "class" / "books"
     folder.mkdir(parents=True)
     (folder / "00_data.ipynb").write_text("mine")
-    assert cli.main(["student", str(folder)]) == 0
+    assert commands.main(["student", str(folder)]) == 0
     assert (folder / "00_data.ipynb").read_text() == "mine" and "1 that" in capsys.readouterr().out
     for path in execute.notebooks("all")[1:]:
         book = nbformat.read(folder / path.name, as_version=4)

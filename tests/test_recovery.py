@@ -5,9 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ppfer import train
 from ppfer.config import Train
-from ppfer.study.recovery import (
+from ppfer.run import loop
+from ppfer.run.loop import Batches
+from ppfer.study.attacks.recovery import (
     FRAMES,
     Recovery,
     RecoveryObjective,
@@ -19,7 +20,6 @@ from ppfer.study.recovery import (
     undone_row,
 )
 from ppfer.study.tables import prepare
-from ppfer.train import Batches
 
 CPU = torch.device("cpu")
 
@@ -84,7 +84,7 @@ def attack(protected: torch.Tensor, original: torch.Tensor, folder, steps: int) 
     def pairs(step):
         return p(step)[0], o(step)[0]
 
-    train.fit(RecoveryObjective(net), net, pairs, config, folder, name="recovery")
+    loop.fit(RecoveryObjective(net), net, pairs, config, folder, name="recovery")
     recovered = undo(net, protected[10:], CPU)
     assert recovered.shape == protected[10:].shape and recovered.dtype == torch.uint8
     return quality(as_frames(recovered), as_frames(original[10:]))

@@ -10,21 +10,24 @@ import pytest
 import torch
 
 from ppfer import study
-from ppfer.beyond import crowd, reenactment, regressor
-from ppfer.beyond.reenactment import Reenactment, draw_donor
-from ppfer.cli import main
-from ppfer.config import REPO, PpferError, load_config
-from ppfer.device import lone_threads, write_json
-from ppfer.faces import head_square, surest
-from ppfer.frames import Options, Picture, Tally, protected_frames
+from ppfer.base.device import lone_threads
+from ppfer.base.errors import PpferError
+from ppfer.base.files import write_json
+from ppfer.base.weights import save_weights
+from ppfer.cli.commands import main
+from ppfer.cli.options import parser
+from ppfer.cli.terminal import leaked_by
+from ppfer.config import REPO, load_config
 from ppfer.measure import Rate
-from ppfer.options import parser
 from ppfer.protect import protect
-from ppfer.telling import leaked_by
+from ppfer.study.protectors import reenactment, regressor
+from ppfer.study.protectors.reenactment import Reenactment, draw_donor
+from ppfer.twin import synthetic_people
 from ppfer.twin.acting import main_specs, motion, wild_specs
 from ppfer.twin.head import draw, load_head
 from ppfer.twin.people import DONOR, Actor, appearance
-from ppfer.weights import save_weights
+from ppfer.video.faces import head_square, surest
+from ppfer.video.heads import Options, Picture, Tally, protected_frames
 
 CPU, NUMBERS = torch.device("cpu"), regressor.NUMBERS
 CLIP = REPO / "data" / "twin" / "VideoMP4" / "1001_DFA_HAP_XX.mp4"
@@ -42,7 +45,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def faces():
     """A crowd of one painted face."""
-    return crowd.crowd(1, CPU)
+    return synthetic_people.crowd(1, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +68,15 @@ def still(**actions: float) -> torch.Tensor:
 
 def test_nobody_of_the_crowd_is_in_any_data_set():
     people = {spec.actor.id for spec in main_specs(91) + wild_specs(1400)} | {DONOR}
-    assert max(people) < crowd.FIRST
-    assert crowd.FIRST + load_config("twin").regressor_people < crowd.HELD_OUT
+    assert max(people) < synthetic_people.FIRST
+    assert synthetic_people.FIRST + load_config("twin").regressor_people < synthetic_people.HELD_OUT
     assert DONOR not in {spec.actor.id for spec in main_specs(91)}
 
 
 def test_a_crowd_is_drawn_the_same_each_time_and_faces_differ(monkeypatch):
-    monkeypatch.setattr(crowd, "FRAMES", 2)
-    monkeypatch.setattr(crowd, "SHAPES", 2)
-    made, again = (crowd.crowd(2, CPU) for _ in range(2))
+    monkeypatch.setattr(synthetic_people, "FRAMES", 2)
+    monkeypatch.setattr(synthetic_people, "SHAPES", 2)
+    made, again = (synthetic_people.crowd(2, CPU) for _ in range(2))
     assert made.frames.shape == (4, 2, 3, 128, 128) and made.numbers.shape == (4, 2, NUMBERS)
     assert torch.equal(made.frames, again.frames) and torch.equal(made.numbers, again.numbers)
     frames = made.frames.float()
@@ -81,7 +84,7 @@ def test_a_crowd_is_drawn_the_same_each_time_and_faces_differ(monkeypatch):
 
 
 def test_every_action_is_seen_and_none_stands_for_an_expression():
-    actions = crowd.mixed(np.random.default_rng(0), 4000)
+    actions = synthetic_people.mixed(np.random.default_rng(0), 4000)
     assert actions.min() >= 0 and actions.std(0).min() > 0.05
     pair = [reenactment.actions().index(name) for name in ("mouthSmileLeft", "cheekSquintLeft")]
     meant = np.concatenate([motion(spec).actions for spec in main_specs(1)])
@@ -91,22 +94,24 @@ def test_every_action_is_seen_and_none_stands_for_an_expression():
 
 def test_every_second_face_acts():
     """Its frames are of one clip, in which the eyes blink together; of the others each is new."""
-    actions = crowd.acted(np.random.default_rng(0), 40 * crowd.FRAMES).reshape(-1, crowd.FRAMES, 52)
+    actions = synthetic_people.acted(
+        np.random.default_rng(0), 40 * synthetic_people.FRAMES
+    ).reshape(-1, synthetic_people.FRAMES, 52)
     spread = actions.std(1).mean(-1) / (actions.std((0, 1)).mean() + 1e-9)
     assert spread[::2].mean() < 0.7 * spread[1::2].mean()
 
 
 def test_processes_paint_the_same_people(monkeypatch):
-    here = list(crowd._painted(2, crowd.FIRST))
-    monkeypatch.setattr(crowd, "MANY", 1)
-    for own, other in zip(here, crowd._painted(2, crowd.FIRST), strict=True):
+    here = list(synthetic_people._painted(2, synthetic_people.FIRST))
+    monkeypatch.setattr(synthetic_people, "MANY", 1)
+    for own, other in zip(here, synthetic_people._painted(2, synthetic_people.FIRST), strict=True):
         for a, b in zip(own, other, strict=True):  # sums of fewer threads round differently
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
 def test_spectacles_are_rims_on_the_skin_alone():
-    texture = crowd.stranger(crowd.FIRST)[2][0]
-    worn = crowd.spectacled(texture, np.random.default_rng(0))
+    texture = synthetic_people.stranger(synthetic_people.FIRST)[2][0]
+    worn = synthetic_people.spectacled(texture, np.random.default_rng(0))
     changed = (worn != texture).any(-1)
     assert 0.002 < changed[:256].mean() < 0.06 and not changed[256:].any()
 

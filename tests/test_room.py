@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import coloured_clips, coloured_run
 
-from ppfer.room import Room
-from ppfer.store import ClipStore
+from ppfer.data.store import ClipStore
+from ppfer.run.gpu_memory import Room
 
 
 def test_protected_clips_make_room_where_memory_is_short(tiny_run, monkeypatch):

@@ -11,11 +11,12 @@ import pytest
 import torch
 from conftest import coloured_run
 
-from ppfer.config import REPO, PpferError, load_config
+from ppfer.base.errors import PpferError
+from ppfer.config import REPO, load_config
 from ppfer.protect import no_privacy
 from ppfer.run import MissingInput, Run
-from ppfer.stage import Protector, Stage, stage
-from ppfer.training import Training
+from ppfer.run.stage import Protector, Stage, stage
+from ppfer.run.training import Training
 
 MADE = []  # names of the stages made since the test began
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ppfer.protect import FrameEnhancer
-from ppfer.study.spact import TradeoffObjective, nt_xent, two_views
+from ppfer.study.protectors.spact import TradeoffObjective, nt_xent, two_views
 
 
 def pictures(*shape: int) -> torch.Tensor:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppfer.config import EMOTIONS, PpferError
-from ppfer.cremad import EMOTION_CODES, SENTENCES
-from ppfer.data import index_names
-from ppfer.split import actor_folds, split, split_manifest
+from ppfer.base.errors import PpferError
+from ppfer.data.index import index_names
+from ppfer.data.split import actor_folds, split, split_manifest
+from ppfer.data.words import EMOTION_CODES, EMOTIONS, SENTENCES
 
 CODES = tuple(EMOTION_CODES)
 

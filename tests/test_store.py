@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from ppfer import data, store
-from ppfer.config import EMOTIONS, PpferError
-from ppfer.cremad import EMOTION_CODES
-from ppfer.store import ClipStore
+from ppfer.base.errors import PpferError
+from ppfer.data import index, store
+from ppfer.data.store import ClipStore
+from ppfer.data.words import EMOTION_CODES, EMOTIONS
 from ppfer.video.writer import write_video
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
@@ -56,7 +56,7 @@ def tree(videos, tmp_path) -> Path:
 
 def build(tree: Path, folder: Path, **options) -> ClipStore:
     small = {"frames": 4, "size": 16, "workers": 1}
-    return ClipStore.build(data.index(tree), folder, **small | options)
+    return ClipStore.build(index.index(tree), folder, **small | options)
 
 
 def assert_aligned(clips: ClipStore) -> None:
@@ -74,7 +74,7 @@ def test_build(tree, tmp_path):
     clips = build(tree, tmp_path / "store", progress=done.append)
     assert done == list(range(1, 8))
     assert isinstance(clips.clips, np.memmap) and clips.clips.shape == (7, 4, 3, 16, 16)
-    pd.testing.assert_frame_equal(clips.table, data.index(tree).table, check_dtype=False)
+    pd.testing.assert_frame_equal(clips.table, index.index(tree).table, check_dtype=False)
     assert_aligned(clips)
     assert clips.classes("emotion") == list(EMOTIONS)
     assert clips.labels("emotion").tolist() == [0, 1, 2, 3, 4, 5, 5]
@@ -269,7 +269,7 @@ def test_the_manifest_says_what_the_store_is_made_of(videos, built):
     manifest = json.loads((built.folder / "manifest.json").read_text())
     assert manifest["shape"] == [7, 4, 3, 16, 16] and manifest["hash"] == built.hash
     assert manifest["source"]["request"] == {
-        "files": data.index(videos).fingerprint(),
+        "files": index.index(videos).fingerprint(),
         "frames": 4,
         "size": 16,
     }

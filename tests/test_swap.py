@@ -2,7 +2,7 @@
 
 import torch
 
-from ppfer.study.swap import FaceSwap
+from ppfer.study.protectors.swap import FaceSwap
 
 
 def pictures(*shape: int) -> torch.Tensor:

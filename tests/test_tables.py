@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from ppfer.config import REPO, PpferError
-from ppfer.stage import Protector
-from ppfer.study.ablation import FULL, TASKS
+from ppfer.base.errors import PpferError
+from ppfer.config import REPO
+from ppfer.run.stage import Protector
+from ppfer.study.protectors.ablation import FULL, TASKS
 from ppfer.study.tables import (
     TABLE1,
     approaches,

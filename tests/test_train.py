@@ -15,11 +15,12 @@ import torch
 from conftest import small_classifier
 from torch import nn
 
-from ppfer import train
-from ppfer.config import REPO, PpferError, Train
-from ppfer.method.parts import ClassificationObjective
-from ppfer.train import Batches, augment, fit, learning_rate
-from ppfer.weights import read_weights
+from ppfer.base.errors import PpferError
+from ppfer.base.weights import read_weights
+from ppfer.config import REPO, Train
+from ppfer.method.networks import ClassificationObjective
+from ppfer.run import loop as loop_
+from ppfer.run.loop import Batches, augment, fit, learning_rate
 
 CPU = torch.device("cpu")
 
@@ -105,10 +106,10 @@ def test_resumed_equals_uninterrupted(tmp_path, number):
         fit(ClassificationObjective(net), net, feed, config, out, name="toy", evaluate=measure)
         return net
 
-    whole = train(tmp_path / "whole")
+    whole = loop_(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "parts", stop_at=7)
-    resumed = train(tmp_path / "parts")
+        loop_(tmp_path / "parts", stop_at=7)
+    resumed = loop_(tmp_path / "parts")
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     whole, parts = (
@@ -210,12 +211,12 @@ def test_nothing_holds_the_loop_after_training(tmp_path, monkeypatch):
     """Recorded steps keep their memory on a GPU for as long as somebody holds them."""
     loops = []
 
-    class Watched(train.Loop):
+    class Watched(loop_.Loop):
         def __init__(self, *given):
             super().__init__(*given)
             loops.append(weakref.ref(self))
 
-    monkeypatch.setattr(train, "Loop", Watched)
+    monkeypatch.setattr(loop_, "Loop", Watched)
     gc.disable()
     try:
         train_linear(tmp_path)

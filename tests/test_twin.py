@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from ppfer import data, twin, video
-from ppfer.config import REPO, PpferError
-from ppfer.cremad import DFEW_EMOTIONS
+from ppfer import twin, video
+from ppfer.base.errors import PpferError
+from ppfer.config import REPO
+from ppfer.data import index
+from ppfer.data.words import DFEW_EMOTIONS
 from ppfer.twin.acting import APEX, FPS, main_specs, motion, wild_specs
 from ppfer.twin.camera import record, shot
 from ppfer.twin.head import load_head, pose_vertices, project
@@ -58,7 +60,7 @@ def test_rasterizer_agrees_with_testing_every_pixel() -> None:
 def test_ninety_one_actors_give_crema_ds_file_list() -> None:
     names = [s.name for s in main_specs(91)]
     assert len(names) == len(set(names)) == 91 * 82
-    table = data.index_names(f"{name}.mp4" for name in names)
+    table = index.index_names(f"{name}.mp4" for name in names)
     assert len(table) == 91 * 82 and table.actor.nunique() == 91 and table.sentence.nunique() == 12
     assert (table.groupby("actor").size() == 82).all()
     assert dict(table.level.value_counts()) == {"XX": 91 * 67, "LO": 455, "MD": 455, "HI": 455}
@@ -82,7 +84,7 @@ def test_a_smaller_set_is_a_prefix_of_a_larger_one() -> None:
 
 def test_generated_files_are_indexed_whole_resume_and_repeat(tmp_path: Path) -> None:
     twin.generate(tmp_path, actors=1, size=32, frames=2, wild=7, device="cpu")
-    main, wild = data.index(tmp_path), data.index(tmp_path / "wild")
+    main, wild = index.index(tmp_path), index.index(tmp_path / "wild")
     assert (len(main.table), len(main.rejected)) == (82, 0)
     assert (len(wild.table), len(wild.rejected)) == (7, 0)
     assert wild.table.emotion.nunique() == 7
@@ -197,7 +199,7 @@ def test_a_donor_outside_the_data_set_can_be_drawn() -> None:
 
 
 def test_the_shipped_clips_are_complete_small_and_what_the_code_draws() -> None:
-    main, wild = data.index(SHIPPED), data.index(SHIPPED / "wild")
+    main, wild = index.index(SHIPPED), index.index(SHIPPED / "wild")
     assert (len(main.table), len(main.rejected)) == (12 * 82, 0)
     assert (len(wild.table), len(wild.rejected)) == (1400, 0)
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 20_000_000

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ppfer import nets, uvit
-from ppfer.config import PpferError
-from ppfer.weights import load_weights
+from ppfer.base.errors import PpferError
+from ppfer.base.weights import load_weights
 
 DIM, HIDDEN = 1152, 4608
 

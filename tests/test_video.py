@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from making_videos import KINDS, SIZE, corners, encode, naively, number, paint
 from PIL import Image
 
-from ppfer.config import PpferError
+from ppfer.base.errors import PpferError
 from ppfer.video import (
     VIDEO_SUFFIXES,
     decode_clip,

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ppfer import banded, wavelets
-from ppfer.config import PpferError
+from ppfer.base.errors import PpferError
 from ppfer.wavelets import NAMES, BandSplit, analysis_matrix, low_pass, row_slices, synthesis_matrix
 
 WAVELETS = pywt.wavelist(kind="discrete")

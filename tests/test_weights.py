@@ -13,9 +13,16 @@ from torch import nn
 from torchvision.models import resnet18
 from torchvision.models.video import r3d_18
 
-from ppfer import nets, weights
-from ppfer.config import PpferError
-from ppfer.weights import check_weights, load_backbone, load_weights, read_weights, save_weights
+from ppfer import nets
+from ppfer.base import weights
+from ppfer.base.errors import PpferError
+from ppfer.base.weights import (
+    check_weights,
+    load_backbone,
+    load_weights,
+    read_weights,
+    save_weights,
+)
 
 
 def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -7,20 +7,20 @@ recognizer (F_u) and attack (V_pl retrained). In each file an objective stands b
 trains with it.
 """
 
-from ppfer import protect, sources
-from ppfer.method import compensation, identity, privacy, recognition
-from ppfer.stage import Protector
+from ppfer import protect
+from ppfer.method import clips, compensation, identity, privacy, recognition
+from ppfer.run.stage import Protector
 
 STAGES = (
-    sources.Clips,
-    sources.Wild,
-    sources.Split,
+    clips.Clips,
+    clips.Wild,
+    clips.Split,
     identity.Identity,
     privacy.Pretrain,
     privacy.Privacy,
     compensation.Expression,
     compensation.Compensation,
-    sources.Protected,
+    clips.Protected,
     recognition.Recognizer,
     identity.Attack,
 )

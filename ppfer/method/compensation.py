@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import nets, protect
-from ppfer.config import PpferError
-from ppfer.method.parts import (
+from ppfer.base.errors import PpferError
+from ppfer.method.networks import (
     ClassificationObjective,
     new_classifier,
     new_compensator,
     privacy_rule,
     protection,
 )
-from ppfer.stage import stage
-from ppfer.training import Training
+from ppfer.run.stage import stage
+from ppfer.run.training import Training
 
 
 def wild_labels(emotions: list[str], classes: list[str]) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppfer.method.parts import (
+from ppfer.method.networks import (
     ClassificationObjective,
     OnBands,
     OnProtected,
@@ -19,7 +19,7 @@ from ppfer.method.parts import (
     new_classifier,
     with_weights,
 )
-from ppfer.stage import stage
+from ppfer.run.stage import stage
 from ppfer.wavelets import BandSplit
 
 

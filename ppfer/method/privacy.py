@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import nets
-from ppfer.config import PpferError, Train
-from ppfer.method.parts import (
+from ppfer.base.errors import PpferError
+from ppfer.config import Train
+from ppfer.method.networks import (
     OnBands,
     band_split,
     new_enhancer,
@@ -20,7 +21,7 @@ from ppfer.method.parts import (
     protection,
     start_enhancer,
 )
-from ppfer.stage import stage
+from ppfer.run.stage import stage
 from ppfer.wavelets import BandSplit
 
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ppfer.method.parts import ClassificationObjective, OnProtected, new_recognizer, with_weights
-from ppfer.stage import stage
+from ppfer.method.networks import ClassificationObjective, OnProtected, new_recognizer, with_weights
+from ppfer.run.stage import stage
 
 
 @stage(

@@ -10,30 +10,24 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from ppfer import beyond, method
+from ppfer.base.files import atomic
+from ppfer.base.processes import is_main
 from ppfer.config import Config
-from ppfer.device import atomic, is_main
-from ppfer.folders import RUNS
 from ppfer.measure import write_table
 from ppfer.run import Run
-from ppfer.study import (
+from ppfer.run.names import RUNS
+from ppfer.study import paper, tables
+from ppfer.study.attacks import actions, attributes, flicker, linkage, probes, recovery, retrained
+from ppfer.study.protectors import (
     ablation,
-    actions,
-    attackers,
-    attributes,
     blur,
-    defaced,
-    donor,
+    deface,
     flow,
-    linkage,
-    long,
-    paper,
-    probes,
-    recovery,
-    simple,
+    long_schedule,
+    perfect_swap,
+    simple_baselines,
     spact,
-    steadiness,
     swap,
-    tables,
 )
 
 PROTECTORS = (
@@ -43,11 +37,11 @@ PROTECTORS = (
     spact.PROTECTOR,
     flow.PROTECTOR,
     swap.PROTECTOR,
-    donor.PROTECTOR,
-    *long.PROTECTORS,
+    perfect_swap.PROTECTOR,
+    *long_schedule.PROTECTORS,
     *recovery.PROTECTORS,
-    *simple.PROTECTORS,
-    *defaced.PROTECTORS,
+    *simple_baselines.PROTECTORS,
+    *deface.PROTECTORS,
     *ablation.PROTECTORS,
 )
 
@@ -60,14 +54,14 @@ STAGES = (
     spact.Contrast,
     spact.Tradeoff,
     swap.Landmarks,
-    defaced.FoundFaces,
-    attackers.FromScratch,
-    attackers.OfAnotherFamily,
-    attackers.OnClips,
+    deface.FoundFaces,
+    retrained.FromScratch,
+    retrained.OfAnotherFamily,
+    retrained.OnClips,
     actions.Motions,
     actions.Actions,
     linkage.Linkage,
-    steadiness.Steadiness,
+    flicker.Steadiness,
     recovery.RecoveryAttack,
     attributes.Attribute,
     ablation.Joint,
@@ -92,7 +86,7 @@ def compare(run: Run) -> None:
         "table1_groups": lambda run: attributes.accuracy_table(run, names),
         "table3": recovery.table3,
         "table4": ablation.table4,
-        "schedule": long.schedule_table,
+        "schedule": long_schedule.schedule_table,
         "live": recovery.beyond_table,
     }
     if not attributes.attributes_of(run):

@@ -19,12 +19,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ppfer import method, uvit
-from ppfer.config import REPO, Config, PpferError, load_config
+from ppfer.base.errors import PpferError
+from ppfer.config import REPO, Config, load_config
 from ppfer.measure import markdown
-from ppfer.method.parts import band_split
+from ppfer.method.networks import band_split
 from ppfer.run import Run
-from ppfer.study.recovery import RecoveryAttack
-from ppfer.training import Training
+from ppfer.run.training import Training
+from ppfer.study.attacks.recovery import RecoveryAttack
 
 MEASURED = REPO / "figures" / "twin" / "manifest.json"
 PRICED = (

@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ppfer import measure
-from ppfer.device import is_main
+from ppfer.base.processes import is_main
 from ppfer.measure import Rate, Worst
 from ppfer.method import PIPELINE
 from ppfer.protect import protect_all
 from ppfer.run import Run
-from ppfer.study.actions import has_motions
-from ppfer.study.linkage import linkage
+from ppfer.study.attacks.actions import has_motions
+from ppfer.study.attacks.linkage import linkage
 
 MAIN = ("none", "enhanced", "ppfer")  # what every run measures
 TABLE1 = (  # the paper's approaches

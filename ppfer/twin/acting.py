@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ppfer.config import PpferError
-from ppfer.cremad import DFEW_EMOTIONS, EMOTION_CODES, SENTENCES
+from ppfer.base.errors import PpferError
+from ppfer.data.words import DFEW_EMOTIONS, EMOTION_CODES, SENTENCES
 from ppfer.twin.head import load_head
 from ppfer.twin.paint import noise
 from ppfer.twin.people import Actor, seeded

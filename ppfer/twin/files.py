@@ -12,9 +12,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ppfer.config import PpferError
-from ppfer.cremad import DFEW_EMOTIONS
-from ppfer.device import atomic, lone_threads
+from ppfer.base.device import lone_threads
+from ppfer.base.errors import PpferError
+from ppfer.base.files import atomic
+from ppfer.data.words import DFEW_EMOTIONS
 from ppfer.twin.acting import (
     DIFFICULTY,
     FPS,
@@ -127,7 +128,7 @@ def landmarks(spec: ClipSpec) -> np.ndarray:
 
 
 def table(specs: list[ClipSpec]) -> pd.DataFrame:
-    """The index of clips in memory, with the columns of `ppfer.data.index`; `path` is empty."""
+    """The index of clips in memory, with the columns of `ppfer.data.index.index`; `path` is empty."""
     people = [spec.actor.demographics for spec in specs]
     return pd.DataFrame(
         {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ppfer.config import PpferError
+from ppfer.base.errors import PpferError
 from ppfer.video.file import WHOLE, is_early, survey
 from ppfer.video.reader import inspect, read_frames
 

@@ -14,7 +14,8 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from ppfer.config import LFS_MAGIC, PpferError
+from ppfer.base.errors import PpferError
+from ppfer.base.files import LFS_MAGIC
 
 VIDEO_SUFFIXES = tuple(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .m2t .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg "

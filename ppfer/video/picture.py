@@ -13,7 +13,7 @@ import numpy as np
 from av.filter import Graph
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from ppfer.config import PpferError
+from ppfer.base.errors import PpferError
 
 PQ, HLG = 16, 18  # H.273's numbers of the transfer functions of HDR
 HDR_TRANSFERS = (PQ, HLG)

@@ -21,7 +21,7 @@ import av
 import numpy as np
 import psutil
 
-from ppfer.config import PpferError
+from ppfer.base.errors import PpferError
 from ppfer.video.clock import Clock
 from ppfer.video.file import declared_seconds, is_early, opened, packet_end, survey
 from ppfer.video.picture import HDR_TRANSFERS, Deinterlacer, View

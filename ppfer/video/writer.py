@@ -17,8 +17,8 @@ from av.codec.context import Flags as CodecFlags
 from av.container.core import Flags as ContainerFlags
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from ppfer.config import PpferError
-from ppfer.device import atomic
+from ppfer.base.errors import PpferError
+from ppfer.base.files import atomic
 from ppfer.video.sound import Sound
 
 if TYPE_CHECKING:

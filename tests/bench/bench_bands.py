@@ -19,7 +19,7 @@ import ptwt
 import pywt
 import torch
 
-from ppfer.device import device_name
+from ppfer.base.device import device_name
 from ppfer.wavelets import BandSplit
 
 REPEATS = 25

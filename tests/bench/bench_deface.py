@@ -24,8 +24,8 @@ import psutil
 import torch
 from PIL import Image
 
+from ppfer.base.device import device_name
 from ppfer.config import REPO
-from ppfer.device import device_name
 from ppfer.video import is_video, probe, read_frames
 from ppfer.video.writer import Writer
 

@@ -1,7 +1,7 @@
 """F_u on one GPU and on all of this machine, through ``accelerate launch``: ``python
 tests/bench/bench_gpus.py``.
 
-Both train R3D-18 at the twin's size by `ppfer.train.fit`. "batch 64" is the stage's own batch,
+Both train R3D-18 at the twin's size by `ppfer.run.loop.fit`. "batch 64" is the stage's own batch,
 shared out: the same training in less time. "batch 64 a GPU" gives every GPU as much work as one
 had.
 """
@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from ppfer import train
+from ppfer.base.processes import is_main
 from ppfer.config import load_config
-from ppfer.device import is_main
+from ppfer.run import loop
 from ppfer.study import cost
 
 
@@ -37,7 +37,7 @@ def work(batch: int, out: Path) -> None:
         rng.integers(0, 6, bench_stages.CLIPS),
     )
     stage = cost.Unmade(config).describe("recognizer/none")
-    batches = train.Batches(
+    batches = loop.Batches(
         clips, np.arange(len(clips)), labels, batch=batch, seed=0, device=device, frames=False
     )
     rate = bench_stages.our_rate(

@@ -18,12 +18,13 @@ from collections.abc import Callable
 import common
 import torch
 
-from ppfer import fast, nets, protect
-from ppfer.beyond import regressor
-from ppfer.beyond.reenactment import SIDE, Reenactment
+from ppfer import nets, protect
+from ppfer.base.device import device_name
 from ppfer.config import Config, load_config
-from ppfer.device import device_name
-from ppfer.method.parts import new_compensator, new_enhancer
+from ppfer.method.networks import new_compensator, new_enhancer
+from ppfer.run import fast
+from ppfer.study.protectors import regressor
+from ppfer.study.protectors.reenactment import SIDE, Reenactment
 
 SIZE = 112
 
@@ -62,7 +63,7 @@ def run(device: torch.device) -> list[dict]:
         )
 
     def ours(compile: bool) -> Callable[[], object]:
-        made = protect.deployed(fast.prepare(build(), device), batch, compile=compile)
+        made = fast.deployed(fast.prepare(build(), device), batch, compile=compile)
         return lambda: list(
             protect.protect_all(made, clips, device=device, batch=batch, name="PPFER")
         )

@@ -2,7 +2,7 @@
 tests/bench/bench_stages.py [cpu|cuda [STAGE …]]``.
 
 Both train the same objective on the same clips at the twin's size (the demo's on a CPU). Ours is
-`ppfer.train.fit` as the stages call it, timed between two lines of its own log, so that data path,
+`ppfer.run.loop.fit` as the stages call it, timed between two lines of its own log, so that data path,
 augmentation and logging are in and compilation is not; on a GPU once as profile twin runs it and
 once with ``compile=true``, which pays in longer stages. The peer is eager float32 with PyTorch's
 own layers, a DataLoader over samples and plain AdamW; on a GPU once strictly and once with
@@ -31,13 +31,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ppfer import fast, nets, train, uvit
+from ppfer import nets, uvit
+from ppfer.base.device import autocast, device_name
 from ppfer.config import Train, load_config
-from ppfer.device import autocast, device_name
 from ppfer.method.compensation import CompensationObjective
-from ppfer.method.parts import band_split
+from ppfer.method.networks import band_split
+from ppfer.run import fast, loop
+from ppfer.run.training import Training
 from ppfer.study import cost
-from ppfer.training import Training
 
 CLIPS = 256
 TURNS = 5  # on a CPU, which others use too: medians of so many, the two sides in turn
@@ -90,7 +91,7 @@ def peer_rate(
 
 def our_rate(
     objective: nn.Module,
-    batches: train.Batches,
+    batches: loop.Batches,
     setting: Train,
     device: torch.device,
     steps: int,
@@ -102,7 +103,7 @@ def our_rate(
     """
     net = next(p for p in objective.children() if any(q.requires_grad for q in p.parameters()))
     setting = Train(steps, setting.batch, 1e-4)
-    train.fit(
+    loop.fit(
         objective.to(device), net, batches, setting, Path(folder), name="bench", compile=compiled
     )
     rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
@@ -201,7 +202,7 @@ def run(device: torch.device, only: list[str]) -> None:
         stage = unmade.describe(name)
         setting, frames = stage.train, stage.frames
         build = functools.partial(new_objective, stage)
-        batches = train.Batches(
+        batches = loop.Batches(
             on_device,
             np.arange(CLIPS),
             labels,

@@ -18,8 +18,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from ppfer import measure
+from ppfer.cli.publish import fill_pages
 from ppfer.config import REPO
-from ppfer.publish import fill_pages
 
 FOLDER = REPO / "figures" / "bench"
 
@@ -76,7 +76,7 @@ def peers(device: torch.device) -> dict[str, bool]:
 @contextlib.contextmanager
 def plain(tf32: bool) -> Iterator[None]:
     """Compute as published code does, in float32 or TF32; networks that nobody prepared
-    (`ppfer.fast`) have PyTorch's own layers.
+    (`ppfer.run.fast`) have PyTorch's own layers.
     """
     before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, tf32
     try:

@@ -17,15 +17,16 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppfer import nets, protect, publish
+from ppfer import nets, protect
+from ppfer.base.files import write_json
+from ppfer.cli import publish
 from ppfer.config import Train, load_config
-from ppfer.device import write_json
-from ppfer.folders import RUNS
 from ppfer.measure import write_table
 from ppfer.method import PIPELINE
 from ppfer.method.compensation import Compensation
 from ppfer.run import Run
-from ppfer.stage import Protector, stage
+from ppfer.run.names import RUNS
+from ppfer.run.stage import Protector, stage
 from ppfer.study import PROTECTORS, STAGES, tables
 
 TEACHER = "protected/reenactment"

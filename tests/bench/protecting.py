@@ -19,17 +19,19 @@ def ours(videos: Path, out: Path) -> tuple[float, list[int]]:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, as in common
     import torch
 
-    from ppfer import cli, nets, protect
+    from ppfer import nets, protect
+    from ppfer.cli import commands
     from ppfer.config import load_config
-    from ppfer.method.parts import new_compensator, new_enhancer
+    from ppfer.method.networks import new_compensator, new_enhancer
+    from ppfer.run import fast as fast_
 
     torch.set_num_threads(min(2, torch.get_num_threads()))
     config = load_config("demo")
     net = protect.PPFER(new_enhancer(config), new_compensator(config))
-    fast = protect.deployed(nets.freeze(net), 4)
-    options = cli.Options(config.size, torch.device("cpu"), batch=4)
+    fast = fast_.deployed(nets.freeze(net), 4)
+    options = commands.Options(config.size, torch.device("cpu"), batch=4)
     began = time.perf_counter()
-    outcomes = cli.protect_files(fast, videos, out, options)
+    outcomes = commands.protect_files(fast, videos, out, options)
     seconds = time.perf_counter() - began
     if bad := [str(outcome) for outcome in outcomes if outcome.state != "written"]:
         sys.exit("\n".join(bad))

@@ -19,15 +19,16 @@ import dlib
 import face_recognition_models as models
 import numpy as np
 
-from ppfer import publish
-from ppfer.cli import main as ppfer
+from ppfer.base.files import write_json
+from ppfer.base.progress import Progress
+from ppfer.cli import publish
+from ppfer.cli.commands import main as ppfer
 from ppfer.config import load_config
-from ppfer.data import index
-from ppfer.device import Progress, write_json
+from ppfer.data.index import index
 from ppfer.measure import Rate, write_table
 from ppfer.run import Run
 from ppfer.study import open_run, tables
-from ppfer.study.linkage import strangers
+from ppfer.study.attacks.linkage import strangers
 from ppfer.video import read_video
 
 BASE = ("clips", "split", "identity", "protected/none", "recognizer/none")

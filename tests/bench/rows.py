@@ -28,12 +28,14 @@ from pathlib import Path
 
 import torch
 
-from ppfer import publish
+from ppfer.base.files import write_json
+from ppfer.cli import publish
 from ppfer.config import REPO, load_config
-from ppfer.device import write_json
 from ppfer.measure import over_seeds, plain, write_table
 from ppfer.run import Run
-from ppfer.study import ablation, attributes, long, open_run, paper, recovery, tables
+from ppfer.study import open_run, paper, tables
+from ppfer.study.attacks import attributes, recovery
+from ppfer.study.protectors import ablation, long_schedule
 
 READERS = ("identity", "recognizer/none")
 PPFER, LONG = ("pretrain", "compensation"), ("pretrain", "compensation/enhanced_long")
@@ -202,7 +204,7 @@ def jobs() -> Iterator[Job]:
     tasks = {t.number: t.protector for t in (*ablation.TASKS, ablation.FULL)}
     for number in (3, 6, 1, 4, 2, 5, 0):
         yield Job(f"task {number}", {}, needed(tasks[number], PPFER), task(number))
-    for name in long.CURVE:
+    for name in long_schedule.CURVE:
         yield Job(f"schedule {name}", {}, (*READERS, *LONG), point(name))
     for name in ("reenactment", "reenactment_neutral"):
         yield from sweep(name)

@@ -21,17 +21,20 @@ from unittest.mock import patch
 import psutil
 import torch
 
-from ppfer import execute, measure, publish, store, train
-from ppfer.cli import COMMANDS, main
-from ppfer.deploy import protect_files
-from ppfer.frames import Options
-from ppfer.study.simple import pixelate
+from ppfer import measure
+from ppfer.cli import execute, publish
+from ppfer.cli.commands import COMMANDS, main
+from ppfer.data import store
+from ppfer.run import loop
+from ppfer.study.protectors.simple_baselines import pixelate
 from ppfer.video import writer
+from ppfer.video.heads import Options
+from ppfer.video.protect_files import protect_files
 
 LOADED = (execute, publish)  # once, not in every child
 MOMENTS = {  # where a program can be killed: (owner, name) of a function that is called there
     "decode": (store._Rows, "append"),
-    "train": (train.Loop, "step"),
+    "train": (loop.Loop, "step"),
     "write": (os, "replace"),
     "evaluate": (measure, "logits"),
     "publish": (measure, "write_table"),

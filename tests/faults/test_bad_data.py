@@ -21,10 +21,11 @@ from cases import encode
 from counting import COUNTS
 from PIL import Image
 
-from ppfer import data
-from ppfer.children import in_children
-from ppfer.cli import main
-from ppfer.config import EMOTIONS, PpferError
+from ppfer.base.errors import PpferError
+from ppfer.cli.commands import main
+from ppfer.data import index
+from ppfer.data.decoding import in_children
+from ppfer.data.words import EMOTIONS
 
 SECONDS, MEMORY = 20.0, 1.5e9  # for one file
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
@@ -205,7 +206,7 @@ def test_every_odd_name_is_used_or_listed(tmp_path):
     text = "path,actor,emotion\n" + "".join(rows)
     (root / "metadata.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
     try:
-        found = data.index(root)
+        found = index.index(root)
         listed = [*(os.path.relpath(p, root) for p in found.table["path"]), *found.rejected["path"]]
         assert {name for name in names if name not in listed} <= {
             n for n in names if n != n.strip()
@@ -216,7 +217,7 @@ def test_every_odd_name_is_used_or_listed(tmp_path):
         "".join(["path,actor,emotion\n", *(r for r in rows if r.isprintable() or "\n" in r)])
         .encode("utf-8", "replace")
     )  # fmt: skip
-    found = data.index(root)
+    found = index.index(root)
     said = found.summary()
     said.encode("utf-8")
     assert len(found.table) > 0.6 * len(names)
@@ -234,7 +235,7 @@ def test_a_table_names_no_file_outside_its_folder(name, tmp_path):
     (root / "own.mp4").write_bytes(b"own")
     name = str(tmp_path / "secret.mp4") if name == "ABSOLUTE" else name
     (root / "metadata.csv").write_text(f"path,actor,emotion\nown.mp4,1,sad\n{name},1,sad\n")
-    found = data.index(root)
+    found = index.index(root)
     assert [Path(p).name for p in found.table["path"]] == ["own.mp4"]
     assert "lies outside" in found.rejected["reason"][0]
     COUNTS["inputs tried"] += 1
@@ -256,7 +257,7 @@ def test_links_and_what_is_no_file(tmp_path):
     (root / "up").symlink_to(tmp_path)
     (elsewhere / "1002_DFA_SAD_XX.mp4").write_bytes(b"another")
     (root / "linked").symlink_to(elsewhere)
-    found = data.index(root)
+    found = index.index(root)
     assert set(found.table["clip"]) == {stems[5], "1002_DFA_SAD_XX"}
     assert len(found.rejected) >= 4 and found.rejected["reason"].str.len().min() > 5
     COUNTS["inputs tried"] += 9
@@ -322,7 +323,7 @@ def test_every_bad_table_is_a_sentence_or_read(tmp_path):
     for what, content in texts():
         (tmp_path / "metadata.csv").write_bytes(content)
         try:
-            found = data.index(tmp_path)
+            found = index.index(tmp_path)
         except PpferError as error:
             assert str(tmp_path) in str(error), what
             refused.append(what)
@@ -340,7 +341,7 @@ def test_labels_that_disagree_are_not_used(tmp_path):
         (tmp_path / f"{name}.mp4").write_bytes(name.encode())
     for what in ("labels that disagree", "people that disagree"):
         (tmp_path / "metadata.csv").write_text(BODIES[what])
-        found = data.index(tmp_path)
+        found = index.index(tmp_path)
         assert list(found.table["clip"]) == ["b"], what
         assert "disagree" in found.rejected["reason"][0]
 
@@ -367,7 +368,7 @@ def test_other_tables_are_sentences_too(tmp_path):
         path = split if root == dfew else cremad / "VideoDemographics.csv"
         path.write_bytes(body)
         try:
-            data.index(root)
+            index.index(root)
         except PpferError as error:
             assert str(root) in str(error)
         tried += 1

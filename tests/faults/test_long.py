@@ -25,9 +25,9 @@ from counting import COUNTS
 from harness import forked, orphans, smoke
 
 from ppfer.config import REPO
-from ppfer.deploy import protect_files
-from ppfer.frames import Options
-from ppfer.study.simple import pixelate
+from ppfer.study.protectors.simple_baselines import pixelate
+from ppfer.video.heads import Options
+from ppfer.video.protect_files import protect_files
 
 pytestmark = pytest.mark.full
 needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -23,17 +23,21 @@ from counting import COUNTS
 from test_versions import check_versions
 from torch import nn
 
-from ppfer import config, measure, nets, split, store, train, video, wavelets, weights
-from ppfer.config import PpferError, load_config
+from ppfer import config, measure, nets, video, wavelets
+from ppfer.base import files, weights
+from ppfer.base.errors import PpferError
+from ppfer.config import load_config
+from ppfer.data import split, store
+from ppfer.data.store import ClipStore
 from ppfer.method import compensation, identity, privacy, recognition
-from ppfer.method.parts import ClassificationObjective
+from ppfer.method.networks import ClassificationObjective
 from ppfer.protect import PPFER, PrivacyEnhancer
-from ppfer.run import Run
-from ppfer.stage import stage
-from ppfer.store import ClipStore
-from ppfer.study import simple, tables
-from ppfer.train import Loop
-from ppfer.training import Training
+from ppfer.run import Run, loop
+from ppfer.run.loop import Loop
+from ppfer.run.stage import stage
+from ppfer.run.training import Training
+from ppfer.study import tables
+from ppfer.study.protectors import simple_baselines
 from ppfer.video import clips as video_clips
 from ppfer.video.writer import write_video
 
@@ -150,7 +154,7 @@ def check_an_untrained_network_is_refused(case) -> None:
     net, few = small_classifier(), config.Train(2, 3, 1e-2)
     objective = ClassificationObjective(net)
     start = [p.detach().clone() for p in net.parameters()]
-    train.fit(objective, net, test_train.toy(), few, case.folder(), name="toy")
+    loop.fit(objective, net, test_train.toy(), few, case.folder(), name="toy")
     assert any(not torch.equal(a, b) for a, b in zip(start, net.parameters(), strict=True))
 
 
@@ -208,7 +212,7 @@ def check_a_flat_frame_has_no_detail(case) -> None:
 
 
 def check_one_picture_is_shown_to_everybody(case) -> None:
-    shown = simple.build_mean(case.run)(torch.rand(3, 4, 3, 16, 16))
+    shown = simple_baselines.build_mean(case.run)(torch.rand(3, 4, 3, 16, 16))
     assert (shown == shown[:1, :1]).all()
 
 
@@ -300,9 +304,9 @@ def _headless(module, state):
 
 
 def _unnoticed(patch):
-    blind = types.SimpleNamespace(**vars(train.math))
+    blind = types.SimpleNamespace(**vars(loop.math))
     blind.isfinite = lambda value: True
-    patch.setattr(train, "math", blind)
+    patch.setattr(loop, "math", blind)
 
 
 def _never(self, *batch):
@@ -357,7 +361,7 @@ BUGS = {
     "a constant answer scoring": (
         set_to(measure, "leakage", _ties_count), check_nothing_is_read_from_a_constant_answer),
     "a constant picture that is each clip's own": (
-        set_to(simple, "build_mean",
+        set_to(simple_baselines, "build_mean",
                lambda run: lambda clips: clips.mean(1, keepdim=True).expand_as(clips)),
         check_one_picture_is_shown_to_everybody),
     "an attacker never trained": (
@@ -371,7 +375,7 @@ BUGS = {
         set_to(Run, "manifest", lambda run, name: {"summary": {}}),
         check_a_row_needs_its_manifests),
     "batches that ignore the seed": (
-        set_to(train, "_generator", lambda seed, step: torch.Generator().manual_seed(step % 99)),
+        set_to(loop, "_generator", lambda seed, step: torch.Generator().manual_seed(step % 99)),
         check_seeds_matter_and_repeat),
     "networks that ignore the seed": (
         set_to(Training, "seed", property(lambda self: 7)), check_seeds_matter_and_repeat),
@@ -420,13 +424,13 @@ BUGS = {
                lambda emotions, classes: np.array([max(0, e in classes) for e in emotions])),
         plain(test_method.test_wild_labels_mask_what_the_data_does_not_have)),
     "an input's change unnoticed": (
-        set_to(Run, "key", lambda run, name: config.digest(name)),
+        set_to(Run, "key", lambda run, name: files.digest(name)),
         lambda case: test_run.MADE.clear() or (
             test_run.test_changed_settings_make_it_and_what_stands_on_it_again(case.folder()))),
     "an optimizer that starts afresh when resumed": (
         set_to(Loop, "resume", _forgetful), check_resuming_repeats_nothing),
     "processes that all take the same share": (
-        set_to(train, "rank", lambda: 0),
+        set_to(loop, "rank", lambda: 0),
         lambda case: test_train.test_processes_share_a_batch_out(case.patch)),
     "an objective whose meaning changed under the same version": (
         wrapped(identity.IdentityObjective, "forward", lambda loss, *_: 1.1 * loss),

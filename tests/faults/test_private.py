@@ -15,11 +15,13 @@ import pytest
 import torch
 from counting import COUNTS
 
-from ppfer import audit, cli, execute, study
-from ppfer.config import REPO, PpferError, load_config
-from ppfer.device import write_json
-from ppfer.store import ClipStore
-from ppfer.weights import save_weights
+from ppfer import study
+from ppfer.base.errors import PpferError
+from ppfer.base.files import write_json
+from ppfer.base.weights import save_weights
+from ppfer.cli import audit, commands, execute
+from ppfer.config import REPO, load_config
+from ppfer.data.store import ClipStore
 
 NAMES = [f"Müller Anna take {n}" for n in range(3)] + ['O"Neill 3', "1001_DFA_ANG_XX", "Łukasz-05"]
 
@@ -72,12 +74,12 @@ def test_a_clean_run_holds_no_name_and_no_pixel(runs, capsys):
     assert len(signs) == len(NAMES) + 6
     assert any(sign in p.read_bytes() for p in people.rglob("*") if p.is_file() for sign in signs)
     before = {p: p.read_bytes() for p in drawn.rglob("*") if p.is_file()}
-    assert cli.main(["audit", "--runs-dir", str(runs)]) == 0
+    assert commands.main(["audit", "--runs-dir", str(runs)]) == 0
     listed = capsys.readouterr().out
     for kind in ("clips", "names", "notebooks", "pictures", "other"):
         assert kind in listed
     assert "drawn" not in listed.replace("not drawn", "")
-    assert cli.main(["clean", "--runs-dir", str(runs)]) == 0
+    assert commands.main(["clean", "--runs-dir", str(runs)]) == 0
     left = [p for p in people.rglob("*") if p.is_file()]
     assert {p.name for p in left} >= {"weights.safetensors", "main.json", "run.json"}
     for path in left:
@@ -96,7 +98,7 @@ def test_what_stays_behind_is_named(runs):
 
 
 def test_nothing_to_clean_is_a_sentence(runs, tmp_path, capsys):
-    assert cli.main(["clean", "--runs-dir", str(runs), "--data", str(tmp_path / "no")]) == 2
+    assert commands.main(["clean", "--runs-dir", str(runs), "--data", str(tmp_path / "no")]) == 2
     assert "there is no run of" in capsys.readouterr().err
     with pytest.raises(PpferError, match="there is no run of people"):
         audit.runs_of(runs / "drawn", None)
@@ -151,7 +153,7 @@ def test_a_run_on_people_keeps_no_face_in_its_notebooks(books, tmp_path, capfd):
     shutil.copytree(REPO / "data" / "twin", data, ignore=shutil.ignore_patterns("twin.json"))
     common = ["run", "--profile", "smoke", "--data", str(data), "--wild", str(data / "wild")]
     common += ["--runs-dir", str(runs), "--notebooks"]
-    assert cli.main([*common, books]) == 0
+    assert commands.main([*common, books]) == 0
     said = capfd.readouterr()
     pages = {path.name: path.read_text() for path in runs.rglob("*.ipynb")}
     assert all("image/" not in text and "data:" not in text for text in pages.values())
@@ -163,6 +165,6 @@ def test_a_run_on_people_keeps_no_face_in_its_notebooks(books, tmp_path, capfd):
     for page, text in pages.items():
         assert not [name for name in names if name in text], page
     COUNTS["files searched for people"] += len(pages)
-    assert cli.main([*common, "00", "--allow-real-faces"]) == 0
+    assert commands.main([*common, "00", "--allow-real-faces"]) == 0
     assert "image/png" in next(runs.rglob("00*.ipynb")).read_text()
-    assert cli.main(["clean", "--runs-dir", str(runs)]) == 0
+    assert commands.main(["clean", "--runs-dir", str(runs)]) == 0

@@ -21,13 +21,13 @@ from conftest import SMALL, coloured_run
 from test_house import VALUES
 
 from ppfer import study
-from ppfer.config import digest, load_config
-from ppfer.device import write_json
+from ppfer.base.files import digest, write_json
+from ppfer.config import load_config
+from ppfer.data.store import ClipStore
 from ppfer.nets import freeze
 from ppfer.run import Run
-from ppfer.stage import Stage, stage
-from ppfer.store import ClipStore
-from ppfer.training import Training, trainable
+from ppfer.run.stage import Stage, stage
+from ppfer.run.training import Training, trainable
 
 VALUES = VALUES | {"protector": "enhanced"}
 KEPT = Path(__file__).parent / "objectives.json"

@@ -1,0 +1,3 @@
+"""The ground floor, which knows nothing of faces: errors, files, the device, processes, progress,
+weights.
+"""

@@ -1,0 +1,115 @@
+"""The ground floor: the device, the processes, progress a person can follow, and the one way a file
+is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+
+from ppfer import __version__
+from ppfer.base.errors import PpferError
+
+# --- devices ------------------------------------------------------------------
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 autocast where `precision` asks for it ("auto": on CUDA only)."""
+    on = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=on)
+
+
+def send(small: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor to a device without waiting for what the device has still to do.
+
+    From pageable memory a copy would wait.
+    """
+    if device.type != "cuda":
+        return small.to(device)
+    return small.pin_memory().to(device, non_blocking=True)
+
+
+_usual: list[int] = []  # threads without `lone_threads`, once for each of its pools at work
+
+
+@contextlib.contextmanager
+def lone_threads(count: int = 0) -> Iterator[ThreadPoolExecutor]:
+    """Threads each of which computes alone, for pictures too small to be shared by several.
+
+    PyTorch takes what one thread is told for all that begin later; the last pool that is closed
+    puts it right.
+
+    Args:
+        count: of threads; 0: as many as PyTorch uses.
+    """
+    usual = _usual[0] if _usual else torch.get_num_threads()
+    _usual.append(usual)
+    alone = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    try:
+        with ThreadPoolExecutor(count or usual, **alone) as pool:
+            yield pool
+    finally:
+        _usual.pop()
+        if not _usual:
+            torch.set_num_threads(usual)
+
+
+def device_name(device: torch.device) -> str:
+    """E.g. "NVIDIA H100 80GB HBM3" or "CPU x86_64, 2 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Versions a result depends on."""
+    return {
+        "ppfer": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    }
+
+
+@contextlib.contextmanager
+def fitting(what: str, device: torch.device, advice: str) -> Iterator[None]:
+    """Turn a lack of memory into a sentence that says what to change.
+
+    Raises:
+        PpferError: in place of `torch.OutOfMemoryError` and its like.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not out_of_memory(error):
+            raise
+        raise PpferError(
+            f"{what} does not fit the memory of {device_name(device)}; run again with less at "
+            "once, "
+            f"e.g. {advice}. Finished stages whose settings stay the same are kept. `ppfer cost` "
+            "says what each stage takes"
+        ) from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, a GPU's or the machine's."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    words = ("allocate memory", "start new thread", "a primitive", "failed to map segment")
+    return isinstance(error, kinds) or any(word in str(error) for word in words)
+
+
+# --- processes of ``accelerate launch`` ---------------------------------------
+
+
+# --- files --------------------------------------------------------------------
+
+
+# --- progress -----------------------------------------------------------------

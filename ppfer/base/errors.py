@@ -1,0 +1,26 @@
+"""The one error a user sees, and the words of its sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PpferError(Exception):
+    """An error whose message is a sentence for the user: what is wrong, with which file, what to
+    do.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: object) -> str:
+    """Text that any terminal can print, also where a file's name in it is not UTF-8."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean 'seed'?)" where a known name looks like the one given, else ""."""
+    found = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean '{found[0]}'?)" if found else ""

@@ -1,0 +1,61 @@
+"""The processes of ``accelerate launch``: which one this is, and how they end together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import torch
+
+
+def rank() -> int:
+    """Number of this process, 0 with one process."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """How many processes work together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """True in the one process that writes files."""
+    return rank() == 0
+
+
+def wait_for_everyone() -> None:
+    """A barrier over all processes; nothing with one."""
+    if world() > 1:
+        from accelerate import PartialState  # starts the process group: only where there is one
+
+        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+
+
+def end_with_the_others(patience: float = 20.0) -> None:
+    """With several processes: see to it that SIGTERM, which the launcher sends once one has died,
+    ends this one with a sentence, also where it waits for that one inside a library.
+
+    No handler of Python's runs there, and a GPU's collective waits for minutes.
+
+    Args:
+        patience: seconds in which to stop in good order; the launcher kills after 30.
+    """
+    if world() == 1:
+        return
+    seen, noted = os.pipe()
+    os.set_blocking(noted, False)
+    signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while os.read(seen, 1)[0] != signal.SIGTERM:
+            pass
+        time.sleep(patience)
+        why = "another process of this run has ended, and this one still waited for it"
+        said = f"ppfer: {why}; run the same command again: finished stages are kept"
+        print(said, file=sys.stderr, flush=True)
+        os._exit(2)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,343 @@
+"""Weights, read and saved in one way: a file is refused with a sentence, or it fits and is loaded
+whole.
+
+Nothing is loaded by half: names and shapes are compared before the first tensor is copied. Pickled
+code is never run.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.models import Weights, WeightsEnum, get_model_weights
+
+from ppfer.base.errors import PpferError
+from ppfer.base.files import atomic, lfs_pointer
+
+Source = str | Path | Mapping[str, Tensor]
+# what DistributedDataParallel and common training scripts put before every name
+PREFIXES = ("module.", "model.")
+COMPILED = "_orig_mod."  # what torch.compile puts into names
+SCALE = ".scale"  # after the name of an 8-bit tensor: what its rows are multiplied by
+
+logger = logging.getLogger(__name__)
+
+
+def save_weights(module: nn.Module, path: str | Path, *, small: bool = False) -> Path:
+    """Write `module`'s state dict to `path` as safetensors, whole or not at all.
+
+    Args:
+        module, path: what, and where to.
+        small: in a quarter of the bytes: matrices and kernels in 8 bits with a scale for each row,
+            all else in half precision. `read_weights` gives float32 again, rounded.
+
+    Raises:
+        PpferError: when the file cannot be written (full disk, no permission).
+    """
+    path, state = Path(path), _plain_names(module.state_dict())
+    if small:
+        state = _rounded(state)
+    try:
+        with atomic(path) as partial:
+            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial)
+    except Exception as error:
+        raise PpferError(f"weights could not be written to {path}: {error}") from error
+    return path
+
+
+def _rounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in 8 and 16 bits; scales stand under the names of what they belong to."""
+    small = {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
+    for name, rows in state.items():
+        if rows.is_floating_point() and rows.ndim > 1:
+            scale = (rows.flatten(1).abs().amax(1) / 127).half().clamp(min=1e-7)  # half's smallest
+            small[name] = (rows / _per_row(scale, rows)).round().clamp(-127, 127).to(torch.int8)
+            small[name + SCALE] = scale
+    return small
+
+
+def _unrounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict that `_rounded` was given, about."""
+    scales = {name + SCALE: name for name, v in state.items() if v.dtype == torch.int8}
+    whole = {name: v for name, v in state.items() if name not in scales}
+    for scale, name in scales.items():
+        if scale in state:
+            whole[name] = state[name] * _per_row(state[scale], state[name])
+    return whole
+
+
+def _per_row(scale: Tensor, rows: Tensor) -> Tensor:
+    """A scale for each row as it multiplies them."""
+    return scale.float().view(-1, *[1] * (rows.ndim - 1))
+
+
+def read_weights(source: Source) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU, from a safetensors file, any file `torch.save` wrote, or a
+    mapping.
+
+    What a file is, its content says, not its name. A dictionary that wraps its tensors under
+    "state_dict", "model_state_dict" or "model" is unwrapped.
+
+    Raises:
+        PpferError: when there is no such file, it cannot be read, it holds something else than
+            tensors, or a tensor holds NaN or infinity.
+    """
+    state, where = source, _named(source)
+    if not isinstance(source, Mapping):
+        state = _read_file(Path(source))
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    tensors = isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())
+    if not tensors or not state:
+        raise PpferError(f"{where} holds no state dict: expected names mapped to tensors")
+    broken = [k for k, v in state.items() if not v.is_meta and not v.isfinite().all()]
+    if broken:
+        raise PpferError(
+            f"{where} holds NaN or infinity in {_some(broken)}: the training that made it broke "
+            "down; take an earlier checkpoint"
+        )
+    return _unrounded(state)
+
+
+def _read_file(path: Path) -> object:
+    """Whatever a weights file holds."""
+    if not path.is_file():
+        raise PpferError(f"there is no weights file at {path}")
+    if lfs_pointer(path):
+        raise PpferError(f"{path} is a Git-LFS pointer, not the weights; run: git lfs pull")
+    with path.open("rb") as stream:
+        start = stream.read(64)
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise PpferError(
+            f"{path} is a web page, not weights: the server sent a page (a login, a virus warning) "
+            "in place of the file; open the link in a browser and save the file from there"
+        )
+    try:
+        if path.suffix == ".safetensors" or start[8:9] == b"{":  # a length of 8 bytes, then JSON
+            return load_file(path)
+        if start.startswith((b"PK", b"\x80")):  # a zip file or, until torch 1.5, a bare pickle
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own words advise weights_only=False, which is to run what the file says
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            raise PpferError(
+                f"{path} cannot be read as weights: besides tensors it holds Python objects "
+                f"({found[1]}), and unpacking them may run code; where it was made, save the "
+                "tensors alone: torch.save(model.state_dict(), PATH)"
+            ) from error
+    except Exception as error:
+        if "TorchScript" in str(error):
+            raise PpferError(
+                f"{path} cannot be read as weights: it is a TorchScript program; where it was "
+                "made, save the tensors alone: torch.save(model.state_dict(), PATH)"
+            ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
+        raise PpferError(
+            f"{path} cannot be read as weights ({reason}): cut short or damaged; fetch it again"
+        ) from error
+    raise PpferError(
+        f"{path} cannot be read as weights: safetensors or torch.save did not write it"
+    )
+
+
+def check_weights(
+    module: nn.Module, source: Source, *, prefixes: Sequence[str] = PREFIXES
+) -> dict[str, Tensor]:
+    """The tensors of `source` under the names of `module`, which may be on the meta device: nothing
+    is loaded.
+
+    For a network of seconds and gigabytes: build it under ``torch.device("meta")``, check, then
+        build it.
+
+    Args:
+        module, source, prefixes: see `load_weights`.
+
+    Raises:
+        PpferError: see `load_weights`.
+    """
+    own, state = _match(module, source, prefixes)
+    _refuse(module, source, _compare(own, state))
+    return state
+
+
+def load_weights(
+    module: nn.Module, source: Source, *, prefixes: Sequence[str] = PREFIXES
+) -> nn.Module:
+    """Load every tensor of `module` from `source`, or none: strict, and never half.
+
+    Args:
+        module: what to load into; left untouched on any error.
+        source: see `read_weights`.
+        prefixes: stripped where every name of the source carries one and the module's own do not.
+            torch.compile's ``_orig_mod.`` is always ignored.
+
+    Returns:
+        `module`.
+
+    Raises:
+        PpferError: naming what is missing, unexpected or of another shape. BatchNorm's
+            ``num_batches_tracked``, absent from old files and unused, may be missing.
+    """
+    _load(module, check_weights(module, source, prefixes=prefixes))
+    return module
+
+
+def load_backbone(
+    net: nn.Module, source: Source, *, head: str = "fc", prefixes: Sequence[str] = PREFIXES
+) -> str:
+    """Load everything but the head from a network trained for other classes, and say so.
+
+    The head, ``{head}.weight`` and ``{head}.bias``, is loaded too where its shape agrees. Where it
+    doesn't, it stays as initialised, and it is the only thing that does: anything else missing,
+    unexpected or misshapen is an error.
+
+    Args:
+        net: the network itself (`Classifier.net`, `Recognizer.net`), names without ``net.``.
+        source: see `read_weights`.
+        head: name of the last layer.
+        prefixes: see `load_weights`.
+
+    Returns:
+        One sentence saying what was loaded and what was not; also logged as a warning when the head
+        was left out.
+
+    Raises:
+        PpferError: when the file does not hold this backbone with a head; `net` is then untouched.
+    """
+    own, state = _match(net, source, prefixes)
+    keys = {f"{head}.weight", f"{head}.bias"}
+    if not keys <= state.keys():
+        _refuse(net, source, [f"missing: {', '.join(sorted(keys - state.keys()))}"])
+    same_head = all(state[k].shape == own[k].shape for k in keys)
+    fresh = set() if same_head else keys  # a head is replaced whole
+    theirs, ours = len(state[f"{head}.bias"]), len(own[f"{head}.bias"])
+    body = {k: v for k, v in state.items() if k not in fresh}
+    _refuse(net, source, _compare({k: v for k, v in own.items() if k not in fresh}, body))
+    _load(net, body)
+    where = "a state dict" if isinstance(source, Mapping) else str(source)
+    if same_head:
+        return f"loaded all {len(own)} tensors from {where}"
+    sentence = (
+        f"loaded {len(own) - len(fresh)} of {len(own)} tensors from {where}; "
+        f"the head '{head}' ({theirs} classes there, {ours} here) starts fresh and must be trained"
+    )
+    logger.warning(sentence)
+    return sentence
+
+
+def load_pretrained(net: nn.Module, name: str, weights: str | Path | None, option: str) -> str:
+    """What the option `weights` of a network asks for, into the network.
+
+    Args:
+        net: see `load_backbone`.
+        name: torchvision's name of the architecture.
+        weights: None or "" leaves `net` as it is; "DEFAULT" has torchvision fetch its best weights;
+            else a path.
+        option: the setting `weights` came from, for error messages.
+
+    Returns:
+        The sentence of `load_backbone`; "" where nothing was asked for.
+
+    Raises:
+        PpferError: when there are no such weights, they cannot be fetched, or they do not fit.
+    """
+    if not weights:
+        return ""
+    if weights != "DEFAULT":
+        return load_backbone(net, weights)
+    try:
+        published = get_model_weights(name).DEFAULT
+    except ValueError:
+        raise PpferError(
+            f"'{name}' has no published weights; give {option} a path or leave it empty"
+        ) from None
+    return load_backbone(net, fetch(published, option))
+
+
+def fetch(published: Weights | WeightsEnum, option: str) -> Mapping[str, Tensor]:
+    """The state dict of weights that torchvision publishes, downloaded once and checked against its
+    hash.
+
+    Args:
+        published: such as ``ResNet50_Weights.DEFAULT``.
+        option: the setting that takes a path in its place, for the error message.
+
+    Raises:
+        PpferError: saying what to fetch by hand.
+    """
+    try:
+        return published.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:
+        raise PpferError(
+            f"the {published} weights could not be downloaded ({error}); "
+            f"fetch {published.url} and pass its path: {option}=PATH"
+        ) from error
+
+
+def total(net: nn.Module) -> float:
+    """The sum of all a network learns: another number once anything was learnt."""
+    learnt = [p.detach().double().sum() for p in net.parameters() if p.requires_grad]
+    return float(sum(learnt)) if learnt else float("nan")
+
+
+def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.replace(COMPILED, ""): value for name, value in state.items()}
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy what was checked; what `state` does not have stays as it is."""
+    own = module.state_dict()
+    module.load_state_dict({k: state.get(k.replace(COMPILED, ""), v) for k, v in own.items()})
+
+
+def _match(
+    module: nn.Module, source: Source, prefixes: Sequence[str]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Own and given tensors under comparable names."""
+    own, state = _plain_names(module.state_dict()), _plain_names(read_weights(source))
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in prefixes:
+            theirs, ours = (all(k.startswith(prefix) for k in names) for names in (state, own))
+            if theirs and not ours:
+                state, stripped = {k.removeprefix(prefix): v for k, v in state.items()}, True
+    return own, state
+
+
+def _compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """What stands between two sets of tensors, one line a kind."""
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in state if k not in own]
+    misshapen = [
+        f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
+    return [f"{kind}: {_some(names)}" for kind, names in kinds.items() if names]
+
+
+def _some(names: Sequence[str], limit: int = 8) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _named(source: Source) -> str:
+    return "the given state dict" if isinstance(source, Mapping) else str(source)
+
+
+def _refuse(module: nn.Module, source: Source, faults: Sequence[str]) -> None:
+    if faults:
+        raise PpferError(
+            f"{_named(source)} does not fit {type(module).__name__}; nothing was loaded. "
+            + "; ".join(faults)
+        )

@@ -1,0 +1,205 @@
+"""The command line's options: what each command takes, with an example."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ppfer import __version__
+from ppfer.config import PROFILES
+from ppfer.run.names import RUNS
+from ppfer.twin.acting import DIFFICULTY
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; a command's name is in ``command``."""
+    raw = argparse.RawDescriptionHelpFormatter
+    examples = (example.partition("\n")[0] for *_, example in COMMANDS.values())
+    top = argparse.ArgumentParser(
+        prog="ppfer",
+        description="Facial expression recognition with identity removed from video.",
+        epilog="examples:\n  " + "\n  ".join(examples) + "\n\nmore: ppfer COMMAND --help",
+        formatter_class=raw,
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(required=True, metavar="command", dest="command")
+    for name, (describe, say, example) in COMMANDS.items():
+        added = commands.add_parser(
+            name, help=say, description=say, epilog=f"example:\n  {example}", formatter_class=raw
+        )
+        describe(added)
+    return top
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--profile", default="demo", help=" | ".join(PROFILES) + " (default: demo)")
+    clips = "your clips: a CREMA-D tree, a DFEW tree or a folder with metadata.csv"
+    add("--data", type=Path, help=clips)
+    add("--wild", type=Path, help="in-the-wild clips for the expression controller")
+    add("--seed", type=int, default=0)
+    add("--name", default="", help="the run's folder (default: made of what differs)")
+    add("--runs-dir", type=Path, default=RUNS, help=f"where runs lie (default: {RUNS.name}/)")
+    setting = "override a setting, e.g. privacy.steps=50"
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help=setting)
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    add = parser.add_argument
+    which = "main (00–07, 12) | tables (08–11) | all | numbers, e.g. 03,04 (default: main)"
+    add("--notebooks", default="main", help=which)
+    without = "make the stages and tables (main, tables or all) without Jupyter"
+    add("--no-notebooks", action="store_true", help=without)
+    keep = "keep outputs in notebooks/ and figures/ (synthetic data only)"
+    add("--in-place", action="store_true", help=keep)
+
+    faces = "keep pictures and names of clips in executed notebooks (real data leaves them out)"
+    add("--allow-real-faces", action="store_true", help=faces)
+
+
+def _people(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs-dir", type=Path, default=RUNS)
+    which = "of runs on this data folder (default: on every data set that was not drawn)"
+    parser.add_argument("--data", type=Path, help=which)
+
+
+def _batch(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    add = parser.add_argument
+    file = "TOML: names and lists, e.g. privacy.lr = [1e-5, 1e-4]"
+    add("grid_file", type=Path, nargs="?", metavar="GRID.toml", help=file)
+    axis = "an axis: a setting (as in --set), or a parameter of the notebooks"
+    add("--grid", action="append", default=[], metavar="NAME=VALUE,VALUE", help=axis)
+    books = "run these in every cell (as in ppfer run); default: the main run without Jupyter"
+    add("--notebooks", help=books)
+    stages = "make only these and what they stand on, e.g. privacy,attack/ppfer"
+    add("--stages", default="", help=stages)
+    add("--workers", type=int, default=2, help="processes, each with its share (default: 2)")
+    dask = "on a Dask cluster: a scheduler's address; alone, one started here"
+    add("--dask", nargs="?", const="local", default="", metavar="ADDRESS", help=dask)
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="RUN", help="folders of finished runs")
+    parser.add_argument("--runs-dir", type=Path, default=RUNS)
+
+
+def _seeds(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    parser.add_argument("--seeds", default="0,1,2", help="of finished runs (default: 0,1,2)")
+    keep = "keep the table in figures/ (synthetic data only)"
+    parser.add_argument("--in-place", action="store_true", help=keep)
+
+
+def _runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs-dir", type=Path, default=RUNS)
+
+
+def _student(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="what is there already is kept")
+    keep = "keep the solutions of the exercises"
+    parser.add_argument("--solutions", action="store_true", help=keep)
+
+
+def _data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path)
+    quick = "look at names, labels and sizes only, not into the files"
+    parser.add_argument("--quick", action="store_true", help=quick)
+
+
+def _twin(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--actors", type=int, default=12)
+    add("--size", type=int, default=96, help="pixels, square")
+    add("--frames", type=int, default=16)
+    add("--wild", type=int, default=1400, help="in-the-wild clips of other actors")
+    add("--seed", type=int, default=0)
+    hard = f"how ambiguous expressions are, 0 clean studio acting (default: {DIFFICULTY})"
+    add("--difficulty", type=float, default=DIFFICULTY, help=hard)
+    add("--device", default=None, help="cpu | cuda (default: cuda if there)")
+    add("--out", type=Path, required=True)
+
+
+def _protect(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    add = parser.add_argument
+    add("videos", type=Path, help="a video file or a folder of them")
+    add("--out", type=Path, required=True, help="folder for the protected files")
+    which = "the protector; all but the default stand on a finished run (default: reenactment)"
+    add("--approach", default="reenactment", help=which)
+    how = "face: each head in the full picture; whole: the centre square (default: face)"
+    add("--frame", choices=("face", "whole"), default="face", help=how)
+    rest = "with --frame face, what becomes of the rest (default: blur)"
+    add("--outside", choices=("blur", "black", "keep"), default="blur", help=rest)
+    add("--start", type=float, help="seconds")
+    add("--end", type=float, help="seconds")
+    add("--quality", type=int, default=18, help="x264's crf: 0 best to 51 smallest (default: 18)")
+    add("--exact", action="store_true", help="full colour (4:4:4); fewer players show it")
+    add("--preview", action="store_true", help="the original beside the protected picture")
+    add("--keep-audio", action="store_true", help="copy the sound: a voice names its speaker")
+    add("--overwrite", action="store_true", help="replace older results")
+
+
+COMMANDS = {
+    "audit": (
+        _people,
+        "list what of a data set's people lies in the runs: clips, names, pictures",
+        "ppfer audit --data crema-d",
+    ),
+    "clean": (
+        _people,
+        "remove what `ppfer audit` lists, and search the rest for it",
+        "ppfer clean --data crema-d",
+    ),
+    "run": (
+        _run,
+        "run the notebooks, headless and in order; finished stages are reused",
+        "ppfer run --profile demo --seed 1",
+    ),
+    "batch": (
+        _batch,
+        "a grid of settings, stages they share made once: one run a cell, one table, one picture",
+        "ppfer batch --grid privacy.lr=1e-5,1e-4 --grid seed=0,1,2 --workers 2\n"
+        "  ppfer batch grid.toml --notebooks main --dask\n\n"
+        "A cell is a run of its own (see: ppfer runs), with its notebooks; one that fails keeps\n"
+        "failed.txt and the notebook as far as it came, and the others go on. The same command\n"
+        "goes on after Ctrl-C and tries again what failed. --name names the batch.",
+    ),
+    "compare": (
+        _compare,
+        "finished runs side by side: one table, one picture; several seeds: mean and spread",
+        "ppfer compare demo demo-seed1",
+    ),
+    "runs": (_runs, "list the runs there are and what tells them apart", "ppfer runs"),
+    "seeds": (
+        _seeds,
+        "the results of runs with several seeds as one table: mean, spread, every count",
+        "ppfer seeds --profile demo --seeds 0,1,2",
+    ),
+    "data": (
+        _data,
+        "what is in a folder of clips: usable, rejected and why, and what is odd",
+        "ppfer data data/twin",
+    ),
+    "student": (
+        _student,
+        "copies of the notebooks to work in, without outputs and solutions",
+        "ppfer student my_notebooks",
+    ),
+    "twin": (
+        _twin,
+        "make more synthetic clips with CREMA-D's shape",
+        "ppfer twin --actors 2 --wild 0 --out more",
+    ),
+    "cost": (
+        _common,
+        "memory and time of a profile's stages, before anyone starts them",
+        "ppfer cost --profile paper",
+    ),
+    "protect": (
+        _protect,
+        "protect a video or a folder of videos, with or without a finished run",
+        "ppfer protect holiday.mp4 --out protected",
+    ),
+}

@@ -1,0 +1,1 @@
+"""Data sets: found and labelled (`index`), dealt into parts (`split`), decoded once (`store`)."""

@@ -1,0 +1,130 @@
+"""Files opened in child processes: one that hangs or crashes a decoder costs only itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Future, TimeoutError
+from multiprocessing.context import SpawnContext, SpawnProcess
+
+import numpy as np
+import pandas as pd
+from pebble import ProcessExpired, ProcessPool
+
+from ppfer.base.errors import PpferError
+from ppfer.data.index import Index
+from ppfer.video.clips import look_into
+
+REASONS = ["path", "reason"]  # columns of the table of what was rejected
+
+
+class _Process(SpawnProcess):
+    """A child that does not run the caller's script again: it needs none of it."""
+
+    @staticmethod
+    def _Popen(process: SpawnProcess) -> object:
+        process.__class__ = SpawnProcess  # as which it is pickled: a child imports nothing for it
+        main = vars(sys.modules["__main__"])
+        hidden = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+        main.update(dict.fromkeys(hidden))
+        try:
+            return SpawnProcess._Popen(process)
+        finally:
+            main.update(hidden)
+
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
+def in_children(
+    function: Callable, jobs: Iterable[tuple], workers: int, timeout: float
+) -> Iterator[object]:
+    """Call a function with each job's arguments in child processes; yields in the jobs' order.
+
+    Where the function hung for `timeout` seconds or crashed its process, the answer is an
+    exception.
+    """
+    pool = ProcessPool(max(1, workers), context=_Context())
+    pending: deque = deque()
+    try:
+        _started(pool)
+        for job in jobs:
+            pending.append(pool.schedule(function, args=job, timeout=timeout))
+            if len(pending) > 8 * workers:  # bounded: clips wait in memory
+                yield _answer(pending.popleft(), timeout)
+        while pending:
+            yield _answer(pending.popleft(), timeout)
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def _started(pool: ProcessPool) -> None:
+    """Wait for a child's answer: one that can't start would look like a file that crashes it."""
+    try:
+        pool.schedule(os.getpid).result()
+    except (ProcessExpired, BrokenExecutor) as error:
+        raise PpferError(
+            "the processes that decode videos do not start; see why: python -c 'import ppfer.video'"
+        ) from error
+
+
+def _answer(job: Future, timeout: float) -> object:
+    try:
+        return job.result()
+    except TimeoutError:
+        return PpferError(f"hung the decoder: {timeout:g} s")
+    except ProcessExpired as error:
+        return PpferError(f"crashed the decoder: exit {error.exitcode}")
+
+
+def inspected(
+    index: Index,
+    *,
+    workers: int = 2,
+    timeout: float = 60.0,
+    on_file: Callable[[int], object] | None = None,
+) -> Index:
+    """An index whose files were looked into: more may be rejected, and what is odd is remarked.
+
+    Args:
+        on_file: called with the number of files looked into.
+    """
+    table, faults, remarks = index.table, [], []
+    for path, answer in zip(
+        table["path"],
+        in_children(look_into, ((path,) for path in table["path"]), workers, timeout),
+        strict=True,
+    ):
+        fault, odd = (str(answer), []) if isinstance(answer, PpferError) else answer
+        name = os.path.relpath(path, index.root)
+        faults.append(fault or "")
+        remarks += [(name, remark) for remark in odd if not fault]
+        if on_file:
+            on_file(len(faults))
+    good = np.array([not fault for fault in faults], bool)
+    rejected = pd.concat([index.rejected, failed(index, faults)], ignore_index=True)
+    kept = table[good].reset_index(drop=True)
+    people = kept["actor"].value_counts() if kept["actor"].any() else []
+    remarks += [
+        (f"actor {name}", f"has {count} clip: too few to train and to test on")
+        for name, count in dict(people).items()
+        if count < 2
+    ]
+    return dataclasses.replace(
+        index, table=kept, rejected=rejected, remarks=tuple(remarks), looked_into=True
+    )
+
+
+def failed(index: Index, faults: list[str]) -> pd.DataFrame:
+    """(path, reason) of an index's files that have a fault."""
+    rows = [
+        (os.path.relpath(path, index.root), fault)
+        for path, fault in zip(index.table["path"], faults, strict=True)
+        if fault
+    ]
+    return pd.DataFrame(rows, columns=REASONS)

@@ -1,0 +1,362 @@
+"""Clips decoded once, kept as a memory-mapped array with a table beside it, and where they lie as
+tensors.
+
+Decoding happens in child processes, because some damaged files make a decoder hang or crash: that
+costs only the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from ppfer.base.errors import PpferError
+from ppfer.base.files import private, write_json
+from ppfer.data.decoding import REASONS, failed, in_children
+from ppfer.data.index import Index, count_reasons, describe
+from ppfer.video.clips import clip_or_reason
+from ppfer.video.writer import as_uint8
+
+
+class ClipStore:
+    """Clips of one shape, decoded once: `clips.npy` (memory-mapped), `table.csv`, `rejected.csv`,
+    `manifest.json`.
+
+    The manifest is written last and atomically: a folder without one holds no store, however much
+    is in it.
+
+    Attributes:
+        clips: (N, T, 3, H, W) uint8 memory map, read-only; in memory a tensor on any device.
+        table: DataFrame of N rows in the clips' order, every column text (see `ppfer.data.index.Index`).
+        rejected: DataFrame (path, reason) of all that was found and is not in the store.
+        manifest: shape, hash, and `source`: where the clips come from.
+        folder: where the store lives; None in memory.
+    """
+
+    def __init__(
+        self,
+        clips: np.ndarray | Tensor,
+        table: pd.DataFrame,
+        rejected: pd.DataFrame,
+        manifest: dict,
+        folder: Path | None,
+    ):
+        self.clips, self.table, self.rejected = clips, table, rejected
+        self.manifest, self.folder = manifest, folder
+
+    @classmethod
+    def open(cls, folder: str | Path) -> ClipStore:
+        """Open a finished store.
+
+        Raises:
+            PpferError: there is none, or it is damaged.
+        """
+        folder = Path(folder)
+        damaged = f"{folder} holds a damaged clip store; delete it and decode again"
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text())
+            clips = np.load(folder / "clips.npy", mmap_mode="r")
+            table, rejected = (
+                pd.read_csv(
+                    folder / f"{name}.csv",
+                    dtype=str,
+                    keep_default_na=False,
+                    encoding_errors="surrogateescape",
+                )
+                for name in ("table", "rejected")
+            )
+        except FileNotFoundError as error:
+            missing = Path(error.filename).name
+            raise PpferError(f"{folder} holds no finished store ({missing} is missing)") from error
+        except ValueError as error:
+            raise PpferError(damaged) from error
+        if list(clips.shape) != manifest["shape"] or len(table) != len(clips):
+            raise PpferError(damaged)
+        return cls(clips, table, rejected, manifest, folder)
+
+    @classmethod
+    def in_memory(
+        cls, clips: Tensor | np.ndarray, table: pd.DataFrame, source: dict | None = None
+    ) -> ClipStore:
+        """A store without a folder: clips (N, T, 3, H, W) uint8, on any device, kept where they
+        are.
+        """
+        if len(clips) != len(table):
+            raise PpferError(f"{len(clips)} clips came for a table of {len(table)} rows")
+        manifest = {"shape": list(clips.shape), "source": source or {}}
+        rejected = pd.DataFrame(columns=REASONS)
+        return cls(clips, table.reset_index(drop=True), rejected, manifest, None)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """sha256 of the clips and of the table without its paths: equal clips and labels, equal
+        hash.
+        """
+        if "hash" in self.manifest:
+            return self.manifest["hash"]
+        return _digest(self.table, (as_uint8(clip).tobytes() for clip in self.clips))
+
+    @classmethod
+    def build(
+        cls,
+        index: Index,
+        folder: str | Path,
+        *,
+        frames: int = 16,
+        size: int = 96,
+        workers: int = 2,
+        progress: Callable[[int], object] | None = None,
+        timeout: float = 60.0,
+        max_rejected: float = 0.5,
+    ) -> ClipStore:
+        """Decode every clip of an index, or open the store if it was built from the same files with
+        the same shape.
+
+        Interrupted at any point, the next call goes on after the last clip written. Clips that
+        cannot be decoded are left out and listed with their reason in `.rejected`; show
+        `.summary()` before training.
+
+        Args:
+            index: what `ppfer.data.index.index` found.
+            folder: where the store lives.
+            frames: T, frames per clip.
+            size: H = W, pixels.
+            workers: child processes that decode.
+            progress: called with the number of clips done, of `len(index.table)`, after each clip.
+            timeout: seconds after which a file counts as hanging and is rejected.
+            max_rejected: share of the videos found that may be rejected.
+
+        Raises:
+            PpferError: more than `max_rejected` of the videos found were rejected, none is left, or
+                the disk is full.
+        """
+        folder, table = Path(folder), index.table
+        request = {"files": index.fingerprint(), "frames": frames, "size": size}
+        with _writing(folder):
+            if (store := _finished(folder)) and store.manifest["source"].get("request") == request:
+                return store
+            log = folder / "decoded.jsonl"  # the request, then a line per clip: its fault, or ""
+            faults = _faults_so_far(log, request)
+            rows = _Rows(folder, (len(table), frames, 3, size, size), faults.count(""))
+            if not rows.filled:  # nothing to resume from
+                faults = []
+                log.write_text(json.dumps(request) + "\n")
+            todo = ((path, frames, size) for path in table["path"][len(faults) :])
+            decoded = in_children(clip_or_reason, todo, workers, timeout)
+            with contextlib.closing(decoded), log.open("a") as lines:
+                for clip in decoded:
+                    if good := isinstance(clip, np.ndarray):
+                        rows.append(clip)
+                    faults.append("" if good else str(clip))
+                    lines.write(json.dumps(faults[-1]) + "\n")
+                    lines.flush()
+                    if progress:
+                        progress(len(faults))
+            good = np.array([not fault for fault in faults], bool)
+            rejected = pd.concat([index.rejected, failed(index, faults)], ignore_index=True)
+            _write_csv(rejected, folder / "rejected.csv")
+            found = len(table) + len(index.rejected)
+            if not good.any() or len(rejected) > max_rejected * found:
+                raise PpferError(
+                    f"{len(rejected)} of the {found} videos found in {index.root} were rejected, "
+                    f"more than the {max_rejected:.0%} allowed; {folder / 'rejected.csv'} lists "
+                    f"them:\n{count_reasons(rejected)}"
+                )
+            source = {"kind": index.kind, "request": request}
+            rows.finish(table[good], source | {"found": found, "rejected": len(rejected)})
+            log.unlink()
+        return cls.open(folder)
+
+    @classmethod
+    def from_array(
+        cls,
+        folder: str | Path,
+        clips: Iterable[Tensor | np.ndarray],
+        table: pd.DataFrame,
+        source: dict | None = None,
+    ) -> ClipStore:
+        """Write clips made elsewhere (protected, compensated) as a store.
+
+        Args:
+            folder: where the store lives; a store already there is replaced.
+            clips: yields clips (T, 3, H, W) or batches (B, T, 3, H, W), in the table's order, all
+                of one shape: uint8, or float in [0, 1] (clamped and rounded). On any device. It may
+                be lazy.
+            table: one row per clip.
+            source: what to note in the manifest: where the clips come from. JSON types only.
+
+        Raises:
+            PpferError: as many clips as rows did not come, shapes differ, or the disk is full.
+                Nothing is left then that could be taken for a store.
+        """
+        folder, rows, came = Path(folder), None, 0
+        with _writing(folder), contextlib.ExitStack() as undo:
+            # never half of it: the file has its whole size from the first clip on
+            undo.callback((folder / "clips.npy").unlink, missing_ok=True)
+            for item in map(as_uint8, clips):
+                for clip in item if item.ndim == 5 else item[None]:
+                    rows = rows or _Rows(folder, (len(table), *clip.shape))
+                    came += 1
+                    if came <= len(table):
+                        rows.append(clip)
+            if came != len(table):
+                raise PpferError(f"{came} clips came for a table of {len(table)} rows")
+            _write_csv(pd.DataFrame(columns=REASONS), folder / "rejected.csv")
+            rows.finish(table, source or {})
+            undo.pop_all()
+        return cls.open(folder)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def classes(self, column: str) -> list[str]:
+        """The sorted values of a column: class k of `labels(column)` is `classes(column)[k]`."""
+        return sorted(self.table[column].unique())
+
+    def labels(self, column: str) -> np.ndarray:
+        """(N,) int64: the class of each clip in `classes(column)`."""
+        names, values = np.array(self.classes(column)), self.table[column].to_numpy(str)
+        return np.searchsorted(names, values).astype(np.int64)
+
+    def to(self, device: str | torch.device) -> Tensor:
+        """All clips, (N, T, 3, H, W) uint8. On the CPU the memory map itself: pages are read as
+        they are used.
+        """
+        if self.folder is None:
+            return torch.as_tensor(self.clips).to(device)
+        clips = np.load(self.folder / "clips.npy", mmap_mode="c")  # "c": writes stay private
+        return torch.from_numpy(clips).to(device)
+
+    def offload(self) -> None:
+        """Move clips that are kept on a GPU to main memory; a store on disk stays as it is."""
+        if isinstance(self.clips, Tensor):
+            self.clips = self.clips.cpu()
+
+    def summary(self) -> str:
+        """What is in the store and what is not, in a few lines, to be shown before training."""
+        _, frames, _, height, width = self.clips.shape
+        head = f"{self.folder or 'in memory'} ({frames} frames, {height}x{width})"
+        return describe(head, self.table, self.rejected)
+
+
+# --- the files ----------------------------------------------------------------
+
+
+class _Rows:
+    """clips.npy while it is filled: all the space from the start, cut at the end to the rows that
+    came.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], kept: int = 0):
+        """Keep the first `kept` rows that are there already, if the file is of this shape."""
+        self.folder, self.path = folder, folder / "clips.npy"
+        if len(shape) != 5 or shape[2] != 3:
+            raise PpferError(f"a clip has the shape (T, 3, H, W), not {tuple(shape[1:])}")
+        (folder / "manifest.json").unlink(missing_ok=True)
+        self.clips, self.filled = self._reopened(shape) if kept else None, kept
+        if self.clips is None:
+            self.path.unlink(missing_ok=True)  # not truncated: a map of the old file may be open
+            self._reserve(int(np.prod(shape)))
+            self.clips, self.filled = self._opened("w+", shape), 0
+            with self.path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, self.clips.offset + self.clips.nbytes)
+
+    def _opened(self, mode: str, shape: tuple[int, ...] | None = None) -> np.memmap:
+        return np.lib.format.open_memmap(self.path, mode, np.uint8, shape)
+
+    def _reopened(self, shape: tuple[int, ...]) -> np.memmap | None:
+        with contextlib.suppress(OSError, ValueError):
+            clips = self._opened("r+")
+            return clips if clips.shape == shape else None
+        return None
+
+    def _reserve(self, needed: int) -> None:
+        """Take the disk's space now: a full disk is an error here, and a crash once the file is
+        mapped.
+        """
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise PpferError(
+                f"the disk of {self.folder} is too full: {needed / 1e6:,.0f} MB are needed, "
+                f"{free / 1e6:,.0f} MB are free; free some, choose fewer or smaller frames, or "
+                "another folder"
+            )
+
+    def append(self, clip: np.ndarray) -> None:
+        if clip.shape != self.clips.shape[1:]:
+            wanted = self.clips.shape[1:]
+            raise PpferError(f"a clip of shape {clip.shape} came among clips of shape {wanted}")
+        self.clips[self.filled] = clip
+        self.filled += 1
+
+    def finish(self, table: pd.DataFrame, source: dict) -> None:
+        """Cut the file to the rows that came; write table and, last, the manifest."""
+        shape = (self.filled, *self.clips.shape[1:])
+        offset, self.clips = self.clips.offset, self.clips.flush()
+        with self.path.open("r+b") as file:  # NumPy pads a header so that its first axis can change
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(offset + int(np.prod(shape)))
+            os.fsync(file.fileno())
+            file.seek(offset)
+            digest = _digest(table, iter(lambda: file.read(1 << 24), b""))
+        _write_csv(table, self.folder / "table.csv")
+        manifest = {"shape": list(shape), "hash": digest, "source": source}
+        write_json(self.folder / "manifest.json", manifest)
+
+
+def _finished(folder: Path) -> ClipStore | None:
+    try:
+        return ClipStore.open(folder)
+    except PpferError:
+        return None
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    """A table as text; names that are not UTF-8 keep their bytes."""
+    table.to_csv(path, index=False, errors="surrogateescape")
+
+
+def _digest(table: pd.DataFrame, blocks: Iterable[bytes]) -> str:
+    labels = table.drop(columns="path", errors="ignore").to_csv(index=False)
+    digest = hashlib.sha256(labels.encode("utf-8", "surrogateescape"))
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _faults_so_far(log: Path, request: dict) -> list[str]:
+    """The faults ("" for none) of the clips already decoded for this request; a half-written last
+    line is dropped."""
+    lines = log.read_text().splitlines(True) if log.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    if not whole or json.loads(whole[0]) != request:
+        return []
+    log.write_text("".join(whole))
+    return [json.loads(line) for line in whole[1:]]
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """One writer of a store at a time, and disk trouble as a sentence."""
+    try:
+        private(folder)
+        with FileLock(folder / ".lock"):
+            yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PpferError(f"the disk of {folder} is full; free some and run again") from error
+        raise PpferError(f"{folder} cannot be written: {error}") from error

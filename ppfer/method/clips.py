@@ -1,0 +1,234 @@
+"""Where clips come from: decoded or rendered originals, in-the-wild clips, the split, and clips
+made by a protector.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ppfer.base.errors import PpferError
+from ppfer.base.files import digest, write_json
+from ppfer.base.progress import Progress
+from ppfer.config import Config, pick
+from ppfer.data import index as index_
+from ppfer.data import split
+from ppfer.data.store import ClipStore
+from ppfer.protect import protect_all
+from ppfer.run.fast import deployed
+from ppfer.run.names import data_path
+from ppfer.run.stage import Stage, stage
+from ppfer.twin.files import generate_arrays
+
+CLIPS_A_PASS = 32  # through a protector
+
+
+def twin_origin(config: Config) -> dict | None:
+    """How the clips were generated, {"frames", "seed", "difficulty"}, if a twin's; else None."""
+    if config.generate:
+        return {"frames": config.frames, "seed": 0, "difficulty": config.difficulty}
+    path = data_path(config.data) / "twin.json"
+    if not path.exists():
+        return None
+    made = {"difficulty": 0.0} | json.loads(path.read_text())  # older twins do not say it
+    return {key: made[key] for key in ("frames", "seed", "difficulty")}
+
+
+class Decoded(Stage):
+    """A ClipStore decoded from a folder, or rendered by the twin's generator when
+    ``config.generate``.
+    """
+
+    wild = False
+
+    def settings(self) -> dict:
+        said = super().settings()
+        if self.config.generate:
+            said["difficulty"] = self.config.difficulty
+        else:
+            said["files"] = chosen_clips(self.config, wild=self.wild).fingerprint()
+        return said
+
+    def make(self, folder: Path) -> dict:
+        config, folder = self.config, folder / "store"
+        shape = {"frames": config.frames, "size": config.size}
+        if config.generate:
+            count = config.wild_clips if self.wild else 82 * config.actors
+            pixels, table = generate_arrays(
+                actors=config.actors,
+                wild=config.wild_clips if self.wild else 0,
+                seed=0,
+                difficulty=config.difficulty,
+                device=self.run.device,
+                progress=Progress(f"{self.name}: rendering", count, "clips").update,
+                **shape,
+            )
+            source = {"generated": self.name}
+            store = ClipStore.from_array(folder, pixels.split(64), table, source=source)
+        else:
+            index = chosen_clips(config, wild=self.wild)
+            progress = Progress(f"{self.name}: decoding", len(index.table), "clips")
+            store = ClipStore.build(index, folder, progress=progress.update, **shape)
+        return {"clips": len(store), "rejected": len(store.rejected), "sha256": store.hash}
+
+    def load(self, folder: Path) -> ClipStore:
+        return ClipStore.open(folder / "store")
+
+
+@stage(
+    "clips",
+    settings=("size", "frames", "generate", "actors", "clips_per_actor"),
+    notebook="00",
+    alone=True,
+)
+class Clips(Decoded):
+    """V: the original clips."""
+
+
+@stage("wild", settings=("size", "frames", "generate", "wild_clips"), notebook="00", alone=True)
+class Wild(Decoded):
+    """In-the-wild clips for the expression controller (the paper's 3,600 DFEW clips)."""
+
+    wild = True
+
+
+def chosen_clips(config: Config, *, wild: bool = False) -> index_.Index:
+    """The index of the clips a config asks for: its data folder, cut down to ``actors``,
+    ``clips_per_actor``, ``wild_clips``.
+
+    Raises:
+        PpferError: if there is nothing usable at the path.
+    """
+    root = data_path(config.wild if wild else config.data)
+    index = index_.index(root, keep_faults=config.keep_faults)
+    table = index.table
+    if wild and config.wild_clips:
+        table = _evenly(table, "emotion", config.wild_clips)
+    if not wild and config.actors:
+        table = table[table.actor.isin(sorted(table.actor.unique())[: config.actors])]
+    if not wild and config.clips_per_actor:
+        groups = [group for _, group in table.groupby("actor")]
+        parts = [_evenly(group, "emotion", config.clips_per_actor) for group in groups]
+        table = table.loc[sorted(i for part in parts for i in part.index)]
+    return dataclasses.replace(index, table=table.reset_index(drop=True))
+
+
+def _evenly(table: pd.DataFrame, column: str, count: int) -> pd.DataFrame:
+    """The first `count` rows, taking the groups of `column` in turn."""
+    turn = table.groupby(column).cumcount()
+    in_turn = table.assign(_turn=turn).sort_values(["_turn", column], kind="stable")
+    return table.loc[sorted(in_turn.index[:count])]
+
+
+@stage(
+    "split",
+    needs=("clips",),
+    settings=("test", "val", "split_by", "seed"),
+    notebook="00",
+    alone=True,
+)
+class Split(Stage):
+    """Train, validation and test parts: closed set, all actors on both sides (paper §4.1).
+
+    ``split_by="auto"`` is the paper's random closed set, except for a metadata.csv folder in which
+    every actor says each of several sentences: there whole sentences are held out, so that no take
+    of a test sentence is trained on.
+    """
+
+    def column(self) -> str | None:
+        """The column whose values are held out; None for the random split."""
+        config = self.config
+        if config.split_by != "auto":
+            return config.split_by or None
+        if config.generate or not (data_path(config.data) / "metadata.csv").is_file():
+            return None
+        spoken = self.run.table.groupby("actor").sentence.agg(lambda s: frozenset(filter(None, s)))
+        return "sentence" if spoken.nunique() == 1 and len(spoken.iloc[0]) > 2 else None
+
+    def make(self, folder: Path) -> dict:
+        table, config, by = self.run.table, self.config, self.column()
+        parts = split.split(table, test=config.test, val=config.val, seed=config.seed, by=by)
+        names = table["clip"].to_numpy()
+        members = {part: names[rows].tolist() for part, rows in parts.items()}
+        write_json(folder / "split.json", members)
+        counts = {part: len(rows) for part, rows in parts.items()}
+        return counts | {"held_out": by or "", "sha256": digest(members)}
+
+    def load(self, folder: Path) -> dict[str, np.ndarray]:
+        row = {name: i for i, name in enumerate(self.run.table["clip"])}
+        members = json.loads((folder / "split.json").read_text())
+        dealt = [name for names in members.values() for name in names]
+        if sorted(dealt) != sorted(row):
+            raise PpferError(
+                f"{folder / 'split.json'} does not deal every clip to exactly one of train, val "
+                "and test; delete its folder and run notebook 00 again"
+            )
+        return {
+            part: np.array([row[name] for name in names], dtype=np.int64)
+            for part, names in members.items()
+        }
+
+
+@stage("protected/{protector}", settings=("keep_protected",), notebook="", alone=True)
+class Protected(Stage):
+    """All clips through a protector, as a ClipStore ("none" is the original store itself)."""
+
+    def __init__(self, run: Any, value: str = ""):
+        super().__init__(run, value)
+        self.what = run.protector(self.protector)
+        self.version = self.what.version
+
+    def origin(self) -> tuple[bool, str]:
+        return self.what.study, self.what.notebook
+
+    def needs(self) -> tuple[str, ...]:
+        return ("clips", *self.what.needs)
+
+    def settings(self) -> dict:
+        return super().settings() | pick(self.config, *self.what.settings)
+
+    def stream(self) -> Iterator[Tensor]:
+        """The protected clips, uint8 batches on the run's device."""
+        run, config, what = self.run, self.config, self.what
+        clips = run.tensor(f"protected/{what.source or 'none'}")
+        built = what.build(run)
+        apply = deployed(
+            built.compensate if what.source else built,
+            CLIPS_A_PASS,
+            precision=config.precision,
+            compile=config.compile,
+        )
+        return protect_all(
+            apply,
+            clips,
+            device=run.device,
+            batch=CLIPS_A_PASS,
+            name=what.name,
+            on_batch=Progress(self.name, len(clips), "clips").update,
+            rows=what.rows,
+            precision=config.precision,
+        )
+
+    def make(self, folder: Path) -> dict:
+        if self.protector != "none" and self.config.keep_protected:
+            clips = self.run.get("clips")
+            source = {"protector": self.protector, "clips": clips.hash}
+            ClipStore.from_array(folder / "store", self.stream(), clips.table, source=source)
+        return {"what_ran": self.what.said(self.run)}
+
+    def load(self, folder: Path) -> ClipStore:
+        if self.protector == "none":
+            return self.run.get("clips")
+        if self.config.keep_protected:
+            return ClipStore.open(folder / "store")
+        there = self.run.tensor("clips").device  # where there is room for clips
+        made = torch.cat([part.to(there) for part in self.stream()])
+        return ClipStore.in_memory(made, self.run.table)

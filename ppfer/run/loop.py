@@ -1,0 +1,403 @@
+"""One training loop for every stage: deterministic, resumable at any step, one code path for 1..n
+processes.
+
+An *objective* is a module whose ``forward(*batch)`` returns the scalar loss; its trainable
+parameters are those with ``requires_grad``. Batches are a function of the step alone, so a run
+resumed at step k sees what an uninterrupted one saw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from ppfer.base.device import autocast, send
+from ppfer.base.errors import PpferError
+from ppfer.base.files import atomic
+from ppfer.base.processes import rank, world
+from ppfer.base.progress import Progress
+from ppfer.base.weights import load_weights, save_weights, total
+from ppfer.config import Train
+from ppfer.run import fast
+
+CHECKPOINT_SECONDS = 30.0  # how much work a killed process may lose; Ctrl-C loses none
+
+# --- batches ------------------------------------------------------------------
+
+
+class Batches:
+    """Shuffled batches of frames or clips, a pure function of (seed, step).
+
+    Args:
+        clips: (N, T, 3, H, W) uint8 on any device.
+        index: which of the N to draw from; every epoch visits each once, in a fresh order.
+        labels: (N,) or a tuple of such arrays, aligned with `clips`.
+        batch: clips per step over all processes.
+        frames: True gives one random frame of each clip, (B, 3, H, W); False gives clips, (B, T, 3,
+            H, W).
+        augment: one random shift per batch, horizontal flip and (of frames) brightness per sample.
+        colour: each sample's channels are scaled by factors in [1 − colour, 1 + colour]; only with
+            `augment`.
+
+    Calling it with a step returns ``(pixels float in [0, 1], labels…)`` on `device`.
+    """
+
+    def __init__(
+        self,
+        clips: Tensor,
+        index: np.ndarray,
+        labels: np.ndarray | tuple[np.ndarray, ...],
+        *,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        frames: bool = True,
+        augment: bool = True,
+        colour: float = 0.0,
+    ):
+        if len(index) == 0:
+            raise PpferError("there are no clips to train on: the training part is empty")
+        self.clips, self.index, self.batch, self.seed = clips, torch.as_tensor(index), batch, seed
+        labels = labels if isinstance(labels, tuple) else (labels,)
+        self.labels = [torch.as_tensor(np.asarray(y)).to(device) for y in labels]
+        self.device, self.frames, self.augment, self.colour = device, frames, augment, colour
+        self._epoch, self._order = -1, self.index
+
+    def _clip_ids(self, step: int) -> Tensor:
+        """The `batch` clips of this step: consecutive places in an endless row of shuffled
+        epochs.
+        """
+        places = torch.arange(step * self.batch, (step + 1) * self.batch)
+        epochs = places // len(self.index)
+        out = torch.empty(self.batch, dtype=torch.long)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            if epoch != self._epoch:
+                order = torch.randperm(len(self.index), generator=_generator(self.seed, -1 - epoch))
+                self._order, self._epoch = self.index[order], epoch
+            here = epochs == epoch
+            out[here] = self._order[places[here] % len(self.index)]
+        return out
+
+    def __call__(self, step: int) -> tuple[Tensor, ...]:
+        # every process draws the numbers of the whole batch, then keeps its own share
+        g, count = _generator(self.seed, step), self.batch
+        ids = self._clip_ids(step)
+        pick = torch.randint(self.clips.shape[1], (count,), generator=g)
+        flip = torch.rand(count, generator=g) < 0.5
+        gain = 0.8 + 0.4 * torch.rand(count, generator=g)
+        cast = 1 + self.colour * (2 * torch.rand(count, 3, generator=g) - 1)
+        shift = torch.randint(0, 1 + self.clips.shape[-1] // 8, (2,), generator=g).tolist()
+        mine = slice(rank() * count // world(), (rank() + 1) * count // world())
+        ids, pick, flip, tint = (x[mine] for x in (ids, pick, flip, gain[:, None] * cast))
+
+        # chosen where the clips are, moved while a pixel is still a byte, coloured as floats
+        there, here = self.clips.device, self.device
+        where = send(ids, there)
+        chosen = self.clips[where, send(pick, there)] if self.frames else self.clips[where]
+        pixels = chosen.to(here, non_blocking=True)
+        if self.augment:
+            pixels = move(pixels, send(flip, here), shift)
+        pixels = pixels.float().div_(255)
+        if self.augment and self.frames:
+            pixels = tinted(pixels, send(tint, here))
+        return (pixels, *(y[where.to(here)] for y in self.labels))
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 1_000_003 + step * 7_919 + 12_345) % 2**63)
+
+
+def augment(pixels: Tensor, flip: Tensor, tint: Tensor, shift: list[int]) -> Tensor:
+    """Flip samples, scale their colours, and move the whole batch by up to 1/16 of its width.
+
+    Args:
+        pixels: (B, ..., 3, H, W) in [0, 1].
+        flip: (B,) bool.
+        tint: (B, 3) factors.
+        shift: two integers in [0, H/8]; H/16 is no shift.
+    """
+    return tinted(move(pixels, flip, shift), tint)
+
+
+def move(pixels: Tensor, flip: Tensor, shift: list[int]) -> Tensor:
+    """The geometry of `augment`, on pixels of any type: what leaves the picture is lost, the border
+    is repeated.
+    """
+    flip = flip.view(-1, *(1,) * (pixels.dim() - 1))
+    pixels = torch.where(flip, pixels.flip(-1), pixels)
+    for dim, by in zip((-2, -1), shift, strict=True):
+        size, pad = pixels.shape[dim], pixels.shape[-1] // 16
+        if by := min(by, 2 * pad) - pad:
+            here = (torch.arange(size, device=pixels.device) + by).clamp_(0, size - 1)
+            pixels = pixels.index_select(dim, here)
+    return pixels
+
+
+def tinted(pixels: Tensor, tint: Tensor) -> Tensor:
+    """The colours of `augment`: (B, ..., 3, H, W) times (B, 3), kept in [0, 1]."""
+    return (pixels * tint.view(len(pixels), *(1,) * (pixels.dim() - 4), 3, 1, 1)).clamp_(0, 1)
+
+
+# --- the loop -----------------------------------------------------------------
+
+
+def learning_rate(step: int, config: Train) -> float:
+    """Linear warm-up to ``config.lr``, then a cosine to 1 % of it at the last step."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+class Loop:
+    """What moves while a stage trains: network, optimizer and counters, one step at a time.
+
+    Args: see `fit`.
+    """
+
+    def __init__(
+        self, objective: nn.Module, config: Train, out: Path, precision: str, compile: bool
+    ):
+        self.objective, self.config, self.precision = objective, config, precision
+        self.device = next(objective.parameters()).device
+        alternates = getattr(objective, "alternates", False)
+        unused = DistributedDataParallelKwargs(find_unused_parameters=alternates)
+        # everything is on the run's device already, which need not be the first GPU
+        self.accelerator = Accelerator(
+            cpu=self.device.type == "cpu", device_placement=False, kwargs_handlers=[unused]
+        )
+        cuda = self.device.type == "cuda"
+        alone = self.accelerator.num_processes == 1
+        self.captured = cuda and alone and getattr(objective, "captures", False)
+        fast.prepare(objective, self.device)
+
+        trained = [p for p in objective.parameters() if p.requires_grad]
+        # a CUDA graph reads the learning rate from memory
+        lr = torch.tensor(config.lr, device=self.device) if self.captured else config.lr
+        optimizer = torch.optim.AdamW(
+            trained, lr=lr, weight_decay=config.weight_decay, fused=cuda, capturable=self.captured
+        )
+        wrapped = torch.compile(objective) if compile and cuda and not alternates else objective
+        self.wrapped, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
+
+        self.checkpoint, self.log = out / "checkpoint.pt", out / "metrics.jsonl"
+        # loss summed since the last line of the log, and over how many steps
+        self.running, self.since = torch.zeros((), device=self.device), 0
+        self.state = {
+            "step": 0,
+            "seconds": 0.0,
+            "best_step": 0,
+            "best": {},
+            "best_score": None,
+            "loss": float("nan"),
+        }
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes the files."""
+        return self.accelerator.is_main_process
+
+    def update(self, *batch: Tensor) -> Tensor:
+        """One optimizer step; returns the loss, detached."""
+        with autocast(self.device, self.precision):
+            loss = self.wrapped(*batch)
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def step(self, take: Callable[..., Tensor], batch: tuple[Tensor, ...]) -> None:
+        """Take one step, an `update`, at the schedule's learning rate and count it."""
+        rate = learning_rate(self.state["step"], self.config)
+        for group in self.optimizer.param_groups:
+            if self.captured:
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self.running, self.since = self.running + take(*batch).float(), self.since + 1
+
+    def mean_loss(self) -> float:
+        """The mean loss since it was last asked for."""
+        loss = float(self.running / self.since)
+        self.running, self.since = torch.zeros_like(self.running), 0
+        return loss
+
+    def write(self, row: dict) -> None:
+        """Append a line to the log."""
+        if self.main:
+            row = row | {"seconds": round(self.state["seconds"], 2)}
+            with self.log.open("a") as stream:
+                stream.write(json.dumps(row) + "\n")
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        if self.main:
+            blob = {
+                "objective": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "state": self.state,
+                "running": self.running,
+                "since": self.since,
+            }
+            try:
+                with atomic(self.checkpoint) as partial:
+                    torch.save(blob, partial)
+            except RuntimeError as error:  # torch's word for a disk that takes no more
+                raise PpferError(f"{self.checkpoint} could not be written: {error}") from error
+
+    def resume(self) -> None:
+        """Go on from the checkpoint if there is one; forget what the log says of later steps."""
+        if not self.checkpoint.exists():
+            self.log.write_text("")
+            return
+        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.objective.load_state_dict(saved["objective"])
+        groups = zip(saved["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True)
+        for theirs, own in groups:  # these belong to the device, which may be another now
+            theirs.update({key: own[key] for key in ("lr", "fused", "capturable")})
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.state, self.running, self.since = saved["state"], saved["running"], saved["since"]
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= self.state["step"]]
+        self.log.write_text("".join(line + "\n" for line in kept))
+
+
+def fit(
+    objective: nn.Module,
+    net: nn.Module,
+    batches: Callable[[int], tuple],
+    config: Train,
+    out: Path,
+    *,
+    name: str,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    score: Callable[[dict], list[float]] | None = None,
+    precision: str = "auto",
+    compile: bool = False,
+) -> dict:
+    """Train `net` through `objective`; leave the best and the last weights in `out` and the best in
+    `net`.
+
+    Args:
+        objective: ``forward(*batch) -> loss``; contains `net`. Frozen parts must be
+            `nets.freeze`-d. One that trains other networks at other steps has a true attribute
+            ``alternates``; one whose step may be a CUDA graph, ``captures``.
+        net: what is saved: ``weights.safetensors`` (best by `score`) and ``last.safetensors``.
+        batches: step → batch; see `Batches`.
+        out: stage folder; ``metrics.jsonl`` and ``checkpoint.pt`` live here. A checkpoint found
+            there is resumed.
+        evaluate: returns validation metrics; called ``config.evals`` times with the network in eval
+            mode.
+        score: metrics → list of numbers, compared in order, lower is better. Default: the last look
+            wins.
+        compile: fuse the step's kernels with `torch.compile` on a GPU: up to a minute's wait, so
+            that it pays in stages of several minutes.
+
+    Returns:
+        ``{"steps", "seconds", "best_step", "best": metrics, "loss"}``.
+
+    Raises:
+        PpferError: when the loss stops being finite. KeyboardInterrupt passes through after a
+            checkpoint is written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    loop = Loop(objective, config, out, precision, compile)
+    # the loop does not keep it: what recorded steps hold of a GPU is free when they are done
+    take = fast.Captured(loop.update) if loop.captured else loop.update
+    loop.resume()
+    state, steps = loop.state, config.steps
+    look_every = max(1, math.ceil(steps / max(1, config.evals)))
+    log_every = max(1, steps // 40)
+    progress = Progress(name, steps, "steps")
+    began = saved_at = time.monotonic()
+    before, first = state["seconds"], state["step"]
+    start = total(net)
+    objective.train()
+    with interruptible() as stop:
+        while state["step"] < steps:
+            loop.step(take, batches(state["step"]))
+            done, row = state["step"] + 1, {}
+
+            # the mean loss, now and then: looking at it waits for the device
+            if done % log_every == 0 or done == steps:
+                state["loss"] = loop.mean_loss()
+                if not math.isfinite(state["loss"]):
+                    loop.checkpoint.unlink(missing_ok=True)
+                    raise PpferError(
+                        f"{name}: the loss is {state['loss']} at step {done}; "
+                        f"lower the learning rate ({config.lr})"
+                    )
+                row = {"step": done, "loss": state["loss"], "lr": learning_rate(done - 1, config)}
+
+            # a look at the validation part; the best weights so far are kept
+            if evaluate is not None and (done % look_every == 0 or done == steps):
+                objective.eval()
+                metrics = evaluate()
+                objective.train()
+                value = score(metrics) if score else [-done]
+                if state["best_score"] is None or value < state["best_score"]:
+                    value = [float(v) for v in value]
+                    state.update(best_score=value, best=metrics, best_step=done)
+                    if loop.main:
+                        save_weights(net, out / "weights.safetensors")
+                row = {"step": done, "loss": state["loss"], **metrics}
+
+            # the step is finished only now: a checkpoint never holds half of one
+            state.update(step=done, seconds=before + time.monotonic() - began)
+            if row:
+                loop.write(row)
+            if stop.is_set() or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                loop.save()
+                saved_at = time.monotonic()
+            if stop.is_set():
+                raise KeyboardInterrupt(f"{name} stopped at step {done}; the same command goes on")
+            note = f"loss {state['loss']:.3f}" if math.isfinite(state["loss"]) else ""
+            progress.update(done, note)
+    # where the loss is 0 from the start there is nothing to learn
+    if first < steps and state["loss"] and total(net) == start:
+        raise PpferError(f"{name}: no weight moved in {steps - first} steps; nothing was trained")
+    if loop.main:
+        save_weights(net, out / "last.safetensors")
+        if evaluate is None:
+            save_weights(net, out / "weights.safetensors")
+            state["best_step"] = state["step"]
+    loop.accelerator.wait_for_everyone()
+    load_weights(net, out / "weights.safetensors")
+    loop.checkpoint.unlink(missing_ok=True)
+    objective.eval()
+    summary = {"steps": state["step"], "seconds": round(state["seconds"], 2)}
+    return summary | {key: state[key] for key in ("best_step", "best", "loss")}
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Turn Ctrl-C (and SIGTERM) into an event, so that a step is never left half done; a second one
+    interrupts at once.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,71 @@
+"""Folders of runs: what a run is called, so that two never share one, and which runs there are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ppfer.base.errors import PpferError
+from ppfer.base.files import digest
+from ppfer.config import REPO, Config, dotted, load_config, to_dict
+
+RUNS = REPO / "runs"  # wherever the command is given
+ASIDE = "earlier"  # in a run's folder: finished results that its settings have left behind
+
+
+def data_path(path: str) -> Path:
+    """A data folder named in a config, absolute (stores keep it): as given if it exists, else
+    relative to the repository.
+    """
+    given = Path(path).expanduser()
+    return given.absolute() if given.is_absolute() or given.exists() else REPO / given
+
+
+def differences(config: Config) -> dict[str, object]:
+    """What a config has other than its profile, dotted names to values; the name is left out."""
+    flat, own = dotted(to_dict(config)), dotted(to_dict(load_config(config.profile)))
+    changed = {key: value for key, value in flat.items() if value != own[key] and key != "name"}
+    for key in {"data", "wild"} & changed.keys():
+        changed[key] = str(data_path(str(changed[key])).resolve())
+    return changed
+
+
+def run_name(config: Config) -> str:
+    """Folder name of a run: ``config.name``, or the profile, the data folder's name and the seed
+    where they are not the profile's, and a short digest of everything else that is not.
+
+    Raises:
+        PpferError: for a name that is no plain folder name.
+    """
+    if config.name:
+        if Path(config.name).name != config.name or config.name.startswith("."):
+            raise PpferError(f"a run's name is a plain folder name, not '{config.name}'")
+        return config.name
+    changed = differences(config)
+    parts = [config.profile]
+    if "data" in changed:
+        parts.append(Path(str(changed["data"])).name)
+    if seed := changed.pop("seed", 0):
+        parts.append(f"seed{seed}")
+    return "-".join(parts + [digest(changed)[:6]] * bool(changed))
+
+
+def known_runs(runs_dir: Path) -> list[dict]:
+    """A row per run in a folder: name, what tells it from its profile, finished stages, size."""
+    rows = []
+    for path in sorted(runs_dir.glob("*/run.json")):
+        said, folder = json.loads(path.read_text()), path.parent
+        aside = folder / ASIDE
+        stages = [m for m in folder.rglob("manifest.json") if aside not in m.parents]
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        differs = ", ".join(f"{key}={value}" for key, value in said["differs"].items())
+        rows.append(
+            {
+                "run": folder.name,
+                "profile": said["profile"],
+                "differs": differs or "–",
+                "finished stages": sum("stage" in json.loads(m.read_text()) for m in stages),
+                "MB": round(size / 1e6),
+            }
+        )
+    return rows

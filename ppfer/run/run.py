@@ -1,0 +1,386 @@
+"""What a run is: a configuration, a folder of stage results, and the rule for when a result may be
+used again.
+
+``runs/<name>/<stage>/`` holds a stage's weights (safetensors), ``metrics.jsonl`` and
+``manifest.json``. The manifest's key is a digest of the settings the stage depends on and of the
+keys of the stages it stands on; a result whose key still matches is loaded instead of made again.
+
+What can be made is a list of stages and a list of protectors, given to the run; nothing is
+registered by being imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from ppfer import measure
+from ppfer.base.device import device_name, fitting, versions
+from ppfer.base.errors import PpferError, near
+from ppfer.base.files import atomic, digest, private, sweep, write_json
+from ppfer.base.processes import is_main, wait_for_everyone
+from ppfer.config import Config
+from ppfer.run.gpu_memory import Room
+from ppfer.run.names import ASIDE, RUNS, differences, run_name
+from ppfer.run.stage import Protector, Stage
+
+
+class MissingInput(PpferError):
+    """A stage's result is not there yet; the message names the notebook that makes it."""
+
+
+class Run:
+    """A configuration and its results.
+
+    Args:
+        config: from `ppfer.config.load_config`.
+        runs_dir: parent of the run's folder.
+        device: default: CUDA if there, else CPU.
+        stages: classes of all that can be made; `ppfer.study.open_run` gives every one there is.
+        protectors: the rows of the tables.
+
+    Attributes:
+        dir: its folder, named by `ppfer.run.names.run_name`. Stages that another run of `runs_dir`
+            has made with the same settings and inputs are used from there.
+        room: where clips lie as tensors.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        runs_dir: str | Path = RUNS,
+        device: str | torch.device | None = None,
+        *,
+        stages: Iterable[type[Stage]] = (),
+        protectors: Iterable[Protector] = (),
+    ):
+        self.config = config
+        local = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        self.device = torch.device(device or (local if torch.cuda.is_available() else "cpu"))
+        self.dir = Path(runs_dir) / run_name(config)
+        self.stages = {cls.kind: cls for cls in stages}
+        self.protectors = {protector.name: protector for protector in protectors}
+        self.room = Room(self.device)
+        self._results: dict[str, Any] = {}
+        self._keys: dict[str, str] = {}
+        # described once: the data stages look at every file for it
+        self._stages: dict[str, Stage] = {}
+        self._places: dict[str, Path] = {}
+        self._logits: dict[str, Tensor] = {}
+
+    def __repr__(self) -> str:
+        return f"Run({self.dir.name!r} on {self.device})"
+
+    # -- results ---------------------------------------------------------------------
+
+    def make(self, name: str, *, load: bool = True) -> Any:
+        """The result of a stage, made now unless a matching one is there; its inputs must exist
+        (`get`).
+
+        None without `load`.
+        """
+        with self._in_turn(name):
+            wait_for_everyone()
+            finished = self.has(name)
+            wait_for_everyone()  # all have looked before anyone finishes it
+            if not finished:
+                self._make(name)
+                self._results.pop(name, None)
+                wait_for_everyone()
+        return self.get(name) if load else None
+
+    @contextlib.contextmanager
+    def _in_turn(self, name: str) -> Iterator[None]:
+        """While a stage is made no other program makes the same one, or one in its folder: that
+        program waits, and finds it.
+        """
+        if not is_main() or self.has(name):
+            yield
+            return
+        private(self.dir)
+        locks = self.dir.parent / ".making"
+        locks.mkdir(exist_ok=True)
+        with contextlib.ExitStack() as held:
+            for mark in (self.key(name), digest(str(self.dir.resolve() / name))):
+                lock = FileLock(locks / f"{mark}.lock")
+                try:
+                    lock.acquire(blocking=False)
+                except Timeout:
+                    print(f"{name} is being made by another program; waiting for it", flush=True)
+                    lock.acquire()
+                held.callback(lock.release)
+            yield
+
+    def _make(self, name: str) -> None:
+        folder = self._begin(name)
+        wait_for_everyone()
+        stage, began = self._new(name), time.monotonic()
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # what names no device goes where the run is
+            torch.cuda.init()  # the first stage may come before anything used the GPU
+            torch.cuda.reset_peak_memory_stats(self.device)
+        if is_main() or not stage.alone:
+            with fitting(name, self.device, stage.lighter()):
+                summary = stage.make(folder)
+            self._finish(stage, folder, summary, time.monotonic() - began)
+
+    def get(self, name: str) -> Any:
+        """The result of a finished stage.
+
+        Raises:
+            MissingInput: if it was never made or belongs to another configuration; names the
+                notebook to run.
+        """
+        self.manifest(name)
+        if name not in self._results:
+            stage = self.describe(name)
+            # loading must not move the caller's random numbers: a stage is seeded before it asks
+            # for its inputs
+            with fitting(name, self.device, stage.lighter()), torch.random.fork_rng(devices=[]):
+                self._results[name] = stage.load(self.place(name))
+        return self._results[name]
+
+    def manifest(self, name: str) -> dict:
+        """How a finished stage was made: settings, inputs, seconds, device, versions, and its
+        summary.
+
+        Raises:
+            MissingInput: as `get`.
+        """
+        manifest = self._manifest(name)
+        if manifest.get("key") != self.key(name):
+            why = "was made with other settings or inputs" if manifest else "does not exist yet"
+            raise MissingInput(
+                f"{self.dir / name} {why}; run notebook {self.describe(name).origin()[1]} "
+                f"with profile {self.config.profile} first"
+            )
+        return manifest
+
+    def has(self, name: str) -> bool:
+        """Whether a finished, matching result is there."""
+        try:
+            return self._manifest(name).get("key") == self.key(name)
+        except MissingInput:
+            return False
+
+    def summary(self, name: str) -> dict:
+        """What the stage's ``make`` returned, from its manifest."""
+        return self.manifest(name)["summary"]
+
+    def metrics(self, name: str) -> list[dict]:
+        """Rows of the stage's ``metrics.jsonl``: step, loss and validation measures."""
+        text = (self.place(name) / "metrics.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    def key(self, name: str) -> str:
+        """Digest of the stage's settings and of the keys of all it stands on."""
+        if name not in self._keys:
+            stage = self.describe(name)
+            inputs = {need: self.key(need) for need in stage.needs()}
+            described = {"stage": name, "settings": stage.settings(), "inputs": inputs}
+            # the first is not said: keys from before there were versions stay what they were
+            described |= {"version": stage.version} if stage.version != 1 else {}
+            self._keys[name] = digest(described)
+        return self._keys[name]
+
+    def describe(self, name: str) -> Stage:
+        """The stage of that name under this run's config.
+
+        Raises:
+            PpferError: if there is no such stage.
+        """
+        if name not in self._stages:
+            self._stages[name] = self._new(name)
+        return self._stages[name]
+
+    def _new(self, name: str) -> Stage:
+        """A stage to be made: what it keeps while it is made goes with it."""
+        kind, _, value = name.partition("/")
+        if kind not in self.stages:
+            meant = near(kind, self.stages)
+            raise PpferError(f"unknown stage '{name}'{meant}; known: {', '.join(self.stages)}")
+        return self.stages[kind](self, value)
+
+    def protector(self, name: str) -> Protector:
+        """The protector of that name.
+
+        Raises:
+            PpferError: if there is none.
+        """
+        if name not in self.protectors:
+            meant, known = near(name, self.protectors), ", ".join(self.protectors)
+            raise PpferError(f"unknown protector '{name}'{meant}; known: {known}")
+        return self.protectors[name]
+
+    def place(self, name: str) -> Path:
+        """The folder of a stage's result: in this run, or in another whose key is the same."""
+        key, own = self.key(name), self.dir / name
+        found = self._places.get(name, own)
+        if _read(found).get("key") == key:
+            return found
+        for path in sorted(self.dir.parent.glob(f"*/{name}/manifest.json")):
+            if _read(path.parent).get("key") == key:
+                self._places[name] = path.parent
+                return path.parent
+        return own
+
+    def _manifest(self, name: str) -> dict:
+        return _read(self.place(name))
+
+    def _begin(self, name: str) -> Path:
+        """Keep what an interrupted attempt with the same key left behind. A finished result with
+        another key is put aside, any other attempt is cleared.
+        """
+        folder, key = self.dir / name, self.key(name)
+        if is_main():
+            self.introduce()
+            mark = folder / "started.json"
+            begun = json.loads(mark.read_text())["key"] if mark.exists() else ""
+            sweep(folder, 0)  # nobody else makes this stage: see `_in_turn`
+            # of other stages in sub-folders, privacy/frames in privacy, nothing is touched
+            own = [c for c in folder.glob("*") if not (c / "started.json").exists()]
+            if finished := _read(folder).get("key"):
+                aside = self.dir / ASIDE / f"{name}-{finished}"
+                shutil.rmtree(aside, ignore_errors=True)  # the same, left behind before
+                aside.mkdir(parents=True)
+                for child in own:
+                    child.replace(aside / child.name)
+            elif begun != key:
+                for child in own:
+                    shutil.rmtree(child) if child.is_dir() else child.unlink()
+            write_json(mark, {"key": key})
+        return folder
+
+    def introduce(self) -> None:
+        """Say in its folder what this run is."""
+        said = {"profile": self.config.profile, "differs": differences(self.config)}
+        write_json(self.dir / "run.json", said)
+
+    def _finish(self, stage: Stage, folder: Path, summary: dict, seconds: float) -> None:
+        if not is_main():
+            return
+        manifest = {
+            "stage": stage.name,
+            "key": self.key(stage.name),
+            "settings": stage.settings(),
+            "inputs": {need: self.key(need) for need in stage.needs()},
+            "seed": self.config.seed,
+            "profile": self.config.profile,
+            "seconds": round(seconds, 2),
+            "device": device_name(self.device),
+            "versions": versions(),
+            "summary": summary,
+        }
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            manifest["peak_gib"] = round(peak / 2**30, 2)
+        write_json(folder / "manifest.json", manifest)
+
+    # -- data ------------------------------------------------------------------------
+
+    @property
+    def table(self) -> Any:
+        """The table of the original clips (pandas): clip, actor, emotion, sentence, level, sex,
+        age, race.
+        """
+        return self.get("clips").table
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """Indices of the clips in "train", "val" and "test"."""
+        return self.get("split")
+
+    def classes(self, column: str) -> list[str]:
+        """Sorted values of a column: the order of the logits of any classifier over it."""
+        return self.get("clips").classes(column)
+
+    def labels(self, column: str) -> np.ndarray:
+        """(N,) int64 labels of the original clips."""
+        return self.get("clips").labels(column)
+
+    def tensor(self, name: str) -> Tensor:
+        """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; see
+        `store.Room`."""
+        name = "clips" if name == "protected/none" else name
+        return self.room.tensor(name, lambda: self.get(name), self._results)
+
+    def logits(
+        self,
+        net: str | nn.Module,
+        store: str | Tensor,
+        part: str | np.ndarray | None = None,
+        *,
+        frames: bool | None = None,
+        batch: int = 64,
+    ) -> Tensor:
+        """What a network says of a part of a store's clips: see `ppfer.measure.logits`.
+
+        Args:
+            net: a network, or the name of the stage that trained it.
+            store: the name of a store, or (N, T, 3, H, W) uint8 pixels.
+            part: "train", "val", "test", or places in the store; None for all of it.
+            frames: whether the network sees frames; by default all but F_u do.
+            batch: clips at a time.
+
+        Returns:
+            (n, T, classes) of a network of frames, (n, classes) of one of clips. Where all three
+            are names the answer is kept, in ``logits/`` too, since several tables ask for it and
+            clips may have to be protected again for it.
+        """
+        if all(isinstance(about, str) for about in (net, store, part)):
+            return self._remembered(net, store, part, frames, batch)
+        return self._asked(net, store, part, frames, batch)
+
+    def _asked(
+        self,
+        net: str | nn.Module,
+        store: str | Tensor,
+        part: str | np.ndarray | None,
+        frames: bool | None,
+        batch: int,
+    ) -> Tensor:
+        """`logits`, computed."""
+        judge = self.get(net) if isinstance(net, str) else net
+        return measure.logits(
+            judge,
+            self.tensor(store) if isinstance(store, str) else store,
+            self.parts[part] if isinstance(part, str) else part,
+            frames=not getattr(judge, "sees_clips", False) if frames is None else frames,
+            device=self.device,
+            precision=self.config.precision,
+            batch=batch,
+        )
+
+    def _remembered(
+        self, net: str, store: str, part: str, frames: bool | None, batch: int
+    ) -> Tensor:
+        """`logits` of names: asked for once, then read from memory or from the run's folder."""
+        key = digest([*map(self.key, (net, store, "split")), part, frames])
+        if key not in self._logits:
+            kept, rows = self.dir / "logits" / f"{key}.npy", self.parts[part]
+            self.manifest(net)  # only of a network that is there
+            said = torch.from_numpy(np.load(kept)) if kept.exists() else None
+            if said is None or len(said) != len(rows):
+                said = self._asked(net, store, part, frames, batch)
+                if is_main():
+                    with atomic(kept) as partial:
+                        np.save(partial, said.numpy())
+            self._logits[key] = said
+        return self._logits[key]
+
+
+def _read(folder: Path) -> dict:
+    """A stage's manifest; {} where nothing is finished."""
+    path = folder / "manifest.json"
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,155 @@
+"""What a run can make: stages, each a small class, and protectors, each a row of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ppfer.base.errors import PpferError
+from ppfer.config import pick
+
+# --- stages -------------------------------------------------------------------
+
+
+def stage(
+    name: str,
+    *,
+    needs: tuple[str, ...] = (),
+    settings: tuple[str, ...] = (),
+    notebook: str,
+    study: bool = False,
+    alone: bool = False,
+    version: int = 1,
+) -> Callable[[type[Stage]], type[Stage]]:
+    """Describe a stage class; nothing is registered.
+
+    Args:
+        name: "identity", or with an argument "attack/{protector}", which becomes the attribute
+            ``protector``. An argument that the class has a value for may be left out.
+        needs: stages whose results go in; may name the argument, "protected/{protector}".
+        settings: fields of the config that the result depends on besides, dotted where they lie
+            deeper.
+        notebook: number of the notebook that makes it, for the reader's sake.
+        study: made while methods are compared (`ppfer.study`), not by the main run.
+        alone: made by the main process only while the others wait; training stages are made by all
+            together.
+        version: raised when the same settings and inputs no longer give the same result, so that
+            what older code made is made again.
+    """
+
+    def describe(cls: type[Stage]) -> type[Stage]:
+        cls.kind, _, argument = name.partition("/")
+        cls.argument = argument.strip("{}")
+        cls.named_needs, cls.named_settings = needs, settings
+        cls.notebook, cls.study, cls.alone, cls.version = notebook, study, alone, version
+        return cls
+
+    return describe
+
+
+class Stage:
+    """One step of the pipeline in a run: what it stands on, how it is made, how its result is
+    loaded.
+
+    Attributes:
+        run: the `ppfer.run.Run` it belongs to; `config` is its configuration.
+    """
+
+    kind: str
+    argument: str
+    named_needs: tuple[str, ...]
+    named_settings: tuple[str, ...]
+    notebook: str
+    study: bool
+    alone: bool
+    version: int
+
+    def __init__(self, run: Any, value: str = ""):
+        self.run, self.config = run, run.config
+        if value and not self.argument:
+            raise PpferError(f"stage {self.kind} takes no '/{value}'")
+        if not value and self.argument and not hasattr(self, self.argument):
+            raise PpferError(f"stage {self.kind} needs a {self.argument}: {self.kind}/NAME")
+        self.name = f"{self.kind}/{value}" if value else self.kind
+        if value:
+            setattr(self, self.argument, value)
+
+    def needs(self) -> tuple[str, ...]:
+        """Names of the stages whose results go in."""
+        values = {self.argument: getattr(self, self.argument)} if self.argument else {}
+        return tuple(need.format(**values) for need in self.named_needs)
+
+    def settings(self) -> dict:
+        """Everything else the result depends on, JSON types."""
+        return pick(self.config, *self.named_settings)
+
+    def origin(self) -> tuple[bool, str]:
+        """Whether comparing methods makes it (`ppfer.study`), not the main run; and in which
+        notebook.
+        """
+        return self.study, self.notebook
+
+    def make(self, folder: Path) -> dict:
+        """Do the work, leave files in the folder; returns a summary for the manifest."""
+        raise TypeError(f"{type(self).__name__} does not say how it is made")
+
+    def load(self, folder: Path) -> Any:
+        """The result, from what `make` left."""
+        raise TypeError(f"{type(self).__name__} does not say how it is loaded")
+
+    def lighter(self) -> str:
+        """What to change when the GPU's memory does not suffice."""
+        return "--set size=SMALLER"
+
+
+# --- protectors ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Protector:
+    """A row of the tables: a way of protecting clips, by name.
+
+    An untrained one is a function and a line; one that is trained also names the stages it stands
+    on.
+
+    Attributes:
+        name: key, also the folder name.
+        title: as printed.
+        build: ``build(run) -> clips → clips``.
+        what_ran: one line for the table, what exactly this is; or ``what_ran(run)`` that says it
+            once it is made.
+        needs: stages it stands on.
+        settings: names of the config's fields that its clips depend on besides those stages.
+        study: whether comparing makes it (`ppfer.study`), not the main run.
+        notebook: number of the notebook that makes its inputs.
+        side: pixels at which it protects anybody's video, without a run; 0: it belongs to the
+            people of a run, and works at their clips' size.
+        rows: the built callable takes (clips, rows), see `ppfer.protect.protect_all`.
+        source: a protector whose stored clips only need compensating (``build`` gives a `PPFER`):
+            saves a pass.
+        version: raised when the same settings and inputs no longer give the same clips.
+        missing: ``missing(run)`` says what to install or to give before it can run; "" when nothing
+            is missing.
+    """
+
+    name: str
+    title: str
+    build: Callable[[Any], Callable[[Tensor], Tensor]]
+    what_ran: str | Callable[[Any], str]
+    needs: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    study: bool = True
+    notebook: str = "08"
+    side: int = 0
+    rows: bool = False
+    source: str = ""
+    version: int = 1
+    missing: Callable[[Any], str] = lambda run: ""
+
+    def said(self, run: Any) -> str:
+        """What exactly this protector is in a run."""
+        return self.what_ran if isinstance(self.what_ran, str) else self.what_ran(run)

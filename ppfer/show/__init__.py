@@ -1,0 +1,1 @@
+"""What notebooks show: figures, tables, explorers, the map of the method."""

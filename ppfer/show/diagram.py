@@ -1,0 +1,170 @@
+"""What is connected to what: the map of the method, and drawings of an ablation's tasks made from
+their switches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from ppfer.study.protectors.ablation import Task
+
+FACES = {"learns": "0.92", "frozen": "0.35", "plain": "none", "today": "#ffe08a"}
+MAP = {  # box: where its middle is, what it says, how it is drawn
+    "V": (0.0, 0.0, "original\n(V)", "plain"),
+    "split": (1.55, 0.0, "split into\nbands", "plain"),
+    "F_hpr": (3.25, 0.5, "high enhancer\n($F_{hpr}$)", "learns"),
+    "F_lpr": (3.25, -0.5, "low enhancer\n($F_{lpr}$)", "learns"),
+    "C_hpr": (3.25, 1.35, "identity\ncontroller ($C_{hpr}$)", "frozen"),
+    "C_lpr": (3.25, -1.35, "identity\ncontroller ($C_{lpr}$)", "frozen"),
+    "G": (4.95, 0.0, "protected\n(G)", "plain"),
+    "F_fc": (6.5, 0.0, "compensator\n($F_{fc}$)", "learns"),
+    "C_fc": (6.5, 1.35, "expression\ncontroller ($C_{fc}$)", "frozen"),
+    "C": (8.1, 0.0, "compensated\n(C)", "plain"),
+    "F_u": (9.85, 0.5, "recognizer ($F_u$):\nwhat expression?", "learns"),
+    "V_pl": (9.85, -0.5, "leakage validator\n($V_{pl}$): who?", "learns"),
+}
+ARROWS = "V split, split F_hpr, split F_lpr, F_hpr G, F_lpr G, G F_fc, F_fc C, C F_u, C V_pl"
+LOSSES = "C_hpr F_hpr, C_lpr F_lpr, C_fc F_fc"  # dashed: a frozen network says which way to go
+TODAY = {  # notebook: what it is about
+    "00": ("V",),
+    "01": ("split",),
+    "02": ("split",),
+    "03": ("C_hpr", "C_lpr", "V_pl"),
+    "04": ("F_hpr", "F_lpr", "G"),
+    "05": ("F_fc", "C_fc", "C"),
+    "06": ("F_u",),
+    "07": ("V_pl",),
+    "08": ("V", "C"),
+    "09": ("C",),
+    "10": ("split", "C_hpr", "C_lpr", "F_fc", "C_fc"),
+    "11": ("C_hpr", "C_lpr", "V_pl"),
+    "12": ("V", "C"),
+}
+
+
+def _box(axis: Axes, at: tuple[float, float], text: str, kind: str, half: tuple) -> tuple:
+    x, y, (width, height) = *at, half
+    edge = "none" if kind == "plain" else "0.2"
+    corner, style = (x - width, y - height), "round,pad=0.03"
+    patch = FancyBboxPatch(corner, 2 * width, 2 * height, boxstyle=style, edgecolor=edge)
+    patch.set_facecolor(FACES[kind])
+    axis.add_patch(patch)
+    color = "white" if kind == "frozen" else "black"
+    axis.text(x, y, text, ha="center", va="center", fontsize=9, color=color)
+    return x, y
+
+
+def _join(axis: Axes, a: tuple, b: tuple, halves: tuple, *, dashed: bool = False) -> None:
+    """An arrow from box to box: upright between boxes on top of each other."""
+    (from_w, from_h), (to_w, to_h) = halves
+    if a[0] == b[0]:
+        up = 1 if b[1] > a[1] else -1
+        start, end = (a[0], a[1] + up * (from_h + 0.03)), (b[0], b[1] - up * (to_h + 0.03))
+    else:
+        start, end = (a[0] + from_w + 0.03, a[1]), (b[0] - to_w - 0.03, b[1])
+    line = {"arrowstyle": "->", "linestyle": "--" if dashed else "-", "color": "0.2"}
+    axis.annotate("", end, start, arrowprops=line)
+
+
+def method(today: Collection[str] = ()) -> Figure:
+    """The map of the method (paper Figure 2): light boxes learn, dark ones are frozen and only
+    there in training, dashed arrows carry their loss; the boxes named by `today` are yellow.
+    """
+    figure, axis = plt.subplots(figsize=(11, 3.1), layout="constrained")
+    axis.set(xlim=(-0.6, 10.7), ylim=(-1.75, 1.75))
+    axis.axis("off")
+    halves = {k: (0.5 if kind == "plain" else 0.74, 0.26) for k, (*_, kind) in MAP.items()}
+    for name, (x, y, text, kind) in MAP.items():
+        _box(axis, (x, y), text, "today" if name in today else kind, halves[name])
+    for pairs, dashed in ((ARROWS, False), (LOSSES, True)):
+        for a, b in (pair.split() for pair in pairs.split(", ")):
+            _join(axis, MAP[a][:2], MAP[b][:2], (halves[a], halves[b]), dashed=dashed)
+    return figure
+
+
+def diagram(tasks: tuple[Task, ...]) -> Figure:
+    """What is connected to what, drawn from the switches (paper Figures 3 and 4), one panel per
+    task.
+
+    Light boxes learn, dark boxes are frozen, dashed lines carry the loss back; boxes under one bar
+    learn together.
+    """
+    rows = -(-len(tasks) // 2)
+    size = (10, 1.75 * rows)
+    figure, axes = plt.subplots(rows, 2, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.set(xlim=(-0.6, 6.6), ylim=(-1.6, 1.6))
+        axis.axis("off")
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        _draw(axis, task)
+    return figure
+
+
+def _draw(axis: Axes, task: Task) -> None:
+    half = (0.42, 0.17)
+    both = (half, half)
+
+    def box(x: float, y: float, text: str, kind: str = "learns") -> tuple[float, float]:
+        return _box(axis, (x, y), text, kind, half)
+
+    axis.set_title(f"{task.title}: {task.description}", fontsize=8, loc="left")
+    last, x = box(0, 0, "$V$", "plain"), 1.2
+    bands = {"hpr": 0.42, "lpr": -0.42} if task.transform else {"pr": 0.0}
+    if task.transform:
+        source, last = last, box(x, 0, "split", "plain")
+        _join(axis, source, last, both)
+        x += 1.2
+    enhancers = {name: box(x, y, f"$F_{{{name}}}$") for name, y in bands.items()}
+    for name, enhancer in enhancers.items():
+        _join(axis, last, enhancer, both)
+        if task.controller:
+            at = enhancer[1] + (0.8 if enhancer[1] >= 0 else -0.8)
+            controller = box(x, at, f"$C_{{{name}}}$", "frozen")
+            _join(axis, controller, enhancer, both, dashed=True)
+    first, x = x, x + 1.2
+    (*_, last) = enhancers.values()
+    if task.transform:
+        last = box(x, 0, "merge", "plain")
+        for enhancer in enhancers.values():
+            _join(axis, enhancer, last, both)
+        x += 1.2
+    if task.compensator:
+        compensator = box(x, 0, "$F_{fc}$")
+        _join(axis, last, compensator, both)
+        judge = ("$C_{fc}$", "frozen") if task.compensation_controller else ("MSE", "plain")
+        _join(axis, box(x, 0.85, *judge), compensator, both, dashed=True)
+        last, x = compensator, x + 1.2
+    _join(axis, last, box(x, 0, "$F_u$"), both)
+    if not task.controller:
+        axis.plot([first - 0.4, x + 0.4], [-1.4, -1.4], color="0.2", linewidth=3)
+        said = "trained as a whole" + (", without $F_{fc}$" if task.compensator else "")
+        axis.text((first + x) / 2, -1.3, said, ha="center", va="bottom", fontsize=8)
+
+
+def levels(shapes: Sequence[tuple[int, int, int]]) -> Figure:
+    """A U-Net drawn from its levels' shapes: as high as the picture, the deeper the darker; dashed
+    arrows are the skips.
+
+    Args:
+        shapes: (channels, height, width) of each level on the way down, then on the way up.
+    """
+    deepest, tallest = len(shapes) // 2, shapes[0][1]
+    figure, axis = plt.subplots(figsize=(10, 3.2), layout="constrained")
+    axis.set(xlim=(-0.7, len(shapes) - 0.3), ylim=(-0.75, 0.85))
+    axis.axis("off")
+    for i, (channels, height, width) in enumerate(shapes):
+        half = (0.22, 0.5 * height / tallest)
+        _box(axis, (i, 0), "", "learns", half)
+        axis.text(i, -half[1] - 0.08, f"{channels}×{height}×{width}", ha="center", va="top")
+        if i:
+            _join(axis, (i - 1, 0), (i, 0), (half, half))
+        if i > deepest:
+            skip = (2 * deepest - i, half[1] + 0.06), (i, half[1] + 0.06)
+            bent = {"arrowstyle": "->", "linestyle": "--", "connectionstyle": "arc3,rad=-0.08"}
+            axis.annotate("", skip[1], skip[0], arrowprops=bent | {"color": "0.4"})
+    return figure

@@ -1,0 +1,255 @@
+"""What notebooks share: the run context, pictures that say what they show, tables, verdicts, and
+controls that work with and without a person.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import io
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython import get_ipython
+from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from ppfer import config, measure, study
+from ppfer.base.device import device_name
+from ppfer.measure import Rate
+from ppfer.run import Run
+from ppfer.show import plots
+from ppfer.study.attacks import probes
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def start(
+    profile: str = "demo", seed: int = 0, runs_dir: str = "../runs", settings: dict | None = None
+) -> Run:
+    """Begin a notebook: seed everything, set the look, say what this runs on.
+
+    Args:
+        profile: smoke | demo | twin | paper.
+        seed: one seed for python, numpy and torch.
+        runs_dir: where stage results are read and written.
+        settings: dotted overrides of the profile, e.g. ``{"data": "/videos", "privacy.steps":
+            50}``.
+
+    Raises:
+        PpferError: for a wrong setting, or a parameter from papermill that the notebook lacks.
+    """
+    _refuse_unknown()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    plots.theme()
+    context = study.open_run(
+        config.load_config(profile, {"seed": seed, **(settings or {})}), runs_dir
+    )
+    print(
+        f"profile {profile}, seed {seed}, {device_name(context.device)}, "
+        f"{context.config.frames} frames of {context.config.size}×{context.config.size}, run "
+        f"'{context.dir.name}'"
+    )
+    return context
+
+
+def _refuse_unknown() -> None:
+    """Papermill puts a cell of parameters behind the notebook's own. It only warns of a name that
+    the notebook does not have, and the defaults would run.
+    """
+    shell = get_ipython()
+    cells = shell.user_ns["In"] if shell else []
+    for number, cell in enumerate(cells):
+        if cell.startswith("# Parameters\n"):
+            lines = [ast.parse(c).body for c in (cells[number - 1], cell)]
+            known = {at.target.id: ast.literal_eval(at.value) for at in lines[0]}  # typed literals
+            given = {at.targets[0].id: shell.user_ns[at.targets[0].id] for at in lines[1]}
+            config.checked(known, given, "this notebook")
+
+
+# --- pictures -------------------------------------------------------------------
+
+
+def picture(figure: Figure | Image.Image, alt: str) -> None:
+    """Show a figure with words for those who can't see it: lines as SVG, grids as PNG at 144 dpi.
+
+    Where a person runs the notebook it is an HTML image, since JupyterLab drops other pictures'
+    words; in a saved notebook it is what GitHub, nbconvert and an untrusted JupyterLab can show.
+
+    Args:
+        figure: from `ppfer.show.plots` or matplotlib; closed afterwards.
+        alt: what there is to see.
+    """
+    data, notes = _bundle(figure, alt)
+    display(data, metadata=notes, raw=True)
+
+
+def play(clips: Mapping[str, Tensor], alt: str, *, cell: float = 1.2) -> None:
+    """Show clips side by side, moving: an animated PNG, which needs no player.
+
+    Args:
+        clips: title → (T, 3, H, W), all of one length.
+        alt: what there is to see.
+        cell: inches per clip.
+    """
+    titles = list(clips)
+    steps = zip(*clips.values(), strict=True)
+    frames = [plots.image_row(frame, titles, cell=cell) for frame in steps]
+    colours = frames[len(frames) // 2].quantize(255)  # one palette, so that nothing flickers
+    first, *others = (frame.quantize(palette=colours, dither=0) for frame in frames)
+    file, how = io.BytesIO(), {"save_all": True, "duration": 150, "loop": 0}
+    first.save(file, "PNG", append_images=others, optimize=True, **how)
+    data, notes = _outputs(file.getvalue(), first.width, alt)
+    display(data, metadata=notes, raw=True)
+
+
+def _bundle(figure: Figure | Image.Image, alt: str) -> tuple[dict, dict]:
+    """Data and metadata of an output, by MIME type."""
+    if isinstance(figure, Image.Image):
+        return _outputs(plots.png(figure), figure.width, alt)
+    grid = any(axis.images for axis in figure.axes)  # pixels don't become lines
+    file, drawn = io.BytesIO(), "" if grid else plots.svg(figure, alt)
+    figure.savefig(file, format="png", dpi=plots.DPI)
+    plt.close(figure)
+    image = Image.open(file).convert("RGB")
+    if not grid:  # only for those who can't be shown the lines
+        image = image.reduce(2)
+    return _outputs(plots.png(image), plots.DPI * figure.get_figwidth(), alt, drawn)
+
+
+def _outputs(png: bytes, width: float, alt: str, svg: str = "") -> tuple[dict, dict]:
+    """`width` is in pixels at 144 dpi."""
+    width = round(width * 96 / plots.DPI)
+    data = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
+    notes = {"image/png": {"alt": alt, "width": width}}
+    kind, shown = ("svg+xml", base64.b64encode(svg.encode()).decode()) if svg else ("png", "")
+    if svg:
+        data["image/svg+xml"], notes["image/svg+xml"] = svg, {"alt": alt}
+    if interactive():
+        source = f"data:image/{kind};base64,{shown or data['image/png']}"
+        data["text/html"] = f'<img src="{source}" alt="{escape(alt)}" width="{width}">'
+    return data, notes
+
+
+# --- controls -------------------------------------------------------------------
+
+
+def interactive() -> bool:
+    """True when somebody can move controls: not under `ppfer`, nor under papermill or nbconvert
+    alone, which tell the kernel that nobody is there to be asked.
+    """
+    shell = get_ipython()
+    if os.environ.get("PPFER_HEADLESS") or shell is None or not hasattr(shell, "kernel"):
+        return False
+    return bool(shell.kernel.get_parent("shell").get("content", {}).get("allow_stdin"))
+
+
+def explore(draw: Callable[..., tuple], cases: Sequence[dict], **controls: Any) -> None:
+    """Draw a picture for every setting of the controls.
+
+    With a person there: controls that change a picture in place, beginning with the first case;
+    the picture is saved with them, the controls' state is not. Without: one picture per entry of
+    `cases`, because a bare control leaves nothing to see behind.
+
+    Args:
+        draw: from the settings to a PIL image and its description.
+        cases: settings of the static pictures; the controls begin at the first.
+        controls: keyword → widget abbreviation (list, range tuple) as `ipywidgets.interact` takes.
+    """
+    if not interactive():
+        for case in cases:
+            picture(*draw(**case))
+        return
+    widgets = control_panel(draw, cases[0], **controls)
+    data, notes = _bundle(*draw(**cases[0]))  # for whoever opens the file without a kernel
+    view = {WIDGET: {"version_major": 2, "version_minor": 0, "model_id": widgets.model_id}}
+    display(data | view, metadata=notes, raw=True)
+
+
+def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> ipywidgets.VBox:
+    """Controls, the picture and its description; a moved control redraws the picture in place."""
+    made = ipywidgets.interactive(lambda **values: None, **controls).children[:-1]
+    shown, words = ipywidgets.Image(format="png", layout={"max_width": "100%"}), ipywidgets.HTML()
+    for control in made:
+        control.value = first.get(control.description, control.value)
+
+    def redraw(change: dict | None = None) -> None:
+        image, said = draw(**{control.description: control.value for control in made})
+        file = io.BytesIO()
+        image.save(file, "PNG", compress_level=1)
+        with shown.hold_sync():  # one message: the page shows the new picture once
+            shown.value, shown.width = file.getvalue(), str(image.width * 96 // plots.DPI)
+        words.value = escape(said)
+
+    for control in made:
+        control.observe(redraw, "value")
+    redraw()
+    row = ipywidgets.Layout(flex_flow="row wrap")
+    return ipywidgets.VBox([ipywidgets.Box(made, layout=row), shown, words])
+
+
+def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:
+    """A control that picks any of the options; all at first."""
+    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options))
+
+
+# --- words ----------------------------------------------------------------------
+
+
+def verdict(rate: Rate, *, against: float | Rate, name: str = "", than: str = "guessing") -> str:
+    """Say whether a rate is above, below or not to be told from another, and print the sentence.
+
+    Args:
+        rate: what was measured.
+        against: a share in [0, 1] such as chance, or another rate: then the 95 % interval of the
+            difference decides.
+        name: what the rate is of; begins the sentence.
+        than: what it is compared with.
+
+    Returns:
+        "above", "below" or "like".
+    """
+    if isinstance(against, Rate):
+        _, low, high = probes.difference(rate, against)
+        other = str(against)
+    else:
+        low, high = (edge - against for edge in rate.interval)
+        other = f"{100 * against:.1f} %"
+    found = "above" if low > 0 else "below" if high < 0 else "like"
+    said = {"above": "clearly above", "below": "clearly below", "like": "not to be told from"}
+    print(f"{name + ': ' if name else ''}{rate} is {said[found]} {than}, {other}.")
+    return found
+
+
+def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> None:
+    """Print a table as Markdown; with a name and a run, also write it to the run's ``tables``
+    folder (json and md).
+    """
+    if name and context is not None:
+        rows = measure.write_table(rows, context.dir / "tables", name)
+    else:
+        rows = measure.plain(rows)
+    header, rest = measure.markdown(rows).split("\n", 1)
+    display(Markdown(header.replace("_", "_<wbr>") + "\n" + rest))  # long names may break
+
+
+def wrote(context: Run, *names: str) -> None:
+    """Recap: what each stage did, how long it took and where it lies."""
+    for name in names:
+        manifest = context.manifest(name)
+        best = ", ".join(f"{k} {v:.3f}" for k, v in manifest["summary"].get("best", {}).items())
+        print(
+            f"{context.dir.name}/{name}: {manifest['seconds']:.0f} s on {manifest['device']}"
+            + (f"; best {best}" if best else "")
+        )

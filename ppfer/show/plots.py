@@ -1,0 +1,400 @@
+"""Figures: one look for all notebooks.
+
+Grids of pictures are put together pixel by pixel (a PIL image, quick enough to redraw while a
+control moves); lines and bars are matplotlib's. `ppfer.show.notebook.picture` shows either.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import cache
+from html import escape
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ppfer.measure import Rate, as_rate
+from ppfer.method.networks import band_split
+from ppfer.run import Run
+
+WIDE, NARROW = 6.4, 3.2  # inches
+DPI, GAP = 144, 6  # of picture grids: pixels per inch, pixels between pictures
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # as well as colours: the palette has light entries
+WORDS = {  # what a training curve shows
+    "loss": "training loss",
+    "val_loss": "loss on validation",
+    "val_l1": "distortion (L1)",
+    "val_plr": "identity named (PLR)",
+    "val_all_frames": "identity named, all frames",
+    "val_accuracy": "expressions read (accuracy)",
+}
+
+
+def theme() -> None:
+    """The project's look; called once by `ppfer.show.notebook.start`."""
+    quiet = {"figure.dpi": 72, "savefig.dpi": DPI, "svg.fonttype": "none", "svg.hashsalt": "ppfer"}
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc=quiet)
+
+
+def png(image: Image.Image) -> bytes:
+    """A picture grid as a small file: 255 colours, a third of the bytes, no difference to see."""
+    file = io.BytesIO()
+    image.quantize(255, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def svg(figure: Figure, alt: str) -> str:
+    """Lines as SVG, with words for those who can't see them; the figure is left open."""
+    file, about = io.StringIO(), {"Date": None, "Creator": None, "Title": alt}
+    figure.savefig(file, format="svg", metadata=about)
+    return file.getvalue().replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
+
+
+# --- grids of pictures ----------------------------------------------------------
+
+
+def pixels(image: Tensor | np.ndarray) -> np.ndarray:
+    """(3, H, W) or (H, W), uint8 or float in [0, 1], to (H, W, 3) uint8."""
+    image = torch.as_tensor(image).detach().cpu()
+    if image.dtype != torch.uint8:
+        image = (255 * image.float().clamp(0, 1)).round().to(torch.uint8)
+    image = image if image.ndim == 3 else image.expand(3, -1, -1)
+    return image.permute(1, 2, 0).numpy()  # (H, W, 3)
+
+
+def signed(values: Tensor, top: float | None = None) -> Tensor:
+    """(H, W) or (3, H, W), colours averaged, to a picture: red positive, blue negative, white 0.
+
+    Args:
+        top: the value that is full red; the greatest there is, if None.
+    """
+    values = torch.as_tensor(values).detach().cpu().float()
+    values = values.mean(0) if values.ndim == 3 else values
+    top = float(values.abs().max()) if top is None else top
+    shade = 0.5 + 0.5 * values.numpy() / (top or 1.0)
+    return torch.from_numpy(matplotlib.colormaps["RdBu_r"](shade)[..., :3]).permute(2, 0, 1)
+
+
+def laid_over(face: Tensor, weight: Tensor) -> Tensor:
+    """A map over a face: (3, H, W) in grey, coloured where (h, w) is far from 0.
+
+    Args:
+        face: (3, H, W) in [0, 1].
+        weight: (h, w), any size: red where positive, blue where negative, scaled to its greatest.
+    """
+    grey = face.detach().cpu().float().mean(0).expand(3, -1, -1)
+    weight = weight.detach().cpu().float()[None, None]
+    weight = torch.nn.functional.interpolate(weight, grey.shape[-2:], mode="bilinear")[0, 0]
+    strength = (weight.abs() / weight.abs().max().clamp_min(1e-12)).sqrt()
+    return (1 - 0.8 * strength) * (0.3 + 0.7 * grey) + 0.8 * strength * signed(weight)
+
+
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The one font of picture grids."""
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+
+
+def fitted(text: str, width: float) -> tuple[str, ImageFont.FreeTypeFont]:
+    """A title in lines no wider than `width`, in a smaller font if a word needs it."""
+    words = [line.split(" ") for line in text.split("\n")]
+    longest = max((word for line in words for word in line), key=len)
+    size = next((s for s in range(18, 9, -1) if font(s).getlength(longest) <= width), 9)
+    lines = []
+    for line in words:
+        lines.append(line[0])
+        for word in line[1:]:
+            if font(size).getlength(f"{lines[-1]} {word}") <= width:
+                lines[-1] += f" {word}"
+            else:
+                lines.append(word)
+    return "\n".join(lines), font(size)
+
+
+def _resized(array: np.ndarray, room: float) -> np.ndarray:
+    """(h, w, 3) as large as `room` allows: whole multiples, so that every pixel stays a square."""
+    height, width = array.shape[:2]
+    scale = room / max(height, width)
+    if scale >= 1:
+        return array.repeat(round(scale), 0).repeat(round(scale), 1)
+    return np.asarray(Image.fromarray(array).resize((int(scale * width), int(scale * height))))
+
+
+def image_grid(
+    rows: Sequence[Sequence[Tensor]],
+    row_titles: Sequence[str] = (),
+    column_titles: Sequence[str] = (),
+    *,
+    cell: float = 1.0,
+) -> Image.Image:
+    """Pictures in rows and columns, at 144 dpi.
+
+    Args:
+        rows: rows of (3, H, W) or (H, W) pictures, uint8 or float in [0, 1].
+        row_titles, column_titles: labels on the left and on top, broken into lines where long.
+        cell: inches per picture; the pictures never get wider than 10 inches together.
+    """
+    count = max(len(row) for row in rows)
+    room = DPI * min(cell, 10 / count)
+    arrays = [[_resized(pixels(picture), room) for picture in row] for row in rows]
+    height, width = (max(a.shape[side] for row in arrays for a in row) for side in (0, 1))
+    left = [fitted(title, 230) for title in row_titles]
+    over = [fitted(title, width - 4) for title in column_titles[:count]]
+    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    boxes = [[pen.multiline_textbbox((0, 0), *label) for label in side] for side in (left, over)]
+    x0 = max((int(box[2]) + 3 * GAP for box in boxes[0]), default=0)
+    y0 = max((int(box[3]) + 2 * GAP for box in boxes[1]), default=0)
+    size = (x0 + count * (width + GAP) - GAP, y0 + len(rows) * (height + GAP) - GAP)
+    canvas = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(canvas)
+    for i, row in enumerate(arrays):
+        for j, array in enumerate(row):
+            x = x0 + j * (width + GAP) + (width - array.shape[1]) // 2
+            canvas.paste(Image.fromarray(array), (x, y0 + i * (height + GAP)))
+    for i, (text, font) in enumerate(left):
+        at = (x0 - 2 * GAP, y0 + i * (height + GAP) + height // 2)
+        pen.multiline_text(at, text, "black", font, anchor="rm", align="right")
+    for j, (text, font) in enumerate(over):
+        at = (x0 + j * (width + GAP) + width // 2, y0 - GAP)
+        pen.multiline_text(at, text, "black", font, anchor="md", align="center")
+    return canvas
+
+
+def image_row(
+    images: Sequence[Tensor], titles: Sequence[str] = (), *, cell: float = 1.4
+) -> Image.Image:
+    """One row of pictures."""
+    return image_grid([images], column_titles=titles, cell=cell)
+
+
+def bands(
+    coefficients: Sequence[Mapping[str, Tensor]],
+    row_titles: Sequence[str] = (),
+    *,
+    cell: float = 1.5,
+) -> Image.Image:
+    """Signed sub-bands: the approximation in grey, details red and blue around white, one scale per
+    row, which stands in its title.
+
+    Args:
+        coefficients: per row, sub-band name → (3, h, w), as `BandSplit.coefficients` gives for one
+            frame; colours are averaged.
+        row_titles: labels on the left.
+    """
+    rows, titles = [], []
+    for i, row in enumerate(coefficients):
+        low, *details = (torch.as_tensor(x).detach().cpu().float().mean(0) for x in row.values())
+        top = max((float(x.abs().max()) for x in details), default=0.0)
+        low = (low - low.min()) / (low.max() - low.min()).clamp_min(1e-9)
+        rows.append([low, *(signed(x, top) for x in details)])
+        title = row_titles[i] if i < len(row_titles) else ""
+        titles.append(f"{title}\nfull colour: ±{top:.2g}".strip())
+    return image_grid(rows, titles, list(coefficients[0]), cell=cell)
+
+
+# --- lines ----------------------------------------------------------------------
+
+
+def curves(
+    run: Run,
+    stages: Mapping[str, str],
+    keys: Sequence[str],
+    *,
+    decided: Sequence[str] = (),
+    chance: Mapping[str, float] | None = None,
+) -> Figure:
+    """Training curves of stages, one panel for each key of their ``metrics.jsonl``.
+
+    Args:
+        stages: label → stage.
+        keys: rows without the key are skipped.
+        decided: keys by which the kept step was chosen; it is marked there with a ring.
+        chance: key → value of a dashed line.
+    """
+    size = (NARROW * len(keys), 2.6 + 0.3 * (len(stages) > 1))
+    figure, axes = plt.subplots(1, len(keys), figsize=size, squeeze=False, layout="constrained")
+    for axis, key in zip(axes[0], keys, strict=True):
+        for i, (label, stage) in enumerate(stages.items()):  # a stage keeps its colour everywhere
+            points = {row["step"]: row[key] for row in run.metrics(stage) if key in row}
+            style = {"marker": MARKERS[i % len(MARKERS)], "color": f"C{i}", "markersize": 4}
+            if points:
+                axis.plot(list(points), list(points.values()), label=label, **style)
+            kept = run.summary(stage).get("best_step")
+            if key in decided and kept in points:
+                ring = {"marker": "o", "markersize": 12, "fillstyle": "none", "color": "black"}
+                axis.plot(kept, points[kept], linestyle="", **ring)
+        if chance and key in chance:
+            axis.axhline(chance[key], color="0.3", linestyle="--", linewidth=1)
+        axis.set(xlabel="step")
+        axis.set_title(WORDS.get(key, key), fontsize=10)
+    if len(stages) > 1:
+        handles = {h.get_label(): h for axis in axes[0] for h in axis.get_lines()}
+        handles = [handles[label] for label in stages if label in handles]
+        figure.legend(handles=handles, fontsize=8, loc="outside upper center", ncols=4)
+    return figure
+
+
+def rates(
+    groups: Mapping[str, Mapping[str, Rate]], *, xlabel: str, chance: float | None = None
+) -> Figure:
+    """Shares with their 95 % intervals, as points: one row per name, one marker per series.
+
+    Args:
+        groups: series label → name → Rate.
+        chance: a dashed vertical line in [0, 1], of the label that every series is about.
+    """
+    names = list(dict.fromkeys(name for series in groups.values() for name in series))
+    figure, axis = plt.subplots(figsize=(WIDE, 0.32 * len(names) + 1.4), layout="constrained")
+    for i, (marker, (label, series)) in enumerate(zip(MARKERS, groups.items(), strict=False)):
+        offset = (i - (len(groups) - 1) / 2) * 0.16
+        shares = np.array([[r.value, *r.interval] for r in series.values()]).reshape(-1, 3) * 100
+        y = [names.index(n) + offset for n in series]
+        reach = np.abs(shares[:, 1:] - shares[:, :1]).T
+        style = {"fmt": marker, "markersize": 6, "capsize": 2, "linewidth": 1}
+        axis.errorbar(shares[:, 0], y, xerr=reach, label=label, **style)
+    if chance is not None:
+        style = {"color": "0.3", "linestyle": "--", "linewidth": 1}
+        axis.axvline(100 * chance, label=f"chance {100 * chance:.1f} %", **style)
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=xlabel, xlim=(-2, 102))
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    figure.legend(fontsize=8, loc="outside upper center", ncols=4)
+    return figure
+
+
+def compared(rows: Sequence[Mapping]) -> Figure:
+    """Runs side by side: a panel per measure, a line per run or combination of settings, a colour
+    per approach; every share in % with its 95 % interval, other numbers as they are.
+
+    Args:
+        rows: as `ppfer.cli.publish.side_by_side` gives them; means over seeds are left out, since each
+            seed has its point.
+    """
+    points = []
+    for row in rows:
+        at = list(row).index("approach")
+        rest = [f"{k.split('.')[-1]}={row[k]}" for k in list(row)[1:at] if k != "seed"]
+        for key in list(row)[at + 1 :]:
+            share, spread = as_rate(row[key]), [row[key]] * 3
+            if isinstance(share, Rate):
+                key, spread = f"{key}, %", [100 * v for v in (share.value, *share.interval)]
+            if share is None or isinstance(share, Rate):
+                points.append((", ".join(rest) or row["run"], row["approach"], key, *spread))
+    table = pd.DataFrame(points, columns=["run", "approach", "measure", "value", "low", "high"])
+    lines, named = list(table.run.unique()), list(table.approach.unique())
+    shift = table.approach.map(named.index) - (len(named) - 1) / 2
+    table["line"] = table.run.map(lines.index) + 0.6 * shift / max(1, len(named))
+    grid = sns.relplot(
+        table,
+        x="value",
+        y="line",
+        hue="approach",
+        style="approach",
+        col="measure",
+        col_wrap=2,
+        height=1.6 + 0.3 * len(lines),
+        aspect=3.2 / (1.6 + 0.3 * len(lines)),
+        facet_kws={"sharex": False},
+    )
+    for name, axis in grid.axes_dict.items():
+        own = table[table.measure == name]
+        axis.hlines(own.line, own.low, own.high, color="0.6", linewidth=1, zorder=0)
+        axis.set_xlim((-2, 102) if name.endswith("%") else None)
+    grid.set(yticks=range(len(lines)), yticklabels=lines, xlabel="", ylabel="")
+    grid.set_titles("{col_name}")
+    grid.axes.flat[0].invert_yaxis()
+    return grid.figure
+
+
+def confusion(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
+    """Confusion matrices side by side: rows are the truth and sum to 100 %."""
+    figure, axes = plt.subplots(
+        1,
+        len(matrices),
+        figsize=(NARROW * len(matrices), 3.1),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
+    for axis, (title, counts) in zip(axes[0], matrices.items(), strict=True):
+        share = 100 * np.asarray(counts) / np.maximum(1, np.asarray(counts).sum(1, keepdims=True))
+        sns.heatmap(
+            share,
+            ax=axis,
+            annot=True,
+            fmt=".0f",
+            cmap="Greys",
+            vmin=0,
+            vmax=100,
+            cbar=False,
+            square=True,
+            xticklabels=names,
+            yticklabels=names,
+            annot_kws={"size": 7},
+        )
+        axis.set(title=title, xlabel="recognised as")
+        axis.tick_params(labelsize=7)
+    axes[0, 0].set_ylabel("true expression, %")
+    return figure
+
+
+def confusion_counts(predicted: Tensor | np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """(classes, classes) counts, rows the truth."""
+    counts = np.zeros((classes, classes), dtype=int)
+    np.add.at(counts, (np.asarray(truth), np.asarray(predicted)), 1)
+    return counts
+
+
+def overview(run: Run, *, count: int = 8) -> dict[str, tuple[Figure | Image.Image, str]]:
+    """The README's pictures and what they show, from a finished run on synthetic clips: "bands",
+    "protected" and two of training curves.
+
+    "bands": one frame of two actors, split. "protected": V, both enhanced bands merged (G) and
+    compensated (C) for the apex-side middle frame of `count` test clips, the first of each (actor,
+    expression) pair in turn. "curves_protection": Algorithms 1 and 2 under the frozen controllers.
+    "curves_readers": F_u and V_pl, each learning to read V, G and C.
+    """
+    split = band_split(run.config)
+    table, test = run.table, run.parts["test"]
+    turn = table.loc[test].groupby("actor").cumcount()
+    chosen = turn.sort_values(kind="stable").index[:count].to_numpy()
+    stores = {
+        "original (V)": run.tensor("clips"),
+        "protected (G)": run.tensor("protected/enhanced"),
+        "compensated (C)": run.tensor("protected/ppfer"),
+    }
+    middle = run.config.frames // 2
+    rows = [[pixels[i, middle] for i in chosen] for pixels in stores.values()]
+    labels = [f"{table.actor[i]} {table.emotion[i]}" for i in chosen]
+    said = "original frames, protected frames and compensated frames, in rows"
+    pictures = {"protected": (image_grid(rows, list(stores), labels, cell=1.1), said)}
+    if "t" not in run.config.bands.axes:
+        faces = torch.stack([stores["original (V)"][i, middle] for i in chosen[:2]])
+        faces = faces.float().cpu() / 255
+        parts = split.coefficients(*split.split(faces), like=faces)
+        two = [{n: x[i] for n, x in parts.items()} for i in range(2)]
+        pictures["bands"] = bands(two, labels[:2]), "one frame of two actors, split into bands"
+    chance = 1 / len(run.classes("actor"))
+    guessing = {"val_plr": chance, "val_all_frames": chance}
+    stages = {"Algorithm 1": "privacy", "Algorithm 2": "compensation"}
+    keys = ("val_plr", "val_l1", "val_accuracy")
+    said = "identity named, distortion and expressions read while both algorithms train"
+    drawn = curves(run, stages, keys, decided=keys[:1], chance=guessing)
+    pictures["curves_protection"] = drawn, said
+    readers = {
+        f"{kind} on {short}": f"{stage}/{name}"
+        for stage, kind in (("recognizer", "F_u"), ("attack", "V_pl"))
+        for name, short in (("none", "V"), ("enhanced", "G"), ("ppfer", "C"))
+        if run.has(f"{stage}/{name}")
+    }
+    keys = ("loss", "val_accuracy", "val_all_frames")
+    said = "recognizer and validator learning to read V, G and C: loss and what they read"
+    pictures["curves_readers"] = curves(run, readers, keys, decided=keys[1:], chance=guessing), said
+    return pictures

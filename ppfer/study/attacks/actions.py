@@ -1,0 +1,137 @@
+"""What of the expression is kept, beyond six names: the facial actions a network can still read.
+
+The twin knows its 52 actions exactly. An R3D is trained on a protector's clips to say how strong
+each is in every quarter of a clip; R² on the test clips is the share of an action's variance that
+it tells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppfer import twin
+from ppfer.method.clips import twin_origin
+from ppfer.method.networks import OnProtected, new_recognizer, with_body
+from ppfer.run import Run
+from ppfer.run.stage import Stage, stage
+from ppfer.study.protectors.swap import twin_spec
+from ppfer.twin.head import load_head
+from ppfer.video import sample_positions
+
+QUARTERS = 4  # parts of a clip
+VARIED = 30  # actions that the mean is taken over: the most varied
+
+
+@stage("motions", needs=("clips",), notebook="11", study=True, alone=True)
+class Motions(Stage):
+    """The true facial actions of every clip, (N, QUARTERS, 52) float32; for the twin alone."""
+
+    def make(self, folder: Path) -> dict:
+        run, config = self.run, self.config
+        origin = twin_origin(config)
+        times = sample_positions(origin["frames"], config.frames)  # as the store does
+        with ThreadPoolExecutor() as pool:
+            moved = pool.map(
+                lambda name: twin.motion(twin_spec(name, origin)).actions[times], run.table["clip"]
+            )
+            parts = [np.array_split(actions, QUARTERS) for actions in moved]
+        means = np.array([[part.mean(0) for part in clip] for clip in parts], np.float32)
+        np.save(folder / "actions.npy", means)
+        return {"clips": len(means)}
+
+    def load(self, folder: Path) -> np.ndarray:
+        return np.load(folder / "actions.npy")
+
+
+class ActionsObjective(nn.Module):
+    """Mean squared error of standardised actions."""
+
+    captures = True
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, clips: Tensor, wanted: Tensor) -> Tensor:
+        """Clips (B, T, 3, H, W), standardised actions (B, QUARTERS·52) → scalar."""
+        return F.mse_loss(self.net(clips).float(), wanted)
+
+
+@stage(
+    "actions/{protector}",
+    needs=("split", "motions", "protected/{protector}", "recognizer/{protector}"),
+    settings=("nets.recognizer",),
+    notebook="11",
+    study=True,
+)
+class Actions(OnProtected):
+    """F_u as trained on a protector's clips, with the facial actions for outputs, trained on.
+
+    Clips are not mirrored: left and right are actions of their own.
+    """
+
+    frames = False
+    best = (("val_loss", min),)
+
+    def wanted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Standardised actions (N, QUARTERS·52), and the spread of each on the training part."""
+        true = self.run.get("motions").reshape(len(self.run.table), -1)
+        train = true[self.run.parts["train"]]
+        spread = train.std(0)
+        scale = np.where(spread > 1e-3, spread, np.inf)  # what never moves is not asked for
+        return ((true - train.mean(0)) / scale).astype(np.float32), spread
+
+    def net(self) -> nn.Module:
+        return new_recognizer(self.config, self.run.get("motions")[0].size)
+
+    def start(self) -> nn.Module:
+        return with_body(self.net(), self.run.get(f"recognizer/{self.protector}"))
+
+    def objective(self, net: nn.Module) -> nn.Module:
+        return ActionsObjective(net)
+
+    def batches(self) -> Callable:
+        return self.draw(self.store, self.wanted()[0], augment=False)
+
+    def measure(self, net: nn.Module) -> dict[str, float]:
+        said = self.run.logits(net, self.store, "val").numpy()
+        wanted = self.wanted()[0][self.run.parts["val"]]
+        return {"val_loss": float(((said - wanted) ** 2).mean())}
+
+    def report(self, net: nn.Module) -> dict:
+        test, (wanted, spread) = self.run.parts["test"], self.wanted()
+        said = self.run.logits(net, self.store, "test").numpy()
+        shape = (len(test), QUARTERS, -1)
+        each = r_squared(said.reshape(shape), wanted[test].reshape(shape))
+        most = np.argsort(-spread.reshape(QUARTERS, -1).mean(0), kind="stable")[:VARIED]
+        names = list(load_head(torch.device("cpu")).action)
+        named = {names[i]: round(float(each[i]), 4) for i in most}
+        return {"test": {"actions_r2": float(each[most].mean()), "each": named}}
+
+
+def r_squared(said: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """1 − squared error / variance of each action over clips and quarters.
+
+    Args:
+        said, true: (n, QUARTERS, actions).
+
+    Returns:
+        (actions,); 1 is perfect, 0 what the mean would do, below 0 worse than it.
+    """
+    off = ((said - true) ** 2).sum((0, 1))
+    around = ((true - true.mean((0, 1))) ** 2).sum((0, 1))
+    return 1 - off / np.maximum(around, 1e-9)
+
+
+def has_motions(run: Run) -> bool:
+    """Whether the true actions are known: of a twin to which no clips of others were added."""
+    name = re.compile(r"\d{4}_[A-Z]{3}_[A-Z]{3}_(LO|MD|HI|XX)")
+    return twin_origin(run.config) is not None and all(map(name.fullmatch, run.table["clip"]))

@@ -1,0 +1,175 @@
+"""Sex, race, age group: the mechanism of PLR with other labels than the name (paper §3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ppfer import measure
+from ppfer.base.errors import PpferError
+from ppfer.method.networks import ClassificationObjective, new_classifier, with_body
+from ppfer.run import Run
+from ppfer.run.stage import stage
+from ppfer.run.training import Training
+from ppfer.study.tables import approaches, ensure, left_out, prepare
+
+ATTRIBUTES = ("sex", "race", "age_group")
+
+
+def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list[str]]:
+    """Labels of each clip and the classes' names; −1 where the table does not say.
+
+    Args:
+        table: of clips (pandas), with columns sex, race, age.
+        column: "sex", "race" or "age_group": under 30, 30 to 49, 50 and over.
+
+    Raises:
+        PpferError: if fewer than two groups are named.
+    """
+    if column == "age_group":
+        words = [
+            ""
+            if not a
+            else "under 30"
+            if float(a) < 30
+            else "30 to 49"
+            if float(a) < 50
+            else "50 and over"
+            for a in table["age"]
+        ]
+    else:
+        words = list(table[column])
+    classes = sorted(set(words) - {""})
+    if len(classes) < 2:
+        raise PpferError(
+            f"the clips' table names {len(classes)} values of {column}; at least two are needed to "
+            "measure its leakage"
+        )
+    return np.array([classes.index(w) if w else -1 for w in words]), classes
+
+
+def attributes_of(run: Run) -> list[str]:
+    """The attributes that this data set labels."""
+    found = []
+    for column in ATTRIBUTES:
+        try:
+            attribute_labels(run.table, column)
+        except PpferError:
+            continue
+        found.append(column)
+    return found
+
+
+@stage("attribute/{column}", needs=("split", "identity"), notebook="08", study=True)
+class Attribute(Training):
+    """A validator of one attribute: V_pl with another head, trained on original training clips."""
+
+    trains = "attack"
+    best = (("val_accuracy", max),)
+
+    def labels(self) -> tuple[np.ndarray, list[str]]:
+        """See `attribute_labels`."""
+        return attribute_labels(self.run.table, self.column)
+
+    def known(self, part: str) -> np.ndarray:
+        """The clips of a part whose actor has the label."""
+        index = self.run.parts[part]
+        return index[self.labels()[0][index] >= 0]
+
+    def net(self, weights: str = "") -> nn.Module:
+        return new_classifier(self.config, len(self.labels()[1]), weights)
+
+    def start(self) -> nn.Module:
+        return with_body(self.net(self.config.nets.classifier_weights), self.run.get("identity"))
+
+    def objective(self, net: nn.Module) -> nn.Module:
+        return ClassificationObjective(net)
+
+    def batches(self) -> Callable:
+        return self.draw("clips", self.labels()[0], index=self.known("train"))
+
+    def measure(self, net: nn.Module) -> dict[str, float]:
+        held = self.known("val")
+        said = measure.leakage(self.run.logits(net, "clips", held), self.labels()[0][held])
+        return {"val_accuracy": said["all_frames"].value}
+
+
+def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
+    """Leakage of sex, race and age group on one random frame per test clip, frozen and retrained.
+
+    Frozen: the attribute's own validator. Retrained: V_pl retrained on the protector's clips names
+        a distribution over
+    actors, and with it over what those actors are; so the second column needs no further training.
+    The last row always names the commonest group: what must not be exceeded for nothing to have
+    leaked.
+    """
+    columns = attributes_of(run)
+    for column in columns:
+        ensure(run, f"attribute/{column}")
+    names = approaches(run) if names is None else names
+    ready = prepare(run, names, ("attack",))
+    rows = [
+        attribute_row(run, name, columns) if name in ready else left_out(run, name)
+        for name in names
+    ]
+    commonest = {"approach": "Always the commonest group (control)"}
+    for column in columns:
+        truth = attribute_labels(run.table, column)[0]
+        train, test = (truth[run.parts[part]] for part in ("train", "test"))
+        best = np.bincount(train[train >= 0]).argmax()
+        said = measure.rate(test[test >= 0] == best)
+        commonest |= {column: said, f"{column}_retrained": said}
+    return [*rows, commonest]
+
+
+def attribute_row(run: Run, name: str, columns: Sequence[str]) -> dict:
+    """One protector's row of `attribute_table`."""
+    row, store = {"approach": run.protector(name).title}, f"protected/{name}"
+    index, seed = run.parts["test"], run.config.seed
+    posterior = run.logits(f"attack/{name}", store, "test").softmax(-1)  # (n, T, actors)
+    for column in columns:
+        labels, classes = attribute_labels(run.table, column)
+        known = labels[index] >= 0
+        truth = labels[index[known]]
+        frozen = run.logits(f"attribute/{column}", store, "test")[known]
+        grouped = (posterior[known] @ actor_groups(run, labels, len(classes))).log()
+        row[column] = measure.leakage(frozen, truth, seed=seed)["random_frame"]
+        row[f"{column}_retrained"] = measure.leakage(grouped, truth, seed=seed)["random_frame"]
+    return row
+
+
+def actor_groups(run: Run, labels: np.ndarray, groups: int) -> Tensor:
+    """Which group each actor belongs to: (actors, groups) float, one-hot; an actor without a label
+    has a row of zeros.
+    """
+    table = torch.zeros(len(run.classes("actor")), groups)
+    rows = labels >= 0
+    table[torch.as_tensor(run.labels("actor")[rows]), torch.as_tensor(labels[rows])] = 1
+    return table
+
+
+def accuracy_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
+    """For whom the expression is still read: accuracy of F_u trained on each approach's clips, by
+    the sex, race and age group of who is shown; columns "sex: female" and so on.
+    """
+    names = approaches(run) if names is None else names
+    ready = prepare(run, names, ("recognizer",))
+    return [accuracy_row(run, name) if name in ready else left_out(run, name) for name in names]
+
+
+def accuracy_row(run: Run, name: str) -> dict:
+    """One protector's row of `accuracy_table`."""
+    row, index = {"approach": run.protector(name).title}, run.parts["test"]
+    said = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
+    hits = said.argmax(-1).numpy() == run.labels("emotion")[index]
+    for column in attributes_of(run):
+        labels, classes = attribute_labels(run.table, column)
+        known = labels[index] >= 0
+        groups = [classes[label] for label in labels[index[known]]]
+        rates = measure.by_group(hits[known], groups)
+        row |= {f"{column}: {group}": rate for group, rate in rates.items()}
+    return row

@@ -1,0 +1,272 @@
+"""Gaussian blur (paper §4.3), its strength found by bisection: Gaussian Blur 1 meets PPFER's
+leakage, 2 its accuracy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppfer.base.errors import PpferError
+from ppfer.base.files import write_json
+from ppfer.config import Train
+from ppfer.measure import leakage, rate
+from ppfer.method.networks import ClassificationObjective, made_by, new_recognizer, with_weights
+from ppfer.run import Run
+from ppfer.run.stage import Protector, Stage, stage
+from ppfer.run.training import Training
+
+
+@functools.lru_cache(maxsize=64)
+def blur_matrix(n: int, sigma: float) -> Tensor:
+    """Gaussian blur along an axis of length n, reflected at its ends, is a matrix: (n, n) float32,
+    rows summing to 1.
+
+    The kernel has 2⌈3σ⌉+1 taps. Cached and shared: clone it before changing it.
+
+    Raises:
+        PpferError: if the kernel reaches beyond the reflection, that is for σ > (n − 1) / 3.
+    """
+    radius = math.ceil(3 * sigma)
+    if not 0 < sigma or radius >= n:
+        raise PpferError(
+            f"a blur of σ = {sigma:g} does not fit {n} pixels; σ must lie in (0, {(n - 1) // 3}]"
+        )
+    x = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = torch.exp(-(x**2) / (2 * sigma**2))
+    basis = F.pad(
+        torch.eye(n, dtype=torch.float64)[:, None], (radius, radius), mode="reflect"
+    )  # (n, 1, n + 2·radius)
+    columns = F.conv1d(
+        basis, (kernel / kernel.sum()).view(1, 1, -1)
+    )  # (n, 1, n): row j is the blurred j-th basis vector
+    return columns[:, 0].T.float().contiguous()
+
+
+class GaussianBlur(nn.Module):
+    """Frames or clips (..., H, W) blurred with one σ in pixels (paper §4.3): X → B_h X B_wᵀ.
+
+    Equal to torchvision's ``gaussian_blur`` with kernel 2⌈3σ⌉+1, at a fraction of its cost for wide
+    kernels.
+    """
+
+    def __init__(self, sigma: float):
+        super().__init__()
+        self.sigma = sigma
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Same shape, in [0, 1]."""
+        rows, columns = (blur_matrix(n, self.sigma).to(pixels.device) for n in pixels.shape[-2:])
+        with torch.autocast(pixels.device.type, enabled=False):
+            return (rows @ pixels @ columns.T).clamp(0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bisection:
+    """What a bisection found.
+
+    Attributes:
+        at: the strength whose value came closest to the target. value: that value. target: what was
+            asked for.
+        tried: every (strength, value), in order; the first two are the ends of the range.
+        reached: whether the ends' values enclose the target.
+    """
+
+    at: float
+    value: float
+    target: float
+    tried: list[tuple[float, float]]
+    reached: bool
+
+    def __str__(self) -> str:
+        if self.reached:
+            return (
+                f"σ = {self.at:.2f} px gave {100 * self.value:.1f} % on validation, for "
+                f"{100 * self.target:.1f} %"
+            )
+        (low, high), values = (
+            (self.tried[0][0], self.tried[1][0]),
+            [100 * value for _, value in self.tried],
+        )
+        return (
+            f"the target of {100 * self.target:.1f} % is out of reach: σ from {low:.2f} to "
+            f"{high:.2f} px gave {min(values):.1f} % to "
+            f"{max(values):.1f} % on validation; σ = {self.at:.2f} px came closest, "
+            f"{100 * self.value:.1f} %"
+        )
+
+
+def bisect(
+    measure: Callable[[float], float],
+    target: float,
+    low: float,
+    high: float,
+    *,
+    steps: int = 10,
+    tolerance: float = 0.0,
+) -> Bisection:
+    """Find the strength at which a falling measure meets a target, halving the range's logarithm.
+
+    Where the two ends do not enclose the target, the range is searched in even steps of its
+    logarithm instead.
+
+    Args:
+        measure: strength → value, roughly falling.
+        target: the value wanted.
+        low, high: positive ends of the range.
+        steps: at most this many measurements between the ends.
+        tolerance: a value this close to the target is good enough.
+
+    Returns:
+        The strength whose value came closest, the weaker one of equals.
+    """
+    tried = [(low, measure(low)), (high, measure(high))]
+    reached = tried[1][1] <= target <= tried[0][1]
+    if not reached:
+        tried += [
+            (s, measure(s))
+            for s in (low * (high / low) ** (i / (steps + 1)) for i in range(1, steps + 1))
+        ]
+    while (
+        reached
+        and len(tried) < steps + 2
+        and min(abs(value - target) for _, value in tried) > tolerance
+    ):
+        middle = math.sqrt(low * high)
+        tried.append((middle, measure(middle)))
+        low, high = (middle, high) if tried[-1][1] > target else (low, middle)
+    at, value = min(tried, key=lambda pair: (abs(pair[1] - target), pair[0]))
+    return Bisection(at, value, target, tried, reached)
+
+
+def sigma_range(size: int) -> tuple[float, float]:
+    """From nearly no blur to the widest kernel that fits frames of this size, in pixels."""
+    return 0.25, (size - 1) // 3
+
+
+class BlurredObjective(nn.Module):
+    """Cross-entropy of F_u on clips blurred with another σ at every step: one network for all
+    strengths.
+    """
+
+    def __init__(
+        self, net: nn.Module, sigmas: tuple[float, float], seed: int, label_smoothing: float
+    ):
+        super().__init__()
+        self.objective, self.sigmas, self.seed = (
+            ClassificationObjective(net, label_smoothing),
+            sigmas,
+            seed,
+        )
+        self.register_buffer(
+            "step", torch.zeros((), dtype=torch.long)
+        )  # kept in the checkpoint, so that a resumed run goes on
+
+    def forward(self, clips: Tensor, labels: Tensor) -> Tensor:
+        """Clips (B, T, 3, H, W), labels (B,) → scalar."""
+        low, high = self.sigmas
+        draw = torch.rand(
+            (), generator=torch.Generator().manual_seed(self.seed + int(self.step))
+        ).item()
+        self.step += 1
+        return self.objective(GaussianBlur(round(low * (high / low) ** draw, 1))(clips), labels)
+
+
+@stage("blurred", needs=("split", "recognizer/none"), notebook="08", study=True)
+class Blurred(Training):
+    """F_u adapted to blur of every strength, so that the bisection for accuracy need not train a
+    network per σ.
+    """
+
+    trains = "adaptation"
+    frames = False
+
+    @property
+    def train(self) -> Train:
+        full = self.config.adaptation
+        return dataclasses.replace(full, steps=-(-full.steps // 2))  # it only steers the search
+
+    def net(self) -> nn.Module:
+        return new_recognizer(self.config, len(self.run.classes("emotion")))
+
+    def start(self) -> nn.Module:
+        return with_weights(self.net(), self.run.get("recognizer/none"))
+
+    def objective(self, net: nn.Module) -> nn.Module:
+        sigmas = sigma_range(self.config.size)
+        return BlurredObjective(net, sigmas, self.seed, self.train.label_smoothing)
+
+    def batches(self) -> Callable:
+        return self.draw("clips", self.run.labels("emotion"))
+
+
+@stage("blur/{target}", settings=("size",), notebook="08", study=True)
+class Blur(Stage):
+    """σ on the validation part: "plr" meets PPFER's leakage (Gaussian Blur 1), "acc" its accuracy
+    (Gaussian Blur 2).
+
+    Leakage is the frozen V_pl's over all frames, finer than one frame a clip. Accuracy is the
+    paper's, of an F_u that was trained on such clips: PPFER's own for the target, and for blur the
+    one network of stage "blurred".
+    """
+
+    def __init__(self, run: Run, value: str = ""):
+        super().__init__(run, value)
+        if self.target not in ("plr", "acc"):
+            raise PpferError(f"blur is matched on plr or acc, not on '{self.target}'")
+
+    def needs(self) -> tuple[str, ...]:
+        judges = ("identity",) if self.target == "plr" else ("blurred", "recognizer/ppfer")
+        return ("split", "protected/ppfer", *judges)
+
+    def value(self, judge: str, pixels: Tensor) -> float:
+        """The measure that is matched, of the validation part's clips."""
+        run, index = self.run, self.run.parts["val"]
+        said = run.logits(judge, pixels)
+        if self.target == "plr":
+            return leakage(said, run.labels("actor")[index])["all_frames"].value
+        return rate(said.argmax(-1).numpy() == run.labels("emotion")[index]).value
+
+    def make(self, folder: Path) -> dict:
+        run, index = self.run, torch.as_tensor(self.run.parts["val"])
+        held, ppfer = run.tensor("clips")[index], run.tensor("protected/ppfer")[index]
+        own, judge = ("identity", "identity")
+        if self.target == "acc":
+            own, judge = ("recognizer/ppfer", "blurred")
+
+        def at(sigma: float) -> float:
+            return self.value(judge, made_by(run, GaussianBlur(sigma), held, batch=32))
+
+        goal, ends = self.value(own, ppfer), sigma_range(self.config.size)
+        found = bisect(at, goal, *ends, tolerance=0.25 / len(index))
+        write_json(folder / "bisection.json", dataclasses.asdict(found))
+        return {"sigma": found.at, "said": str(found)}
+
+    def load(self, folder: Path) -> Bisection:
+        return Bisection(**json.loads((folder / "bisection.json").read_text()))
+
+
+def matched(number: int, target: str) -> Protector:
+    """The blur whose strength meets PPFER's "plr" or "acc"."""
+    stage_name = f"blur/{target}"
+    return Protector(
+        f"blur{number}",
+        f"Gaussian blur {number}",
+        lambda run: GaussianBlur(run.get(stage_name).at),
+        lambda run: (
+            f"kernel 2⌈3σ⌉+1, reflect padding; matched to PPFER's {target.upper()}: "
+            f"{run.get(stage_name)}"
+        ),
+        needs=(stage_name,),
+    )
+
+
+PROTECTORS = (matched(1, "plr"), matched(2, "acc"))

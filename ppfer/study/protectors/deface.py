@@ -1,0 +1,86 @@
+"""deface, the tool most people would take: its blur, mosaic or box over the face it finds.
+
+Where no face is found deface shows the frame as it was, and so do these rows: they say in how many.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ppfer.base.progress import Progress
+from ppfer.run import Run
+from ppfer.run.stage import Protector, Stage, stage
+from ppfer.video.faces import enlarged, finder_missing, surest
+
+CLIPS = 16  # looked at by one thread at a time
+MASK = 1.3  # deface's default: size of the mask in boxes
+WAYS = {"blur": "Deface", "mosaic": "Deface, mosaic", "solid": "Deface, box"}
+
+
+@stage("deface_faces", needs=("clips",), notebook="08", study=True, alone=True)
+class FoundFaces(Stage):
+    """The surest face of every frame, (N, T, 5): left, top, right, bottom in shares of the picture
+    and its score; NaN where none was found.
+    """
+
+    def make(self, folder: Path) -> dict:
+        clips = self.run.tensor("clips")
+        progress, parts = Progress(self.name, len(clips), "clips"), []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for part in pool.map(surest, clips.split(CLIPS)):
+                parts.append(part)
+                progress.update(sum(map(len, parts)))
+        found = np.concatenate(parts)
+        np.save(folder / "faces.npy", found)
+        return {"frames": found[..., 0].size, "without": int(np.isnan(found[..., 0]).sum())}
+
+    def load(self, folder: Path) -> np.ndarray:
+        return np.load(folder / "faces.npy")
+
+
+def build(run: Run, way: str) -> Callable[[Tensor, range], Tensor]:
+    """Clips (B, T, 3, S, S) and their rows → the same, defaced."""
+    from deface.deface import anonymize_frame  # an extra, and slow to import
+
+    found = run.get("deface_faces")
+
+    def apply(clips: Tensor, rows: range) -> Tensor:
+        big = enlarged(clips)
+        for pictures, faces in zip(big, found[list(rows)], strict=True):
+            for picture, face in zip(pictures, faces, strict=True):
+                if not np.isnan(face[0]):
+                    box = np.array([[*face[:4] * picture.shape[0], face[4]]])
+                    anonymize_frame(box, picture, MASK, way, True, False, None, 20)
+        pixels = torch.from_numpy(big).permute(0, 1, 4, 2, 3).flatten(0, 1).float() / 255
+        small = F.interpolate(pixels, clips.shape[-2:], mode="area")
+        return small.view(clips.shape).to(clips.device)
+
+    return apply
+
+
+def _said(run: Run, way: str) -> str:
+    made = run.summary("deface_faces")
+    return (
+        f"deface 1.5's {way} on the face it finds; none found in {made['without']:,} of "
+        f"{made['frames']:,} frames, which stay as they were"
+    )
+
+
+PROTECTORS = tuple(
+    Protector(
+        f"deface_{way}",
+        title,
+        lambda run, way=way: build(run, way),
+        lambda run, way=way: _said(run, way),
+        needs=("deface_faces",),
+        rows=True,
+        missing=lambda run: finder_missing(),
+    )
+    for way, title in WAYS.items()
+)

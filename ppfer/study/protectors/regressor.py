@@ -1,0 +1,306 @@
+"""What moves in a face? A small network that reads 52 facial actions and the pose off a frame.
+
+It learns from synthetic strangers alone (`crowd`), so it works on anybody and belongs to no data
+set. What it gets wrong about a person in every frame alike still tells who that is: the loss
+punishes that part of the error, and the network keeps how large it is (`Regressor.spread`).
+Stage: regressor. `data/regressor.md` is the model card of the shipped weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppfer import nets
+from ppfer.base.device import autocast, send
+from ppfer.base.errors import PpferError
+from ppfer.base.progress import Progress
+from ppfer.base.weights import load_weights, save_weights
+from ppfer.config import Config
+from ppfer.run.names import data_path
+from ppfer.run.stage import stage
+from ppfer.run.training import Training
+from ppfer.twin.camera import PLATE, record
+from ppfer.twin.head import load_head
+from ppfer.twin.synthetic_people import FIRST, FRAMES, HELD_OUT, Crowd, crowd
+
+SIDE = 112  # pixels at which the network looks
+NUMBERS = 55  # 52 actions, yaw, pitch, roll
+BLOCKS = (2, 2, 3, 1)  # of its four levels: 1.9 M parameters
+GROUP = 8  # frames of one person in a batch
+FAR = 3.0  # deviations up to which an error counts by its square
+BIAS = 0.3  # weight of what is wrong about a person in all frames alike
+# How much more an error of the pose weighs. Heads of the crowd turn far more widely than heads of
+# people who speak, so that what is a tenth of its spread there is half of a nod here.
+POSE = 10.0
+DICE = 27  # random numbers a frame: one to mirror it, those of `taken`
+VARIED = 30  # actions that R² is taken over: those that move most
+
+
+class Regressor(nn.Module):
+    """Frames (N, 3, h, w) in [0, 1] of any size to numbers (N, 55), as `crowd.Crowd` has them.
+
+    Attributes:
+        mean, std: of the numbers it was trained on.
+        spread: (55,) how far its error of a person differs from person to person: the deviation of
+            a person's mean error over people it has not seen. It is what leaks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nets.Classifier("resnet_small", NUMBERS, SIDE, width=32, blocks=BLOCKS)
+        for name, value in (("mean", 0.0), ("std", 1.0), ("spread", 0.0)):
+            self.register_buffer(name, torch.full((NUMBERS,), value))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Numbers (N, 55)."""
+        return self.net(frames).float() * self.std + self.mean
+
+
+class RegressionObjective(nn.Module):
+    """Smooth L1 on standardised numbers, and the square of what is wrong about a person throughout.
+
+    The first is quadratic up to `FAR`: most actions are absent from most frames, and what cares for
+    the size of an error alone would say so of every frame. The second is what a linear attacker
+    could learn of the errors: nothing is left for him where it is zero.
+    """
+
+    captures = True  # see `train.fit`
+
+    def __init__(self, net: Regressor):
+        super().__init__()
+        self.net = net
+
+    def forward(self, frames: Tensor, numbers: Tensor) -> Tensor:
+        """Frames (P·GROUP, 3, H, W) of P people in turn, their numbers → scalar."""
+        wrong = (self.net(frames) - numbers) / self.net.std
+        wrong = torch.cat([wrong[:, :-3], POSE * wrong[:, -3:]], 1)
+        each = F.huber_loss(wrong, torch.zeros_like(wrong), delta=FAR)
+        return each + BIAS * shared(wrong).mean()
+
+
+def shared(wrong: Tensor, group: int = GROUP) -> Tensor:
+    """Squares (P, 55) of each person's mean error, without what chance adds to them.
+
+    Of two frames of a person, the product of their errors has just this expectation: the mean over
+    all pairs is (|Σ e|² − Σ |e|²) / (n (n − 1)).
+    """
+    each = wrong.unflatten(0, (-1, group))  # (P, GROUP, 55)
+    return (each.sum(1).square() - each.square().sum(1)) / (group * (group - 1))
+
+
+# --- what it looks at -----------------------------------------------------------
+
+
+class Looks:
+    """Batches of a crowd as cameras and face finders give them, a pure function of (seed, step).
+
+    Calling it with a step returns frames (P·GROUP, 3, SIDE, SIDE) in [0, 1] and their numbers.
+
+    Args:
+        crowd: drawn people.
+        batch: frames, a multiple of `GROUP`.
+        seed: of all that is random.
+    """
+
+    def __init__(self, crowd: Crowd, batch: int, seed: int):
+        self.crowd, self.people, self.seed = crowd, max(2, batch // GROUP), seed
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        g = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
+        faces = torch.randint(len(self.crowd.frames), (self.people,), generator=g)
+        return self.of(faces, g)
+
+    def of(self, faces: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`GROUP` frames each of these faces (P,), made different by the generator."""
+        device, count = self.crowd.frames.device, len(faces) * GROUP
+        which = torch.rand(len(faces), FRAMES, generator=g).argsort(1)[:, :GROUP]
+        face, which = send(faces.repeat_interleave(GROUP), device), send(which.flatten(), device)
+        dice = send(torch.rand(count, DICE, generator=g), device)
+        frames = self.crowd.frames[face, which].float().div_(255)
+        numbers = self.crowd.numbers[face, which]
+        flip = (dice[::GROUP, 0] < 0.5).repeat_interleave(GROUP)  # a mirrored person is another
+        frames = torch.where(flip[:, None, None, None], frames.flip(-1), frames)
+        numbers = torch.where(flip[:, None], mirrored(numbers), numbers)
+        return taken(frames, dice[:, 1:]), numbers
+
+
+def mirrored(numbers: Tensor) -> Tensor:
+    """The numbers (N, 55) of mirrored frames: sides are exchanged, yaw and roll turn round."""
+    order, sign = _mirror(numbers.device)
+    return numbers[:, order] * sign
+
+
+@functools.cache
+def _mirror(device: torch.device) -> tuple[Tensor, Tensor]:
+    action = load_head(torch.device("cpu")).action
+    other = {"Left": "Right", "Right": "Left"}
+    order = [
+        action[name[: -len(s)] + other[s]] if (s := _side(name)) else i
+        for name, i in action.items()
+    ]
+    sign = torch.ones(NUMBERS, device=device)
+    sign[[NUMBERS - 3, NUMBERS - 1]] = -1
+    return torch.tensor([*order, *range(NUMBERS - 3, NUMBERS)], device=device), sign
+
+
+def _side(name: str) -> str:
+    return next((side for side in ("Left", "Right") if name.endswith(side)), "")
+
+
+def taken(frames: Tensor, dice: Tensor) -> Tensor:
+    """Frames as they come out of bad cameras and uncertain face finders.
+
+    Cut out and scaled, half hidden, grey or tinted, of low resolution, blurred, noisy, compressed.
+
+    Args:
+        frames: (N, 3, h, w) in [0, 1].
+        dice: (N, 26) in [0, 1): all that is random.
+
+    Returns:
+        (N, 3, SIDE, SIDE) in [0, 1].
+    """
+    crop, hide, tint, rest = dice.split((3, 10, 6, 7), 1)
+    scale, shift = 0.85 + 0.3 * crop[:, 0], 0.3 * (crop[:, 1:] - 0.5)
+    zero = torch.zeros_like(scale)
+    theta = torch.stack([scale, zero, shift[:, 0], zero, scale, shift[:, 1]], 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, [len(frames), 3, SIDE, SIDE], align_corners=False)
+    frames = F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
+    frames = _hidden(frames, hide)
+    grey = frames.mean(1, keepdim=True).expand_as(frames)
+    frames = torch.where(_wide(tint[:, 0] < 0.2), grey, frames)
+    gain = (0.6 + 0.8 * tint[:, 1:2]) * (0.75 + 0.5 * tint[:, 2:5])  # light, colour
+    frames = (frames * gain[:, :, None, None]).clamp(0, 1) ** _wide(0.7 + 0.7 * tint[:, 5])
+    for k, (share, side) in enumerate(((0.12, 56), (0.05, 36))):
+        small = F.interpolate(frames, (side, side), mode="bilinear", antialias=True)
+        coarse = F.interpolate(small, (SIDE, SIDE), mode="bilinear")
+        frames = torch.where(_wide(rest[:, k] < share), coarse, frames)
+    one, (focus, noise, step) = torch.ones_like(scale), rest[:, 2:5].square().T
+    shots = torch.stack([one, zero, 0.01 * focus, 0.04 * noise, 0.08 * step], 1)
+    shots = torch.cat([shots, PLATE * rest[:, 5:]], 1)  # (N, 7) as `camera.shot` gives them
+    return record(frames[:, None], shots[:, None])[:, 0]
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x[:, None, None, None]
+
+
+def _hidden(frames: Tensor, dice: Tensor) -> Tensor:
+    """Frames of which one in seven is partly behind a hand or a bar of some colour."""
+    n, _, height, width = frames.shape
+    ends = dice[:, :4].view(n, 2, 2) * 2 - 1  # x and y of a limb's two ends
+    y, x = (torch.linspace(-1, 1, k, device=frames.device) for k in (height, width))
+    at = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], -1)  # (H, W, 2)
+    along, start = (ends[:, 1] - ends[:, 0])[:, None, None], ends[:, :1, None]  # (n, 1, 1, 2)
+    off = at - start
+    share = ((off * along).sum(-1) / along.square().sum(-1).clamp(min=1e-3)).clamp(0, 1)
+    far = (off - share[..., None] * along).norm(dim=-1)  # (n, H, W)
+    thick = 0.05 + 0.2 * dice[:, 4]
+    over = (far < thick[:, None, None]) & (dice[:, 5] < 0.15)[:, None, None]
+    colour = (dice[:, 6:9] * (0.3 + 0.7 * dice[:, 9:]))[:, :, None, None]
+    return torch.where(over[:, None], colour, frames)
+
+
+# --- the stage --------------------------------------------------------------------
+
+
+@stage(
+    "regressor",
+    settings=("regressor_weights", "regressor_people"),
+    notebook="11",
+    study=True,
+    version=2,
+)
+class Regression(Training):
+    """The regressor: the shipped weights where the config names them, else trained here."""
+
+    best = (("val_actions", max),)
+
+    def settings(self) -> dict:
+        if not self.config.regressor_weights:
+            return super().settings()
+        path = weights_path(self.config)  # which may not be there: said when it is needed
+        return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""}
+
+    def make(self, folder: Path) -> dict:
+        if not self.config.regressor_weights:
+            return super().make(folder)
+        save_weights(shipped(self.config), folder / "weights.safetensors")
+        return {"loaded": self.config.regressor_weights}
+
+    def net(self) -> Regressor:
+        return Regressor()
+
+    def start(self) -> Regressor:
+        numbers, net = self.crowd.numbers.flatten(0, 1), self.net()
+        net.mean.copy_(numbers.mean(0))
+        net.std.copy_(numbers.std(0).clamp(min=0.02))
+        return net
+
+    @functools.cached_property
+    def crowd(self) -> Crowd:
+        """Whom it learns from."""
+        people = self.config.regressor_people
+        return crowd(
+            people, self.run.device, FIRST, Progress("drawing people", people, "people").update
+        )
+
+    @functools.cached_property
+    def strangers(self) -> Crowd:
+        """Whom it is measured on."""
+        return crowd(max(1, self.config.regressor_people // 16), self.run.device, HELD_OUT)
+
+    def objective(self, net: Regressor) -> nn.Module:
+        return RegressionObjective(net)
+
+    def batches(self) -> Callable[[int], tuple]:
+        return Looks(self.crowd, self.train.batch, self.seed)
+
+    def measure(self, net: Regressor) -> dict[str, float]:
+        """R² over strangers, of the actions that vary most and of the pose, and which share of the
+        error's variance is a person's own; the network is told its spread.
+        """
+        looks, g = Looks(self.strangers, GROUP, 0), torch.Generator().manual_seed(0)
+        errors, numbers = [], []
+        with torch.no_grad(), autocast(self.run.device, self.config.precision):
+            for faces in torch.arange(len(self.strangers.frames)).split(32):
+                frames, truth = looks.of(faces, g)
+                errors.append(net(frames) - truth)
+                numbers.append(truth)
+        wrong, truth = torch.cat(errors), torch.cat(numbers)
+        own = shared(wrong).mean(0).clamp(min=0)  # (55,)
+        net.spread.copy_(own.sqrt())
+        r2 = 1 - wrong.square().mean(0) / truth.var(0).clamp(min=1e-6)
+        varied = truth[:, : NUMBERS - 3].std(0).topk(VARIED).indices
+        scale = net.std.square()
+        return {
+            "val_actions": float(r2[varied].mean()),
+            "val_pose": float(r2[NUMBERS - 3 :].mean()),
+            "val_own": float((own / scale).sum() / (wrong.square().mean(0) / scale).sum()),
+        }
+
+
+def weights_path(config: Config) -> Path:
+    """The file of weights that a config names."""
+    return data_path(config.regressor_weights)
+
+
+def shipped(config: Config) -> Regressor:
+    """The regressor with the weights a config names.
+
+    Raises:
+        PpferError: when they are not there or do not fit.
+    """
+    path = weights_path(config)
+    if not path.is_file():
+        raise PpferError(
+            f"the regressor's weights {path} are not there; fetch them with the repository, or "
+            "train it (on a GPU it takes minutes): python data/export_regressor.py"
+        )
+    return load_weights(Regressor(), path)

