@@ -9,9 +9,10 @@ row.
 import argparse
 import json
 
-from ppfer import measure, study
+from ppfer import measure
 from ppfer.config import REPO, load_config
 from ppfer.run import Run
+from ppfer.study import catalogue
 
 
 def accuracies(run: Run) -> dict[str, measure.Rate]:
@@ -39,7 +40,7 @@ def main() -> None:
     for difficulty in options.difficulties:
         for seed in map(int, options.seeds.split(",")):
             asked = {"generate": True, "difficulty": difficulty, "seed": seed}
-            run = study.open_run(load_config(options.profile, asked))
+            run = catalogue.open_run(load_config(options.profile, asked))
             made = {"difficulty": difficulty, "seed": seed}
             steps = {"steps": run.config.recognition.steps}
             rows = [row for row in rows if not made.items() <= row.items()]

@@ -10,11 +10,11 @@ and where and how long it was trained. Nothing but the repository is needed.
 import argparse
 from pathlib import Path
 
-from ppfer import study
 from ppfer.base.files import write_json
 from ppfer.base.weights import save_weights
 from ppfer.config import PROFILES, REPO, load_config
 from ppfer.run.names import RUNS
+from ppfer.study import catalogue
 
 WEIGHTS = REPO / "data" / "regressor.safetensors"
 
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs-dir", type=Path, default=RUNS)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args(arguments)
-    run = study.open_run(load_config(args.profile, {"regressor_weights": ""}), args.runs_dir)
+    run = catalogue.open_run(load_config(args.profile, {"regressor_weights": ""}), args.runs_dir)
     path = save_weights(run.make("regressor"), args.out, small=True)
     made = run.manifest("regressor")
     kept = ("profile", "settings", "seconds", "device", "versions", "summary")

@@ -1,7 +1,7 @@
 """The convolutional networks of the method, as one would teach them.
 
-What makes them fast on a GPU is in `ppfer.run.fast`, how weights are read and saved in `ppfer.base.weights`,
-the U-ViT and the compensators around it in `ppfer.uvit`.
+What makes them fast on a GPU is in `ppfer.run.fast`, how weights are read and saved in
+`ppfer.base.weights`, the U-ViT and the compensators around it in `ppfer.uvit`.
 """
 
 from __future__ import annotations

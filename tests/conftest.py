@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from ppfer import study
 from ppfer.config import load_config
 from ppfer.data.store import ClipStore
 from ppfer.data.words import EMOTIONS
 from ppfer.method import PIPELINE
 from ppfer.run import Run
 from ppfer.run.stage import Stage, stage
+from ppfer.study import catalogue
 
 pytest_plugins = ("counting",)
 
@@ -88,8 +88,8 @@ class ColouredWild(Coloured):
 
 def coloured_run(config, runs_dir, device: str = "cpu") -> Run:
     """A run on coloured clips that can make everything there is; later classes of a kind win."""
-    stages = (*study.STAGES, ColouredClips, ColouredWild)
-    return Run(config, runs_dir, device, stages=stages, protectors=study.PROTECTORS)
+    stages = (*catalogue.STAGES, ColouredClips, ColouredWild)
+    return Run(config, runs_dir, device, stages=stages, protectors=catalogue.PROTECTORS)
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ import urllib.request
 
 import pytest
 
-from ppfer import study
 from ppfer.cli import execute
 from ppfer.config import REPO, load_config
 from ppfer.method import PIPELINE
+from ppfer.study import catalogue
 
 wanted = "playwright is not installed; run: make test-browser"
 sync_api = pytest.importorskip("playwright.sync_api", reason=wanted)
@@ -57,7 +57,7 @@ def lab(tmp_path_factory):
     """JupyterLab's address, on copies of the notebooks that run under profile smoke."""
     folder = tmp_path_factory.mktemp("lab")
     books = REPO / "my_notebooks" / folder.name
-    run = study.open_run(load_config("smoke", {"seed": 0}), folder / "runs")
+    run = catalogue.open_run(load_config("smoke", {"seed": 0}), folder / "runs")
     for name in (*PIPELINE, "recognizer/none", "attack/none"):
         run.make(name)
     for path in execute.student(books, solutions=True):

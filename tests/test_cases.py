@@ -23,7 +23,7 @@ from ppfer.config import load_config
 from ppfer.data.decoding import inspected
 from ppfer.data.index import index
 from ppfer.data.store import ClipStore
-from ppfer.study import open_run
+from ppfer.study.catalogue import open_run
 from ppfer.video import decode_clip, read_video
 from ppfer.video.heads import Options
 from ppfer.video.protect_files import protect_files

@@ -28,7 +28,8 @@ import nbformat
 import papermill
 import torch
 
-from ppfer import data, execute, study
+from ppfer import data, execute
+from ppfer.study import catalogue
 from ppfer.config import EMOTIONS, load_config
 from ppfer.protect import protect
 from ppfer.study import tables
@@ -38,7 +39,7 @@ torch.manual_seed(0)
 runs, raw = Path("runs"), Path("raw")
 few = {f"{stage}.{key}": 2 for stage in ("identity", "privacy") for key in ("steps", "batch")}
 settings = {"actors": 2, "clips_per_actor": 12, "size": 16, **few}
-run = study.open_run(load_config("smoke", settings), runs, "cpu")
+run = catalogue.open_run(load_config("smoke", settings), runs, "cpu")
 for name in ("clips", "split", "protected/none", "identity"):
     run.make(name)
 

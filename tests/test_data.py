@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppfer.base.errors import PpferError
-from ppfer.data import index as index_
+from ppfer.data import index as data
 from ppfer.data.words import EMOTIONS
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
@@ -24,7 +24,7 @@ def put(root: Path, files: dict[str, bytes | None]) -> Path:
     return root
 
 
-def reasons(index: index_.Index) -> dict[str, str]:
+def reasons(index: data.Index) -> dict[str, str]:
     return dict(zip(index.rejected["path"], index.rejected["reason"], strict=True))
 
 
@@ -54,7 +54,7 @@ def test_cremad_tree_is_audited(tmp_path):
             b'1001,51,"Male","Asian","Hispanic"\n',
         },
     )
-    index = index_.index(tmp_path)
+    index = data.index(tmp_path)
     table = index.table.set_index("clip")
     assert list(table.index) == ["1001_DFA_ANG_XX", "1001_IEO_SAD_LO", "1003_WSI_DIS_XX"]
     first = table.loc["1001_DFA_ANG_XX"]
@@ -87,18 +87,18 @@ def test_cremad_tree_is_audited(tmp_path):
 
 def test_a_sound_copy_replaces_a_pointer(tmp_path):
     put(tmp_path, {"VideoFlash/1001_DFA_ANG_XX.flv": POINTER, "VideoMP4/1001_DFA_ANG_XX.mp4": None})
-    index = index_.index(tmp_path)
+    index = data.index(tmp_path)
     assert index.table.path.tolist() == [str(tmp_path / "VideoMP4/1001_DFA_ANG_XX.mp4")]
     assert list(reasons(index)) == ["VideoFlash/1001_DFA_ANG_XX.flv"]
 
 
 @pytest.mark.parametrize("how", ["keep_faults", "twin.json"])
 def test_known_faults_can_be_kept(tmp_path, how):
-    put(tmp_path, {f"{clip}.mp4": None for clip in (*index_.KNOWN_FAULTS, "1001_DFA_ANG_XX")})
-    assert len(index_.index(tmp_path).table) == 1
+    put(tmp_path, {f"{clip}.mp4": None for clip in (*data.KNOWN_FAULTS, "1001_DFA_ANG_XX")})
+    assert len(data.index(tmp_path).table) == 1
     if how == "twin.json":
         put(tmp_path, {how: b"{}"})
-    assert len(index_.index(tmp_path, keep_faults=how == "keep_faults").table) == 5
+    assert len(data.index(tmp_path, keep_faults=how == "keep_faults").table) == 5
 
 
 PLACES = ("a", "a/b", "c")
@@ -115,7 +115,7 @@ def test_every_video_is_used_or_listed(tmp_path_factory, names, contents):
     names = ["1009_WSI_SAD_XX.mp4", *names]
     files = dict(zip(names, [b"sound", *contents], strict=False))
     root = put(tmp_path_factory.mktemp("tree"), files)
-    index = index_.index(root)
+    index = data.index(root)
     used = [os.path.relpath(path, root) for path in index.table["path"]]
     assert sorted([*used, *index.rejected["path"]]) == sorted(names)
     assert index.table["clip"].is_unique
@@ -130,7 +130,7 @@ def test_other_data_sets_below_a_tree_are_not_its_own(tmp_path):
             "wild/Clip/original/00001.mp4": None,
         },
     )
-    index = index_.index(tmp_path)
+    index = data.index(tmp_path)
     assert len(index.table) == 1 and not len(index.rejected)
 
 
@@ -139,25 +139,25 @@ def test_other_data_sets_below_a_tree_are_not_its_own(tmp_path):
 
 def test_nothing_to_index_is_a_sentence(tmp_path):
     with pytest.raises(PpferError, match="no/such does not exist"):
-        index_.index(tmp_path / "no/such")
+        data.index(tmp_path / "no/such")
     with pytest.raises(PpferError, match="is an empty folder"):
-        index_.index(tmp_path)
+        data.index(tmp_path)
     put(tmp_path, {"notes.txt": b"hello"})
     with pytest.raises(PpferError, match="is a file, not a folder"):
-        index_.index(tmp_path / "notes.txt")
+        data.index(tmp_path / "notes.txt")
     says = "holds no video.*metadata.csv with the columns path, actor, emotion"
     with pytest.raises(PpferError, match=says):
-        index_.index(tmp_path)
+        data.index(tmp_path)
     put(tmp_path, {"holiday.mp4": None})
     with pytest.raises(PpferError, match="has 1 videos, but none named as CREMA-D's"):
-        index_.index(tmp_path)
+        data.index(tmp_path)
 
 
 def test_all_pointers_says_what_to_run(tmp_path):
     put(tmp_path, {f"VideoFlash/1001_DFA_{code}_XX.flv": POINTER for code in CODES})
     says = "(?s)no video in .* can be used.*6 rejected.*run: git lfs pull"
     with pytest.raises(PpferError, match=says):
-        index_.index(tmp_path)
+        data.index(tmp_path)
 
 
 # --- a folder with metadata.csv, a DFEW tree ----------------------------------
@@ -172,7 +172,7 @@ def test_folder_with_metadata(tmp_path):
     )
     names = "a/1.mp4 a/1.flv b/1.mp4 a/2.mp4 a/3.mp4 a/4.mp4 b/2.mp4 extra.mp4".split()
     put(tmp_path, {"metadata.csv": csv.encode(), **dict.fromkeys(names)})
-    index = index_.index(tmp_path)
+    index = data.index(tmp_path)
     assert index.table["clip"].is_unique
     assert dict(zip(index.table["path"], index.table["emotion"], strict=True)) == {
         str(tmp_path / "a/1.mp4"): "angry",
@@ -199,7 +199,7 @@ def test_emotion_words(tmp_path):
     rows = "".join(f"{word}.mp4,1,{word}\n" for word in words)
     videos = {f"{word}.mp4": None for word in words}
     put(tmp_path, videos | {"metadata.csv": f"path,actor,emotion\n{rows}".encode()})
-    table = index_.index(tmp_path).table
+    table = data.index(tmp_path).table
     assert dict(zip(table["clip"], table["emotion"], strict=True)) == words
 
 
@@ -207,10 +207,10 @@ def test_metadata_without_a_needed_column(tmp_path):
     put(tmp_path, {"metadata.csv": b"path,person,emotion\na.mp4,1,sad\n", "a.mp4": None})
     says = "metadata.csv has no column actor; it has path, person, emotion"
     with pytest.raises(PpferError, match=says):
-        index_.index(tmp_path)
+        data.index(tmp_path)
     put(tmp_path, {"metadata.csv": b""})
     with pytest.raises(PpferError, match="metadata.csv cannot be read as a comma-separated table"):
-        index_.index(tmp_path)
+        data.index(tmp_path)
 
 
 def test_dfew_tree(tmp_path):
@@ -230,7 +230,7 @@ def test_dfew_tree(tmp_path):
             "Clip/clip_224x224/00003/1.jpg": None,
         },
     )
-    index = index_.index(tmp_path)
+    index = data.index(tmp_path)
     table = index.table.set_index("clip")
     assert list(table.index) == ["00001", "00002", "00003", "00010"]
     assert list(table["emotion"]) == ["happy", "sad", "fear", "surprise"]
@@ -243,9 +243,9 @@ def test_dfew_tree(tmp_path):
         "has an unknown emotion",
         "is a duplicate",
     ]
-    assert set(index_.index(tmp_path, fold=2).table["clip"]) == {"00001", "00010"}
+    assert set(data.index(tmp_path, fold=2).table["clip"]) == {"00001", "00010"}
     with pytest.raises(PpferError, match="set_9.csv does not exist"):
-        index_.index(tmp_path, fold=9)
+        data.index(tmp_path, fold=9)
 
 
 def test_fingerprint_follows_content_not_place(tmp_path):
@@ -254,10 +254,10 @@ def test_fingerprint_follows_content_not_place(tmp_path):
         first, second = (f"VideoFlash/1001_DFA_{code}_XX.flv" for code in ("ANG", "SAD"))
         put(tmp_path / place, {first: content, second: b"x" * 9000})
         os.utime(tmp_path / place / first, (1, 1))
-        prints.append(index_.index(tmp_path / place).fingerprint())
+        prints.append(data.index(tmp_path / place).fingerprint())
     assert prints[0] == prints[1] != prints[2]
 
 
 def test_index_names_refuses_other_names():
     with pytest.raises(PpferError, match="1001-a has an odd name"):
-        index_.index_names(["1001_DFA_ANG_XX.flv", "1001-a"])
+        data.index_names(["1001_DFA_ANG_XX.flv", "1001-a"])

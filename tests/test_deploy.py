@@ -14,7 +14,7 @@ from ppfer import video
 from ppfer.base.errors import PpferError
 from ppfer.config import REPO
 from ppfer.video import heads
-from ppfer.video import protect_files as protect_files_
+from ppfer.video import protect_files as deploying
 from ppfer.video.protect_files import Options, protect_files
 from ppfer.video.writer import Writer
 
@@ -55,7 +55,7 @@ def on_screen(picture):
 
 @pytest.fixture(autouse=True)
 def finder(monkeypatch):
-    monkeypatch.setattr(protect_files_, "Finder", OffTheScreen)
+    monkeypatch.setattr(deploying, "Finder", OffTheScreen)
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, people, monkeypatch):
             Slow.written += 1
             most[0] = max(most[0], read_so_far[0] // 3 - Slow.written)  # each is made three times
 
-    monkeypatch.setattr(protect_files_, "Writer", Slow)
+    monkeypatch.setattr(deploying, "Writer", Slow)
     (outcome,) = protect_files(painted, source, tmp_path / "out", options())
     assert outcome.tally.frames == 400 and most[0] < 60
 
@@ -262,9 +262,7 @@ def test_sound_is_left_out_unless_asked_for_and_both_are_said(tmp_path, people, 
     with av.open(str(outcome.result)) as made:
         assert len(made.streams.audio) == keep == outcome.sound
         kept = {"major_brand", "minor_version", "compatible_brands", "comment"}
-        assert set(made.metadata) <= kept and made.metadata["comment"].startswith(
-            protect_files_.MARK
-        )
+        assert set(made.metadata) <= kept and made.metadata["comment"].startswith(deploying.MARK)
     assert ("kept" if keep else "left out") in str(outcome)
     assert "voice names its speaker" in str(outcome)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ppfer import study
 from ppfer.config import load_config
 from ppfer.measure import Linked, as_rate
+from ppfer.study import catalogue
 from ppfer.study.attacks.actions import QUARTERS, r_squared
 from ppfer.study.attacks.linkage import linked, strangers
 from ppfer.study.tables import ensure
@@ -55,7 +55,7 @@ def test_r_squared_is_one_for_the_truth_and_zero_for_the_mean():
 
 
 def test_actions_are_what_the_twin_was_drawn_with(tmp_path):
-    run = study.open_run(load_config("smoke"), tmp_path, "cpu")
+    run = catalogue.open_run(load_config("smoke"), tmp_path, "cpu")
     for name in ("clips", "split", "protected/none", "recognizer/none", "motions", "actions/none"):
         run.make(name, load=False)
     true = run.get("motions")

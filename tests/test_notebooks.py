@@ -11,14 +11,14 @@ import nbformat
 import numpy as np
 import pytest
 
-from ppfer import study, video
+from ppfer import video
 from ppfer.base.errors import PpferError
 from ppfer.cli import execute
 from ppfer.config import load_config
 from ppfer.measure import Rate, as_rate
 from ppfer.method import PIPELINE
 from ppfer.show.notebook import WIDGET
-from ppfer.study import paper
+from ppfer.study import catalogue, paper
 from ppfer.study.tables import MAIN
 
 BOOKS = sorted(execute.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
@@ -152,7 +152,7 @@ def test_links_lead_somewhere(path):
 def smoke(tmp_path_factory):
     """Executes a notebook once and says where its copy is; what it reads is made before."""
     runs_dir = tmp_path_factory.mktemp("runs")
-    run = study.open_run(load_config("smoke", {"seed": 0}), runs_dir)
+    run = catalogue.open_run(load_config("smoke", {"seed": 0}), runs_dir)
     done = {}
 
     def executed(path):

@@ -8,8 +8,8 @@ from conftest import coloured_run
 
 from ppfer.base.errors import PpferError
 from ppfer.config import Train
-from ppfer.measure import Rate
-from ppfer.study.attacks.probes import View, compare, difference, explained, result
+from ppfer.measure import Rate, difference
+from ppfer.study.attacks.probes import View, compare, explained, result
 from ppfer.wavelets import BandSplit
 
 CLIPS = torch.rand(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from ppfer.config import Train
 from ppfer.run import loop
-from ppfer.run.loop import Batches
+from ppfer.run.batches import Batches
 from ppfer.study.attacks.recovery import (
     FRAMES,
     Recovery,

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from ppfer import study
 from ppfer.base.device import lone_threads
 from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
@@ -20,6 +19,7 @@ from ppfer.cli.terminal import leaked_by
 from ppfer.config import REPO, load_config
 from ppfer.measure import Rate
 from ppfer.protect import protect
+from ppfer.study import catalogue
 from ppfer.study.protectors import reenactment, regressor
 from ppfer.study.protectors.reenactment import Reenactment, draw_donor
 from ppfer.twin import synthetic_people
@@ -37,7 +37,7 @@ FEW = {"regressor_people": 1, "regressor.steps": 2, "regressor.batch": 16, "regr
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A regressor trained for two steps on one painted face."""
-    run = study.open_run(load_config("smoke", FEW), tmp_path_factory.mktemp("runs"), "cpu")
+    run = catalogue.open_run(load_config("smoke", FEW), tmp_path_factory.mktemp("runs"), "cpu")
     run.make("regressor")
     return run
 
@@ -181,21 +181,21 @@ def test_a_step_learns_and_the_stage_says_how_well(run, faces):
 def test_shipped_weights_are_small_and_read_the_same(run, weights, tmp_path):
     assert weights.stat().st_size < 4.9e6
     config = load_config("smoke", {"regressor_weights": str(weights)})
-    loaded = study.open_run(config, tmp_path, "cpu")
+    loaded = catalogue.open_run(config, tmp_path, "cpu")
     frames, net = torch.rand(2, 3, 80, 80), loaded.make("regressor")
     torch.testing.assert_close(net(frames), run.get("regressor")(frames), rtol=0.02, atol=0.02)
     assert loaded.summary("regressor") == {"loaded": str(weights)}
     key, content = loaded.key("regressor"), weights.read_bytes()
     torch.manual_seed(1)
     save_weights(regressor.Regressor(), weights, small=True)
-    assert study.open_run(config, tmp_path, "cpu").key("regressor") != key
+    assert catalogue.open_run(config, tmp_path, "cpu").key("regressor") != key
     weights.write_bytes(content)
 
 
 def test_missing_weights_are_a_sentence_that_says_how_to_make_them(tmp_path, capsys):
     config = load_config("smoke", {"regressor_weights": str(tmp_path / "none.safetensors")})
     with pytest.raises(PpferError, match="none.safetensors are not there.*export_regressor.py"):
-        study.open_run(config, tmp_path, "cpu").make("regressor")
+        catalogue.open_run(config, tmp_path, "cpu").make("regressor")
     given = ["--profile", "smoke", "--set", f"regressor_weights={tmp_path / 'none'}"]
     assert main(["protect", str(CLIP), "--out", str(tmp_path / "out"), *given]) == 2
     assert "are not there" in capsys.readouterr().err and not (tmp_path / "out").exists()
@@ -335,7 +335,7 @@ def test_crowds_are_framed_as_a_face_is_shown(faces):
 def test_faces_are_looked_for_in_clips_of_anybody_but_the_twin(weights, tmp_path):
     given = {"regressor_weights": str(weights)}
     for more, find in (({}, None), ({"data": str(tmp_path)}, surest)):
-        run = study.open_run(load_config("smoke", given | more), tmp_path, "cpu")
+        run = catalogue.open_run(load_config("smoke", given | more), tmp_path, "cpu")
         assert reenactment.build(run).find is find
 
 

@@ -19,8 +19,9 @@ from ppfer.base.errors import PpferError
 from ppfer.base.weights import read_weights
 from ppfer.config import REPO, Train
 from ppfer.method.networks import ClassificationObjective
-from ppfer.run import loop as loop_
-from ppfer.run.loop import Batches, augment, fit, learning_rate
+from ppfer.run import loop
+from ppfer.run.batches import Batches, augment
+from ppfer.run.loop import fit, learning_rate
 
 CPU = torch.device("cpu")
 
@@ -106,10 +107,10 @@ def test_resumed_equals_uninterrupted(tmp_path, number):
         fit(ClassificationObjective(net), net, feed, config, out, name="toy", evaluate=measure)
         return net
 
-    whole = loop_(tmp_path / "whole")
+    whole = train(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        loop_(tmp_path / "parts", stop_at=7)
-    resumed = loop_(tmp_path / "parts")
+        train(tmp_path / "parts", stop_at=7)
+    resumed = train(tmp_path / "parts")
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     whole, parts = (
@@ -211,12 +212,12 @@ def test_nothing_holds_the_loop_after_training(tmp_path, monkeypatch):
     """Recorded steps keep their memory on a GPU for as long as somebody holds them."""
     loops = []
 
-    class Watched(loop_.Loop):
+    class Watched(loop.Loop):
         def __init__(self, *given):
             super().__init__(*given)
             loops.append(weakref.ref(self))
 
-    monkeypatch.setattr(loop_, "Loop", Watched)
+    monkeypatch.setattr(loop, "Loop", Watched)
     gc.disable()
     try:
         train_linear(tmp_path)

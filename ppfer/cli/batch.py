@@ -24,7 +24,6 @@ import torch
 from filelock import FileLock, Timeout
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from ppfer import study
 from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic, digest, write_json
 from ppfer.base.progress import Progress
@@ -34,7 +33,7 @@ from ppfer.cli.grid import Cell
 from ppfer.measure import as_rate
 from ppfer.method import PIPELINE
 from ppfer.run import Run
-from ppfer.study import tables
+from ppfer.study import catalogue, tables
 
 LAST = "results"  # the task that ends a cell: its notebooks, or its tables
 
@@ -66,7 +65,7 @@ class Batch:
     folder: Path
     books: Sequence[Path] = ()
     stages: Sequence[str] = ()
-    opener: Callable[..., Run] = study.open_run
+    opener: Callable[..., Run] = catalogue.open_run
     threads: int = 0
 
     def __post_init__(self):

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from ppfer import study, twin
+from ppfer import twin
 from ppfer.base.device import out_of_memory
 from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import digest
@@ -26,7 +26,7 @@ from ppfer.method.networks import band_split
 from ppfer.run import MissingInput, Run
 from ppfer.run.fast import deployed
 from ppfer.run.names import RUNS, known_runs
-from ppfer.study import cost, tables
+from ppfer.study import catalogue, cost, tables
 from ppfer.video.heads import Options
 from ppfer.video.protect_files import protect_files
 
@@ -99,7 +99,7 @@ def _config(args: argparse.Namespace) -> Config:
 
 
 def _open(args: argparse.Namespace) -> Run:
-    return study.open_run(_config(args), args.runs_dir)
+    return catalogue.open_run(_config(args), args.runs_dir)
 
 
 def _slow() -> tuple:
@@ -135,7 +135,7 @@ def _run(args: argparse.Namespace) -> None:
             print(store.summary(), flush=True)
     if args.no_notebooks:
         parts = [tables.run_all] if args.notebooks != "tables" else []
-        parts += [study.compare] if args.notebooks in ("tables", "all") else []
+        parts += [catalogue.compare] if args.notebooks in ("tables", "all") else []
         for part in parts:
             part(run)
             if (

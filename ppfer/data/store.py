@@ -40,7 +40,8 @@ class ClipStore:
 
     Attributes:
         clips: (N, T, 3, H, W) uint8 memory map, read-only; in memory a tensor on any device.
-        table: DataFrame of N rows in the clips' order, every column text (see `ppfer.data.index.Index`).
+        table: DataFrame of N rows in the clips' order, every column text (see
+            `ppfer.data.index.Index`).
         rejected: DataFrame (path, reason) of all that was found and is not in the store.
         manifest: shape, hash, and `source`: where the clips come from.
         folder: where the store lives; None in memory.

@@ -7,9 +7,15 @@ recognizer (F_u) and attack (V_pl retrained). In each file an objective stands b
 trains with it.
 """
 
+from collections.abc import Iterable
+from pathlib import Path
+
 from ppfer import protect
+from ppfer.config import Config
 from ppfer.method import clips, compensation, identity, privacy, recognition
-from ppfer.run.stage import Protector
+from ppfer.run import Run
+from ppfer.run.names import RUNS
+from ppfer.run.stage import Protector, Stage
 
 STAGES = (
     clips.Clips,
@@ -73,3 +79,17 @@ PIPELINE = (
     "attack/enhanced",
     "attack/ppfer",
 )
+
+
+def open_run(
+    config: Config, runs_dir: str | Path = RUNS, stages: Iterable[type[Stage]] = ()
+) -> Run:
+    """A run that can make what the paper's method needs, and nothing to compare it with; see
+    `ppfer.run.Run`.
+
+    Args:
+        config: what it depends on.
+        runs_dir: where results are read and written.
+        stages: what else it can make; one of a known kind takes that one's place.
+    """
+    return Run(config, runs_dir, stages=(*STAGES, *stages), protectors=PROTECTORS)

@@ -19,14 +19,13 @@ from ppfer.base.errors import PpferError
 from ppfer.base.files import digest, write_json
 from ppfer.base.progress import Progress
 from ppfer.config import Config, pick
-from ppfer.data import index as index_
 from ppfer.data import split
+from ppfer.data.index import Index, index
 from ppfer.data.store import ClipStore
 from ppfer.protect import protect_all
 from ppfer.run.fast import deployed
 from ppfer.run.names import data_path
 from ppfer.run.stage import Stage, stage
-from ppfer.twin.files import generate_arrays
 
 CLIPS_A_PASS = 32  # through a protector
 
@@ -43,40 +42,23 @@ def twin_origin(config: Config) -> dict | None:
 
 
 class Decoded(Stage):
-    """A ClipStore decoded from a folder, or rendered by the twin's generator when
-    ``config.generate``.
-    """
+    """A ClipStore decoded from a folder."""
 
     wild = False
 
     def settings(self) -> dict:
-        said = super().settings()
-        if self.config.generate:
-            said["difficulty"] = self.config.difficulty
-        else:
-            said["files"] = chosen_clips(self.config, wild=self.wild).fingerprint()
-        return said
+        files = chosen_clips(self.config, wild=self.wild).fingerprint()
+        return super().settings() | {"files": files}
 
     def make(self, folder: Path) -> dict:
-        config, folder = self.config, folder / "store"
-        shape = {"frames": config.frames, "size": config.size}
-        if config.generate:
-            count = config.wild_clips if self.wild else 82 * config.actors
-            pixels, table = generate_arrays(
-                actors=config.actors,
-                wild=config.wild_clips if self.wild else 0,
-                seed=0,
-                difficulty=config.difficulty,
-                device=self.run.device,
-                progress=Progress(f"{self.name}: rendering", count, "clips").update,
-                **shape,
-            )
-            source = {"generated": self.name}
-            store = ClipStore.from_array(folder, pixels.split(64), table, source=source)
-        else:
-            index = chosen_clips(config, wild=self.wild)
-            progress = Progress(f"{self.name}: decoding", len(index.table), "clips")
-            store = ClipStore.build(index, folder, progress=progress.update, **shape)
+        index = chosen_clips(self.config, wild=self.wild)
+        store = ClipStore.build(
+            index,
+            folder / "store",
+            frames=self.config.frames,
+            size=self.config.size,
+            progress=Progress(f"{self.name}: decoding", len(index.table), "clips").update,
+        )
         return {"clips": len(store), "rejected": len(store.rejected), "sha256": store.hash}
 
     def load(self, folder: Path) -> ClipStore:
@@ -100,7 +82,7 @@ class Wild(Decoded):
     wild = True
 
 
-def chosen_clips(config: Config, *, wild: bool = False) -> index_.Index:
+def chosen_clips(config: Config, *, wild: bool = False) -> Index:
     """The index of the clips a config asks for: its data folder, cut down to ``actors``,
     ``clips_per_actor``, ``wild_clips``.
 
@@ -108,8 +90,8 @@ def chosen_clips(config: Config, *, wild: bool = False) -> index_.Index:
         PpferError: if there is nothing usable at the path.
     """
     root = data_path(config.wild if wild else config.data)
-    index = index_.index(root, keep_faults=config.keep_faults)
-    table = index.table
+    found = index(root, keep_faults=config.keep_faults)
+    table = found.table
     if wild and config.wild_clips:
         table = _evenly(table, "emotion", config.wild_clips)
     if not wild and config.actors:
@@ -118,7 +100,7 @@ def chosen_clips(config: Config, *, wild: bool = False) -> index_.Index:
         groups = [group for _, group in table.groupby("actor")]
         parts = [_evenly(group, "emotion", config.clips_per_actor) for group in groups]
         table = table.loc[sorted(i for part in parts for i in part.index)]
-    return dataclasses.replace(index, table=table.reset_index(drop=True))
+    return dataclasses.replace(found, table=table.reset_index(drop=True))
 
 
 def _evenly(table: pd.DataFrame, column: str, count: int) -> pd.DataFrame:

@@ -2,8 +2,8 @@
 
 A network is built from plain layers (`ppfer.nets`). `prepare` replaces, in place, the few that a
 device has a better way for, or whose gradient is not the same twice there; parameters, their names
-and what is computed stay the same, up to rounding. `ppfer.run.loop.fit` prepares what it trains, and
-whoever loads a network prepares that. `deploy` goes further, for a network that will only run.
+and what is computed stay the same, up to rounding. `ppfer.run.loop.fit` prepares what it trains,
+and whoever loads a network prepares that. `deploy` goes further, for a network that will only run.
 """
 
 from __future__ import annotations
@@ -287,8 +287,7 @@ class Captured:
 def deployed(
     protector: Apply, batch: int, *, precision: str = "auto", compile: bool = False
 ) -> Apply:
-    """A protector made of our networks as it runs fastest on a GPU (`ppfer.run.fast.deploy`); any other
-    as it is.
+    """A protector made of our networks as it runs fastest on a GPU (`deploy`); any other as it is.
 
     Args:
         protector: clips → clips; a network, or a method of one such as `PPFER.compensate`.

@@ -17,7 +17,8 @@ from ppfer.base.files import digest
 from ppfer.base.weights import load_weights
 from ppfer.config import Train, pick
 from ppfer.run import fast
-from ppfer.run.loop import Batches, fit
+from ppfer.run.batches import Batches
+from ppfer.run.loop import fit
 from ppfer.run.stage import Stage
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from ppfer.measure import as_rate
 from ppfer.run import Run
 from ppfer.show import notebook, plots
-from ppfer.show import tradeoff as tradeoff_
+from ppfer.study.paper import grouped
 from ppfer.wavelets import BandSplit, analysis_matrix
 
 WAVELETS = ("haar", "db2", "db4", "sym4", "sym5", "bior2.2", "bior4.4")
@@ -167,7 +167,7 @@ def tradeoff_picture(
             r = 12 if chosen else 9
             pen.ellipse((u - r, v - r, u + r, v + r), color if chosen else "#0173b2")
     taken = [(u - 12, v - 12, u + 12, v + 12) for u, v, _ in points]
-    for u, v, *numbers in tradeoff_.grouped(points, 20):
+    for u, v, *numbers in grouped(points, 20):
         said = ", ".join(map(str, numbers))
         for side, x, y in (("lm", 16, 0), ("mb", 0, -14), ("mt", 0, 14), ("rm", -16, 0)):
             box = pen.textbbox((u + x, v + y), said, font, side)

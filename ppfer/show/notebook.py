@@ -23,18 +23,24 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ppfer import config, measure, study
+from ppfer import config, measure, method
 from ppfer.base.device import device_name
 from ppfer.measure import Rate
 from ppfer.run import Run
+from ppfer.run.stage import Stage
 from ppfer.show import plots
-from ppfer.study.attacks import probes
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def start(
-    profile: str = "demo", seed: int = 0, runs_dir: str = "../runs", settings: dict | None = None
+    profile: str = "demo",
+    seed: int = 0,
+    runs_dir: str = "../runs",
+    settings: dict | None = None,
+    *,
+    study: bool = False,
+    stages: Sequence[type[Stage]] = (),
 ) -> Run:
     """Begin a notebook: seed everything, set the look, say what this runs on.
 
@@ -44,6 +50,8 @@ def start(
         runs_dir: where stage results are read and written.
         settings: dotted overrides of the profile, e.g. ``{"data": "/videos", "privacy.steps":
             50}``.
+        study: the run also makes what the method is compared with, `ppfer.study`.
+        stages: what else it can make, without all of the study.
 
     Raises:
         PpferError: for a wrong setting, or a parameter from papermill that the notebook lacks.
@@ -53,15 +61,27 @@ def start(
     np.random.seed(seed)
     torch.manual_seed(seed)
     plots.theme()
-    context = study.open_run(
-        config.load_config(profile, {"seed": seed, **(settings or {})}), runs_dir
-    )
+    chosen = config.load_config(profile, {"seed": seed, **(settings or {})})
+    context = _open(chosen, runs_dir, study, stages)
     print(
         f"profile {profile}, seed {seed}, {device_name(context.device)}, "
         f"{context.config.frames} frames of {context.config.size}×{context.config.size}, run "
         f"'{context.dir.name}'"
     )
     return context
+
+
+def _open(chosen: config.Config, runs_dir: str, study: bool, stages: Sequence[type[Stage]]) -> Run:
+    """The run of a notebook; the study and the twin's renderer are imported where it needs them."""
+    if study:
+        from ppfer.study import catalogue
+
+        return catalogue.open_run(chosen, runs_dir)
+    if chosen.generate:
+        from ppfer.twin import clips
+
+        stages = (*stages, *clips.stages(chosen))
+    return method.open_run(chosen, runs_dir, stages)
 
 
 def _refuse_unknown() -> None:
@@ -221,7 +241,7 @@ def verdict(rate: Rate, *, against: float | Rate, name: str = "", than: str = "g
         "above", "below" or "like".
     """
     if isinstance(against, Rate):
-        _, low, high = probes.difference(rate, against)
+        _, low, high = measure.difference(rate, against)
         other = str(against)
     else:
         low, high = (edge - against for edge in rate.interval)

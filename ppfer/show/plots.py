@@ -274,8 +274,8 @@ def compared(rows: Sequence[Mapping]) -> Figure:
     per approach; every share in % with its 95 % interval, other numbers as they are.
 
     Args:
-        rows: as `ppfer.cli.publish.side_by_side` gives them; means over seeds are left out, since each
-            seed has its point.
+        rows: as `ppfer.cli.publish.side_by_side` gives them; means over seeds are left out, since
+            each seed has its point.
     """
     points = []
     for row in rows:

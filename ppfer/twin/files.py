@@ -128,7 +128,7 @@ def landmarks(spec: ClipSpec) -> np.ndarray:
 
 
 def table(specs: list[ClipSpec]) -> pd.DataFrame:
-    """The index of clips in memory, with the columns of `ppfer.data.index.index`; `path` is empty."""
+    """The index of clips in memory, with the columns of `ppfer.data.index`; `path` is empty."""
     people = [spec.actor.demographics for spec in specs]
     return pd.DataFrame(
         {

@@ -151,7 +151,8 @@ def protected_frames(
             ``protector(clips, names)``: names that tell each face of each video. One with an
             attribute ``sight``, a face's box → a square, is shown that square and not the one that
             its result is pasted into. One with an attribute ``rate`` is told it. One whose
-            ``whole`` is true has been shown all of the video before, see `ppfer.video.protect_files`.
+            ``whole`` is true has been shown all of the video before, see
+            `ppfer.video.protect_files`.
         frames: as `ppfer.video.read_frames` gives them.
         finder: finds faces, with `Options.frame` "face".
         rate: frames per second, about.

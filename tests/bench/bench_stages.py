@@ -2,15 +2,14 @@
 tests/bench/bench_stages.py [cpu|cuda [STAGE …]]``.
 
 Both train the same objective on the same clips at the twin's size (the demo's on a CPU). Ours is
-`ppfer.run.loop.fit` as the stages call it, timed between two lines of its own log, so that data path,
-augmentation and logging are in and compilation is not; on a GPU once as profile twin runs it and
-once with ``compile=true``, which pays in longer stages. The peer is eager float32 with PyTorch's
-own layers, a DataLoader over samples and plain AdamW; on a GPU once strictly and once with
-convolutions in TF32. A row also says how much memory each took at most, which share of the device's
-bf16 matrix rate (measured here) ours reached, and which share of a step the transform takes. On a
-GPU stage "latent" is one training step of the latent compensator at its real size, U-ViT-H/2 with
-random weights, where diffusers is installed.
-"""
+`ppfer.run.loop.fit` as the stages call it, timed between two lines of its own log, so that data
+path, augmentation and logging are in and compilation is not; on a GPU once as profile twin runs
+it and once with ``compile=true``, which pays in longer stages. The peer is eager float32 with
+PyTorch's own layers, a DataLoader over samples and plain AdamW; on a GPU once strictly and once
+with convolutions in TF32. A row also says how much memory each took at most, which share of the
+device's bf16 matrix rate (measured here) ours reached, and which share of a step the transform
+takes. On a GPU stage "latent" is one training step of the latent compensator at its real size,
+U-ViT-H/2 with random weights, where diffusers is installed."""
 
 from __future__ import annotations
 

@@ -23,12 +23,12 @@ def ours(videos: Path, out: Path) -> tuple[float, list[int]]:
     from ppfer.cli import commands
     from ppfer.config import load_config
     from ppfer.method.networks import new_compensator, new_enhancer
-    from ppfer.run import fast as fast_
+    from ppfer.run.fast import deployed
 
     torch.set_num_threads(min(2, torch.get_num_threads()))
     config = load_config("demo")
     net = protect.PPFER(new_enhancer(config), new_compensator(config))
-    fast = fast_.deployed(nets.freeze(net), 4)
+    fast = deployed(nets.freeze(net), 4)
     options = commands.Options(config.size, torch.device("cpu"), batch=4)
     began = time.perf_counter()
     outcomes = commands.protect_files(fast, videos, out, options)

@@ -27,8 +27,8 @@ from ppfer.config import load_config
 from ppfer.data.index import index
 from ppfer.measure import Rate, write_table
 from ppfer.run import Run
-from ppfer.study import open_run, tables
 from ppfer.study.attacks.linkage import strangers
+from ppfer.study.catalogue import open_run, tables
 from ppfer.video import read_video
 
 BASE = ("clips", "split", "identity", "protected/none", "recognizer/none")

@@ -15,13 +15,13 @@ import pytest
 import torch
 from counting import COUNTS
 
-from ppfer import study
 from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.base.weights import save_weights
 from ppfer.cli import audit, commands, execute
 from ppfer.config import REPO, load_config
 from ppfer.data.store import ClipStore
+from ppfer.study import catalogue
 
 NAMES = [f"Müller Anna take {n}" for n in range(3)] + ['O"Neill 3', "1001_DFA_ANG_XX", "Łukasz-05"]
 
@@ -107,13 +107,13 @@ def test_nothing_to_clean_is_a_sentence(runs, tmp_path, capsys):
 def test_clips_of_nobody_are_shown_and_others_are_not(tmp_path):
     """The shipped clips, wild ones too, and those rendered in memory; not a folder of one's own."""
     for profile in ("demo", "smoke", "twin"):
-        assert audit.to_hide(study.open_run(load_config(profile), tmp_path)) is None
+        assert audit.to_hide(catalogue.open_run(load_config(profile), tmp_path)) is None
     folder = tmp_path / "mine"
     folder.mkdir()
     clip = next((REPO / "data" / "twin" / "VideoMP4").glob("*.mp4"))
     shutil.copy(clip, folder / "ann-1.mp4")
     (folder / "metadata.csv").write_text("path,actor,emotion\nann-1.mp4,ann,happy\n")
-    own = study.open_run(load_config("smoke", {"data": str(folder)}), tmp_path / "runs")
+    own = catalogue.open_run(load_config("smoke", {"data": str(folder)}), tmp_path / "runs")
     assert audit.to_hide(own) == ["ann-1"]
 
 

@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where it is run as a progr
 from conftest import SMALL, coloured_run
 from test_house import VALUES
 
-from ppfer import study
 from ppfer.base.files import digest, write_json
 from ppfer.config import load_config
 from ppfer.data.store import ClipStore
@@ -28,6 +27,7 @@ from ppfer.nets import freeze
 from ppfer.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.run.training import Training, trainable
+from ppfer.study import catalogue
 
 VALUES = VALUES | {"protector": "enhanced"}
 KEPT = Path(__file__).parent / "objectives.json"
@@ -64,7 +64,7 @@ def objectives(folder: Path) -> dict[str, dict]:
     for name in ("clips", "wild", "split"):
         run.make(name, load=False)
     said = {}
-    for cls in study.STAGES:
+    for cls in catalogue.STAGES:
         if not issubclass(cls, Training):
             continue
         name = f"{cls.kind}/{VALUES[cls.argument]}" if cls.argument else cls.kind
@@ -120,7 +120,7 @@ def test_a_new_version_makes_the_stage_and_what_stands_on_it_again(tmp_path):
 
 def test_keys_from_before_there_were_versions_hold(tmp_path):
     """The committed results' keys: the first version is not part of a key."""
-    run = study.open_run(load_config("demo"), tmp_path, "cpu")
+    run = catalogue.open_run(load_config("demo"), tmp_path, "cpu")
     said = run.describe("wild")
     assert said.version == 1
     assert run.key("wild") == digest({"stage": "wild", "settings": said.settings(), "inputs": {}})

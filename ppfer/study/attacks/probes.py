@@ -9,7 +9,6 @@ detail and detail sub-bands are linear maps of each other.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from ppfer.config import Train
 from ppfer.measure import Rate
 from ppfer.method.networks import ClassificationObjective
 from ppfer.run import Run
-from ppfer.run.loop import augment
+from ppfer.run.batches import augment
 from ppfer.run.stage import stage
 from ppfer.run.training import Training
 from ppfer.wavelets import low_pass
@@ -202,23 +201,9 @@ def result(run: Run, name: str, measure: str = "random_frame") -> Rate:
     return Rate(**run.summary(name)["test"][measure])
 
 
-def difference(a: Rate, b: Rate) -> tuple[float, float, float]:
-    """a − b with its 95 % interval (Newcombe 1998, method 10: two Wilson intervals combined).
-
-    It treats the two as independent. Measured on the same clips they usually agree, which makes it
-    too wide, not too narrow.
-    """
-    (low_a, high_a), (low_b, high_b), d = a.interval, b.interval, a.value - b.value
-    return (
-        d,
-        d - math.hypot(a.value - low_a, high_b - b.value),
-        d + math.hypot(high_a - a.value, b.value - low_b),
-    )
-
-
 def compare(a: Rate, b: Rate, names: tuple[str, str]) -> str:
     """What the numbers allow to be said about a and b, in a sentence."""
-    d, low, high = difference(a, b)
+    d, low, high = measure.difference(a, b)
     by = (
         f"{100 * abs(d):.1f} points (95 % interval of the difference {100 * low:+.1f} to "
         f"{100 * high:+.1f})"

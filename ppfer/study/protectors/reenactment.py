@@ -79,8 +79,8 @@ class Reenactment(nn.Module):
             ``reader.spread``: that of the reader's mean error from person to person, which such an
             offset hides; 0 adds nothing, and a reader without a spread gets none. Runs say
             ``config.reenactment_offset``.
-        find: where faces are in clips (B, T, 3, S, S) uint8, see `ppfer.video.faces.surest`; the reader
-            is shown the `sight` of them. None: heads are framed as those it learned from.
+        find: where faces are in clips (B, T, 3, S, S) uint8, see `ppfer.video.faces.surest`; the
+            reader is shown the `sight` of them. None: heads are framed as those it learned from.
         neutral: show all clips the same face at `rest`, so that what is misread of a person
             throughout goes; every expression held through a clip goes with it. It needs whole
             clips; of those that it was shown while `listening` it knows the rest by name.
@@ -221,8 +221,8 @@ def framed(clips: Tensor, faces: np.ndarray) -> Tensor:
 
     Args:
         clips: (B, T, 3, S, S) in [0, 1].
-        faces: (B, T, 5) as `ppfer.video.faces.surest` finds them. One that was missed is taken to be
-            where the clip's others are; of a clip without any, the whole picture is shown.
+        faces: (B, T, 5) as `ppfer.video.faces.surest` finds them. One that was missed is taken to
+            be where the clip's others are; of a clip without any, the whole picture is shown.
 
     Returns:
         (B, T, 3, SIDE, SIDE) in [0, 1], with the regressor's SIDE.

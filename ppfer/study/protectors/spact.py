@@ -22,7 +22,7 @@ from ppfer.method.networks import (
     start_enhancer,
     with_weights,
 )
-from ppfer.run.loop import augment
+from ppfer.run.batches import augment
 from ppfer.run.stage import Protector, stage
 from ppfer.run.training import Training, trainable
 

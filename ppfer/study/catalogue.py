@@ -1,0 +1,113 @@
+"""Every protector and every stage there is, listed here and nowhere else.
+
+A new one is a file with its `Protector` (and, if it is trained, its stage), and a line in the lists
+below.
+"""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from ppfer import method
+from ppfer.base.files import atomic
+from ppfer.base.processes import is_main
+from ppfer.config import Config
+from ppfer.measure import write_table
+from ppfer.run import Run
+from ppfer.run.names import RUNS
+from ppfer.study import paper, tables
+from ppfer.study.attacks import actions, attributes, flicker, linkage, probes, recovery, retrained
+from ppfer.study.protectors import (
+    ablation,
+    blur,
+    deface,
+    flow,
+    live,
+    long_schedule,
+    perfect_swap,
+    reenactment,
+    regressor,
+    simple_baselines,
+    spact,
+    swap,
+)
+from ppfer.twin import clips
+
+PROTECTORS = (
+    *method.PROTECTORS,
+    live.PROTECTOR,
+    reenactment.PROTECTOR,
+    reenactment.NEUTRAL,
+    *blur.PROTECTORS,
+    spact.PROTECTOR,
+    flow.PROTECTOR,
+    swap.PROTECTOR,
+    perfect_swap.PROTECTOR,
+    *long_schedule.PROTECTORS,
+    *recovery.PROTECTORS,
+    *simple_baselines.PROTECTORS,
+    *deface.PROTECTORS,
+    *ablation.PROTECTORS,
+)
+
+STAGES = (
+    *method.STAGES,
+    live.Live,
+    regressor.Regression,
+    probes.Probe,
+    blur.Blurred,
+    blur.Blur,
+    spact.Contrast,
+    spact.Tradeoff,
+    swap.Landmarks,
+    deface.FoundFaces,
+    retrained.FromScratch,
+    retrained.OfAnotherFamily,
+    retrained.OnClips,
+    actions.Motions,
+    actions.Actions,
+    linkage.Linkage,
+    flicker.Steadiness,
+    recovery.RecoveryAttack,
+    attributes.Attribute,
+    ablation.Joint,
+)
+
+
+def open_run(config: Config, runs_dir: str | Path = RUNS, device: str | None = None) -> Run:
+    """A run that can make everything there is; see `ppfer.run.Run`."""
+    stages = (*STAGES, *clips.stages(config))
+    return Run(config, runs_dir, device, stages=stages, protectors=PROTECTORS)
+
+
+def compare(run: Run) -> None:
+    """Tables 1, 3 and 4, the stronger questions and the page of discrepancies, without notebooks
+    (after `tables.run_all`).
+    """
+    folder = run.dir / "tables"
+    names = tables.prepare(run, tables.approaches(run), ())
+    made = {
+        "table1": tables.table1,
+        "table1_attackers": lambda run: tables.leakage_table(run, names),
+        "table1_attributes": lambda run: attributes.attribute_table(run, names),
+        "table1_groups": lambda run: attributes.accuracy_table(run, names),
+        "table3": recovery.table3,
+        "table4": ablation.table4,
+        "schedule": long_schedule.schedule_table,
+        "live": recovery.beyond_table,
+    }
+    if not attributes.attributes_of(run):
+        del made["table1_attributes"], made["table1_groups"]
+    for name, table in made.items():
+        rows = table(run)
+        if is_main():
+            write_table(rows, folder, name)
+    if is_main():
+        rows = json.loads((folder / "table1.json").read_text())
+        figure = paper.figure1(rows)
+        with atomic(folder / "figure1.svg") as partial:
+            figure.savefig(partial)
+        plt.close(figure)
+        with atomic(folder / "discrepancies.md") as partial:
+            partial.write_text(paper.discrepancies(folder))
