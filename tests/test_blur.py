@@ -58,6 +58,6 @@ def test_both_blurs_are_matched_on_the_validation_part(tiny_run):
         ensure(tiny_run, need)
         found = tiny_run.get(need)
         assert tiny_run.protector(name).build(tiny_run).sigma == found.at
-        assert str(found) in tiny_run.protector(name).said(tiny_run)
+        assert str(found) in tiny_run.protector(name).description(tiny_run)
     with pytest.raises(PpferError, match="blur is matched on plr or acc, not on 'ssim'"):
         tiny_run.describe("blur/ssim")

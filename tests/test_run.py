@@ -167,7 +167,7 @@ def test_names_that_are_no_stage_or_protector_are_sentences(tmp_path):
             run.make(name)
     assert run.describe("third").needs() == run.describe("third/a").needs() == ("second/a",)
     run.protectors["none"] = Protector("none", "None", lambda run: no_privacy, "nothing")
-    assert run.protector("none").said(run) == "nothing"
+    assert run.protector("none").description(run) == "nothing"
     with pytest.raises(PpferError, match="unknown protector 'nun'; known: none"):
         run.protector("nun")
 

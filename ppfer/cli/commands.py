@@ -27,7 +27,7 @@ from ppfer.run import MissingInput, Run
 from ppfer.run.fast import deployed
 from ppfer.run.names import RUNS, known_runs
 from ppfer.study import catalogue, cost, tables
-from ppfer.video.heads import Options
+from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
 
 FOR_GPUS = ("twin", "paper")
@@ -315,8 +315,8 @@ def _protect(args: argparse.Namespace) -> int:
         ) from error
     apply = deployed(built, batch, precision=config.precision, compile=config.compile)
     chosen = ("frame", "outside", "start", "end", "quality", "exact", "preview", "keep_audio")
-    options = Options(
-        protector.side or config.size,
+    options = ProtectOptions(
+        protector.size or config.size,
         run.device,
         batch=batch,
         precision=config.precision,
@@ -324,27 +324,28 @@ def _protect(args: argparse.Namespace) -> int:
         protector=_key(run, args.approach),
         **{name: getattr(args, name) for name in chosen},
     )
-    if not protector.side:
+    if not protector.size:
         print(closed_set(run), flush=True)
     outcomes = protect_files(
         apply,
         args.videos,
         args.out,
         options,
+        named=protector.named,
         on_outcome=lambda outcome: print(printable(outcome), flush=True),
     )
     videos = [outcome for outcome in outcomes if outcome.state != "passed over"]
     good = sum(outcome.ok for outcome in videos)
     print(printable(f"{good} of {len(videos)} done; results are in {args.out.resolve()}"))
     if good:
-        print(leaked_by(protector) if protector.side else leaked(run, args.approach))
+        print(leaked_by(protector) if protector.size else leaked(run, args.approach))
     return 0 if good == len(videos) else 1
 
 
 def _key(run: Run, name: str) -> str:
     """What tells a protector from others; without a run, there are no clips that belong to it."""
     protector = run.protector(name)
-    if not protector.side:
+    if not protector.size:
         return run.key(f"protected/{name}")
     return digest([name, *map(run.key, protector.needs)])
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,10 +180,10 @@ class Protected(Stage):
     def stream(self) -> Iterator[Tensor]:
         """The protected clips, uint8 batches on the run's device."""
         run, config, what = self.run, self.config, self.what
-        clips = run.tensor(f"protected/{what.source or 'none'}")
+        clips = run.tensor(f"protected/{what.compensates or 'none'}")
         built = what.build(run)
         apply = deployed(
-            built.compensate if what.source else built,
+            built.compensate if what.compensates else built,
             CLIPS_A_PASS,
             precision=config.precision,
             compile=config.compile,
@@ -194,8 +194,8 @@ class Protected(Stage):
             device=run.device,
             batch=CLIPS_A_PASS,
             name=what.name,
+            names=list(run.table["clip"]) if what.named else None,
             on_batch=Progress(self.name, len(clips), "clips").update,
-            rows=what.rows,
             precision=config.precision,
         )
 
@@ -204,7 +204,7 @@ class Protected(Stage):
             clips = self.run.get("clips")
             source = {"protector": self.protector, "clips": clips.hash}
             ClipStore.from_array(folder / "store", self.stream(), clips.table, source=source)
-        return {"what_ran": self.what.said(self.run)}
+        return {"what_ran": self.what.description(self.run)}
 
     def load(self, folder: Path) -> ClipStore:
         if self.protector == "none":
@@ -214,3 +214,19 @@ class Protected(Stage):
         there = self.run.tensor("clips").device  # where there is room for clips
         made = torch.cat([part.to(there) for part in self.stream()])
         return ClipStore.in_memory(made, self.run.table)
+
+
+class ByClip(dict):
+    """What a run knows of its clips, by their names; another name is a `PpferError`."""
+
+    def __missing__(self, name: str) -> Any:
+        raise PpferError(
+            f"this protector knows the clips of its run alone; '{name}' is none of them"
+        )
+
+
+def by_clip(run: Any, values: Iterable) -> ByClip:
+    """What is known of a run's clips, in the order of its table, for a protector that looks it up
+    by their names (`Protector.named`).
+    """
+    return ByClip(zip(run.table["clip"], values, strict=True))

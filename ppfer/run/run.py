@@ -47,7 +47,7 @@ class Run:
         config: from `ppfer.config.load_config`.
         runs_dir: parent of the run's folder.
         device: default: CUDA if there, else CPU.
-        stages: classes of all that can be made; `ppfer.study.open_run` gives every one there is.
+        stages: classes of all that can be made; `ppfer.study.catalogue` lists every one there is.
         protectors: the rows of the tables.
 
     Attributes:

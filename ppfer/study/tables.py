@@ -113,7 +113,7 @@ def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:
             device=run.device,
             batch=2,
             name=name,
-            rows=protector.rows,
+            names=list(run.table["clip"][:2]) if protector.named else None,
             precision=run.config.precision,
         )
         next(tried)
@@ -197,7 +197,7 @@ def table_row(run: Run, name: str, *, retrained: bool = True) -> dict:
     protector, again = run.protector(name), (False, True) if retrained else (False,)
     plr = [measure_leakage(run, name, retrained=r, remapped=False)["random_frame"] for r in again]
     acc = [measure_accuracy(run, name, retrained=r)["average"] for r in again]
-    row = {"approach": protector.title, "what_ran": protector.said(run)}
+    row = {"approach": protector.title, "what_ran": protector.description(run)}
     row |= zip(("plr", "plr_retrained"), plr, strict=False)
     return row | dict(zip(("acc", "acc_retrained"), acc, strict=False))
 

@@ -29,7 +29,7 @@ def ours(videos: Path, out: Path) -> tuple[float, list[int]]:
     config = load_config("demo")
     net = protect.PPFER(new_enhancer(config), new_compensator(config))
     fast = deployed(nets.freeze(net), 4)
-    options = commands.Options(config.size, torch.device("cpu"), batch=4)
+    options = commands.ProtectOptions(config.size, torch.device("cpu"), batch=4)
     began = time.perf_counter()
     outcomes = commands.protect_files(fast, videos, out, options)
     seconds = time.perf_counter() - began

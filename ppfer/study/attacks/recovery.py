@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.measure import Rate, as_rate, leakage
+from ppfer.method.clips import by_clip
 from ppfer.method.networks import OnProtected
+from ppfer.protect import NamedApply
 from ppfer.run import Run
 from ppfer.run.stage import Protector, stage
 from ppfer.study.tables import (
@@ -219,15 +221,15 @@ def table3_row(run: Run, name: str) -> dict:
     if protector.missing(run):
         return left_out(run, name)
     title = protector.title + (" (control)" if name == "none" else "")
-    return {"approach": title, "what_ran": protector.said(run)} | recovery_cells(run, name)
+    return {"approach": title, "what_ran": protector.description(run)} | recovery_cells(run, name)
 
 
-def guesses(run: Run, name: str) -> Callable[[Tensor, range], Tensor]:
-    """Clips and their rows → what a protector's recovery attack makes of them."""
-    net, protected = run.get(f"recovery/{name}"), run.tensor(f"protected/{name}")
+def guesses(run: Run, name: str) -> NamedApply:
+    """Clips and their names → what a protector's recovery attack makes of them."""
+    net, protected = run.get(f"recovery/{name}"), by_clip(run, run.tensor(f"protected/{name}"))
 
-    def guess(clips: Tensor, rows: range) -> Tensor:
-        frames = protected[rows.start : rows.stop].to(clips.device).float() / 255
+    def guess(clips: Tensor, names: Sequence[str]) -> Tensor:
+        frames = torch.stack([protected[n] for n in names]).to(clips.device).float() / 255
         return net(frames.flatten(0, 1)).clamp(0, 1).view(clips.shape)
 
     return guess
@@ -244,7 +246,7 @@ def recovered(name: str) -> Protector:
         "clips that a recovery U-Net made of protected ones",
         needs=(f"protected/{name}", f"recovery/{name}"),
         notebook="09",
-        rows=True,
+        named=True,
     )
 
 

@@ -194,7 +194,7 @@ def _protector(task: Task) -> Protector:
         task.description,
         needs=tuple(filter(None, (task.enhancer, task.compensation))),
         notebook="10",
-        source=task.source if task.compensator else "",
+        compensates=task.source if task.compensator else "",
     )
 
 

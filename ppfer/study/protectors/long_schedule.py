@@ -51,7 +51,7 @@ PROTECTORS = (
         lambda run: _said(run) + "; F_fc under C_fc",
         needs=(ENHANCER, COMPENSATOR),
         notebook="10",
-        source="enhanced_long",
+        compensates="enhanced_long",
     ),
 )
 
