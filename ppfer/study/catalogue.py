@@ -17,10 +17,21 @@ from ppfer.measure import write_table
 from ppfer.run import Run
 from ppfer.run.names import RUNS
 from ppfer.study import paper, tables
-from ppfer.study.attacks import actions, attributes, flicker, linkage, probes, recovery, retrained
+from ppfer.study.attacks import (
+    actions,
+    attributes,
+    flicker,
+    linkage,
+    probes,
+    recovery,
+    retrained,
+    within,
+)
 from ppfer.study.protectors import (
     ablation,
     blur,
+    codebook,
+    codebook_training,
     deface,
     flow,
     live,
@@ -39,6 +50,7 @@ PROTECTORS = (
     live.PROTECTOR,
     reenactment.PROTECTOR,
     reenactment.NEUTRAL,
+    codebook.PROTECTOR,
     *blur.PROTECTORS,
     spact.PROTECTOR,
     flow.PROTECTOR,
@@ -55,6 +67,8 @@ STAGES = (
     *method.STAGES,
     live.Live,
     regressor.Regression,
+    codebook_training.Strangers,
+    codebook_training.CodebookTraining,
     probes.Probe,
     blur.Blurred,
     blur.Blur,
@@ -68,6 +82,8 @@ STAGES = (
     actions.Motions,
     actions.Actions,
     linkage.Linkage,
+    within.Numbers,
+    within.Within,
     flicker.Steadiness,
     recovery.RecoveryAttack,
     attributes.Attribute,

@@ -124,7 +124,7 @@ class Reenactment(nn.Module):
         A clip's offset is drawn for its first frame, so that protecting it again gives the same.
         """
         read = self.read(clips)
-        names = _named(clips[:, 0]) if self.offset else ()
+        names = first_frame_names(clips[:, 0]) if self.offset else ()
         return self.let_through(read - rest(read) if self.neutral else read, names)
 
     def let_through(self, read: Tensor, names: Sequence[str]) -> Tensor:
@@ -304,7 +304,7 @@ def _stage(device: torch.device) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
     return shape, lamp, torch.tensor(GROUND, device=device).view(1, 3, 1, 1)
 
 
-def _named(frames: Tensor) -> list[str]:
+def first_frame_names(frames: Tensor) -> list[str]:
     """Names of frames (B, 3, H, W) by their pixels, the same at any precision."""
     pixels = frames.float().mul(255).round().to(torch.uint8).cpu()
     return [hashlib.sha256(frame.numpy().tobytes()).hexdigest() for frame in pixels]
