@@ -169,13 +169,19 @@ def test_a_protector_of_a_runs_clips_leaves_videos_of_others_with_a_sentence(tmp
 
 def test_a_first_pass_has_seen_all_of_a_video_before_the_first_frame_is_made(tmp_path, people):
     class Counting:
-        """Shows how many parts there are, in levels of 255."""
+        """Shows how many parts a video has, in tenths of white."""
 
         def for_video(self, rate):
             seen = []
-            first_pass = lambda clips, names: seen.append(rate) or clips  # noqa: E731
-            level = lambda clips, names: torch.full_like(clips, len(seen) / 10)  # noqa: E731
-            return VideoProtector(level, first_pass=first_pass)
+
+            def count(clips, names):
+                seen.append(names)
+                return clips
+
+            def shown(clips, names):
+                return torch.full_like(clips, len(seen) / 10)
+
+            return VideoProtector(shown, first_pass=count)
 
     source = write(tmp_path / "a.mp4", people[0] * 3, rate=24)
     how = options(frame="whole", exact=True)
