@@ -144,7 +144,7 @@ def logits(
     clips: Tensor,
     index: np.ndarray | None = None,
     *,
-    frames: bool,
+    per_frame: bool,
     device: torch.device,
     precision: str = "auto",
     batch: int = 64,
@@ -155,7 +155,7 @@ def logits(
         net: frames (N, 3, H, W), or clips (B, T, 3, H, W), in [0, 1] → logits (·, classes).
         clips: (N, T, 3, H, W) uint8.
         index: which of the N; None for all.
-        frames: whether `net` sees single frames (True) or whole clips (False).
+        per_frame: whether `net` sees single frames (True) or whole clips (False).
         batch: clips at a time.
 
     Returns:
@@ -168,9 +168,9 @@ def logits(
     for part in rows.split(batch):
         pixels = clips[part].to(device).float() / 255
         with autocast(device, precision):
-            said = net(pixels.flatten(0, 1) if frames else pixels)  # (b·T, classes) or (b, classes)
-        said = said.float().cpu()
-        out.append(said.view(len(part), pixels.shape[1], -1) if frames else said)
+            answer = net(pixels.flatten(0, 1) if per_frame else pixels)
+        answer = answer.float().cpu()  # (b·T, classes) or (b, classes)
+        out.append(answer.view(len(part), pixels.shape[1], -1) if per_frame else answer)
     return torch.cat(out)
 
 

@@ -95,9 +95,9 @@ def test_logits_follow_the_index():
     index = np.array([5, 0, 3, 3, 6])
     expected = clips[torch.as_tensor(index)].float() / 255
     for batch in (1, 2, 64):
-        frames = logits(Mean(), clips, index, frames=True, device=CPU, batch=batch)
+        frames = logits(Mean(), clips, index, per_frame=True, device=CPU, batch=batch)
         torch.testing.assert_close(frames[..., 0], expected.flatten(2).mean(2))
-        whole = logits(Mean(), clips, index, frames=False, device=CPU, batch=batch)
+        whole = logits(Mean(), clips, index, per_frame=False, device=CPU, batch=batch)
         torch.testing.assert_close(whole[:, 0], expected.flatten(1).mean(1))
 
 

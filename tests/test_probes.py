@@ -65,7 +65,7 @@ def test_names():
 
 def test_a_probe_stands_on_what_it_sees_alone(tiny_run):
     frame, low, deep = (
-        tiny_run.describe(f"probe/{n}").settings()
+        tiny_run.stage(f"probe/{n}").settings()
         for n in ("hw-frame-actor", "hw-low-actor", "hw2-low-actor")
     )
     assert "wavelet" not in frame and low["level"] != deep["level"]

@@ -30,7 +30,11 @@ def toy(frames: bool = True, batch: int = 3, device: torch.device = CPU) -> Batc
     """Batches of eight out of ten clips of noise."""
     g = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=g).to(device)
-    index, labels, seen = np.arange(1, 9), np.arange(10) % 3, {"device": device, "frames": frames}
+    index, labels, seen = (
+        np.arange(1, 9),
+        np.arange(10) % 3,
+        {"device": device, "per_frame": frames},
+    )
     return Batches(pixels, index, labels, batch=batch, seed=5, **seen)
 
 

@@ -163,7 +163,7 @@ class Compensation(Training):
         if controller is None:
             return leaks
         judge = nn.Sequential(net, controller)
-        said = run.logits(judge, self.source, "val", frames=True, batch=16)
+        said = run.logits(judge, self.source, "val", per_frame=True, batch=16)
         return leaks | expression_measures(said, run.labels("emotion")[run.parts["val"]])
 
     def rule(self) -> Callable[[dict], list[float]]:

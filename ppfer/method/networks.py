@@ -87,7 +87,7 @@ class OnBands(Training):
     """A stage that trains on bands: on whole clips where time is split, else on single frames."""
 
     @property
-    def frames(self) -> bool:
+    def per_frame(self) -> bool:
         return not whole_clips(self.config)
 
     def batches(self) -> Callable:

@@ -21,7 +21,7 @@ class Recognizer(OnProtected):
     """
 
     best = (("val_accuracy", max), ("val_loss", min))
-    frames = False
+    per_frame = False
 
     @property
     def trains(self) -> str:

@@ -100,6 +100,18 @@ class Run:
                 wait_for_everyone()
         return self.get(name) if load else None
 
+    def ensure(self, name: str) -> None:
+        """Make a stage and all it stands on that comparing methods makes (`Stage.origin`); what the
+        main run makes must be there.
+
+        Raises:
+            MissingInput: naming the main notebook (00–07) to run first.
+        """
+        for need in self.stage(name).needs():
+            if self.stage(need).origin()[0]:
+                self.ensure(need)
+        self.make(name, load=False)
+
     @contextlib.contextmanager
     def _in_turn(self, name: str) -> Iterator[None]:
         """While a stage is made no other program makes the same one, or one in its folder: that
@@ -144,11 +156,11 @@ class Run:
         """
         self.manifest(name)
         if name not in self._results:
-            stage = self.describe(name)
+            stage = self.stage(name)
             # loading must not move the caller's random numbers: a stage is seeded before it asks
             # for its inputs
             with fitting(name, self.device, stage.lighter()), torch.random.fork_rng(devices=[]):
-                self._results[name] = stage.load(self.place(name))
+                self._results[name] = stage.load(self.folder(name))
         return self._results[name]
 
     def manifest(self, name: str) -> dict:
@@ -162,7 +174,7 @@ class Run:
         if manifest.get("key") != self.key(name):
             why = "was made with other settings or inputs" if manifest else "does not exist yet"
             raise MissingInput(
-                f"{self.dir / name} {why}; run notebook {self.describe(name).origin()[1]} "
+                f"{self.dir / name} {why}; run notebook {self.stage(name).origin()[1]} "
                 f"with profile {self.config.profile} first"
             )
         return manifest
@@ -180,13 +192,13 @@ class Run:
 
     def metrics(self, name: str) -> list[dict]:
         """Rows of the stage's ``metrics.jsonl``: step, loss and validation measures."""
-        text = (self.place(name) / "metrics.jsonl").read_text()
+        text = (self.folder(name) / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
     def key(self, name: str) -> str:
         """Digest of the stage's settings and of the keys of all it stands on."""
         if name not in self._keys:
-            stage = self.describe(name)
+            stage = self.stage(name)
             inputs = {need: self.key(need) for need in stage.needs()}
             described = {"stage": name, "settings": stage.settings(), "inputs": inputs}
             # the first is not said: keys from before there were versions stay what they were
@@ -194,7 +206,7 @@ class Run:
             self._keys[name] = digest(described)
         return self._keys[name]
 
-    def describe(self, name: str) -> Stage:
+    def stage(self, name: str) -> Stage:
         """The stage of that name under this run's config.
 
         Raises:
@@ -223,7 +235,7 @@ class Run:
             raise PpferError(f"unknown protector '{name}'{meant}; known: {known}")
         return self.protectors[name]
 
-    def place(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
         """The folder of a stage's result: in this run, or in another whose key is the same."""
         key, own = self.key(name), self.dir / name
         found = self._places.get(name, own)
@@ -236,7 +248,7 @@ class Run:
         return own
 
     def _manifest(self, name: str) -> dict:
-        return _read(self.place(name))
+        return _read(self.folder(name))
 
     def _begin(self, name: str) -> Path:
         """Keep what an interrupted attempt with the same key left behind. A finished result with
@@ -321,7 +333,7 @@ class Run:
         store: str | Tensor,
         part: str | np.ndarray | None = None,
         *,
-        frames: bool | None = None,
+        per_frame: bool | None = None,
         batch: int = 64,
     ) -> Tensor:
         """What a network says of a part of a store's clips: see `ppfer.measure.logits`.
@@ -330,7 +342,7 @@ class Run:
             net: a network, or the name of the stage that trained it.
             store: the name of a store, or (N, T, 3, H, W) uint8 pixels.
             part: "train", "val", "test", or places in the store; None for all of it.
-            frames: whether the network sees frames; by default all but F_u do.
+            per_frame: whether the network sees single frames; by default all but F_u do.
             batch: clips at a time.
 
         Returns:
@@ -338,46 +350,33 @@ class Run:
             are names the answer is kept, in ``logits/`` too, since several tables ask for it and
             clips may have to be protected again for it.
         """
+        key, kept = "", None
         if all(isinstance(about, str) for about in (net, store, part)):
-            return self._remembered(net, store, part, frames, batch)
-        return self._asked(net, store, part, frames, batch)
-
-    def _asked(
-        self,
-        net: str | nn.Module,
-        store: str | Tensor,
-        part: str | np.ndarray | None,
-        frames: bool | None,
-        batch: int,
-    ) -> Tensor:
-        """`logits`, computed."""
-        judge = self.get(net) if isinstance(net, str) else net
-        return measure.logits(
-            judge,
-            self.tensor(store) if isinstance(store, str) else store,
-            self.parts[part] if isinstance(part, str) else part,
-            frames=not getattr(judge, "sees_clips", False) if frames is None else frames,
-            device=self.device,
-            precision=self.config.precision,
-            batch=batch,
-        )
-
-    def _remembered(
-        self, net: str, store: str, part: str, frames: bool | None, batch: int
-    ) -> Tensor:
-        """`logits` of names: asked for once, then read from memory or from the run's folder."""
-        key = digest([*map(self.key, (net, store, "split")), part, frames])
-        if key not in self._logits:
-            kept, rows = self.dir / "logits" / f"{key}.npy", self.parts[part]
             self.manifest(net)  # only of a network that is there
-            said = torch.from_numpy(np.load(kept)) if kept.exists() else None
-            if said is None or len(said) != len(rows):
-                said = self._asked(net, store, part, frames, batch)
-                if is_main():
-                    with atomic(kept) as partial:
-                        np.save(partial, said.numpy())
-            self._logits[key] = said
-        return self._logits[key]
+            key = digest([*map(self.key, (net, store, "split")), part, per_frame])
+            if key in self._logits:
+                return self._logits[key]
+            kept = self.dir / "logits" / f"{key}.npy"
+        rows = self.parts[part] if isinstance(part, str) else part
+        answer = torch.from_numpy(np.load(kept)) if kept and kept.exists() else None
+        if answer is None or len(answer) != len(rows):
+            judge = self.get(net) if isinstance(net, str) else net
+            sees_clips = getattr(judge, "sees_clips", False)
+            answer = measure.logits(
+                judge,
+                self.tensor(store) if isinstance(store, str) else store,
+                rows,
+                per_frame=not sees_clips if per_frame is None else per_frame,
+                device=self.device,
+                precision=self.config.precision,
+                batch=batch,
+            )
+            if kept and is_main():
+                with atomic(kept) as partial:
+                    np.save(partial, answer.numpy())
+        if key:
+            self._logits[key] = answer
+        return answer
 
 
 def _read(folder: Path) -> dict:

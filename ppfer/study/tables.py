@@ -10,7 +10,6 @@ from ppfer import measure
 from ppfer.base.processes import is_main
 from ppfer.measure import Rate, Worst
 from ppfer.method import PIPELINE
-from ppfer.protect import protect_all
 from ppfer.run import Run
 from ppfer.study.attacks.actions import has_motions
 from ppfer.study.attacks.linkage import linkage
@@ -72,19 +71,6 @@ def approaches(run: Run, more: Sequence[str] = MORE) -> tuple[str, ...]:
 # --- making what a table needs ------------------------------------------------
 
 
-def ensure(run: Run, name: str) -> None:
-    """Make a stage and all it stands on that belongs to the study; what the main run makes must be
-    there.
-
-    Raises:
-        MissingInput: naming the main notebook (00–07) to run first.
-    """
-    for need in run.describe(name).needs():
-        if run.describe(need).origin()[0]:
-            ensure(run, need)
-    run.make(name, load=False)
-
-
 def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:
     """Make what a table over protectors needs: their inputs, their clips, and stages trained on
     those.
@@ -102,25 +88,10 @@ def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:
     """
     ready = [name for name in names if not run.protector(name).missing(run)]
     for name in ready:
-        protector = run.protector(name)
-        for need in protector.needs:
-            if run.describe(need).origin()[0]:
-                ensure(run, need)
-        two = run.tensor("clips")[:2]
-        tried = protect_all(
-            protector.build(run),
-            two,
-            device=run.device,
-            batch=2,
-            name=name,
-            rows=protector.rows,
-            precision=run.config.precision,
-        )
-        next(tried)
-        ensure(run, f"protected/{name}")
+        run.ensure(f"protected/{name}")
     for name in ready:
         for kind in kinds:
-            ensure(run, f"{kind}/{name}")
+            run.ensure(f"{kind}/{name}")
     return ready
 
 
@@ -226,7 +197,7 @@ def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = Tr
             rows.append(whole_row(run, name, more=all_asked(run) and name in beyond(run)))
         else:
             row = table_row(run, name, retrained=False)
-            ensure(run, f"steadiness/{name}")
+            run.ensure(f"steadiness/{name}")
             rows.append(row | {"flicker": run.get(f"steadiness/{name}")})
     return rows
 
@@ -239,7 +210,7 @@ def whole_row(run: Run, name: str, *, more: bool = True) -> dict:
     kinds = ["recognizer", *suite(run), "steadiness"]
     kinds += ["linkage"] * more + ["actions"] * (more and has_motions(run))
     for kind in kinds:
-        ensure(run, f"{kind}/{name}")
+        run.ensure(f"{kind}/{name}")
     row = table_row(run, name) | {"plr_worst": worst_leakage(run, name)}
     if more:
         row["linkage"] = linkage(run, name)

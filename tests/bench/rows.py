@@ -84,9 +84,7 @@ def made(*stages: str) -> Callable[[Run], list]:
 
     def work(run: Run) -> list:
         for name in stages:
-            tables.ensure(run, name) if run.describe(name).origin()[0] else run.make(
-                name, load=False
-            )
+            run.ensure(name) if run.stage(name).origin()[0] else run.make(name, load=False)
         return []
 
     return work
@@ -117,7 +115,7 @@ def asked(name: str, *, whole: bool) -> Callable[[Run], list]:
             found += [("table1_attributes", attributes.attribute_table(run, (name,))[0])]
             found += [("table1_groups", row) for row in attributes.accuracy_table(run, (name,))]
         if name in (*tables.approaches(run, recovery.MORE), "enhanced"):
-            tables.ensure(run, f"recovery/{name}")
+            run.ensure(f"recovery/{name}")
             found += [("table3", recovery.table3_row(run, name))]
         return found
 
@@ -181,7 +179,7 @@ def attacked(name: str) -> Callable[[Run], list]:
     def work(run: Run) -> list:
         row = {"approach": run.protector(name).title, "steps": run.config.attack.steps}
         for stage in tables.suite(run):
-            tables.ensure(run, f"{stage}/{name}")
+            run.ensure(f"{stage}/{name}")
             rates = tables.named_by(run, f"{stage}/{name}", f"protected/{name}")
             row[stage] = max(rates.values(), key=lambda rate: rate.value)
         return [("budgets", row)]

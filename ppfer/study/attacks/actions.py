@@ -78,7 +78,7 @@ class Actions(OnProtected):
     Clips are not mirrored: left and right are actions of their own.
     """
 
-    frames = False
+    per_frame = False
     best = (("val_loss", min),)
 
     def wanted(self) -> tuple[np.ndarray, np.ndarray]:

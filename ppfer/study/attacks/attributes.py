@@ -15,7 +15,7 @@ from ppfer.method.networks import ClassificationObjective, new_classifier, with_
 from ppfer.run import Run
 from ppfer.run.stage import stage
 from ppfer.run.training import Training
-from ppfer.study.tables import approaches, ensure, left_out, prepare
+from ppfer.study.tables import approaches, left_out, prepare
 
 ATTRIBUTES = ("sex", "race", "age_group")
 
@@ -109,7 +109,7 @@ def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     """
     columns = attributes_of(run)
     for column in columns:
-        ensure(run, f"attribute/{column}")
+        run.ensure(f"attribute/{column}")
     names = approaches(run) if names is None else names
     ready = prepare(run, names, ("attack",))
     rows = [

@@ -122,7 +122,7 @@ class Linkage(OnProtected):
     def measure(self, net: nn.Module) -> dict[str, float]:
         held = self.known("val")
         pupil, teacher = (
-            self.run.logits(judge, store, held, frames=True)
+            self.run.logits(judge, store, held, per_frame=True)
             for judge, store in ((net, self.store), (self.teacher(), "clips"))
         )
         return {"val_cosine": float((pupil * teacher).sum(-1).mean())}
@@ -132,8 +132,8 @@ class Linkage(OnProtected):
         train, test = run.parts["train"], run.parts["test"]
         probes = test[np.isin(actors[test], unseen)]
         gallery = np.concatenate([train[actors[train] == who][:ENROLLED] for who in unseen])
-        shown = clip_embeddings(run.logits(net, self.store, probes, frames=True))
-        known = clip_embeddings(run.logits(self.teacher(), "clips", gallery, frames=True))
+        shown = clip_embeddings(run.logits(net, self.store, probes, per_frame=True))
+        known = clip_embeddings(run.logits(self.teacher(), "clips", gallery, per_frame=True))
         people = torch.stack([known[actors[gallery] == who].mean(0) for who in unseen])
         result = linked(shown, actors[probes], F.normalize(people, dim=-1), unseen)
         return {"people": len(unseen), "test": result.to_dict()}

@@ -133,7 +133,7 @@ class Probe(Training):
         return replace(full, steps=-(-full.steps // 3)) if self.sees.label == "actor" else full
 
     @property
-    def frames(self) -> bool:
+    def per_frame(self) -> bool:
         return not self.sees.over_time
 
     def settings(self) -> dict:
@@ -183,7 +183,7 @@ class Probe(Training):
 
         net.eval()
         truth = run.labels(self.sees.label)[run.parts["test"]]
-        logits = run.logits(said, "clips", "test", frames=False)
+        logits = run.logits(said, "clips", "test", per_frame=False)
         found = measure.leakage(logits, truth, seed=self.config.seed)
         classes = len(run.classes(self.sees.label))
         return {"test": {k: v.to_dict() for k, v in found.items()}, "classes": classes}

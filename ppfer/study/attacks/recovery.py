@@ -22,7 +22,6 @@ from ppfer.study.tables import (
     all_asked,
     approaches,
     beyond,
-    ensure,
     left_out,
     named_by,
     prepare,
@@ -258,7 +257,7 @@ def undone_row(run: Run, name: str) -> dict:
     back = run.summary(f"recovery/{name}")["test"]
     if not all_asked(run):
         return back
-    ensure(run, f"attack/recovered_{name}")
+    run.ensure(f"attack/recovered_{name}")
     named = named_by(run, f"attack/recovered_{name}", f"protected/recovered_{name}")
     return back | {"plr_retrained": named["random_frame"].to_dict()}
 

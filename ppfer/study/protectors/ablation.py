@@ -59,7 +59,7 @@ class Joint(Training):
     in the summary.
     """
 
-    frames = False
+    per_frame = False
 
     def net(self) -> nn.Module:
         return new_enhancer(self.config, self.where)

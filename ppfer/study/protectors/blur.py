@@ -187,7 +187,7 @@ class Blurred(Training):
     """
 
     trains = "adaptation"
-    frames = False
+    per_frame = False
 
     @property
     def train(self) -> Train:

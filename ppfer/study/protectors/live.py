@@ -120,7 +120,7 @@ class Live(Training):
     last step: a minimax has no best one.
     """
 
-    frames = False
+    per_frame = False
 
     def net(self) -> nn.Module:
         return LiveEnhancer(new_enhancer(self.config))

@@ -108,7 +108,7 @@ class ContrastObjective(nn.Module):
 class Contrast(Training):
     """f_B trained on original clips, before the minimax."""
 
-    frames = False
+    per_frame = False
 
     def net(self) -> nn.Module:
         return new_budget(self.config)
@@ -183,7 +183,7 @@ class Tradeoff(Training):
     used, since a minimax has no best one.
     """
 
-    frames = False
+    per_frame = False
 
     def net(self) -> nn.Module:
         return new_enhancer(self.config, "frames")
