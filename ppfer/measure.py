@@ -174,6 +174,19 @@ def logits(
     return torch.cat(out)
 
 
+def hits(logits: Tensor, labels: np.ndarray) -> np.ndarray:
+    """Where the likeliest class is the true one: (n, classes) → (n,) bool, or of frames
+    (n, T, classes) → (n, T), each under its clip's label (n,).
+    """
+    named, truth = logits.argmax(-1).cpu().numpy(), np.asarray(labels)
+    return named == truth.reshape(len(truth), *[1] * (named.ndim - 1))
+
+
+def accuracy(logits: Tensor, labels: np.ndarray) -> Rate:
+    """The share of `hits`."""
+    return rate(hits(logits, labels))
+
+
 def leakage(logits: Tensor, actors: np.ndarray, *, seed: int = 0) -> dict[str, Rate]:
     """Privacy leakage ratio from a validator's logits, by three attackers of growing strength.
 
@@ -187,16 +200,14 @@ def leakage(logits: Tensor, actors: np.ndarray, *, seed: int = 0) -> dict[str, R
         ``random_frame`` (the paper's PLR), ``all_frames`` (every frame counts), ``clip`` (mean
         log-probability).
     """
-    truth = torch.as_tensor(np.asarray(actors))
     if logits.ndim == 2:
-        return {"clip": rate(logits.argmax(-1) == truth)}
-    named = logits.argmax(-1)  # (n, T)
+        return {"clip": accuracy(logits, actors)}
     generator = torch.Generator().manual_seed(seed)
-    pick = torch.randint(logits.shape[1], (len(truth),), generator=generator)
+    pick = torch.randint(logits.shape[1], (len(logits),), generator=generator)
     return {
-        "random_frame": rate(named[torch.arange(len(truth)), pick] == truth),
-        "all_frames": rate(named == truth[:, None]),
-        "clip": rate(logits.log_softmax(-1).mean(1).argmax(-1) == truth),
+        "random_frame": accuracy(logits[torch.arange(len(logits)), pick], actors),
+        "all_frames": accuracy(logits, actors),
+        "clip": accuracy(logits.log_softmax(-1).mean(1), actors),
     }
 
 
@@ -222,9 +233,9 @@ def remapped_leakage(
 def per_class(logits: Tensor, labels: np.ndarray, names: Iterable[str]) -> dict[str, Rate]:
     """Recall of each class, and ``average`` over all clips (the paper's "Avg" is the overall
     accuracy)."""
-    labels = np.asarray(labels)
-    hits = logits.argmax(-1).numpy() == labels
-    return {name: rate(hits[labels == i]) for i, name in enumerate(names)} | {"average": rate(hits)}
+    right, labels = hits(logits, labels), np.asarray(labels)
+    recalls = {name: rate(right[labels == i]) for i, name in enumerate(names)}
+    return recalls | {"average": rate(right)}
 
 
 def by_group(hits: np.ndarray, groups: Iterable[str]) -> dict[str, Rate]:

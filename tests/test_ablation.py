@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from ppfer import protect
-from ppfer.study.protectors.ablation import FULL, TASKS, JointObjective, table4
+from ppfer.method.networks import classification
+from ppfer.study.protectors.ablation import FULL, TASKS, table4
 
 
 def switches(task) -> tuple[bool, ...]:
@@ -59,7 +60,7 @@ def test_joint_training_reaches_enhancer_and_recognizer():
     torch.manual_seed(0)
     enhancer = protect.FrameEnhancer(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid()))
     recognizer = nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 16, 6))
-    objective = JointObjective(enhancer, recognizer, 0.0)
+    objective = classification(nn.Sequential(enhancer, recognizer))
     objective(torch.rand(2, 2, 3, 4, 4), torch.tensor([0, 5])).backward()
     for p in objective.parameters():
         assert p.grad is not None and p.grad.abs().sum() > 0

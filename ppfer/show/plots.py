@@ -58,6 +58,14 @@ def svg(figure: Figure, alt: str) -> str:
     return file.getvalue().replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
 
 
+def drawn(figure: Figure) -> Image.Image:
+    """A figure's pixels, at 144 dpi; it is closed."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI)
+    plt.close(figure)
+    return Image.open(file).convert("RGB")
+
+
 # --- grids of pictures ----------------------------------------------------------
 
 

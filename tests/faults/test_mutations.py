@@ -30,7 +30,7 @@ from ppfer.config import load_config
 from ppfer.data import split, store
 from ppfer.data.store import ClipStore
 from ppfer.method import compensation, identity, privacy, recognition
-from ppfer.method.networks import ClassificationObjective
+from ppfer.method.networks import classification
 from ppfer.protect import PPFER, PrivacyEnhancer
 from ppfer.run import Run, loop
 from ppfer.run.loop import Loop
@@ -152,7 +152,7 @@ def check_seeds_matter_and_repeat(case) -> None:
 def check_an_untrained_network_is_refused(case) -> None:
     """A stage that leaves its network as it was has not trained it."""
     net, few = small_classifier(), config.Train(2, 3, 1e-2)
-    objective = ClassificationObjective(net)
+    objective = classification(net)
     start = [p.detach().clone() for p in net.parameters()]
     loop.fit(objective, net, test_train.toy(), few, case.folder(), name="toy")
     assert any(not torch.equal(a, b) for a, b in zip(start, net.parameters(), strict=True))

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from ppfer import twin
 from ppfer.method.clips import twin_origin
-from ppfer.method.networks import OnProtected, new_recognizer, with_body
+from ppfer.method.networks import Objective, OnProtected, new_recognizer, with_body
 from ppfer.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.study.protectors.swap import twin_spec
@@ -49,20 +49,6 @@ class Motions(Stage):
 
     def load(self, folder: Path) -> np.ndarray:
         return np.load(folder / "actions.npy")
-
-
-class ActionsObjective(nn.Module):
-    """Mean squared error of standardised actions."""
-
-    captures = True
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, clips: Tensor, wanted: Tensor) -> Tensor:
-        """Clips (B, T, 3, H, W), standardised actions (B, QUARTERS·52) → scalar."""
-        return F.mse_loss(self.net(clips).float(), wanted)
 
 
 @stage(
@@ -96,7 +82,7 @@ class Actions(OnProtected):
         return with_body(self.net(), self.run.get(f"recognizer/{self.protector}"))
 
     def objective(self, net: nn.Module) -> nn.Module:
-        return ActionsObjective(net)
+        return Objective(net, F.mse_loss)  # of standardised actions (B, QUARTERS·52)
 
     def batches(self) -> Callable:
         return self.draw(self.store, self.wanted()[0], augment=False)

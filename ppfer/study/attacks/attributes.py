@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ppfer import measure
 from ppfer.base.errors import PpferError
-from ppfer.method.networks import ClassificationObjective, new_classifier, with_body
+from ppfer.method.networks import classification, new_classifier, with_body
 from ppfer.run import Run
 from ppfer.run.stage import stage
 from ppfer.run.training import Training
@@ -87,15 +87,15 @@ class Attribute(Training):
         return with_body(self.net(self.config.nets.classifier_weights), self.run.get("identity"))
 
     def objective(self, net: nn.Module) -> nn.Module:
-        return ClassificationObjective(net)
+        return classification(net)
 
     def batches(self) -> Callable:
         return self.draw("clips", self.labels()[0], index=self.known("train"))
 
     def measure(self, net: nn.Module) -> dict[str, float]:
         held = self.known("val")
-        said = measure.leakage(self.run.logits(net, "clips", held), self.labels()[0][held])
-        return {"val_accuracy": said["all_frames"].value}
+        logits = self.run.logits(net, "clips", held)
+        return {"val_accuracy": measure.accuracy(logits, self.labels()[0][held]).value}
 
 
 def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
@@ -164,8 +164,8 @@ def accuracy_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
 def accuracy_row(run: Run, name: str) -> dict:
     """One protector's row of `accuracy_table`."""
     row, index = {"approach": run.protector(name).title}, run.parts["test"]
-    said = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
-    hits = said.argmax(-1).numpy() == run.labels("emotion")[index]
+    logits = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
+    hits = measure.hits(logits, run.labels("emotion")[index])
     for column in attributes_of(run):
         labels, classes = attribute_labels(run.table, column)
         known = labels[index] >= 0

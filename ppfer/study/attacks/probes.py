@@ -20,7 +20,7 @@ from ppfer import measure, nets
 from ppfer.base.errors import PpferError
 from ppfer.config import Train
 from ppfer.measure import Rate
-from ppfer.method.networks import ClassificationObjective
+from ppfer.method.networks import classification
 from ppfer.run import Run
 from ppfer.run.batches import augment
 from ppfer.run.stage import stage
@@ -147,7 +147,7 @@ class Probe(Training):
         return nets.Classifier("resnet_small", classes, input_size=self.config.size)
 
     def objective(self, net: nn.Module) -> nn.Module:
-        return ClassificationObjective(net, self.train.label_smoothing)
+        return classification(net, self.train.label_smoothing)
 
     def pictures(self, clips: Tensor, times: Tensor) -> Tensor:
         """`View.pictures` with the run's wavelet."""
@@ -199,19 +199,6 @@ def result(run: Run, name: str, measure: str = "random_frame") -> Rate:
             log-probability).
     """
     return Rate(**run.summary(name)["test"][measure])
-
-
-def compare(a: Rate, b: Rate, names: tuple[str, str]) -> str:
-    """What the numbers allow to be said about a and b, in a sentence."""
-    d, low, high = measure.difference(a, b)
-    by = (
-        f"{100 * abs(d):.1f} points (95 % interval of the difference {100 * low:+.1f} to "
-        f"{100 * high:+.1f})"
-    )
-    if low <= 0 <= high:
-        return f"{names[0]} and {names[1]} cannot be told apart: they differ by {by}"
-    first, second = names if d > 0 else names[::-1]
-    return f"{first} is ahead of {second} by {by}"
 
 
 def explained(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import protect
-from ppfer.measure import Rate, rate
+from ppfer.measure import Rate, accuracy
 from ppfer.method.networks import (
+    classification,
     made_by,
     new_enhancer,
     new_recognizer,
@@ -29,22 +29,6 @@ from ppfer.run import Run
 from ppfer.run.stage import Protector, stage
 from ppfer.run.training import Training, trainable
 from ppfer.study.tables import all_asked, prepare, table_row
-
-
-class JointObjective(nn.Module):
-    """Cross-entropy of F_u on what the enhancers make of clips; both learn (paper §4.6, tasks 2 and
-    6).
-    """
-
-    def __init__(self, enhancer: nn.Module, recognizer: nn.Module, label_smoothing: float):
-        super().__init__()
-        self.enhancer, self.recognizer, self.label_smoothing = enhancer, recognizer, label_smoothing
-
-    def forward(self, clips: Tensor, labels: Tensor) -> Tensor:
-        """Clips (B, T, 3, H, W), expression labels (B,) → scalar."""
-        return F.cross_entropy(
-            self.recognizer(self.enhancer(clips)), labels, label_smoothing=self.label_smoothing
-        )
 
 
 @stage(
@@ -73,7 +57,8 @@ class Joint(Training):
         fresh = new_recognizer(self.config, len(run.classes("emotion")))
         recognizer = with_weights(fresh, run.get("recognizer/none"))
         self.recognizer = trainable(recognizer, run.device)
-        return JointObjective(net, self.recognizer, smoothing)
+        # F_u on what the enhancers make of clips; both learn (paper §4.6, tasks 2 and 6)
+        return classification(nn.Sequential(net, self.recognizer), smoothing)
 
     def batches(self) -> Callable:
         return self.draw("clips", self.run.labels("emotion"))
@@ -82,8 +67,7 @@ class Joint(Training):
         """The jointly trained F_u on the enhanced clips of a part."""
         run, index = self.run, self.run.parts[part]
         made = made_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
-        said = run.logits(self.recognizer, made)
-        return rate(said.argmax(-1).numpy() == run.labels("emotion")[index])
+        return accuracy(run.logits(self.recognizer, made), run.labels("emotion")[index])
 
     def measure(self, net: nn.Module) -> dict[str, float]:
         leaks = protection(self.run, net, "clips")

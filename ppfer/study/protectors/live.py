@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import protect
-from ppfer.measure import leakage, rate
+from ppfer.measure import accuracy
 from ppfer.method.networks import (
     made_by,
     new_classifier,
@@ -154,12 +154,10 @@ class Live(Training):
         shown = made_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
         expression, frame, clip = (run.logits(player, shown) for player in self.players)
         actors = run.labels("actor")[index]
-        hits = expression.argmax(-1).numpy() == run.labels("emotion")[index]
-        named = leakage(frame, actors), leakage(clip, actors)
         return {
-            "val_accuracy": rate(hits).value,
-            "val_plr": named[0]["all_frames"].value,
-            "val_plr_clips": named[1]["clip"].value,
+            "val_accuracy": accuracy(expression, run.labels("emotion")[index]).value,
+            "val_plr": accuracy(frame, actors).value,
+            "val_plr_clips": accuracy(clip, actors).value,
         }
 
 

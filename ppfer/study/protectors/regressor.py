@@ -178,8 +178,7 @@ def taken(frames: Tensor, dice: Tensor) -> Tensor:
     gain = (0.6 + 0.8 * tint[:, 1:2]) * (0.75 + 0.5 * tint[:, 2:5])  # light, colour
     frames = (frames * gain[:, :, None, None]).clamp(0, 1) ** _wide(0.7 + 0.7 * tint[:, 5])
     for k, (share, side) in enumerate(((0.12, 56), (0.05, 36))):
-        small = F.interpolate(frames, (side, side), mode="bilinear", antialias=True)
-        coarse = F.interpolate(small, (SIDE, SIDE), mode="bilinear")
+        coarse = nets.resize(nets.resize(frames, side), SIDE)
         frames = torch.where(_wide(rest[:, k] < share), coarse, frames)
     one, (focus, noise, step) = torch.ones_like(scale), rest[:, 2:5].square().T
     shots = torch.stack([one, zero, 0.01 * focus, 0.04 * noise, 0.08 * step], 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ppfer.base.errors import PpferError
 from ppfer.config import Config
-from ppfer.measure import rate
+from ppfer.measure import accuracy
 from ppfer.method.networks import (
     made_by,
     new_classifier,
@@ -214,9 +214,8 @@ class Tradeoff(Training):
         run, index = self.run, self.run.parts["val"]
         leaks = protection(run, net, "clips")
         made = made_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
-        said = run.logits(self.recognizer, made)
-        hits = said.argmax(-1).numpy() == run.labels("emotion")[index]
-        return leaks | {"val_accuracy": rate(hits).value}
+        read = accuracy(run.logits(self.recognizer, made), run.labels("emotion")[index])
+        return leaks | {"val_accuracy": read.value}
 
 
 PROTECTOR = Protector(

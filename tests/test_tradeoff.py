@@ -36,5 +36,27 @@ def test_a_row_without_a_number_has_no_point():
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["1 a", "2 b"]
 
 
+def test_figure1_has_the_papers_points_and_those_of_the_frozen_validator(tmp_path):
+    named = {"plr": Rate(90, 100), "acc_retrained": Rate(80, 100)}
+    rows = [row("Gaussian blur 2", 95, 0, **named), row("PPFER (C)", 25, 0, **named)]
+    drawn = tradeoff.figure1([*rows, row("ours alone", 3, 0, **named), {"approach": "left out"}])
+    labels = [text.get_text() for text in drawn.legends[0].get_texts()]
+    kinds = ["ours, V_pl frozen", "the paper's, on CREMA-D"]
+    assert labels == ["1 Gaussian blur 2", "2 PPFER (C)", "3 ours alone", *kinds]
+    marks = [line.get_marker() for line in drawn.axes[0].get_lines()]
+    assert marks.count("x") == 2  # theirs, of approaches that they have
+    write_table(rows, tmp_path, "table1")
+    tradeoff.save_figure1(tmp_path)
+    assert "<svg" in (tmp_path / "figure1.svg").read_text()
+
+
+def test_without_the_worst_attack_the_next_is_drawn_and_some_may_be_hidden():
+    numbers = {"plr_retrained": Rate(50, 100), "acc": Rate(80, 100)}
+    rows = [{"approach": name} | numbers for name in "ab"]
+    drawn = tradeoff.figure(rows, shown=("a",))
+    assert drawn.axes[0].get_xlabel() == tradeoff.ATTACKERS["plr_retrained"]
+    assert len(drawn.axes[0].get_lines()) == 1 and len(drawn.legends[0].get_texts()) == 2
+
+
 def test_numbers_that_follow_each_other_are_printed_as_a_range():
     assert tradeoff.numbered([1, 3, 4, 15, 16, 17, 20]) == "1, 3, 4, 15–17, 20"
