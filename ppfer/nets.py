@@ -138,7 +138,7 @@ class Classifier(_OfOneSize):
         num_classes: number of logits.
         input_size: side of the square the network sees; None leaves frames as they come.
         weights: None from scratch, "DEFAULT" ImageNet weights through torchvision, or a path; see
-            `ppfer.base.weights.load_backbone`.
+            `ppfer.base.weights.load_pretrained`.
         width: first level's channels of "resnet_small".
         blocks: its blocks on each level.
 
@@ -200,7 +200,7 @@ class Recognizer(_OfOneSize):
         num_classes: number of logits.
         input_size: frames are resized to this side; None leaves them as they come.
         weights: None from scratch, "DEFAULT" Kinetics-400 weights through torchvision, or a path;
-            see `ppfer.base.weights.load_backbone`.
+            see `ppfer.base.weights.load_pretrained`.
         width: first level's channels of "r3d_small".
 
     Attributes:

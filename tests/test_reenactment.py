@@ -52,7 +52,7 @@ def faces():
 def weights(run, tmp_path_factory):
     """Its weights as they are shipped."""
     path = tmp_path_factory.mktemp("w") / "w.safetensors"
-    return save_weights(run.get("regressor"), path, small=True)
+    return save_weights(run.get("regressor"), path, half=True)
 
 
 def still(**actions: float) -> torch.Tensor:
@@ -187,7 +187,7 @@ def test_shipped_weights_are_small_and_read_the_same(run, weights, tmp_path):
     assert loaded.summary("regressor") == {"loaded": str(weights)}
     key, content = loaded.key("regressor"), weights.read_bytes()
     torch.manual_seed(1)
-    save_weights(regressor.Regressor(), weights, small=True)
+    save_weights(regressor.Regressor(), weights, half=True)
     assert catalogue.open_run(config, tmp_path, "cpu").key("regressor") != key
     weights.write_bytes(content)
 

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ppfer import nets, uvit
+from ppfer import uvit
 from ppfer.base.errors import PpferError
 from ppfer.base.weights import load_weights
+from ppfer.config import load_config
+from ppfer.method.networks import new_compensator
 
 DIM, HIDDEN = 1152, 4608
 
@@ -215,58 +217,26 @@ def test_small_compensators_have_the_expected_size():
         assert round(count(uvit.PixelCompensator(64, 4, 512, 12, 8)) / 1e6, 1) == 44.3
 
 
-@pytest.fixture
-def transplanted() -> tuple[uvit.UViT, uvit.PixelCompensator]:
-    donor = tiny()
-    return donor, uvit.PixelCompensator.transplant(
-        donor.state_dict(), img_size=24, patch=4, heads=4
-    )
-
-
-def test_pixel_compensators_start_as_the_identity_and_can_leave_it(transplanted):
+def test_a_pixel_compensator_starts_as_the_identity_and_can_leave_it():
     torch.manual_seed(0)
-    x = torch.rand(2, 3, 24, 24)
+    x, net = torch.rand(2, 3, 24, 24), uvit.PixelCompensator(24, 4, 32, 2, 4)
     x[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
-    for net in (uvit.PixelCompensator(24, 4, 32, 2, 4), transplanted[1]):
-        assert torch.equal(net(x), x)
-        optimizer = torch.optim.SGD(net.parameters(), lr=50.0)
-        for _ in range(2):  # the first step moves the output layer, the second everything behind it
-            optimizer.zero_grad()
-            (net(x) - 0.5).square().mean().backward()
-            optimizer.step()
-        y = net(x)
-        assert not torch.equal(y, x) and y.shape == x.shape and 0 <= y.min() and y.max() <= 1
-        # where there's no token, there's no parameter for it either; all others learn
-        assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert torch.equal(net(x), x)
+    optimizer = torch.optim.SGD(net.parameters(), lr=50.0)
+    for _ in range(2):  # the first step moves the output layer, the second everything behind it
+        optimizer.zero_grad()
+        (net(x) - 0.5).square().mean().backward()
+        optimizer.step()
+    y = net(x)
+    assert not torch.equal(y, x) and y.shape == x.shape and 0 <= y.min() and y.max() <= 1
+    # there's no token, so there's no parameter for it either; all others learn
+    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_transplant_copies_the_blocks_and_only_them(transplanted):
-    donor, net = (m.state_dict() for m in (transplanted[0], transplanted[1].uvit))
-    blocks = [k for k in donor if "block" in k or k.startswith("norm.")]
-    assert len(blocks) == 5 * 11 + 2 * 2 + 2 and all(torch.equal(donor[k], net[k]) for k in blocks)
-    assert net["pos_embed"].shape == (1, 2 + 36, 32) and torch.equal(
-        net["pos_embed"][:, :2], donor["pos_embed"][:, :2]
-    )
-    assert torch.equal(net["label_emb.weight"][0], donor["label_emb.weight"][-1])
-    assert net["patch_embed.proj.weight"].shape == (32, 3, 4, 4) and net[
-        "decoder_pred.weight"
-    ].shape == (48, 32)
-
-
-def test_transplant_of_h2_at_full_size():
-    official = {k: torch.empty(v, device="meta") for k, v in official_h2().items()}
-    with torch.device("meta"):
-        net = uvit.PixelCompensator.transplant(official, img_size=112, patch=7)
-    assert net.uvit.pos_embed.shape == (1, 258, 1152) and len(net.uvit.in_blocks) == 14
-
-
-def test_transplant_refuses_a_half_or_another_network():
-    state = tiny().state_dict()
-    with pytest.raises(PpferError, match="missing: out_blocks.1.norm1.bias"):
-        half = {k: v for k, v in state.items() if k != "out_blocks.1.norm1.bias"}
-        uvit.PixelCompensator.transplant(half, 24, 4, heads=4)
-    with pytest.raises(PpferError, match="not the weights of a U-ViT"):
-        uvit.PixelCompensator.transplant(nets.UNet(2).state_dict(), 24, 4)
+def test_weights_of_a_latent_uvit_are_no_pixel_compensators():
+    config = load_config("smoke", {"nets.compensator_weights": "somewhere.pth"})
+    with pytest.raises(PpferError, match="set nets.compensator=latent too"):
+        new_compensator(config)
 
 
 # Latent compensator
@@ -291,20 +261,11 @@ class FakeAutoencoder(nn.Module):
         return SimpleNamespace(sample=F.pixel_shuffle(z / self.gain, 8))
 
 
-def latent(mode: str, **options) -> uvit.LatentCompensator:
-    return uvit.LatentCompensator(
-        tiny(img_size=4, channels=192), FakeAutoencoder(), mode, **options
-    )
+def latent(**options) -> uvit.LatentCompensator:
+    return uvit.LatentCompensator(tiny(img_size=4, channels=192), FakeAutoencoder(), **options)
 
 
-def test_residual_mode_starts_at_the_autoencoders_round_trip():
-    x, net = torch.rand(2, 3, 32, 32), latent("residual")
-    torch.testing.assert_close(net(x), x)
-    net(x).mean().backward()
-    assert net.gate.grad != 0
-
-
-def test_denoise_mode_removes_exactly_the_predicted_noise():
+def test_denoising_removes_exactly_the_predicted_noise():
     z, noise = torch.randn(2, 192, 4, 4), torch.randn(2, 192, 4, 4)
     seen = []
 
@@ -313,13 +274,10 @@ def test_denoise_mode_removes_exactly_the_predicted_noise():
         return noise
 
     for t in (1, 1000):
-        net = latent("denoise", t=t)
+        net = latent(t=t)
         net.uvit.forward = predict
-        a = (
-            (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2)[:t]
-            .prod()
-            .item()
-        )
+        beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        a = (1 - beta)[:t].prod().item()
         torch.testing.assert_close(
             net.compensate(math.sqrt(a) * z + math.sqrt(1 - a) * noise), z, rtol=1e-3, atol=1e-3
         )
@@ -330,29 +288,22 @@ def test_denoising_at_step_one_stays_near_the_input():
     assert math.isclose(math.sqrt(1 - uvit.alpha_bar()[0]), 0.029, abs_tol=5e-4)
 
 
-def test_raw_mode_decodes_what_the_uvit_says():
-    x, net = torch.rand(2, 3, 32, 32), latent("raw")
-    torch.testing.assert_close(net(x), net.decode(net.uvit(net.encode(x), 1)))
-    assert net.encode(x).shape == (2, 192, 4, 4)
-
-
 def test_the_autoencoder_is_frozen_the_scale_applied_the_range_kept():
-    x, net = torch.rand(2, 3, 32, 32, requires_grad=True), latent("denoise").train()
+    x, net = torch.rand(2, 3, 32, 32, requires_grad=True), latent().train()
     before = {k: v.clone() for k, v in net.autoencoder.state_dict().items()}
     y = net(x)
     assert 0 <= y.min() and y.max() <= 1
     y.sum().backward()
     assert x.grad.any() and net.autoencoder.gain.grad is None
     assert all(torch.equal(before[k], v) for k, v in net.autoencoder.state_dict().items())
+    assert net.encode(x).shape == (2, 192, 4, 4)
     torch.testing.assert_close(net.encode(x), F.pixel_unshuffle(2 * x - 1, 8) * 2 * 0.18215)
 
 
 def test_latent_bad_input_is_refused(tmp_path):
     with pytest.raises(PpferError, match="latents of 8×8, but the U-ViT was built for 4×4"):
-        latent("raw")(torch.rand(1, 3, 64, 64))
-    with pytest.raises(PpferError, match="mode is 'denoise', 'raw' or 'residual'"):
-        latent("other")
+        latent()(torch.rand(1, 3, 64, 64))
     with pytest.raises(PpferError, match="from 1 to 1000, got 0"):
-        latent("denoise", t=0)
+        latent(t=0)
     with pytest.raises(PpferError, match="fetch the folder .*sd-vae.*nets.autoencoder=PATH"):
         uvit.load_autoencoder(tmp_path)

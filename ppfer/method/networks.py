@@ -70,8 +70,9 @@ def new_compensator(config: Config) -> nn.Module:
     """F_fc as the config names it; starts as (nearly) the identity."""
     n = config.nets
     if n.compensator == "pixel" and n.compensator_weights:
-        weights = n.compensator_weights
-        return uvit.PixelCompensator.transplant(weights, config.size, n.patch, n.heads)
+        raise PpferError(
+            "nets.compensator_weights are a latent U-ViT's; set nets.compensator=latent too"
+        )
     if n.compensator == "pixel":
         return uvit.PixelCompensator(config.size, n.patch, n.dim, n.depth, n.heads)
     if n.compensator == "latent":

@@ -21,9 +21,9 @@ FIGURE1 = (
     "crosses the paper's numbers"
 )
 ATTACKERS = {  # columns of a table, the strongest first, as an axis says them
-    "plr_worst": "identity named by the worst attack tried, %",
-    "plr_retrained": "identity named, validator retrained, %",
-    "plr": "identity named, validator as trained, %",
+    "plr_worst": "named by the worst attack tried, %",
+    "plr_retrained": "named, validator retrained, %",
+    "plr": "named, validator as trained, %",
 }
 UTILITY = {
     "acc": "expression read, F_u as trained",
@@ -169,7 +169,8 @@ def _label(axis: Axes, spots: Sequence[tuple]) -> None:
     for named, left, *numbers in grouped(spots, 0.06):
         where = {"xytext": (-8, 0), "ha": "right"} if named > 0.5 else {"xytext": (8, 0)}
         at = (100 * named, left)
-        axis.annotate(numbered(numbers), at, va="center", textcoords="offset points", **where)
+        where |= {"va": "center", "textcoords": "offset points", "fontsize": 9}
+        axis.annotate(numbered(numbers), at, **where)
 
 
 def grouped(spots: Sequence[tuple], reach: float) -> list[list]:

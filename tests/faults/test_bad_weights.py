@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from ppfer import nets, uvit
 from ppfer.base.errors import PpferError
-from ppfer.base.weights import load_backbone, load_weights
+from ppfer.base.weights import load_pretrained, load_weights
 from ppfer.config import REPO
 
 # --- files that run code --------------------------------------------------------------------------
@@ -196,7 +196,9 @@ def test_another_architecture_and_other_classes_are_named(tmp_path):
         COUNTS["weights refused"] += 1
     save_file(nets.Recognizer("r3d_small", 4).net.state_dict(), tmp_path / "r.safetensors")
     with pytest.raises(PpferError, match="does not fit"):
-        load_backbone(nets.Classifier("resnet18", 4).net, tmp_path / "r.safetensors")
+        load_pretrained(
+            nets.Classifier("resnet18", 4).net, "resnet18", tmp_path / "r.safetensors", ""
+        )
     COUNTS["weights refused"] += 1
 
 
