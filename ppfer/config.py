@@ -88,6 +88,7 @@ class Config:
     keep_faults: bool = (
         False  # keep the four clips CREMA-D got wrong (the paper's 7,442 count them)
     )
+    fold: int = 1  # which of DFEW's five
     generate: bool = False  # the twin is rendered straight into the store, not decoded from `data`
     difficulty: float = 1.0  # of a generated twin's clips, 0 to 2: `data/README.md` has the curve
     size: int = 64  # pixels, square

@@ -230,12 +230,24 @@ def remapped_leakage(
     return rate(remap[logits.argmax(-1)] == torch.as_tensor(np.asarray(actors))[:, None])
 
 
-def per_class(logits: Tensor, labels: np.ndarray, names: Iterable[str]) -> dict[str, Rate]:
-    """Recall of each class, and ``average`` over all clips (the paper's "Avg" is the overall
-    accuracy)."""
+def chance(labels: np.ndarray) -> float:
+    """What guessing is right about: the share of the commonest class, which is 1/K or more.
+
+    Args:
+        labels: (n,) of 0 to K − 1, all there are.
+    """
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def per_class(logits: Tensor, labels: np.ndarray, names: Iterable[str]) -> dict[str, Rate | float]:
+    """Recall of each class, ``average`` over all clips (the paper's "Avg" is the overall accuracy,
+    WAR), and ``uar``, the mean of the recalls of those classes that there are.
+    """
     right, labels = hits(logits, labels), np.asarray(labels)
     recalls = {name: rate(right[labels == i]) for i, name in enumerate(names)}
-    return recalls | {"average": rate(right)}
+    shares = [recall.value for recall in recalls.values() if recall.n]
+    uar = statistics.mean(shares) if shares else float("nan")
+    return recalls | {"average": rate(right), "uar": uar}
 
 
 def by_group(hits: np.ndarray, groups: Iterable[str]) -> dict[str, Rate]:

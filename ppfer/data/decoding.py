@@ -94,7 +94,7 @@ def inspected(
     Args:
         on_file: called with the number of files looked into.
     """
-    table, faults, remarks = index.table, [], []
+    table, faults, remarks = index.table, [], list(index.remarks)
     for path, answer in zip(
         table["path"],
         in_children(look_into, ((path,) for path in table["path"]), workers, timeout),

@@ -198,7 +198,7 @@ def expression_measures(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
 
 def privacy_rule(run: Run, then: str) -> Callable[[dict], list[float]]:
     """`measure.private_first` for a run's actors and slack."""
-    return private_first(1 / len(run.classes("actor")), run.config.privacy_slack, then)
+    return private_first(run.chance("actor"), run.config.privacy_slack, then)
 
 
 def with_weights(net: nn.Module, other: nn.Module) -> nn.Module:

@@ -321,6 +321,10 @@ class Run:
         """(N,) int64 labels of the original clips."""
         return self.get("clips").labels(column)
 
+    def chance(self, column: str) -> float:
+        """`measure.chance` of a column: what naming it by guessing is right about."""
+        return measure.chance(self.labels(column))
+
     def tensor(self, name: str) -> Tensor:
         """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; see
         `store.Room`."""

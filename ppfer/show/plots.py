@@ -256,9 +256,13 @@ def rates(
     """Shares with their 95 % intervals, as points: one row per name, one marker per series.
 
     Args:
-        groups: series label → name → Rate.
+        groups: series label → name → Rate; what is no Rate has no interval, and no point.
         chance: a dashed vertical line in [0, 1], of the label that every series is about.
     """
+    groups = {
+        label: {name: rate for name, rate in series.items() if isinstance(rate, Rate)}
+        for label, series in groups.items()
+    }
     names = list(dict.fromkeys(name for series in groups.values() for name in series))
     figure, axis = plt.subplots(figsize=(WIDE, 0.32 * len(names) + 1.4), layout="constrained")
     for i, (marker, (label, series)) in enumerate(zip(MARKERS, groups.items(), strict=False)):
@@ -389,8 +393,7 @@ def overview(run: Run, *, count: int = 8) -> dict[str, tuple[Figure | Image.Imag
         parts = split.coefficients(*split.split(faces), like=faces)
         two = [{n: x[i] for n, x in parts.items()} for i in range(2)]
         pictures["bands"] = bands(two, labels[:2]), "one frame of two actors, split into bands"
-    chance = 1 / len(run.classes("actor"))
-    guessing = {"val_plr": chance, "val_all_frames": chance}
+    guessing = dict.fromkeys(("val_plr", "val_all_frames"), run.chance("actor"))
     stages = {"Algorithm 1": "privacy", "Algorithm 2": "compensation"}
     keys = ("val_plr", "val_l1", "val_accuracy")
     said = "identity named, distortion and expressions read while both algorithms train"

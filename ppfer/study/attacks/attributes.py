@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ppfer import measure
 from ppfer.base.errors import PpferError
+from ppfer.data.index import years
 from ppfer.method.networks import classification, new_classifier, with_body
 from ppfer.run import Run
 from ppfer.run.stage import stage
@@ -18,6 +19,7 @@ from ppfer.run.training import Training
 from ppfer.study.tables import approaches, left_out, prepare
 
 ATTRIBUTES = ("sex", "race", "age_group")
+AGE_GROUPS = ("under 30", "30 to 49", "50 and over")
 
 
 def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list[str]]:
@@ -31,16 +33,8 @@ def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list
         PpferError: if fewer than two groups are named.
     """
     if column == "age_group":
-        words = [
-            ""
-            if not a
-            else "under 30"
-            if float(a) < 30
-            else "30 to 49"
-            if float(a) < 50
-            else "50 and over"
-            for a in table["age"]
-        ]
+        ages = map(years, table["age"])
+        words = ["" if a is None else AGE_GROUPS[(a >= 30) + (a >= 50)] for a in ages]
     else:
         words = list(table[column])
     classes = sorted(set(words) - {""})
