@@ -28,7 +28,7 @@ from ppfer.base.files import private, write_json
 from ppfer.data.decoding import REASONS, failed, in_children
 from ppfer.data.index import Index, count_reasons, describe
 from ppfer.video.clips import clip_or_reason
-from ppfer.video.writer import as_uint8
+from ppfer.video.picture import as_uint8
 
 
 class ClipStore:
