@@ -3,8 +3,8 @@
     python data/export_regressor.py
 
 Draws synthetic people, trains the regressor on them (profile twin: minutes on a GPU), and writes
-its weights in half precision and, beside them, `regressor.json`: how well it reads people it has not seen,
-and where and how long it was trained. Nothing but the repository is needed.
+its weights in half precision and, beside them, `regressor.json`: how well it reads people it has
+not seen, and where and how long it was trained. Nothing but the repository is needed.
 """
 
 import argparse

@@ -197,8 +197,8 @@ def _override(node: object, parts: list[str], value: object, key: str) -> Any:
         new = coerce(old, value, key)
         choices = typing.get_args(typing.get_type_hints(type(node))[parts[0]])
         if choices and new not in choices:
-            said = f"'{new}'{near(str(new), choices)}"
-            raise PpferError(f"{key} takes {', '.join(choices)}, not {said}")
+            wrong = f"'{new}'{near(str(new), choices)}"
+            raise PpferError(f"{key} takes {', '.join(choices)}, not {wrong}")
     return dataclasses.replace(node, **{parts[0]: new})
 
 
@@ -212,7 +212,7 @@ def coerce(old: object, value: object, key: str) -> object:
             number = float(value)
             value = kind(number) if kind is float or number == int(number) else value
         except (ValueError, OverflowError):
-            pass  # said below, with the value as it was given
+            pass  # refused below, with the value as it was given
     elif kind is float and type(value) is int:
         value = float(value)
     elif kind is str and isinstance(value, Path):

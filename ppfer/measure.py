@@ -305,7 +305,7 @@ def markdown(rows: Sequence[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plain(rows: Sequence[dict]) -> list[dict]:
+def json_rows(rows: Sequence[dict]) -> list[dict]:
     """Rows as JSON types: `Rate` and `Spread` become ``{"k", "n"}``."""
     shares = (Rate, Spread)
     return [
@@ -316,9 +316,9 @@ def plain(rows: Sequence[dict]) -> list[dict]:
 
 def write_table(rows: Sequence[dict], folder: Path, name: str) -> list[dict]:
     """Write ``<name>.json`` and ``<name>.md``; returns the rows as they were written (see
-    `plain`).
+    `json_rows`).
     """
-    rows = plain(rows)
+    rows = json_rows(rows)
     write_json(folder / f"{name}.json", rows)
     with atomic(folder / f"{name}.md") as partial:
         partial.write_text(markdown(rows))

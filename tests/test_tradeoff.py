@@ -2,7 +2,7 @@
 
 import pytest
 
-from ppfer.measure import Rate, Worst, plain, write_table
+from ppfer.measure import Rate, Worst, json_rows, write_table
 from ppfer.show import tradeoff
 
 
@@ -24,7 +24,7 @@ def test_two_tables_of_a_folder_become_one(tmp_path):
     write_table(first, tmp_path, "table1")
     write_table([row("b", 6, 60, actions_r2=0.4), row("b", 1, 1)], tmp_path, "live")
     a, b = tradeoff.rows_of(tmp_path)
-    assert a == plain(first)[0] and b == {**plain(first)[1], "actions_r2": 0.4}
+    assert a == json_rows(first)[0] and b == {**json_rows(first)[1], "actions_r2": 0.4}
 
 
 def test_a_row_without_a_number_has_no_point():

@@ -72,7 +72,7 @@ def sweep(folder: Path, seconds: float = 60) -> None:
                 path.unlink()
 
 
-def private(folder: Path) -> None:
+def owner_only(folder: Path) -> None:
     """Make a folder that is its owner's alone: whatever lies in it is out of others' reach."""
     folder.mkdir(parents=True, exist_ok=True)
     if folder.stat().st_mode & 0o077:

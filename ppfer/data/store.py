@@ -24,7 +24,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from ppfer.base.errors import PpferError
-from ppfer.base.files import private, write_json
+from ppfer.base.files import owner_only, write_json
 from ppfer.data.decoding import REASONS, failed, in_children
 from ppfer.data.index import Index, count_reasons, describe
 from ppfer.video.clips import clip_or_reason
@@ -365,7 +365,7 @@ def _faults_so_far(log: Path, request: dict) -> list[str]:
 def _writing(folder: Path) -> Iterator[None]:
     """One writer of a store at a time, and disk trouble as a sentence."""
     try:
-        private(folder)
+        owner_only(folder)
         with FileLock(folder / ".lock"):
             yield
     except OSError as error:

@@ -161,7 +161,7 @@ def leak(
     return leakage(run.logits(validator, store, part), actors, seed=run.config.seed)
 
 
-def held_frames(run: Run, store: str, part: str = "val") -> Tensor:
+def validation_frames(run: Run, store: str, part: str = "val") -> Tensor:
     """Clips of a part to look at while training: all frames where time is split, else about four of
     each.
     """
@@ -169,7 +169,7 @@ def held_frames(run: Run, store: str, part: str = "val") -> Tensor:
     return held if whole_clips(run.config) else held[:, :: max(1, held.shape[1] // 4)]
 
 
-def made_by(run: Run, protector: protect.Apply, clips: Tensor, batch: int = 16) -> Tensor:
+def protected_by(run: Run, protector: protect.Apply, clips: Tensor, batch: int = 16) -> Tensor:
     """Clips (n, T, 3, H, W) uint8 as a protector that is still sought or trained makes them."""
     how = {"device": run.device, "precision": run.config.precision, "batch": batch}
     made = protect.protect_all(protector, clips, name=type(protector).__name__, **how)
@@ -180,8 +180,8 @@ def protection(run: Run, protector: protect.Apply, store: str) -> dict[str, floa
     """Validation measures of a protector under training: PLR of the frozen validator and L1 to its
     input.
     """
-    held = held_frames(run, store)
-    out = made_by(run, protector, held, batch=32)
+    held = validation_frames(run, store)
+    out = protected_by(run, protector, held, batch=32)
     distance = (out.float() - held.to(out.device).float()).abs().mean() / 255
     named = accuracy(run.logits("identity", out), run.labels("actor")[run.parts["val"]])
     return {"val_plr": named.value, "val_l1": float(distance)}

@@ -26,9 +26,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from ppfer import measure
-from ppfer.base.device import device_name, fitting, versions
+from ppfer.base.device import device_name, explaining_memory, versions
 from ppfer.base.errors import PpferError, near
-from ppfer.base.files import atomic, digest, private, sweep, write_json
+from ppfer.base.files import atomic, digest, owner_only, sweep, write_json
 from ppfer.base.processes import is_main, wait_for_everyone
 from ppfer.config import Config
 from ppfer.run.gpu_memory import Room
@@ -120,7 +120,7 @@ class Run:
         if not is_main() or self.has(name):
             yield
             return
-        private(self.dir)
+        owner_only(self.dir)
         locks = self.dir.parent / ".making"
         locks.mkdir(exist_ok=True)
         with contextlib.ExitStack() as held:
@@ -143,7 +143,7 @@ class Run:
             torch.cuda.init()  # the first stage may come before anything used the GPU
             torch.cuda.reset_peak_memory_stats(self.device)
         if is_main() or not stage.alone:
-            with fitting(name, self.device, stage.lighter()):
+            with explaining_memory(name, self.device, stage.lighter()):
                 summary = stage.make(folder)
             self._finish(stage, folder, summary, time.monotonic() - began)
 
@@ -159,7 +159,8 @@ class Run:
             stage = self.stage(name)
             # loading must not move the caller's random numbers: a stage is seeded before it asks
             # for its inputs
-            with fitting(name, self.device, stage.lighter()), torch.random.fork_rng(devices=[]):
+            memory = explaining_memory(name, self.device, stage.lighter())
+            with memory, torch.random.fork_rng(devices=[]):
                 self._results[name] = stage.load(self.folder(name))
         return self._results[name]
 
@@ -201,7 +202,7 @@ class Run:
             stage = self.stage(name)
             inputs = {need: self.key(need) for need in stage.needs()}
             described = {"stage": name, "settings": stage.settings(), "inputs": inputs}
-            # the first is not said: keys from before there were versions stay what they were
+            # version 1 is left out: keys from before there were versions stay what they were
             described |= {"version": stage.version} if stage.version != 1 else {}
             self._keys[name] = digest(described)
         return self._keys[name]
@@ -276,8 +277,8 @@ class Run:
 
     def introduce(self) -> None:
         """Say in its folder what this run is."""
-        said = {"profile": self.config.profile, "differs": differences(self.config)}
-        write_json(self.dir / "run.json", said)
+        about = {"profile": self.config.profile, "differs": differences(self.config)}
+        write_json(self.dir / "run.json", about)
 
     def _finish(self, stage: Stage, folder: Path, summary: dict, seconds: float) -> None:
         if not is_main():

@@ -142,8 +142,8 @@ def _draw(axis: Axes, task: Task) -> None:
     _join(axis, last, box(x, 0, "$F_u$"), both)
     if not task.controller:
         axis.plot([first - 0.4, x + 0.4], [-1.4, -1.4], color="0.2", linewidth=3)
-        said = "trained as a whole" + (", without $F_{fc}$" if task.compensator else "")
-        axis.text((first + x) / 2, -1.3, said, ha="center", va="bottom", fontsize=8)
+        words = "trained as a whole" + (", without $F_{fc}$" if task.compensator else "")
+        axis.text((first + x) / 2, -1.3, words, ha="center", va="bottom", fontsize=8)
 
 
 def levels(shapes: Sequence[tuple[int, int, int]]) -> Figure:

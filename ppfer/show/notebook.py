@@ -202,12 +202,12 @@ def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> i
         control.value = first.get(control.description, control.value)
 
     def redraw(change: dict | None = None) -> None:
-        image, said = draw(**{control.description: control.value for control in made})
+        image, description = draw(**{control.description: control.value for control in made})
         file = io.BytesIO()
         image.save(file, "PNG", compress_level=1)
         with shown.hold_sync():  # one message: the page shows the new picture once
             shown.value, shown.width = file.getvalue(), str(image.width * 96 // plots.DPI)
-        words.value = escape(said)
+        words.value = escape(description)
 
     for control in made:
         control.observe(redraw, "value")
@@ -257,7 +257,7 @@ def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> Non
     if name and context is not None:
         rows = measure.write_table(rows, context.dir / "tables", name)
     else:
-        rows = measure.plain(rows)
+        rows = measure.json_rows(rows)
     header, rest = measure.markdown(rows).split("\n", 1)
     display(Markdown(header.replace("_", "_<wbr>") + "\n" + rest))  # long names may break
 

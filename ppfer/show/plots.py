@@ -259,10 +259,8 @@ def rates(
         groups: series label → name → Rate; what is no Rate has no interval, and no point.
         chance: a dashed vertical line in [0, 1], of the label that every series is about.
     """
-    groups = {
-        label: {name: rate for name, rate in series.items() if isinstance(rate, Rate)}
-        for label, series in groups.items()
-    }
+    cells = ((label, series.items()) for label, series in groups.items())
+    groups = {label: {n: r for n, r in cell if isinstance(r, Rate)} for label, cell in cells}
     names = list(dict.fromkeys(name for series in groups.values() for name in series))
     figure, axis = plt.subplots(figsize=(WIDE, 0.32 * len(names) + 1.4), layout="constrained")
     for i, (marker, (label, series)) in enumerate(zip(MARKERS, groups.items(), strict=False)):
@@ -303,18 +301,10 @@ def compared(rows: Sequence[Mapping]) -> Figure:
     lines, named = list(table.run.unique()), list(table.approach.unique())
     shift = table.approach.map(named.index) - (len(named) - 1) / 2
     table["line"] = table.run.map(lines.index) + 0.6 * shift / max(1, len(named))
-    grid = sns.relplot(
-        table,
-        x="value",
-        y="line",
-        hue="approach",
-        style="approach",
-        col="measure",
-        col_wrap=2,
-        height=1.6 + 0.3 * len(lines),
-        aspect=3.2 / (1.6 + 0.3 * len(lines)),
-        facet_kws={"sharex": False},
-    )
+    height = 1.6 + 0.3 * len(lines)
+    look = {"height": height, "aspect": 3.2 / height, "facet_kws": {"sharex": False}}
+    what = {"x": "value", "y": "line", "hue": "approach", "style": "approach"}
+    grid = sns.relplot(table, **what, col="measure", col_wrap=2, **look)
     for name, axis in grid.axes_dict.items():
         own = table[table.measure == name]
         axis.hlines(own.line, own.low, own.high, color="0.6", linewidth=1, zorder=0)
@@ -327,30 +317,13 @@ def compared(rows: Sequence[Mapping]) -> Figure:
 
 def confusion(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
     """Confusion matrices side by side: rows are the truth and sum to 100 %."""
-    figure, axes = plt.subplots(
-        1,
-        len(matrices),
-        figsize=(NARROW * len(matrices), 3.1),
-        squeeze=False,
-        sharey=True,
-        layout="constrained",
-    )
+    size, how = (NARROW * len(matrices), 3.1), {"squeeze": False, "sharey": True}
+    figure, axes = plt.subplots(1, len(matrices), figsize=size, layout="constrained", **how)
     for axis, (title, counts) in zip(axes[0], matrices.items(), strict=True):
         share = 100 * np.asarray(counts) / np.maximum(1, np.asarray(counts).sum(1, keepdims=True))
-        sns.heatmap(
-            share,
-            ax=axis,
-            annot=True,
-            fmt=".0f",
-            cmap="Greys",
-            vmin=0,
-            vmax=100,
-            cbar=False,
-            square=True,
-            xticklabels=names,
-            yticklabels=names,
-            annot_kws={"size": 7},
-        )
+        look = {"annot": True, "fmt": ".0f", "annot_kws": {"size": 7}, "cmap": "Greys"}
+        look |= {"vmin": 0, "vmax": 100, "cbar": False, "square": True}
+        sns.heatmap(share, ax=axis, xticklabels=names, yticklabels=names, **look)
         axis.set(title=title, xlabel="recognised as")
         axis.tick_params(labelsize=7)
     axes[0, 0].set_ylabel("true expression, %")
@@ -385,8 +358,8 @@ def overview(run: Run, *, count: int = 8) -> dict[str, tuple[Figure | Image.Imag
     middle = run.config.frames // 2
     rows = [[pixels[i, middle] for i in chosen] for pixels in stores.values()]
     labels = [f"{table.actor[i]} {table.emotion[i]}" for i in chosen]
-    said = "original frames, protected frames and compensated frames, in rows"
-    pictures = {"protected": (image_grid(rows, list(stores), labels, cell=1.1), said)}
+    alt = "original frames, protected frames and compensated frames, in rows"
+    pictures = {"protected": (image_grid(rows, list(stores), labels, cell=1.1), alt)}
     if "t" not in run.config.bands.axes:
         faces = torch.stack([stores["original (V)"][i, middle] for i in chosen[:2]])
         faces = faces.float().cpu() / 255
@@ -396,9 +369,9 @@ def overview(run: Run, *, count: int = 8) -> dict[str, tuple[Figure | Image.Imag
     guessing = dict.fromkeys(("val_plr", "val_all_frames"), run.chance("actor"))
     stages = {"Algorithm 1": "privacy", "Algorithm 2": "compensation"}
     keys = ("val_plr", "val_l1", "val_accuracy")
-    said = "identity named, distortion and expressions read while both algorithms train"
+    alt = "identity named, distortion and expressions read while both algorithms train"
     drawn = curves(run, stages, keys, decided=keys[:1], chance=guessing)
-    pictures["curves_protection"] = drawn, said
+    pictures["curves_protection"] = drawn, alt
     readers = {
         f"{kind} on {short}": f"{stage}/{name}"
         for stage, kind in (("recognizer", "F_u"), ("attack", "V_pl"))
@@ -406,6 +379,6 @@ def overview(run: Run, *, count: int = 8) -> dict[str, tuple[Figure | Image.Imag
         if run.has(f"{stage}/{name}")
     }
     keys = ("loss", "val_accuracy", "val_all_frames")
-    said = "recognizer and validator learning to read V, G and C: loss and what they read"
-    pictures["curves_readers"] = curves(run, readers, keys, decided=keys[1:], chance=guessing), said
+    alt = "recognizer and validator learning to read V, G and C: loss and what they read"
+    pictures["curves_readers"] = curves(run, readers, keys, decided=keys[1:], chance=guessing), alt
     return pictures

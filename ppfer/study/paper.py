@@ -75,12 +75,12 @@ class Reading:
     """What the paper may have measured where our order differs, so that it can be tested.
 
     Attributes:
-        said: in words.
+        words: what it is.
         stand_ins: our approach in place of the one of that name.
         as_trained: approaches whose accuracy is that of F_u as trained on originals.
     """
 
-    said: str
+    words: str
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     as_trained: tuple[str, ...] = ()
 
@@ -110,7 +110,7 @@ READINGS = {
 }
 MARGIN = {"ssim": 0.02, "psnr": 1.0}  # differences that mean something, where there is no interval
 
-SAID = """\
+INCONSISTENCIES = """\
 - Table 1's and Table 4's leakage ratios are all whole numbers of 2,232 clips; {odd} of the {all}
   accuracies there are not.
 - §4.6 says Task 4 left 46 identities; Table 4's 2.106 % is 47 of 2,232, and 46 is Task 5.
@@ -195,7 +195,7 @@ def discrepancies(folder: Path) -> str:
     unprotected = {k: v for k, v in TABLE2["No privacy preservation"].items() if k != "average"}
     weighted = sum(v * (1087 if k == "neutral" else 1271) for k, v in unprotected.items()) / 7442
     low, high = (100 * v for v in Rate(45, CLIPS).interval)
-    said = SAID.format(
+    within = INCONSISTENCIES.format(
         odd=sum(count_of(a) is None for a in accuracies),
         all=len(accuracies),
         average=sum(unprotected.values()) / 6,
@@ -205,7 +205,7 @@ def discrepancies(folder: Path) -> str:
     )
     parts = [
         "# Where the numbers differ\n\n## Within the paper\n",
-        said,
+        within,
         "\n## Between the paper and this run\n",
         NOTE,
     ]
@@ -235,7 +235,7 @@ def _tested(name: str, rows: Sequence[dict]) -> list[str]:
     for reading in READINGS.get(name, ()):
         if read := reading.of(rows):
             kept, left = orderings(read, TABLES[name])
-            lines.append(f"- {reading.said}: {len(kept)} of {len(kept) + len(left)}")
+            lines.append(f"- {reading.words}: {len(kept)} of {len(kept) + len(left)}")
     if not lines:
         return []
     rest = ["\nLeft by the last:\n", *(f"- {sentence}" for sentence in left)] if left else []

@@ -118,8 +118,8 @@ def measure_leakage(
     if not remapped:
         return rates
     actors, index, train = run.labels("actor"), run.parts[part], run.parts["train"]
-    said, seen = (run.logits(validator, store, where) for where in (part, "train"))
-    again = measure.remapped_leakage(seen, actors[train], said, actors[index])
+    logits, seen = (run.logits(validator, store, where) for where in (part, "train"))
+    again = measure.remapped_leakage(seen, actors[train], logits, actors[index])
     return rates | {"remapped": again}
 
 
@@ -150,9 +150,9 @@ def measure_accuracy(
     """Recall per expression and "average" on a protector's clips; F_u trained on them, or (frozen)
     on the originals."""
     recognizer = f"recognizer/{name}" if retrained else "recognizer/none"
-    said = run.logits(recognizer, f"protected/{name}", part)
+    logits = run.logits(recognizer, f"protected/{name}", part)
     truth = run.labels("emotion")[run.parts[part]]
-    return measure.per_class(said, truth, run.classes("emotion"))
+    return measure.per_class(logits, truth, run.classes("emotion"))
 
 
 # --- tables -------------------------------------------------------------------

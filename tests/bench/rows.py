@@ -31,7 +31,7 @@ import torch
 from ppfer.base.files import write_json
 from ppfer.cli import publish
 from ppfer.config import REPO, load_config
-from ppfer.measure import over_seeds, plain, write_table
+from ppfer.measure import json_rows, over_seeds, write_table
 from ppfer.run import Run
 from ppfer.study.attacks import attributes, recovery
 from ppfer.study.catalogue import open_run, paper, tables
@@ -289,7 +289,7 @@ def work_off(profile: str, runs_dir: Path, out: Path, minutes: float, only: str)
 
 def plain_rows(found: list[tuple[str, dict]]) -> list:
     """(table, row) pairs as JSON has them."""
-    return [[table, plain([row])[0]] for table, row in found]
+    return [[table, json_rows([row])[0]] for table, row in found]
 
 
 def claimed(job: Job, opened: dict, profile: str, runs_dir: Path, marks: Path) -> bool:

@@ -88,31 +88,31 @@ class Actions(OnProtected):
         return self.draw(self.store, self.wanted()[0], augment=False)
 
     def measure(self, net: nn.Module) -> dict[str, float]:
-        said = self.run.logits(net, self.store, "val").numpy()
+        predicted = self.run.logits(net, self.store, "val").numpy()
         wanted = self.wanted()[0][self.run.parts["val"]]
-        return {"val_loss": float(((said - wanted) ** 2).mean())}
+        return {"val_loss": float(((predicted - wanted) ** 2).mean())}
 
     def report(self, net: nn.Module) -> dict:
         test, (wanted, spread) = self.run.parts["test"], self.wanted()
-        said = self.run.logits(net, self.store, "test").numpy()
+        predicted = self.run.logits(net, self.store, "test").numpy()
         shape = (len(test), QUARTERS, -1)
-        each = r_squared(said.reshape(shape), wanted[test].reshape(shape))
+        each = r_squared(predicted.reshape(shape), wanted[test].reshape(shape))
         most = np.argsort(-spread.reshape(QUARTERS, -1).mean(0), kind="stable")[:VARIED]
         names = list(load_head(torch.device("cpu")).action)
         named = {names[i]: round(float(each[i]), 4) for i in most}
         return {"test": {"actions_r2": float(each[most].mean()), "each": named}}
 
 
-def r_squared(said: np.ndarray, true: np.ndarray) -> np.ndarray:
+def r_squared(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """1 − squared error / variance of each action over clips and quarters.
 
     Args:
-        said, true: (n, QUARTERS, actions).
+        predicted, true: (n, QUARTERS, actions).
 
     Returns:
         (actions,); 1 is perfect, 0 what the mean would do, below 0 worse than it.
     """
-    off = ((said - true) ** 2).sum((0, 1))
+    off = ((predicted - true) ** 2).sum((0, 1))
     around = ((true - true.mean((0, 1))) ** 2).sum((0, 1))
     return 1 - off / np.maximum(around, 1e-9)
 

@@ -115,8 +115,8 @@ def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
         truth = attribute_labels(run.table, column)[0]
         train, test = (truth[run.parts[part]] for part in ("train", "test"))
         best = np.bincount(train[train >= 0]).argmax()
-        said = measure.rate(test[test >= 0] == best)
-        commonest |= {column: said, f"{column}_retrained": said}
+        share = measure.rate(test[test >= 0] == best)
+        commonest |= {column: share, f"{column}_retrained": share}
     return [*rows, commonest]
 
 

@@ -137,10 +137,10 @@ class Probe(Training):
         return not self.sees.over_time
 
     def settings(self) -> dict:
-        bands, said = self.config.bands, super().settings()
+        bands, settings = self.config.bands, super().settings()
         if self.sees.band == "frame":
-            return said
-        return said | {"wavelet": bands.wavelet, "mode": bands.mode, "level": self.sees.level}
+            return settings
+        return settings | {"wavelet": bands.wavelet, "mode": bands.mode, "level": self.sees.level}
 
     def net(self) -> nn.Module:
         classes = len(self.run.classes(self.sees.label))
@@ -177,13 +177,13 @@ class Probe(Training):
         every, run = max(1, self.config.frames // 4), self.run  # four pictures of each test clip
         at = torch.arange(every // 2, self.config.frames, every)
 
-        def said(clips: Tensor) -> Tensor:
+        def answers(clips: Tensor) -> Tensor:
             seen = self.pictures(clips, at.expand(len(clips), -1))  # (b, 4, 3, H, W)
             return net(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
 
         net.eval()
         truth = run.labels(self.sees.label)[run.parts["test"]]
-        logits = run.logits(said, "clips", "test", per_frame=False)
+        logits = run.logits(answers, "clips", "test", per_frame=False)
         found = measure.leakage(logits, truth, seed=self.config.seed)
         classes = len(run.classes(self.sees.label))
         return {"test": {k: v.to_dict() for k, v in found.items()}, "classes": classes}

@@ -18,9 +18,9 @@ from ppfer import protect
 from ppfer.measure import Rate, accuracy
 from ppfer.method.networks import (
     classification,
-    made_by,
     new_enhancer,
     new_recognizer,
+    protected_by,
     protection,
     start_enhancer,
     with_weights,
@@ -66,7 +66,7 @@ class Joint(Training):
     def accuracy(self, net: nn.Module, part: str) -> Rate:
         """The jointly trained F_u on the enhanced clips of a part."""
         run, index = self.run, self.run.parts[part]
-        made = made_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
+        made = protected_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
         return accuracy(run.logits(self.recognizer, made), run.labels("emotion")[index])
 
     def measure(self, net: nn.Module) -> dict[str, float]:

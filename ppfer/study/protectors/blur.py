@@ -19,7 +19,7 @@ from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.config import Train
 from ppfer.measure import accuracy
-from ppfer.method.networks import classification, made_by, new_recognizer, with_weights
+from ppfer.method.networks import classification, new_recognizer, protected_by, with_weights
 from ppfer.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.run.training import Training
@@ -215,7 +215,7 @@ class Blur(Stage):
             own, judge = ("recognizer/ppfer", "blurred")
 
         def at(sigma: float) -> float:
-            return self.value(judge, made_by(run, GaussianBlur(sigma), held, batch=32))
+            return self.value(judge, protected_by(run, GaussianBlur(sigma), held, batch=32))
 
         goal, ends = self.value(own, ppfer), sigma_range(self.config.size)
         found = bisect(at, goal, *ends, tolerance=0.25 / len(index))

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import nets
-from ppfer.base.device import lone_threads
+from ppfer.base.device import single_thread_pool
 from ppfer.method.clips import twin_origin
 from ppfer.run import Run, fast
 from ppfer.run.stage import Protector
@@ -212,7 +212,7 @@ class Reenactment(nn.Module):
             return torch.cat([each(part) for part in numbers.split(max(1, ROOM // side**2))])
         # as many as when rows were published: another number rounds otherwise
         at_once = 4 if side >= LARGE else 2
-        with lone_threads() as pool:
+        with single_thread_pool() as pool:
             return torch.cat(list(pool.map(each, numbers.split(at_once))))
 
 

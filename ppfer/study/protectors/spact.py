@@ -14,10 +14,10 @@ from ppfer.base.errors import PpferError
 from ppfer.config import Config
 from ppfer.measure import accuracy
 from ppfer.method.networks import (
-    made_by,
     new_classifier,
     new_enhancer,
     new_recognizer,
+    protected_by,
     protection,
     start_enhancer,
     with_weights,
@@ -213,7 +213,7 @@ class Tradeoff(Training):
     def measure(self, net: nn.Module) -> dict[str, float]:
         run, index = self.run, self.run.parts["val"]
         leaks = protection(run, net, "clips")
-        made = made_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
+        made = protected_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
         read = accuracy(run.logits(self.recognizer, made), run.labels("emotion")[index])
         return leaks | {"val_accuracy": read.value}
 
