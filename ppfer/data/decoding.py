@@ -15,10 +15,8 @@ import pandas as pd
 from pebble import ProcessExpired, ProcessPool
 
 from ppfer.base.errors import PpferError
-from ppfer.data.index import Index
+from ppfer.data.index import REASONS, Index
 from ppfer.video.clips import look_into
-
-REASONS = ["path", "reason"]  # columns of the table of what was rejected
 
 
 class _Process(SpawnProcess):

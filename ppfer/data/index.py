@@ -19,6 +19,7 @@ from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import normal
 from ppfer.data.readers import COLUMNS, READERS
 
+REASONS = ["path", "reason"]  # columns of the table of what was rejected
 OLDEST = 120  # years
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
@@ -142,7 +143,7 @@ def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Inde
         .fillna("")
         .sort_values("clip", ignore_index=True)
     )
-    left_out = pd.DataFrame(sorted(rejected), columns=["path", "reason"], dtype=str)
+    left_out = pd.DataFrame(sorted(rejected), columns=REASONS, dtype=str)
     result = Index(reader.kind, root, table, left_out, tuple(remarks))
     if not len(table):
         raise PpferError(

@@ -17,7 +17,7 @@ import pandas as pd
 from ppfer.base.errors import PpferError
 from ppfer.base.files import normal
 from ppfer.data.words import DFEW_EMOTIONS, EMOTION_CODES, LEVELS, SENTENCES
-from ppfer.video import file_fault, is_video
+from ppfer.video.file import file_fault, is_video
 
 COLUMNS = ("clip", "path", "actor", "emotion", "sentence", "level", "sex", "age", "race")
 Found = tuple[list[dict], list[tuple[str, str]]]  # rows of usable clips; (path, reason) of others

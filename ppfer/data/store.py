@@ -25,10 +25,8 @@ from torch import Tensor
 
 from ppfer.base.errors import PpferError
 from ppfer.base.files import owner_only, write_json
-from ppfer.data.decoding import REASONS, failed, in_children
-from ppfer.data.index import Index, count_reasons, describe
-from ppfer.video.clips import clip_or_reason
-from ppfer.video.picture import as_uint8
+from ppfer.base.pixels import as_uint8
+from ppfer.data.index import REASONS, Index, count_reasons, describe
 
 
 class ClipStore:
@@ -144,6 +142,10 @@ class ClipStore:
             PpferError: more than `max_rejected` of the videos found were rejected, none is left, or
                 the disk is full.
         """
+        # only here: who opens a store needs none of what reads videos
+        from ppfer.data.decoding import failed, in_children
+        from ppfer.video.clips import clip_or_reason
+
         folder, table = Path(folder), index.table
         request = {"files": index.fingerprint(), "frames": frames, "size": size}
         with _writing(folder):

@@ -154,7 +154,7 @@ def classification(net: nn.Module, label_smoothing: float = 0.0) -> Objective:
 
 
 def leak(
-    run: Run, validator: nn.Module, store: str | Tensor, part: str | np.ndarray
+    run: Run, validator: str | nn.Module, store: str | Tensor, part: str | np.ndarray
 ) -> dict[str, Rate]:
     """`measure.leakage` of a part of a store's clips, or of places in it, under a validator."""
     actors = run.labels("actor")[run.parts[part] if isinstance(part, str) else part]

@@ -10,6 +10,7 @@ from ppfer import measure
 from ppfer.base.processes import is_main
 from ppfer.measure import Rate, Worst
 from ppfer.method import PIPELINE
+from ppfer.method.networks import leak
 from ppfer.run import Run
 from ppfer.study.attacks.actions import has_motions
 from ppfer.study.attacks.linkage import linkage
@@ -114,7 +115,7 @@ def measure_leakage(
     where time counts.
     """
     validator, store = f"attack/{name}" if retrained else "identity", f"protected/{name}"
-    rates = named_by(run, validator, store, part)
+    rates = leak(run, validator, store, part)
     if not remapped:
         return rates
     actors, index, train = run.labels("actor"), run.parts[part], run.parts["train"]
@@ -123,19 +124,13 @@ def measure_leakage(
     return rates | {"remapped": again}
 
 
-def named_by(run: Run, attacker: str, store: str, part: str = "test") -> dict[str, Rate]:
-    """`measure.leakage` of a part of a store under a trained attacker."""
-    actors = run.labels("actor")[run.parts[part]]
-    return measure.leakage(run.logits(attacker, store, part), actors, seed=run.config.seed)
-
-
 def worst_leakage(run: Run, name: str) -> Worst:
     """The most any attacker of the suite names by any decision, on the test part: the validator as
     trained, its best renaming of people, and every member of `suite`.
     """
     attacks = {"validator as trained": measure_leakage(run, name)}
     for stage, title in suite(run).items():
-        attacks[title] = named_by(run, f"{stage}/{name}", f"protected/{name}")
+        attacks[title] = leak(run, f"{stage}/{name}", f"protected/{name}", "test")
     every = [
         Worst(rate.k, rate.n, f"{title}, {by.replace('_', ' ')}")
         for title, rates in attacks.items()

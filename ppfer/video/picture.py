@@ -7,7 +7,6 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -15,9 +14,6 @@ from av.filter import Graph
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ppfer.base.errors import PpferError
-
-if TYPE_CHECKING:
-    import torch
 
 PQ, HLG = 16, 18  # H.273's numbers of the transfer functions of HDR
 HDR_TRANSFERS = (PQ, HLG)
@@ -205,18 +201,3 @@ def _tone_map(signal: np.ndarray, transfer: int) -> np.ndarray:
     rolled = (b**2 + 2 * b * knee + knee**2) / (b - a) * (brightest + a) / (brightest + b)
     light = light * np.where(brightest <= knee, 1, rolled / brightest)
     return np.clip(light, 0, 1) ** (1 / 2.2)
-
-
-def as_uint8(frames: torch.Tensor | np.ndarray) -> np.ndarray:
-    """uint8 as it is; float in [0, 1] (clamped) rounded to [0, 255]. Of any device."""
-    if not isinstance(frames, np.ndarray):
-        frames = (
-            frames.detach().float().cpu().numpy()
-            if frames.is_floating_point()
-            else frames.cpu().numpy()
-        )
-    if frames.dtype == np.uint8:
-        return frames
-    if frames.dtype.kind != "f":
-        raise PpferError(f"frames are uint8 in [0, 255] or float in [0, 1], not {frames.dtype}")
-    return np.round(np.clip(frames, 0, 1) * 255).astype(np.uint8)

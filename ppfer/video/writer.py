@@ -19,7 +19,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic
-from ppfer.video.picture import as_uint8
+from ppfer.base.pixels import as_uint8
 from ppfer.video.sound import Sound
 
 if TYPE_CHECKING:

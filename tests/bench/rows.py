@@ -180,7 +180,7 @@ def attacked(name: str) -> Callable[[Run], list]:
         row = {"approach": run.protector(name).title, "steps": run.config.attack.steps}
         for stage in tables.suite(run):
             run.ensure(f"{stage}/{name}")
-            rates = tables.named_by(run, f"{stage}/{name}", f"protected/{name}")
+            rates = tables.leak(run, f"{stage}/{name}", f"protected/{name}", "test")
             row[stage] = max(rates.values(), key=lambda rate: rate.value)
         return [("budgets", row)]
 

@@ -369,7 +369,7 @@ BUGS = {
     "the attacker's own network never asked": (
         set_to(tables, "measure_leakage",
                lambda run, name, *, retrained=False, part="test", remapped=True:
-               tables.named_by(run, "identity", f"protected/{name}", part)),
+               tables.leak(run, "identity", f"protected/{name}", part)),
         check_a_row_asks_every_network_about_the_test_part),
     "a table row without a manifest": (
         set_to(Run, "manifest", lambda run, name: {"summary": {}}),

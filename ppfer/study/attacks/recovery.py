@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.measure import Rate, as_rate, leakage
-from ppfer.method.networks import Objective, OnProtected
+from ppfer.method.networks import Objective, OnProtected, leak
 from ppfer.run import Run
 from ppfer.run.stage import Protector, stage
 from ppfer.study.tables import (
@@ -23,7 +23,6 @@ from ppfer.study.tables import (
     approaches,
     beyond,
     left_out,
-    named_by,
     prepare,
     whole_row,
 )
@@ -241,7 +240,7 @@ def undone_row(run: Run, name: str) -> dict:
     if not all_asked(run):
         return back
     run.ensure(f"attack/recovered_{name}")
-    named = named_by(run, f"attack/recovered_{name}", f"protected/recovered_{name}")
+    named = leak(run, f"attack/recovered_{name}", f"protected/recovered_{name}", "test")
     return back | {"plr_retrained": named["random_frame"].to_dict()}
 
 
