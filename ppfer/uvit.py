@@ -84,6 +84,8 @@ class UViT(nn.Module):
             raise PpferError(f"UViT: patch {patch} does not divide the image size {img_size}")
         if dim % heads or dim % 2:
             raise PpferError(f"UViT: dim {dim} must be even and a multiple of heads {heads}")
+
+        # tokens: patches, and what stands before them
         self.img_size, self.patch, self.channels, self.dim = img_size, patch, channels, dim
         self.time, self.classes, self.checkpoint = time, classes, checkpoint
         self.extras = int(time) + int(classes > 0)
@@ -92,12 +94,16 @@ class UViT(nn.Module):
         if classes:
             self.label_emb = nn.Embedding(classes, dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.extras + (img_size // patch) ** 2, dim))
+
+        # blocks: the second half takes the first half's outputs as skips
         block = functools.partial(_Block, dim, heads, mlp_ratio, qkv_bias)
         self.in_blocks = nn.ModuleList(block(skip=False) for _ in range(depth // 2))
         self.mid_block = block(skip=False)
         self.out_blocks = nn.ModuleList(block(skip=True) for _ in range(depth // 2))
         self.norm = nn.LayerNorm(dim)
         self.decoder_pred = nn.Linear(dim, patch**2 * channels)
+
+        # the official initialisation
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -171,6 +171,8 @@ def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: s
     source = (
         _published(name, option) if isinstance(weights, str) and weights == "DEFAULT" else weights
     )
+
+    # the head may differ, and nothing else
     own, state = _match(net, source)
     if lost := [key for key in HEAD if key not in state]:
         _refuse(net, source, [f"missing: {', '.join(lost)}"])

@@ -133,10 +133,14 @@ def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Inde
         raise PpferError(f"{root} {fault}; give a folder of videos")
     if not any(root.iterdir()):
         raise PpferError(f"{root} is an empty folder; put videos there or give another path")
+
+    # the first reader that knows the folder lists what is there
     reader = next(reader for reader in READERS if reader.recognises(root))
     rows, rejected = reader.read(root, fold=fold, keep_faults=keep_faults)
     rows, rejected = without_duplicates(root, rows, rejected)
     rows, remarks = checked([_one_form(row) for row in rows])
+
+    # one table, in an order that does not depend on the disk
     columns = [*COLUMNS, "split"] if any("split" in row for row in rows) else list(COLUMNS)
     table = (
         pd.DataFrame(rows, columns=columns, dtype=str)
@@ -163,6 +167,7 @@ def without_duplicates(
     """Keeps the first of files of one name or of one content; of equal content under contradicting
     labels, none.
     """
+    # files of one name: the first stays; the others are gathered by size
     first: dict[str, str] = {}
     sizes: dict[int, list[dict]] = {}
     drop: dict[str, str] = {}  # path: reason
@@ -174,6 +179,8 @@ def without_duplicates(
             first[name] = row["path"]
             if os.path.isfile(row["path"]):
                 sizes.setdefault(os.path.getsize(row["path"]), []).append(row)
+
+    # only files of one size can have one content, so only those are read
     contents: dict[str, list[dict]] = {}
     for same_size in sizes.values():
         for row in same_size if len(same_size) > 1 else []:
@@ -202,9 +209,13 @@ def checked(rows: list[dict]) -> tuple[list[dict], list[tuple[str, str]]]:
     which is right, the data's owner knows.
     """
     remarks = []
+
+    # an age: a number of years, or not known
     ages = {row["age"] for row in rows if row.get("age") and years(row["age"]) is None}
     if ages:
         remarks.append(("column age", f"{_some(ages)}: no number of years, taken as not known"))
+
+    # parts: used only where they deal out every clip, with something to train and to test on
     parts = {row.get("split", "") for row in rows}
     official = {PARTS.get(part.lower()) for part in parts}
     kept = official <= {"train", "val", "test"} and {"train", "test"} <= official
@@ -212,6 +223,8 @@ def checked(rows: list[dict]) -> tuple[list[dict], list[tuple[str, str]]]:
         remarks.append(
             ("column split", f"{_some(parts)}: not train, val or test throughout, so not used")
         )
+
+    # names: two spellings of one may be two people, so this only tells
     for column in ("actor", "sentence", "level", "sex", "race"):
         spelled = defaultdict(set)
         for row in rows:

@@ -49,6 +49,8 @@ def read_cremad(root: Path, keep_faults: bool, **_: object) -> Found:
     files = [root / "VideoDemographics.csv", root.parent / "VideoDemographics.csv"]
     people = next((demographics(file) for file in files if file.exists()), {})
     rows, rejected = [], []
+
+    # every video is a row, or has a fault: its name, its file, or what is known of the clip
     for name in _videos(root):
         row = cremad_labels(Path(name).stem, people)
         if isinstance(row, dict):
@@ -57,6 +59,8 @@ def read_cremad(root: Path, keep_faults: bool, **_: object) -> Found:
                 fault = f"is a known CREMA-D fault: {KNOWN_FAULTS[stem]}"
             row = fault or row | {"path": str(root / name)}
         rejected.append((name, row)) if isinstance(row, str) else rows.append(row)
+
+    # nothing is named as CREMA-D's: more likely another data set than a broken one
     if not rows and not any("odd name" not in reason for _, reason in rejected):
         found = (
             f"has {len(rejected)} videos, but none named as CREMA-D's"
@@ -108,6 +112,8 @@ def read_dfew(root: Path, fold: int, **_: object) -> Found:
         for entry in sorted(folder.iterdir()):
             if entry.stem.isdecimal() and (entry.is_dir() or is_video(entry)):
                 media.setdefault(int(entry.stem), entry)
+
+    # what the split lists is a row, or has a fault
     rows, rejected, seen = [], [], set()
     for part in ("train", "test"):
         file = root / "EmoLabel_DataSplit" / f"{part}(single-labeled)" / f"set_{fold}.csv"

@@ -48,6 +48,8 @@ def split(
         raise PpferError(
             f"test must lie within (0, 1) and val within [0, 1); they are {test} and {val}"
         )
+
+    # in the order of the names, so that the table's own order does not count
     table = table.reset_index(drop=True)
     rng = np.random.default_rng(seed)
     order = np.argsort(table["clip"].to_numpy(str), kind="stable")
@@ -59,6 +61,8 @@ def split(
             "who they are, "
             "at least two are needed"
         )
+
+    # the test part: held-out values, the data set's own, or a share of each actor
     if by:
         held = _held_out(table, by, test, rng)
         in_test = table[by].isin(held).to_numpy()[order]
@@ -70,12 +74,16 @@ def split(
         tested, rest = _carve(table, order, test, rng)
     if not len(rest):
         raise PpferError("every clip is a test clip; none is left for training")
+
+    # the validation part: the data set's own, or a share of what is left
     if official and not by and (parts_given == "val").any():
         checked, rest = (rest[parts_given.to_numpy(str)[rest] == name] for name in ("val", "train"))
     else:
         checked, rest = _carve(table, rest, val, rng) if val else (rest[:0], rest)
     parts = {"train": np.sort(rest), "val": np.sort(checked), "test": np.sort(tested)}
     parts = {name: rows.astype(np.int64) for name, rows in parts.items()}
+
+    # nobody and nothing is tested that training never sees
     for column in ("emotion",) if by == "actor" else ("emotion", "actor"):
         train = set(table[column].iloc[parts["train"]])
         if unseen := sorted(

@@ -64,6 +64,8 @@ class ClipStore:
             PpferError: there is none, or it is damaged.
         """
         folder = Path(folder)
+
+        # a folder without a manifest holds no store: it is written last
         damaged = f"{folder} holds a damaged clip store; delete it and decode again"
         try:
             manifest = json.loads((folder / "manifest.json").read_text())

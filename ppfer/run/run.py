@@ -355,6 +355,7 @@ class Run:
             are names the answer is kept, in ``logits/`` too, since several tables ask for it and
             clips may have to be protected again for it.
         """
+        # named answers are kept, in memory and on disk, under the keys of what they are of
         key, kept = "", None
         if all(isinstance(about, str) for about in (net, store, part)):
             self.manifest(net)  # only of a network that is there
@@ -362,6 +363,8 @@ class Run:
             if key in self._logits:
                 return self._logits[key]
             kept = self.dir / "logits" / f"{key}.npy"
+
+        # else the network is asked
         rows = self.parts[part] if isinstance(part, str) else part
         answer = torch.from_numpy(np.load(kept)) if kept and kept.exists() else None
         if answer is None or len(answer) != len(rows):

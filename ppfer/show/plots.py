@@ -151,6 +151,8 @@ def image_grid(
         cell: inches per picture; the pictures never get wider than 10 inches together.
     """
     count = max(len(row) for row in rows)
+
+    # pictures and titles first: they say how large the canvas is
     room = DPI * min(cell, 10 / count)
     arrays = [[_resized(pixels(picture), room) for picture in row] for row in rows]
     height, width = (max(a.shape[side] for row in arrays for a in row) for side in (0, 1))
@@ -158,6 +160,8 @@ def image_grid(
     over = [fitted(title, width - 4) for title in column_titles[:count]]
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     boxes = [[pen.multiline_textbbox((0, 0), *label) for label in side] for side in (left, over)]
+
+    # the canvas, with room for titles on the left and on top
     x0 = max((int(box[2]) + 3 * GAP for box in boxes[0]), default=0)
     y0 = max((int(box[3]) + 2 * GAP for box in boxes[1]), default=0)
     size = (x0 + count * (width + GAP) - GAP, y0 + len(rows) * (height + GAP) - GAP)
@@ -167,6 +171,8 @@ def image_grid(
         for j, array in enumerate(row):
             x = x0 + j * (width + GAP) + (width - array.shape[1]) // 2
             canvas.paste(Image.fromarray(array), (x, y0 + i * (height + GAP)))
+
+    # titles beside their rows and above their columns
     for i, (text, font) in enumerate(left):
         at = (x0 - 2 * GAP, y0 + i * (height + GAP) + height // 2)
         pen.multiline_text(at, text, "black", font, anchor="rm", align="right")
@@ -287,6 +293,7 @@ def compared(rows: Sequence[Mapping]) -> Figure:
         rows: as `ppfer.cli.publish.side_by_side` gives them; means over seeds are left out, since
             each seed has its point.
     """
+    # a point per share: which line, which approach, which measure
     points = []
     for row in rows:
         at = list(row).index("approach")
@@ -298,6 +305,8 @@ def compared(rows: Sequence[Mapping]) -> Figure:
             if share is None or isinstance(share, Rate):
                 points.append((", ".join(rest) or row["run"], row["approach"], key, *spread))
     table = pd.DataFrame(points, columns=["run", "approach", "measure", "value", "low", "high"])
+
+    # approaches side by side within a line, intervals behind them, one scale for all shares
     lines, named = list(table.run.unique()), list(table.approach.unique())
     shift = table.approach.map(named.index) - (len(named) - 1) / 2
     table["line"] = table.run.map(lines.index) + 0.6 * shift / max(1, len(named))
@@ -348,6 +357,8 @@ def overview(run: Run, *, count: int = 8) -> dict[str, tuple[Figure | Image.Imag
     """
     split = band_split(run.config)
     table, test = run.table, run.parts["test"]
+
+    # "protected": a few test clips as original, protected and compensated
     turn = table.loc[test].groupby("actor").cumcount()
     chosen = turn.sort_values(kind="stable").index[:count].to_numpy()
     stores = {
@@ -360,12 +371,16 @@ def overview(run: Run, *, count: int = 8) -> dict[str, tuple[Figure | Image.Imag
     labels = [f"{table.actor[i]} {table.emotion[i]}" for i in chosen]
     alt = "original frames, protected frames and compensated frames, in rows"
     pictures = {"protected": (image_grid(rows, list(stores), labels, cell=1.1), alt)}
+
+    # "bands": only where frames are split one by one
     if "t" not in run.config.bands.axes:
         faces = torch.stack([stores["original (V)"][i, middle] for i in chosen[:2]])
         faces = faces.float().cpu() / 255
         parts = split.coefficients(*split.split(faces), like=faces)
         two = [{n: x[i] for n, x in parts.items()} for i in range(2)]
         pictures["bands"] = bands(two, labels[:2]), "one frame of two actors, split into bands"
+
+    # curves: what protects, then who reads
     guessing = dict.fromkeys(("val_plr", "val_all_frames"), run.chance("actor"))
     stages = {"Algorithm 1": "privacy", "Algorithm 2": "compensation"}
     keys = ("val_plr", "val_l1", "val_accuracy")

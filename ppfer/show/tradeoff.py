@@ -100,6 +100,7 @@ def figure(
         shown: approaches that have a point; () for all.
         chosen: the approach whose point is larger.
     """
+    # what is drawn, and which number each approach has
     attacker = attacker or next(key for key in ATTACKERS if any(key in row for row in rows))
     rows = [row for row in rows if attacker in row]
     numbers = {row["approach"]: i for i, row in enumerate(rows, 1)}
@@ -107,6 +108,8 @@ def figure(
     size = (4.2 * len(panels) + 3 * (len(panels) == 1), 4.4)
     drawn, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
     visible = [row for row in rows if not shown or row["approach"] in {*shown, chosen}]
+
+    # a panel per utility: the attacker's points above what they are compared with
     for axis, key in zip(axes[0], panels, strict=True):
         if frozen:
             _from_frozen(axis, visible, key, attacker)

@@ -83,6 +83,8 @@ def compare(run: Run) -> None:
     (after `tables.run_all`).
     """
     folder = run.dir / "tables"
+
+    # every row's clips first: a protector that breaks the protocol ends it here
     names = tables.prepare(run, tables.approaches(run), ())
     made = {
         "table1": tables.table1,

@@ -151,6 +151,7 @@ def orderings(
         (kept, contradicted), a sentence for each; pairs that are not clear on both sides are in
         neither.
     """
+    # of each measure, every pair of approaches that both have
     found = {row["approach"]: row for row in rows}
     kept, contradicted = [], []
     for measure in dict.fromkeys(key for cells in published.values() for key in cells):

@@ -67,6 +67,7 @@ def crowd(
     Returns:
         P = people · SHAPES faces.
     """
+    # everything random is drawn before the first picture, whatever the device
     rng = seeded("crowd", first, people)
     each, total = SHAPES * FRAMES, people * SHAPES * FRAMES
     put = functools.partial(torch.as_tensor, dtype=torch.float32, device=device)
@@ -76,6 +77,8 @@ def crowd(
     place = torch.as_tensor(rng.integers(len(behind), size=total), device=device)
     frames = torch.empty(total, 3, SIDE, SIDE, dtype=torch.uint8, device=device)
     at_once = 1 if device.type == "cpu" else 10
+
+    # faces are painted a few at a time and drawn on the device
     model, painted, done = load_head(device), _painted(people, first), 0
     while faces := list(itertools.islice(painted, at_once)):
         here = slice(done * each, (done + len(faces)) * each)
