@@ -23,36 +23,27 @@ DIM, HIDDEN = 1152, 4608
 
 def official_h2() -> dict[str, tuple[int, ...]]:
     """Names and shapes of imagenet256_uvit_huge.pth, written out by hand."""
-    block = {
-        "norm1.weight": (DIM,), "norm1.bias": (DIM,), "attn.qkv.weight": (3 * DIM, DIM),
-        "attn.proj.weight": (DIM, DIM), "attn.proj.bias": (DIM,), "norm2.weight": (DIM,), "norm2.bias": (DIM,),  # noqa: E501
-        "mlp.fc1.weight": (HIDDEN, DIM), "mlp.fc1.bias": (HIDDEN,), "mlp.fc2.weight": (DIM, HIDDEN), "mlp.fc2.bias": (DIM,),  # noqa: E501
-    }  # fmt: skip  # noqa: E501
-    skip = {"skip_linear.weight": (DIM, 2 * DIM), "skip_linear.bias": (DIM,)}  # noqa: E501
-    names = {  # noqa: E501
-        "pos_embed": (1, 258, DIM), "patch_embed.proj.weight": (DIM, 4, 2, 2), "patch_embed.proj.bias": (DIM,),  # noqa: E501
-        "label_emb.weight": (1001, DIM), "norm.weight": (DIM,), "norm.bias": (DIM,),
-        "decoder_pred.weight": (16, DIM), "decoder_pred.bias": (16,),
-    }  # fmt: skip
+
+    def layer(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
+        return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+    block = {"attn.qkv.weight": (3 * DIM, DIM)} | layer("attn.proj", DIM, DIM)
+    block |= layer("norm1", DIM) | layer("norm2", DIM)
+    block |= layer("mlp.fc1", HIDDEN, DIM) | layer("mlp.fc2", DIM, HIDDEN)
+    late = block | layer("skip_linear", DIM, 2 * DIM)
+    names = {"pos_embed": (1, 258, DIM), "label_emb.weight": (1001, DIM)} | layer("norm", DIM)
+    names |= layer("patch_embed.proj", DIM, 4, 2, 2) | layer("decoder_pred", 16, DIM)
     names |= {f"mid_block.{k}": v for k, v in block.items()}
     for i in range(14):
         names |= {f"in_blocks.{i}.{k}": v for k, v in block.items()}
-        names |= {f"out_blocks.{i}.{k}": v for k, v in (block | skip).items()}
+        names |= {f"out_blocks.{i}.{k}": v for k, v in late.items()}
     return names
 
 
 def tiny(**changes) -> uvit.UViT:
     """A latent U-ViT with H/2's structure, small enough to run."""
-    options = {
-        "img_size": 8,
-        "patch": 2,
-        "channels": 4,
-        "dim": 32,
-        "depth": 4,
-        "heads": 4,
-        "classes": 11,
-    } | changes
-    net = uvit.UViT(**options)
+    size = {"img_size": 8, "patch": 2, "channels": 4, "dim": 32, "depth": 4, "heads": 4}
+    net = uvit.UViT(**{**size, "classes": 11, **changes})
     for p in net.parameters():  # the usual initialisation is so small that a mistake hides in it
         nn.init.normal_(p, std=0.2)
     return net
@@ -68,9 +59,8 @@ def test_h2_has_the_official_names_shapes_and_count():
 def test_h2_loads_a_file_of_official_names_and_refuses_others():
     official = {k: torch.empty(v, device="meta") for k, v in official_h2().items()}
     with torch.device("meta"):
-        net = uvit.uvit_h2(
-            official, img_size=28
-        )  # 224² frames: the positional embedding is interpolated
+        # 224² frames: the positional embedding is interpolated
+        net = uvit.uvit_h2(official, img_size=28)
         assert net.pos_embed.shape == (1, 2 + 14 * 14, DIM)
         with pytest.raises(PpferError, match=r"missing: out_blocks.3.skip_linear.bias"):
             uvit.uvit_h2(
@@ -89,54 +79,47 @@ def reference_forward(s: dict[str, torch.Tensor], x, t, y, patch: int, heads: in
     channels, size = x.shape[-3], x.shape[-1]
     dim, n = s["pos_embed"].shape[-1], size // patch
 
-    def block(name, v):
-        u = F.layer_norm(v, (dim,), s[f"{name}.norm1.weight"], s[f"{name}.norm1.bias"])
-        q, k, w = (u @ s[f"{name}.attn.qkv.weight"].T).chunk(3, dim=-1)
-        mixed = []
-        for h in range(heads):
-            part = slice(h * dim // heads, (h + 1) * dim // heads)
-            mixed.append(
-                (q[:, part] @ k[:, part].T / math.sqrt(dim / heads)).softmax(-1) @ w[:, part]
-            )
-        v = v + torch.cat(mixed, -1) @ s[f"{name}.attn.proj.weight"].T + s[f"{name}.attn.proj.bias"]
-        u = F.layer_norm(v, (dim,), s[f"{name}.norm2.weight"], s[f"{name}.norm2.bias"])
-        u = F.gelu(u @ s[f"{name}.mlp.fc1.weight"].T + s[f"{name}.mlp.fc1.bias"])
-        return v + u @ s[f"{name}.mlp.fc2.weight"].T + s[f"{name}.mlp.fc2.bias"]
+    def linear(name, v):
+        return v @ s[f"{name}.weight"].flatten(1).T + s.get(f"{name}.bias", 0)
 
-    out = []
+    def norm(name, v):
+        return F.layer_norm(v, (dim,), s[f"{name}.weight"], s[f"{name}.bias"])
+
+    def block(name, v):
+        q, k, w = linear(f"{name}.attn.qkv", norm(f"{name}.norm1", v)).chunk(3, dim=-1)
+        parts = [slice(h * dim // heads, (h + 1) * dim // heads) for h in range(heads)]
+        weights = [(q[:, p] @ k[:, p].T / math.sqrt(dim / heads)).softmax(-1) for p in parts]
+        mixed = torch.cat([a @ w[:, p] for a, p in zip(weights, parts, strict=True)], -1)
+        v = v + linear(f"{name}.attn.proj", mixed)
+        u = F.gelu(linear(f"{name}.mlp.fc1", norm(f"{name}.norm2", v)))
+        return v + linear(f"{name}.mlp.fc2", u)
+
+    def place(i, j):
+        return slice(i * patch, (i + 1) * patch), slice(j * patch, (j + 1) * patch)
+
+    cells, out = [divmod(index, n) for index in range(n * n)], []
+    depth = len({k.split(".")[1] for k in s if k.startswith("in_blocks")})
     for image, time, label in zip(x, t, y):
-        rows = []
-        for i in range(n):
-            for j in range(n):
-                piece = image[:, i * patch : (i + 1) * patch, j * patch : (j + 1) * patch]
-                rows.append(
-                    s["patch_embed.proj.weight"].flatten(1) @ piece.flatten()
-                    + s["patch_embed.proj.bias"]
-                )
+        pieces = [image[:, rows, columns].flatten() for rows, columns in (place(*c) for c in cells)]
         angles = [float(time) * 10_000 ** (-2 * i / dim) for i in range(dim // 2)]
         token = torch.tensor([math.cos(a) for a in angles] + [math.sin(a) for a in angles])
-        v = torch.stack([s["label_emb.weight"][label], token, *rows]) + s["pos_embed"][0]
-        depth = len({k.split(".")[1] for k in s if k.startswith("in_blocks")})
+        patches = linear("patch_embed.proj", torch.stack(pieces))
+        v = (
+            torch.cat([s["label_emb.weight"][label][None], token[None], patches])
+            + s["pos_embed"][0]
+        )
         skips = []
         for i in range(depth):
             v = block(f"in_blocks.{i}", v)
             skips.append(v)
         v = block("mid_block", v)
         for i in range(depth):
-            name = f"out_blocks.{i}"
             both = torch.cat([v, skips.pop()], -1)
-            v = block(
-                name, both @ s[f"{name}.skip_linear.weight"].T + s[f"{name}.skip_linear.bias"]
-            )
-        v = F.layer_norm(v, (dim,), s["norm.weight"], s["norm.bias"])
-        v = (v @ s["decoder_pred.weight"].T + s["decoder_pred.bias"])[2:]
-        picture = torch.empty(channels, size, size)
-        for index, values in enumerate(v):
-            i, j = divmod(index, n)
-            for p1 in range(patch):
-                for p2 in range(patch):
-                    at = (p1 * patch + p2) * channels
-                    picture[:, i * patch + p1, j * patch + p2] = values[at : at + channels]
+            v = block(f"out_blocks.{i}", linear(f"out_blocks.{i}.skip_linear", both))
+        v, picture = linear("decoder_pred", norm("norm", v))[2:], torch.empty(channels, size, size)
+        for (i, j), values in zip(cells, v, strict=True):
+            rows, columns = place(i, j)
+            picture[:, rows, columns] = values.view(patch, patch, channels).permute(2, 0, 1)
         out.append(picture)
     return torch.stack(out)
 
