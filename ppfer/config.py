@@ -139,7 +139,7 @@ class Config:
     flow_weights: str = ""  # "" OpenCV | "DEFAULT" RAFT through torchvision | path to raft_large
     # −CE | −min(CE, ln K) | towards uniform
     privacy_loss: Literal["paper", "clamped", "uniform"] = "paper"
-    privacy_slack: float = 0.01  # a look counts as private when val PLR ≤ 1/K + slack
+    privacy_slack: float = 0.01  # a look counts as private when val PLR ≤ chance + slack
     reconstruction: float = 0.0  # weight of an L1 term beside the privacy loss
     fidelity: float = 0.0  # weight of an L1 term between C and G beside the compensator's loss
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere

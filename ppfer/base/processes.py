@@ -43,7 +43,7 @@ def end_with_the_others(patience: float = 20.0) -> None:
     Args:
         patience: seconds in which to stop in good order; the launcher kills after 30.
     """
-    if world() == 1:
+    if world() == 1 or not hasattr(os, "set_blocking"):  # Windows, before Python 3.12
         return
     seen, noted = os.pipe()
     os.set_blocking(noted, False)

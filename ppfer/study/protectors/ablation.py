@@ -58,7 +58,9 @@ class Joint(Training):
         recognizer = with_weights(fresh, run.get("recognizer/none"))
         self.recognizer = trainable(recognizer, run.device)
         # F_u on what the enhancers make of clips; both learn (paper §4.6, tasks 2 and 6)
-        return classification(nn.Sequential(net, self.recognizer), smoothing)
+        objective = classification(nn.Sequential(net, self.recognizer), smoothing)
+        objective.captures = False  # a CUDA graph would hold all of its memory beside the clips
+        return objective
 
     def batches(self) -> Callable:
         return self.draw("clips", self.run.labels("emotion"))
