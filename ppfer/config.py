@@ -88,6 +88,7 @@ class Config:
     keep_faults: bool = (
         False  # keep the four clips CREMA-D got wrong (the paper's 7,442 count them)
     )
+    fold: int = 1  # which of DFEW's five
     generate: bool = False  # the twin is rendered straight into the store, not decoded from `data`
     difficulty: float = 1.0  # of a generated twin's clips, 0 to 2: `data/README.md` has the curve
     size: int = 64  # pixels, square
@@ -147,7 +148,7 @@ class Config:
     flow_weights: str = ""  # "" OpenCV | "DEFAULT" RAFT through torchvision | path to raft_large
     # −CE | −min(CE, ln K) | towards uniform
     privacy_loss: Literal["paper", "clamped", "uniform"] = "paper"
-    privacy_slack: float = 0.01  # a look counts as private when val PLR ≤ 1/K + slack
+    privacy_slack: float = 0.01  # a look counts as private when val PLR ≤ chance + slack
     reconstruction: float = 0.0  # weight of an L1 term beside the privacy loss
     fidelity: float = 0.0  # weight of an L1 term between C and G beside the compensator's loss
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
@@ -205,8 +206,8 @@ def _override(node: object, parts: list[str], value: object, key: str) -> Any:
         new = coerce(old, value, key)
         choices = typing.get_args(typing.get_type_hints(type(node))[parts[0]])
         if choices and new not in choices:
-            said = f"'{new}'{near(str(new), choices)}"
-            raise PpferError(f"{key} takes {', '.join(choices)}, not {said}")
+            wrong = f"'{new}'{near(str(new), choices)}"
+            raise PpferError(f"{key} takes {', '.join(choices)}, not {wrong}")
     return dataclasses.replace(node, **{parts[0]: new})
 
 
@@ -220,7 +221,7 @@ def coerce(old: object, value: object, key: str) -> object:
             number = float(value)
             value = kind(number) if kind is float or number == int(number) else value
         except (ValueError, OverflowError):
-            pass  # said below, with the value as it was given
+            pass  # refused below, with the value as it was given
     elif kind is float and type(value) is int:
         value = float(value)
     elif kind is str and isinstance(value, Path):

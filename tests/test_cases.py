@@ -437,4 +437,4 @@ def test_two_data_folders_of_one_name_are_two_runs(here: Path) -> None:
     assert left == ["result_of_a", "result_of_b"] and places[0] != places[1]
     other = load_config("demo", {"data": str(folder), "bands.wavelet": "db4"})
     again = open_run(other, here / "runs", "cpu")
-    assert again.dir not in places and again.place("clips") == places[1] / "clips"  # shared
+    assert again.dir not in places and again.folder("clips") == places[1] / "clips"  # shared

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppfer.base.device import lone_threads
+from ppfer.base.device import single_thread_pool
 from ppfer.base.files import write_json
 from ppfer.base.weights import save_weights
 from ppfer.cli.commands import main
@@ -42,7 +42,7 @@ def weights(tmp_path_factory):
     """Weights of a regressor that learned nothing, as they are shipped."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("w") / "w.safetensors"
-    return save_weights(regressor.Regressor(), path, small=True)
+    return save_weights(regressor.Regressor(), path, half=True)
 
 
 def still(**actions: float) -> torch.Tensor:
@@ -260,9 +260,9 @@ def test_threads_that_draw_alone_leave_later_threads_as_they_are():
 
     torch.set_num_threads(3)
     try:
-        with lone_threads() as pool:
+        with single_thread_pool() as pool:
             assert list(pool.map(lambda _: torch.get_num_threads(), range(3))) == [1, 1, 1]
-            with lone_threads(1):
+            with single_thread_pool(1):
                 pass
         assert threads() == torch.get_num_threads() == 3
     finally:

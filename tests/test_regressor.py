@@ -39,7 +39,7 @@ def faces():
 def weights(run, tmp_path_factory):
     """Its weights as they are shipped."""
     path = tmp_path_factory.mktemp("w") / "w.safetensors"
-    return save_weights(run.get("regressor"), path, small=True)
+    return save_weights(run.get("regressor"), path, half=True)
 
 
 # --- the crowd --------------------------------------------------------------------
@@ -63,7 +63,7 @@ def test_a_crowd_is_drawn_the_same_each_time_and_faces_differ(monkeypatch):
 
 
 def test_every_action_is_seen_and_none_stands_for_an_expression():
-    actions = synthetic_people.mixed(np.random.default_rng(0), 4000)
+    actions = synthetic_people.mixed_actions(np.random.default_rng(0), 4000)
     assert actions.min() >= 0 and actions.std(0).min() > 0.05
     pair = [reenactment.actions().index(name) for name in ("mouthSmileLeft", "cheekSquintLeft")]
     meant = np.concatenate([motion(spec).actions for spec in main_specs(1)])
@@ -73,7 +73,7 @@ def test_every_action_is_seen_and_none_stands_for_an_expression():
 
 def test_every_second_face_acts():
     """Its frames are of one clip, in which the eyes blink together; of the others each is new."""
-    actions = synthetic_people.acted(
+    actions = synthetic_people.acted_actions(
         np.random.default_rng(0), 40 * synthetic_people.FRAMES
     ).reshape(-1, synthetic_people.FRAMES, 52)
     spread = actions.std(1).mean(-1) / (actions.std((0, 1)).mean() + 1e-9)
@@ -122,8 +122,8 @@ def test_the_shared_error_is_a_persons_own_and_not_chance():
     people, group = 6000, regressor.GROUP
     chance = torch.randn(people * group, 1, generator=g)
     own = 0.5 * torch.randn(people, 1, generator=g).repeat_interleave(group, 0)
-    assert abs(regressor.shared(chance).mean()) < 0.02
-    assert abs(regressor.shared(chance + own).mean() - 0.25) < 0.03
+    assert abs(regressor.common_error(chance).mean()) < 0.02
+    assert abs(regressor.common_error(chance + own).mean() - 0.25) < 0.03
 
 
 def test_an_error_that_tells_people_apart_costs_more():
@@ -142,7 +142,7 @@ def test_an_error_that_tells_people_apart_costs_more():
 
 
 def test_looks_are_a_function_of_the_step_and_stay_pictures(faces):
-    looks = regressor.Looks(faces, 16, 0)
+    looks = regressor.CrowdBatches(faces, 16, 0)
     (frames, numbers), (again, _), (others, _) = looks(3), looks(3), looks(4)
     assert frames.shape == (16, 3, 112, 112) and numbers.shape == (16, NUMBERS)
     assert torch.equal(frames, again) and not torch.equal(frames, others)
@@ -155,7 +155,7 @@ def test_a_step_learns_and_the_stage_says_how_well(run, faces):
     net = regressor.Regressor()
     net.load_state_dict(run.get("regressor").state_dict())
     assert net.spread.max() > 0 and net.std.min() >= 0.02  # both go with the weights
-    batch = regressor.Looks(faces, 16, 0)(0)
+    batch = regressor.CrowdBatches(faces, 16, 0)(0)
     objective = regressor.RegressionObjective(net).train()
     optimizer, losses = torch.optim.AdamW(net.parameters(), lr=1e-3), []
     for _ in range(6):
@@ -175,7 +175,7 @@ def test_shipped_weights_are_small_and_read_the_same(run, weights, tmp_path):
     assert loaded.summary("regressor") == {"loaded": str(weights)}
     key, content = loaded.key("regressor"), weights.read_bytes()
     torch.manual_seed(1)
-    save_weights(regressor.Regressor(), weights, small=True)
+    save_weights(regressor.Regressor(), weights, half=True)
     assert catalogue.open_run(config, tmp_path, "cpu").key("regressor") != key
     weights.write_bytes(content)
 

@@ -1,6 +1,4 @@
-"""The ground floor: the device, the processes, progress a person can follow, and the one way a file
-is written.
-"""
+"""The device: precision, transfers, threads, names, and what a lack of its memory means."""
 
 from __future__ import annotations
 
@@ -16,8 +14,6 @@ from torch import Tensor
 
 from ppfer import __version__
 from ppfer.base.errors import PpferError
-
-# --- devices ------------------------------------------------------------------
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -36,11 +32,11 @@ def send(small: Tensor, device: torch.device) -> Tensor:
     return small.pin_memory().to(device, non_blocking=True)
 
 
-_usual: list[int] = []  # threads without `lone_threads`, once for each of its pools at work
+_usual: list[int] = []  # threads without `single_thread_pool`, once for each of its pools at work
 
 
 @contextlib.contextmanager
-def lone_threads(count: int = 0) -> Iterator[ThreadPoolExecutor]:
+def single_thread_pool(count: int = 0) -> Iterator[ThreadPoolExecutor]:
     """Threads each of which computes alone, for pictures too small to be shared by several.
 
     PyTorch takes what one thread is told for all that begin later; the last pool that is closed
@@ -80,7 +76,7 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def fitting(what: str, device: torch.device, advice: str) -> Iterator[None]:
+def explaining_memory(what: str, device: torch.device, advice: str) -> Iterator[None]:
     """Turn a lack of memory into a sentence that says what to change.
 
     Raises:
@@ -104,12 +100,3 @@ def out_of_memory(error: BaseException) -> bool:
     kinds = (MemoryError, torch.OutOfMemoryError)
     words = ("allocate memory", "start new thread", "a primitive", "failed to map segment")
     return isinstance(error, kinds) or any(word in str(error) for word in words)
-
-
-# --- processes of ``accelerate launch`` ---------------------------------------
-
-
-# --- files --------------------------------------------------------------------
-
-
-# --- progress -----------------------------------------------------------------

@@ -81,7 +81,7 @@ class Batch:
         for i, cell in enumerate(self.cells):
             run, before = self.run(i), frozenset()
             for name in self.wanted(run):
-                key, needs = run.key(name), run.describe(name).needs()
+                key, needs = run.key(name), run.stage(name).needs()
                 before |= {key}
                 self.asked += 1
                 if key not in self.tasks:
@@ -114,7 +114,7 @@ class Batch:
                 _with_needs(run, name, names)
             return list(names)
         last = max((book.name[:2] for book in self.books), default="99")
-        return [name for name in PIPELINE if run.describe(name).origin()[1] <= last]
+        return [name for name in PIPELINE if run.stage(name).origin()[1] <= last]
 
     @property
     def stop(self) -> Path:
@@ -170,7 +170,7 @@ class Batch:
 
 
 def _with_needs(run: Run, name: str, names: dict[str, None]) -> None:
-    for need in run.describe(name).needs():
+    for need in run.stage(name).needs():
         _with_needs(run, need, names)
     names[name] = None
 

@@ -138,6 +138,8 @@ def _run(args: argparse.Namespace) -> None:
         parts += [catalogue.compare] if args.notebooks in ("tables", "all") else []
         for part in parts:
             part(run)
+            if part is catalogue.compare and is_main():
+                publish.tradeoff.save_figure1(run.dir / "tables")
             if (
                 args.in_place and is_main()
             ):  # at once: the comparisons take longer, and may be stopped

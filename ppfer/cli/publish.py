@@ -23,7 +23,6 @@ from ppfer.config import REPO, Config, dotted, load_config, to_dict
 from ppfer.run import Run
 from ppfer.run.names import ASIDE, run_name
 from ppfer.show import diagram, plots, tradeoff
-from ppfer.study import paper
 
 PAGES = ("README.md", "figures/README.md", "figures/bench/README.md")  # hold tables from files
 LIST = re.compile(r"<!-- notebooks -->.*?<!-- end -->", re.DOTALL)
@@ -74,8 +73,8 @@ def keep_tables(made: Path, profile: str, people: int) -> Path:
         measure.write_table(readme_rows(json.loads(main.read_text())), folder, "readme")
     plots.theme()
     if (folder / "table1.json").exists():
-        drawn = paper.figure1(json.loads((folder / "table1.json").read_text()))
-        (folder / "figure1.svg").write_text(plots.svg(drawn, paper.FIGURE1))
+        drawn = tradeoff.figure1(json.loads((folder / "table1.json").read_text()))
+        (folder / "figure1.svg").write_text(plots.svg(drawn, tradeoff.FIGURE1))
     if (folder / "live.json").exists():
         drawn = tradeoff.figure(tradeoff.rows_of(folder), 1 / people)
         (folder / "curve.svg").write_text(plots.svg(drawn, tradeoff.ALT))

@@ -90,7 +90,7 @@ def chosen_clips(config: Config, *, wild: bool = False) -> Index:
         PpferError: if there is nothing usable at the path.
     """
     root = data_path(config.wild if wild else config.data)
-    found = index(root, keep_faults=config.keep_faults)
+    found = index(root, fold=config.fold, keep_faults=config.keep_faults)
     table = found.table
     if wild and config.wild_clips:
         table = _evenly(table, "emotion", config.wild_clips)
@@ -131,6 +131,8 @@ class Split(Stage):
         if config.split_by != "auto":
             return config.split_by or None
         if config.generate or not (data_path(config.data) / "metadata.csv").is_file():
+            return None
+        if "split" in self.run.table:  # the data set's own parts
             return None
         spoken = self.run.table.groupby("actor").sentence.agg(lambda s: frozenset(filter(None, s)))
         return "sentence" if spoken.nunique() == 1 and len(spoken.iloc[0]) > 2 else None

@@ -54,15 +54,15 @@ def known_runs(runs_dir: Path) -> list[dict]:
     """A row per run in a folder: name, what tells it from its profile, finished stages, size."""
     rows = []
     for path in sorted(runs_dir.glob("*/run.json")):
-        said, folder = json.loads(path.read_text()), path.parent
+        about, folder = json.loads(path.read_text()), path.parent
         aside = folder / ASIDE
         stages = [m for m in folder.rglob("manifest.json") if aside not in m.parents]
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-        differs = ", ".join(f"{key}={value}" for key, value in said["differs"].items())
+        differs = ", ".join(f"{key}={value}" for key, value in about["differs"].items())
         rows.append(
             {
                 "run": folder.name,
-                "profile": said["profile"],
+                "profile": about["profile"],
                 "differs": differs or "–",
                 "finished stages": sum("stage" in json.loads(m.read_text()) for m in stages),
                 "MB": round(size / 1e6),

@@ -26,9 +26,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from ppfer import measure
-from ppfer.base.device import device_name, fitting, versions
+from ppfer.base.device import device_name, explaining_memory, versions
 from ppfer.base.errors import PpferError, near
-from ppfer.base.files import atomic, digest, private, sweep, write_json
+from ppfer.base.files import atomic, digest, owner_only, sweep, write_json
 from ppfer.base.processes import is_main, wait_for_everyone
 from ppfer.config import Config
 from ppfer.run.gpu_memory import Room
@@ -100,6 +100,18 @@ class Run:
                 wait_for_everyone()
         return self.get(name) if load else None
 
+    def ensure(self, name: str) -> None:
+        """Make a stage and all it stands on that comparing methods makes (`Stage.origin`); what the
+        main run makes must be there.
+
+        Raises:
+            MissingInput: naming the main notebook (00–07) to run first.
+        """
+        for need in self.stage(name).needs():
+            if self.stage(need).origin()[0]:
+                self.ensure(need)
+        self.make(name, load=False)
+
     @contextlib.contextmanager
     def _in_turn(self, name: str) -> Iterator[None]:
         """While a stage is made no other program makes the same one, or one in its folder: that
@@ -108,7 +120,7 @@ class Run:
         if not is_main() or self.has(name):
             yield
             return
-        private(self.dir)
+        owner_only(self.dir)
         locks = self.dir.parent / ".making"
         locks.mkdir(exist_ok=True)
         with contextlib.ExitStack() as held:
@@ -131,7 +143,7 @@ class Run:
             torch.cuda.init()  # the first stage may come before anything used the GPU
             torch.cuda.reset_peak_memory_stats(self.device)
         if is_main() or not stage.alone:
-            with fitting(name, self.device, stage.lighter()):
+            with explaining_memory(name, self.device, stage.lighter()):
                 summary = stage.make(folder)
             self._finish(stage, folder, summary, time.monotonic() - began)
 
@@ -144,11 +156,12 @@ class Run:
         """
         self.manifest(name)
         if name not in self._results:
-            stage = self.describe(name)
+            stage = self.stage(name)
             # loading must not move the caller's random numbers: a stage is seeded before it asks
             # for its inputs
-            with fitting(name, self.device, stage.lighter()), torch.random.fork_rng(devices=[]):
-                self._results[name] = stage.load(self.place(name))
+            memory = explaining_memory(name, self.device, stage.lighter())
+            with memory, torch.random.fork_rng(devices=[]):
+                self._results[name] = stage.load(self.folder(name))
         return self._results[name]
 
     def manifest(self, name: str) -> dict:
@@ -162,7 +175,7 @@ class Run:
         if manifest.get("key") != self.key(name):
             why = "was made with other settings or inputs" if manifest else "does not exist yet"
             raise MissingInput(
-                f"{self.dir / name} {why}; run notebook {self.describe(name).origin()[1]} "
+                f"{self.dir / name} {why}; run notebook {self.stage(name).origin()[1]} "
                 f"with profile {self.config.profile} first"
             )
         return manifest
@@ -180,21 +193,21 @@ class Run:
 
     def metrics(self, name: str) -> list[dict]:
         """Rows of the stage's ``metrics.jsonl``: step, loss and validation measures."""
-        text = (self.place(name) / "metrics.jsonl").read_text()
+        text = (self.folder(name) / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
     def key(self, name: str) -> str:
         """Digest of the stage's settings and of the keys of all it stands on."""
         if name not in self._keys:
-            stage = self.describe(name)
+            stage = self.stage(name)
             inputs = {need: self.key(need) for need in stage.needs()}
             described = {"stage": name, "settings": stage.settings(), "inputs": inputs}
-            # the first is not said: keys from before there were versions stay what they were
+            # version 1 is left out: keys from before there were versions stay what they were
             described |= {"version": stage.version} if stage.version != 1 else {}
             self._keys[name] = digest(described)
         return self._keys[name]
 
-    def describe(self, name: str) -> Stage:
+    def stage(self, name: str) -> Stage:
         """The stage of that name under this run's config.
 
         Raises:
@@ -223,7 +236,7 @@ class Run:
             raise PpferError(f"unknown protector '{name}'{meant}; known: {known}")
         return self.protectors[name]
 
-    def place(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
         """The folder of a stage's result: in this run, or in another whose key is the same."""
         key, own = self.key(name), self.dir / name
         found = self._places.get(name, own)
@@ -236,7 +249,7 @@ class Run:
         return own
 
     def _manifest(self, name: str) -> dict:
-        return _read(self.place(name))
+        return _read(self.folder(name))
 
     def _begin(self, name: str) -> Path:
         """Keep what an interrupted attempt with the same key left behind. A finished result with
@@ -264,8 +277,8 @@ class Run:
 
     def introduce(self) -> None:
         """Say in its folder what this run is."""
-        said = {"profile": self.config.profile, "differs": differences(self.config)}
-        write_json(self.dir / "run.json", said)
+        about = {"profile": self.config.profile, "differs": differences(self.config)}
+        write_json(self.dir / "run.json", about)
 
     def _finish(self, stage: Stage, folder: Path, summary: dict, seconds: float) -> None:
         if not is_main():
@@ -309,6 +322,10 @@ class Run:
         """(N,) int64 labels of the original clips."""
         return self.get("clips").labels(column)
 
+    def chance(self, column: str) -> float:
+        """`measure.chance` of a column: what naming it by guessing is right about."""
+        return measure.chance(self.labels(column))
+
     def tensor(self, name: str) -> Tensor:
         """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; see
         `store.Room`."""
@@ -321,7 +338,7 @@ class Run:
         store: str | Tensor,
         part: str | np.ndarray | None = None,
         *,
-        frames: bool | None = None,
+        per_frame: bool | None = None,
         batch: int = 64,
     ) -> Tensor:
         """What a network says of a part of a store's clips: see `ppfer.measure.logits`.
@@ -330,7 +347,7 @@ class Run:
             net: a network, or the name of the stage that trained it.
             store: the name of a store, or (N, T, 3, H, W) uint8 pixels.
             part: "train", "val", "test", or places in the store; None for all of it.
-            frames: whether the network sees frames; by default all but F_u do.
+            per_frame: whether the network sees single frames; by default all but F_u do.
             batch: clips at a time.
 
         Returns:
@@ -338,46 +355,36 @@ class Run:
             are names the answer is kept, in ``logits/`` too, since several tables ask for it and
             clips may have to be protected again for it.
         """
+        # named answers are kept, in memory and on disk, under the keys of what they are of
+        key, kept = "", None
         if all(isinstance(about, str) for about in (net, store, part)):
-            return self._remembered(net, store, part, frames, batch)
-        return self._asked(net, store, part, frames, batch)
-
-    def _asked(
-        self,
-        net: str | nn.Module,
-        store: str | Tensor,
-        part: str | np.ndarray | None,
-        frames: bool | None,
-        batch: int,
-    ) -> Tensor:
-        """`logits`, computed."""
-        judge = self.get(net) if isinstance(net, str) else net
-        return measure.logits(
-            judge,
-            self.tensor(store) if isinstance(store, str) else store,
-            self.parts[part] if isinstance(part, str) else part,
-            frames=not getattr(judge, "sees_clips", False) if frames is None else frames,
-            device=self.device,
-            precision=self.config.precision,
-            batch=batch,
-        )
-
-    def _remembered(
-        self, net: str, store: str, part: str, frames: bool | None, batch: int
-    ) -> Tensor:
-        """`logits` of names: asked for once, then read from memory or from the run's folder."""
-        key = digest([*map(self.key, (net, store, "split")), part, frames])
-        if key not in self._logits:
-            kept, rows = self.dir / "logits" / f"{key}.npy", self.parts[part]
             self.manifest(net)  # only of a network that is there
-            said = torch.from_numpy(np.load(kept)) if kept.exists() else None
-            if said is None or len(said) != len(rows):
-                said = self._asked(net, store, part, frames, batch)
-                if is_main():
-                    with atomic(kept) as partial:
-                        np.save(partial, said.numpy())
-            self._logits[key] = said
-        return self._logits[key]
+            key = digest([*map(self.key, (net, store, "split")), part, per_frame])
+            if key in self._logits:
+                return self._logits[key]
+            kept = self.dir / "logits" / f"{key}.npy"
+
+        # else the network is asked
+        rows = self.parts[part] if isinstance(part, str) else part
+        answer = torch.from_numpy(np.load(kept)) if kept and kept.exists() else None
+        if answer is None or len(answer) != len(rows):
+            judge = self.get(net) if isinstance(net, str) else net
+            sees_clips = getattr(judge, "sees_clips", False)
+            answer = measure.logits(
+                judge,
+                self.tensor(store) if isinstance(store, str) else store,
+                rows,
+                per_frame=not sees_clips if per_frame is None else per_frame,
+                device=self.device,
+                precision=self.config.precision,
+                batch=batch,
+            )
+            if kept and is_main():
+                with atomic(kept) as partial:
+                    np.save(partial, answer.numpy())
+        if key:
+            self._logits[key] = answer
+        return answer
 
 
 def _read(folder: Path) -> dict:

@@ -4,10 +4,7 @@ A new one is a file with its `Protector` (and, if it is trained, its stage), and
 below.
 """
 
-import json
 from pathlib import Path
-
-import matplotlib.pyplot as plt
 
 from ppfer import method
 from ppfer.base.files import atomic
@@ -102,6 +99,8 @@ def compare(run: Run) -> None:
     (after `tables.run_all`).
     """
     folder = run.dir / "tables"
+
+    # every row's clips first: a protector that breaks the protocol ends it here
     names = tables.prepare(run, tables.approaches(run), ())
     made = {
         "table1": tables.table1,
@@ -120,10 +119,5 @@ def compare(run: Run) -> None:
         if is_main():
             write_table(rows, folder, name)
     if is_main():
-        rows = json.loads((folder / "table1.json").read_text())
-        figure = paper.figure1(rows)
-        with atomic(folder / "figure1.svg") as partial:
-            figure.savefig(partial)
-        plt.close(figure)
         with atomic(folder / "discrepancies.md") as partial:
             partial.write_text(paper.discrepancies(folder))

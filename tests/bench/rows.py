@@ -31,7 +31,7 @@ import torch
 from ppfer.base.files import write_json
 from ppfer.cli import publish
 from ppfer.config import REPO, load_config
-from ppfer.measure import over_seeds, plain, write_table
+from ppfer.measure import json_rows, over_seeds, write_table
 from ppfer.run import Run
 from ppfer.study.attacks import attributes, recovery
 from ppfer.study.catalogue import open_run, paper, tables
@@ -84,9 +84,7 @@ def made(*stages: str) -> Callable[[Run], list]:
 
     def work(run: Run) -> list:
         for name in stages:
-            tables.ensure(run, name) if run.describe(name).origin()[0] else run.make(
-                name, load=False
-            )
+            run.ensure(name) if run.stage(name).origin()[0] else run.make(name, load=False)
         return []
 
     return work
@@ -117,7 +115,7 @@ def asked(name: str, *, whole: bool) -> Callable[[Run], list]:
             found += [("table1_attributes", attributes.attribute_table(run, (name,))[0])]
             found += [("table1_groups", row) for row in attributes.accuracy_table(run, (name,))]
         if name in (*tables.approaches(run, recovery.MORE), "enhanced"):
-            tables.ensure(run, f"recovery/{name}")
+            run.ensure(f"recovery/{name}")
             found += [("table3", recovery.table3_row(run, name))]
         return found
 
@@ -181,8 +179,8 @@ def attacked(name: str) -> Callable[[Run], list]:
     def work(run: Run) -> list:
         row = {"approach": run.protector(name).title, "steps": run.config.attack.steps}
         for stage in tables.suite(run):
-            tables.ensure(run, f"{stage}/{name}")
-            rates = tables.named_by(run, f"{stage}/{name}", f"protected/{name}")
+            run.ensure(f"{stage}/{name}")
+            rates = tables.leak(run, f"{stage}/{name}", f"protected/{name}", "test")
             row[stage] = max(rates.values(), key=lambda rate: rate.value)
         return [("budgets", row)]
 
@@ -291,7 +289,7 @@ def work_off(profile: str, runs_dir: Path, out: Path, minutes: float, only: str)
 
 def plain_rows(found: list[tuple[str, dict]]) -> list:
     """(table, row) pairs as JSON has them."""
-    return [[table, plain([row])[0]] for table, row in found]
+    return [[table, json_rows([row])[0]] for table, row in found]
 
 
 def claimed(job: Job, opened: dict, profile: str, runs_dir: Path, marks: Path) -> bool:

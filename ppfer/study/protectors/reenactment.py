@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import nets
-from ppfer.base.device import lone_threads
+from ppfer.base.device import single_thread_pool
 from ppfer.method.clips import twin_origin
 from ppfer.protect import VideoProtector
 from ppfer.run import Run, fast
@@ -265,7 +265,7 @@ def redrawn(numbers: Tensor, height: int, width: int) -> Tensor:
     else:
         # as many as when rows were published: another number rounds otherwise
         at_once = 4 if side >= LARGE else 2
-        with lone_threads() as pool:
+        with single_thread_pool() as pool:
             drawn = torch.cat(list(pool.map(each, flat.split(at_once))))
     top, left = (side - height) // 2, (side - width) // 2
     drawn = drawn[..., top : top + height, left : left + width]
