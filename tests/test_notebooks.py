@@ -13,7 +13,7 @@ import pytest
 
 from ppfer import video
 from ppfer.base.errors import PpferError
-from ppfer.cli import execute
+from ppfer.cli import execute, notebooks
 from ppfer.config import load_config
 from ppfer.measure import Rate, as_rate
 from ppfer.method import PIPELINE
@@ -21,7 +21,7 @@ from ppfer.show.notebook import WIDGET
 from ppfer.study import catalogue, paper
 from ppfer.study.tables import MAIN
 
-BOOKS = sorted(execute.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+BOOKS = sorted(notebooks.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 PARAMETERS = {
     "profile": ("str", "demo"),
     "seed": ("int", 0),
@@ -44,11 +44,11 @@ def tags(cell):
 
 
 def test_all_notebooks_are_there():
-    assert sorted(p.name[:2] for p in BOOKS) == sorted(execute.MAIN + execute.TABLES)
+    assert sorted(p.name[:2] for p in BOOKS) == sorted(notebooks.MAIN + notebooks.TABLES)
 
 
 def test_the_list_of_notebooks_is_complete():
-    listed = (execute.NOTEBOOKS / "README.md").read_text()
+    listed = (notebooks.NOTEBOOKS / "README.md").read_text()
     assert not [p.name for p in BOOKS if f"({p.name})" not in listed]
 
 
@@ -168,7 +168,7 @@ def smoke(tmp_path_factory):
                 return run, out
             except PpferError as error:  # an input that another notebook than the main ones makes
                 missing = re.search(r"run notebook (\d\d) ", str(error))
-                (other,) = execute.notebooks(missing[1]) if missing else (path,)
+                (other,) = notebooks.chosen(missing[1]) if missing else (path,)
                 if other.name in done:
                     raise
                 executed(other)

@@ -14,7 +14,7 @@ from conftest import coloured_run
 from ppfer.base.errors import PpferError
 from ppfer.config import REPO, load_config
 from ppfer.protect import no_privacy
-from ppfer.run import MissingInput, Run
+from ppfer.run.run import MissingInput, Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.run.training import Training
 

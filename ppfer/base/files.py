@@ -78,3 +78,16 @@ def write_json(path: str | Path, value: object) -> None:
     """Write JSON whole or not at all."""
     with atomic(path) as partial:
         partial.write_text(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def read_json(path: str | Path) -> dict:
+    """What `write_json` wrote; {} where there is no file, or none that can be read.
+
+    A disk that was full, a power cut or a synchronised folder leaves an empty file behind. That
+    must cost only what the file was about.
+    """
+    try:
+        value = json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -8,13 +8,10 @@ resumed at step k sees what an uninterrupted one saw.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 from ppfer.base.device import autocast
 from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic
+from ppfer.base.processes import interruptible
 from ppfer.base.progress import Progress
 from ppfer.base.weights import load_weights, save_weights, total
 from ppfer.config import Train
@@ -261,26 +259,3 @@ def fit(
     objective.eval()
     summary = {"steps": state["step"], "seconds": round(state["seconds"], 2)}
     return summary | {key: state[key] for key in ("best_step", "best", "loss")}
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Turn Ctrl-C (and SIGTERM) into an event, so that a step is never left half done; a second one
-    interrupts at once.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -28,11 +28,12 @@ from torch import Tensor, nn
 from ppfer import measure
 from ppfer.base.device import device_name, fitting, versions
 from ppfer.base.errors import PpferError, near
-from ppfer.base.files import atomic, digest, private, sweep, write_json
+from ppfer.base.files import atomic, digest, private, read_json, sweep, write_json
 from ppfer.base.processes import is_main, wait_for_everyone
-from ppfer.config import Config
+from ppfer.base.progress import say
+from ppfer.config import Config, pick
 from ppfer.run.gpu_memory import Room
-from ppfer.run.names import ASIDE, RUNS, differences, run_name
+from ppfer.run.names import ASIDE, CLEANED, RUNS, data_folders, differences, run_json, run_name
 from ppfer.run.stage import Protector, Stage
 
 
@@ -117,7 +118,7 @@ class Run:
                 try:
                     lock.acquire(blocking=False)
                 except Timeout:
-                    print(f"{name} is being made by another program; waiting for it", flush=True)
+                    say(f"{name} is being made by another program; waiting for it")
                     lock.acquire()
                 held.callback(lock.release)
             yield
@@ -188,11 +189,28 @@ class Run:
         if name not in self._keys:
             stage = self.describe(name)
             inputs = {need: self.key(need) for need in stage.needs()}
-            described = {"stage": name, "settings": stage.settings(), "inputs": inputs}
+            try:
+                settings = stage.settings()
+            except PpferError:
+                if key := self._key_of_lost_data(stage):
+                    self._keys[name] = key
+                    return key
+                raise
+            described = {"stage": name, "settings": settings, "inputs": inputs}
             # the first is not said: keys from before there were versions stay what they were
             described |= {"version": stage.version} if stage.version != 1 else {}
             self._keys[name] = digest(described)
         return self._keys[name]
+
+    def _key_of_lost_data(self, stage: Stage) -> str:
+        """The key of clips whose files are not there any more: as they were when this run read
+        them. What was trained on them is still of use.
+        """
+        folder = self.dir / stage.name
+        about = read_json(folder / "manifest.json") or read_json(folder / CLEANED)
+        own = pick(self.config, *stage.named_settings)
+        same = own.items() <= about.get("settings", {}).items()
+        return about["key"] if about and same else ""
 
     def describe(self, name: str) -> Stage:
         """The stage of that name under this run's config.
@@ -246,7 +264,7 @@ class Run:
         if is_main():
             self.introduce()
             mark = folder / "started.json"
-            begun = json.loads(mark.read_text())["key"] if mark.exists() else ""
+            begun = read_json(mark).get("key", "")
             sweep(folder, 0)  # nobody else makes this stage: see `_in_turn`
             # of other stages in sub-folders, privacy/frames in privacy, nothing is touched
             own = [c for c in folder.glob("*") if not (c / "started.json").exists()]
@@ -263,9 +281,12 @@ class Run:
         return folder
 
     def introduce(self) -> None:
-        """Say in its folder what this run is."""
-        said = {"profile": self.config.profile, "differs": differences(self.config)}
-        write_json(self.dir / "run.json", said)
+        """Say in its folder what this run is, and whose clips it has ever held."""
+        about = {"profile": self.config.profile, "differs": differences(self.config)}
+        held = data_folders(about)
+        with contextlib.suppress(PpferError):  # there was no run yet
+            held |= data_folders(run_json(self.dir))
+        write_json(self.dir / "run.json", about | {"held": sorted(held)})
 
     def _finish(self, stage: Stage, folder: Path, summary: dict, seconds: float) -> None:
         if not is_main():
@@ -338,9 +359,20 @@ class Run:
             are names the answer is kept, in ``logits/`` too, since several tables ask for it and
             clips may have to be protected again for it.
         """
-        if all(isinstance(about, str) for about in (net, store, part)):
-            return self._remembered(net, store, part, frames, batch)
-        return self._asked(net, store, part, frames, batch)
+        if not all(isinstance(about, str) for about in (net, store, part)):
+            return self._asked(net, store, part, frames, batch)
+        key = digest([*map(self.key, (net, store, "split")), part, frames])
+        if key not in self._logits:
+            kept, rows = self.dir / "logits" / f"{key}.npy", self.parts[part]
+            self.manifest(net)  # only of a network that is there
+            answers = torch.from_numpy(np.load(kept)) if kept.exists() else None
+            if answers is None or len(answers) != len(rows):
+                answers = self._asked(net, store, part, frames, batch)
+                if is_main():
+                    with atomic(kept) as partial:
+                        np.save(partial, answers.numpy())
+            self._logits[key] = answers
+        return self._logits[key]
 
     def _asked(
         self,
@@ -362,25 +394,7 @@ class Run:
             batch=batch,
         )
 
-    def _remembered(
-        self, net: str, store: str, part: str, frames: bool | None, batch: int
-    ) -> Tensor:
-        """`logits` of names: asked for once, then read from memory or from the run's folder."""
-        key = digest([*map(self.key, (net, store, "split")), part, frames])
-        if key not in self._logits:
-            kept, rows = self.dir / "logits" / f"{key}.npy", self.parts[part]
-            self.manifest(net)  # only of a network that is there
-            said = torch.from_numpy(np.load(kept)) if kept.exists() else None
-            if said is None or len(said) != len(rows):
-                said = self._asked(net, store, part, frames, batch)
-                if is_main():
-                    with atomic(kept) as partial:
-                        np.save(partial, said.numpy())
-            self._logits[key] = said
-        return self._logits[key]
-
 
 def _read(folder: Path) -> dict:
     """A stage's manifest; {} where nothing is finished."""
-    path = folder / "manifest.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(folder / "manifest.json")

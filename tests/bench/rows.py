@@ -29,10 +29,9 @@ from pathlib import Path
 import torch
 
 from ppfer.base.files import write_json
-from ppfer.cli import publish
 from ppfer.config import REPO, load_config
 from ppfer.measure import over_seeds, plain, write_table
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.study.attacks import attributes, recovery
 from ppfer.study.catalogue import open_run, paper, tables
 from ppfer.study.protectors import ablation, long_schedule

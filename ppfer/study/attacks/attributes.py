@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ppfer import measure
 from ppfer.base.errors import PpferError
 from ppfer.method.networks import ClassificationObjective, new_classifier, with_body
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import stage
 from ppfer.run.training import Training
 from ppfer.study.tables import approaches, ensure, left_out, prepare

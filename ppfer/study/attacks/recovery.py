@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ppfer import nets
 from ppfer.measure import Rate, as_rate, leakage
 from ppfer.method.networks import OnProtected
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector, stage
 from ppfer.study.tables import (
     WHOLE_BEYOND,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ppfer.base.progress import Progress
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.video.faces import enlarged, finder_missing, surest
 

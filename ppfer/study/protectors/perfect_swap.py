@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppfer import twin
 from ppfer.method.clips import twin_origin
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.protectors.swap import twin_spec
 from ppfer.twin.people import DONOR

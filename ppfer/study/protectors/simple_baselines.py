@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.attacks.recovery import mean_image
 from ppfer.study.protectors.live import motion_only
