@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -80,14 +81,15 @@ def write_json(path: str | Path, value: object) -> None:
         partial.write_text(json.dumps(value, indent=1, default=str) + "\n")
 
 
-def read_json(path: str | Path) -> dict:
-    """What `write_json` wrote; {} where there is no file, or none that can be read.
+def read_json(path: str | Path, default: Any = None) -> Any:
+    """What `write_json` wrote; `default` ({}) where there is no file, or none that can be read.
 
     A disk that was full, a power cut or a synchronised folder leaves an empty file behind. That
     must cost only what the file was about.
     """
+    default = {} if default is None else default
     try:
         value = json.loads(Path(path).read_text())
     except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return default
+    return value if isinstance(value, type(default)) else default

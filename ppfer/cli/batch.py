@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import multiprocessing
 import os
 import signal
@@ -26,7 +25,7 @@ import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from ppfer.base.errors import PpferError, printable
-from ppfer.base.files import atomic, digest, sweep, write_json
+from ppfer.base.files import atomic, digest, read_json, sweep, write_json
 from ppfer.base.processes import interruptible
 from ppfer.base.progress import FILE, following, say
 from ppfer.cli import audit, notebooks
@@ -165,10 +164,9 @@ class Batch:
         """A cell's results: its main table, or what its stages measured, validation in plain
         numbers and the test part as shares.
         """
-        main = run.dir / "tables" / "main.json"
-        if main.exists() and not cell.stages:
-            return json.loads(main.read_text())
-        rows = []
+        rows = [] if cell.stages else read_json(run.dir / "tables" / "main.json", [])
+        if rows:
+            return rows
         for name in cell.stages or self.stages(cell, run):
             summary = run.summary(name)
             row = {f"val {k.removeprefix('val_')}": v for k, v in summary.get("best", {}).items()}

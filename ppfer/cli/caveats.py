@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ppfer.base.files import read_json
 from ppfer.config import REPO
 from ppfer.measure import as_rate, cell_text
 from ppfer.run.run import Run
@@ -45,8 +45,7 @@ def _people(run: Run) -> str:
 
 def leaked(run: Run, name: str) -> str:
     """What a protector leaked when it was measured, and what that does not promise."""
-    path, title = run.dir / "tables" / "leakage.json", run.protector(name).title
-    rows = json.loads(path.read_text()) if path.exists() else []
+    title, rows = run.protector(name).title, read_json(run.dir / "tables" / "leakage.json", [])
     rows = [row for row in rows if row["approach"] == title]
     if not rows:
         return f"How much {title} leaks was not measured in this run: ppfer run --notebooks 07"
@@ -80,7 +79,7 @@ def leaked_by(protector: Protector, paths: Sequence[Path] = LIVE, real: Path = R
 
 def _row(protector: Protector, paths: Sequence[Path]) -> dict:
     """A protector's row in the first of the files that has one; {} if none has."""
-    tables = [json.loads(path.read_text()) for path in paths if path.exists()]
+    tables = (read_json(path, []) for path in paths)
     rows = (row for table in tables for row in table if row["approach"] == protector.title)
     return next(rows, {})
 

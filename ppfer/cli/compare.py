@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 
 from ppfer import measure
 from ppfer.base.errors import PpferError, near
-from ppfer.base.files import atomic, digest
+from ppfer.base.files import atomic, digest, read_json
 from ppfer.cli.terminal import table
 from ppfer.config import dotted, load_config, to_dict
 from ppfer.measure import as_rate, cell_text
@@ -51,10 +51,10 @@ def results_of(folders: Sequence[Path]) -> list[Result]:
         if not (folder / "run.json").exists():
             known = [path.parent.name for path in folder.parent.glob("*/run.json")]
             raise PpferError(f"there is no run {folder}{near(folder.name, known)}; see: ppfer runs")
-        if not (folder / "tables" / "main.json").exists():
-            raise PpferError(f"{folder} has no tables/main.json yet: finish it with ppfer run")
         about.append(run_json(folder))
-        tables.append(json.loads((folder / "tables" / "main.json").read_text()))
+        tables.append(read_json(folder / "tables" / "main.json", []))
+        if not tables[-1]:
+            raise PpferError(f"{folder} has no tables/main.json yet: finish it with ppfer run")
 
     # of all settings that any run changed, those that are not the same in every one
     keys = dict.fromkeys(key for run in about for key in run["differs"])

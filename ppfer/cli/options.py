@@ -6,6 +6,7 @@ Nothing here may import PyTorch: a question or a typo is answered at once.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,15 @@ from typing import NamedTuple
 from ppfer import __version__
 from ppfer.config import PROFILES, Config
 from ppfer.run.names import RUNS
+
+APPROACHES = {  # of `ppfer protect`, by what they stand on; a test compares them with the catalogue
+    "nothing: for anybody's video": ("reenactment", "reenactment_neutral"),
+    "ppfer run": ("enhanced", "ppfer"),
+    "ppfer run --notebooks all": (
+        *("blur1", "blur2", "tradeoff", "flow", "swap", "live", "donor"),
+        *("mosaic", "landmarks", "motion", "mean", "deface_blur", "ppfer_long"),
+    ),
+}
 
 
 class Command(NamedTuple):
@@ -147,7 +157,7 @@ def _protect(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("videos", type=Path, help="a video file or a folder of them")
     add("--out", type=Path, required=True, help="folder for the protected files")
-    which = "the protector; all but the default stand on a finished run (default: reenactment)"
+    which = "the protector (default: reenactment); below, what each stands on"
     add("--approach", default="reenactment", help=which)
     how = "face: each head in the full picture; whole: the centre square (default: face)"
     add("--frame", choices=("face", "whole"), default="face", help=how)
@@ -189,7 +199,13 @@ COMMANDS = {
         "protect",
         _protect,
         "protect a video or a folder of videos, with or without a finished run",
-        "ppfer protect holiday.mp4 --out protected",
+        "ppfer protect holiday.mp4 --out protected\n\nwhat an approach stands on:\n"
+        + "\n".join(
+            textwrap.fill(
+                f"{needs}: {', '.join(names)}", 96, initial_indent="  ", subsequent_indent="    "
+            )
+            for needs, names in APPROACHES.items()
+        ),
     ),
     "data": Command(
         "commands",

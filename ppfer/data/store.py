@@ -272,8 +272,7 @@ class _Rows:
             self.path.unlink(missing_ok=True)  # not truncated: a map of the old file may be open
             self._reserve(int(np.prod(shape)))
             self.clips, self.filled = self._opened("w+", shape), 0
-            with self.path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, self.clips.offset + self.clips.nbytes)
+            _take_space(self.path, self.clips.offset, self.clips.nbytes)
 
     def _opened(self, mode: str, shape: tuple[int, ...] | None = None) -> np.memmap:
         return np.lib.format.open_memmap(self.path, mode, np.uint8, shape)
@@ -317,6 +316,17 @@ class _Rows:
         _write_csv(table, self.folder / "table.csv")
         manifest = {"shape": list(shape), "hash": digest, "source": source}
         write_json(self.folder / "manifest.json", manifest)
+
+
+def _take_space(path: Path, header: int, size: int) -> None:
+    """Take a file's space on the disk: where a map has holes, a full disk is a crash."""
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, header + size)
+            return
+        file.seek(header)  # macOS and Windows have no such call
+        for start in range(0, size, 1 << 24):
+            file.write(bytes(min(1 << 24, size - start)))
 
 
 def _finished(folder: Path) -> ClipStore | None:
