@@ -38,7 +38,12 @@ def test_mistakes_are_sentences(profile, overrides, says):
 
 @pytest.mark.parametrize(
     ("key", "value", "read"),
-    [("privacy.lr", "1e-4", 1e-4), ("seed", "3", 3), ("compile", "true", True), ("fidelity", 1, 1.0)],
+    [
+        ("privacy.lr", "1e-4", 1e-4),
+        ("seed", "3", 3),
+        ("compile", "true", True),
+        ("fidelity", 1, 1.0),
+    ],
 )
 def test_strings_are_read_as_the_field(key, value, read):
     node = to_dict(load_config("demo", {key: value}))

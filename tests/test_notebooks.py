@@ -7,6 +7,7 @@ import json
 import re
 import statistics
 
+import forked_kernels
 import nbformat
 import numpy as np
 import pytest
@@ -164,7 +165,8 @@ def smoke(tmp_path_factory):
         done[path.name] = out = run.dir / "notebooks" / path.name
         for _ in BOOKS:
             try:
-                execute.execute(path, out, runs_dir=runs_dir, **SMOKE)
+                with forked_kernels.default():
+                    execute.execute(path, out, runs_dir=runs_dir, **SMOKE)
                 return run, out
             except PpferError as error:  # an input that another notebook than the main ones makes
                 missing = re.search(r"run notebook (\d\d) ", str(error))
