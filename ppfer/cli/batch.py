@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,7 @@ from ppfer.cli.compare import Result, by_approach, write_side_by_side
 from ppfer.cli.execute import execute, parameters_of
 from ppfer.cli.grid import Cell, cells_of, read_axes
 from ppfer.cli.settings import settings_of
+from ppfer.config import Config
 from ppfer.measure import as_rate
 from ppfer.method import PIPELINE
 from ppfer.run.run import Run
@@ -76,6 +78,12 @@ def batch(args: argparse.Namespace) -> int:
 # --- what there is to make ------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=1)
+def lately_opened(config: Config, runs_dir: Path) -> Run:
+    """A run; where the cell before was of the same, what that has in memory is used again."""
+    return catalogue.open_run(config, runs_dir)
+
+
 @dataclass
 class Batch:
     """Cells, and what making one means.
@@ -91,7 +99,7 @@ class Batch:
     runs_dir: Path
     folder: Path
     books: Sequence[Path] = ()
-    opener: Callable[..., Run] = catalogue.open_run
+    opener: Callable[..., Run] = lately_opened
 
     def __post_init__(self):
         """Every name is looked up and every key computed before anything starts."""
