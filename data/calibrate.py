@@ -11,7 +11,7 @@ import json
 
 from ppfer import measure
 from ppfer.config import REPO, load_config
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.study import catalogue
 
 

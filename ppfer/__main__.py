@@ -2,15 +2,13 @@
 
 import signal
 
+from ppfer.cli import main as command_line
+
 
 def main() -> int:
     """Run the command line."""
-    from ppfer.cli.commands import (
-        main as run,  # here: child processes import this file, and start quickly
-    )
-
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing half done stays
-    return run()
+    return command_line()
 
 
 if __name__ == "__main__":

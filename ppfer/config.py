@@ -18,18 +18,22 @@ from ppfer.base.errors import PpferError, near
 
 REPO = Path(__file__).resolve().parent.parent
 PROFILES = ("demo", "smoke", "twin", "paper")  # ppfer/profiles/<name>.toml
+PATHS = (  # settings that name a file or folder
+    *("data", "wild", "regressor_weights", "flow_weights", "nets.autoencoder"),
+    *("nets.classifier_weights", "nets.recognizer_weights", "nets.compensator_weights"),
+)
 
 
 @dataclass(frozen=True)
 class Bands:
     """Arguments of `ppfer.wavelets.BandSplit`."""
 
-    wavelet: str = "haar"
-    level: int = 1
-    mode: str = "symmetric"
+    wavelet: str = "haar"  # any discrete wavelet of PyWavelets
+    level: int = 1  # how often the approximation is split again
+    mode: str = "symmetric"  # how a picture goes on beyond its border, as PyWavelets names it
     # half-size coefficients, as the paper's code, or pictures
     form: Literal["subband", "image"] = "subband"
-    axes: Literal["hw", "t", "thw"] = "hw"
+    axes: Literal["hw", "t", "thw"] = "hw"  # split along height and width, time, or all three
 
 
 @dataclass(frozen=True)
@@ -38,21 +42,19 @@ class Nets:
 
     # identity and expression controllers, leakage validator
     classifier: Literal["resnet50", "resnet18", "resnet_small"] = "resnet_small"
-    recognizer: Literal["r3d_18", "r3d_small"] = "r3d_small"
-    unet_width: int = 12  # 64 in the paper
-    recovery_width: int = 16
+    recognizer: Literal["r3d_18", "r3d_small"] = "r3d_small"  # reads expressions from clips
+    unet_width: int = 12  # channels of the enhancers' first level; 64 in the paper
+    recovery_width: int = 16  # the same of the network that recovers originals
     # pixel (C) | latent (A, needs H/2 and the Stable-Diffusion autoencoder)
     compensator: Literal["pixel", "latent"] = "pixel"
-    patch: int = 8
-    dim: int = 128
-    depth: int = 4
-    heads: int = 4
-    classifier_weights: str = (
-        ""  # "" from scratch | "DEFAULT" ImageNet through torchvision | a path
-    )
-    recognizer_weights: str = (
-        ""  # "" from scratch | "DEFAULT" Kinetics through torchvision | a path
-    )
+    patch: int = 8  # pixels a side, of the U-ViT's tokens; divides the size of the pictures
+    dim: int = 128  # numbers a token, a multiple of 2 and of the heads
+    depth: int = 4  # blocks of the U-ViT
+    heads: int = 4  # of its attention
+    # "" from scratch | "DEFAULT" ImageNet through torchvision | a path
+    classifier_weights: str = ""
+    # "" from scratch | "DEFAULT" Kinetics through torchvision | a path
+    recognizer_weights: str = ""
     compensator_weights: str = ""  # "" from scratch | path to imagenet256_uvit_huge.pth
     autoencoder: str = ""  # path to the Stable-Diffusion autoencoder, for compensator = latent
 
@@ -62,12 +64,12 @@ class Train:
     """One training stage. `lr` peaks after `warmup` steps and falls on a cosine."""
 
     steps: int  # optimizer steps
-    batch: int
-    lr: float
-    weight_decay: float = 0.05
-    warmup: int = 10
+    batch: int  # clips, or frames of as many clips, a step
+    lr: float  # learning rate at its peak
+    weight_decay: float = 0.05  # of AdamW
+    warmup: int = 10  # steps until the learning rate is at its peak
     evals: int = 4  # looks at the validation part, evenly spread, the last one after the last step
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # share of a label that is spread over all classes
     # which weights are kept: best by the stage's own rule (of privacy: the least change) | last
     select: Literal["best", "least-change", "last"] = "best"
     augment: bool = True  # random shift and horizontal flip; brightness for frames
@@ -85,29 +87,33 @@ class Config:
     actors: int = 0  # 0: all; else the first n actors
     clips_per_actor: int = 0  # 0: all; else this many, evenly over expressions
     wild_clips: int = 0  # 0: all
-    keep_faults: bool = (
-        False  # keep the four clips CREMA-D got wrong (the paper's 7,442 count them)
-    )
+    # keep the four clips CREMA-D got wrong (the paper's 7,442 count them)
+    keep_faults: bool = False
     fold: int = 1  # which of DFEW's five
     generate: bool = False  # the twin is rendered straight into the store, not decoded from `data`
     difficulty: float = 1.0  # of a generated twin's clips, 0 to 2: `data/README.md` has the curve
     size: int = 64  # pixels, square
-    frames: int = 8
-    seed: int = 0
-    test: float = 0.3
-    val: float = 0.1
+    frames: int = 8  # of each clip, evenly spread
+    seed: int = 0  # from 0 to 2³² − 1
+    test: float = 0.3  # share of the clips for testing
+    val: float = 0.1  # share for validation
     split_by: str = "auto"  # "" closed set | a column whose values are held out | see method.Split
     bands: Bands = field(default_factory=Bands)
     nets: Nets = field(default_factory=Nets)
+    # the identity controller, which becomes the leakage validator V_pl
     identity: Train = Train(150, 128, 3e-3)
+    # one U-Net that gives bands back as they are: what the enhancers start from
     pretrain: Train = Train(100, 32, 1e-3, weight_decay=0.0, evals=2)
     # Algorithm 1 is private within some 20 steps: look often, and keep the least changed frames
     # among private ones. select = "last" keeps what the paper's text does: the end of the training.
     privacy: Train = Train(50, 32, 1e-4, weight_decay=0.0, evals=16, select="least-change")
     # the same run long, as a row of its own: the frozen controller's gradients eat the face
     privacy_long: Train = Train(250, 32, 5e-4, weight_decay=0.0, evals=5, select="last")
+    # the expression controller C_fc, on wild clips
     expression: Train = Train(400, 128, 3e-3, label_smoothing=0.1, colour=0.4)
+    # Algorithm 2: the compensator F_fc
     compensation: Train = Train(350, 32, 5e-4, weight_decay=0.0)
+    # the recognizer F_u on originals
     recognition: Train = Train(700, 32, 2e-3, label_smoothing=0.1)
     # F_u on protected clips, from the weights it has on originals
     adaptation: Train = Train(300, 32, 1e-3, label_smoothing=0.1)
@@ -115,6 +121,7 @@ class Config:
     # an R3D on protected clips, one of the attackers of Table 1
     attack_clips: Train = Train(100, 32, 2e-3, evals=2)
     actions: Train = Train(150, 32, 2e-3, evals=2)  # an R3D that reads facial actions
+    # the network that recovers originals from protected frames
     recovery: Train = Train(120, 16, 1e-3, weight_decay=0.0)
     # Algorithm 1 with live controllers; every third step is the enhancers'
     live: Train = Train(360, 8, 1e-3, weight_decay=0.0, evals=3, select="last")
@@ -125,10 +132,9 @@ class Config:
     tradeoff: Train = Train(100, 8, 5e-4, weight_decay=0.0, evals=2)
     # ablation tasks 2 and 6: enhancers and F_u as a whole
     joint: Train = Train(40, 8, 5e-4, weight_decay=0.0, evals=2)
-    # re-enactment: the network that reads movements off a face, and of how many painted people it
-    # learns where no weights are named
+    # re-enactment: the network that reads movements off a face, where no weights are named
     regressor: Train = Train(600, 64, 1e-3, evals=2)
-    regressor_people: int = 150
+    regressor_people: int = 150  # how many painted people it learns from
     regressor_weights: str = "data/regressor.safetensors"  # "" trains | a path
     # strength of the constant that hides how its errors differ from person to person
     reenactment_offset: float = 2.0
@@ -152,10 +158,9 @@ class Config:
     reconstruction: float = 0.0  # weight of an L1 term beside the privacy loss
     fidelity: float = 0.0  # weight of an L1 term between C and G beside the compensator's loss
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
-    compile: bool = False
-    keep_protected: bool = (
-        True  # protected clips stay on disk; else they are made again when needed
-    )
+    compile: bool = False  # torch.compile on a GPU: pays in stages of several minutes
+    # protected clips stay on disk; else they are made again when needed
+    keep_protected: bool = True
 
 
 def load_config(profile: str = "demo", overrides: Mapping[str, object] | None = None) -> Config:
@@ -168,8 +173,8 @@ def load_config(profile: str = "demo", overrides: Mapping[str, object] | None = 
             field they replace.
 
     Raises:
-        PpferError: for an unknown profile or key, or a value that is not of the field's type or
-            not among its choices.
+        PpferError: for an unknown profile or key, a value that is not of the field's type or not
+            among its choices, or settings that do not go together.
     """
     if profile not in PROFILES:
         meant = near(profile, PROFILES)
@@ -179,7 +184,31 @@ def load_config(profile: str = "demo", overrides: Mapping[str, object] | None = 
         named = dotted(tomllib.load(file))
     for key, value in (named | dict(overrides or {})).items():
         config = _override(config, key.split("."), value, key)
+    _check(config)
     return config
+
+
+def _check(config: Config) -> None:
+    """Say now what the last network, built after hours, would say."""
+    nets, size, latent = config.nets, config.size, config.nets.compensator == "latent"
+    # the autoencoder makes 8 × 8 pixels one place, and a patch of the latent U-ViT-H/2 has 2 × 2
+    side = 16 if latent else nets.patch
+    if side < 1 or size < side or size % side:
+        why = "the latent compensator's patches" if latent else "nets.patch"
+        raise PpferError(f"size={size} is no multiple of {side}, {why}: its patches cover a frame")
+    if nets.heads < 1 or nets.dim % nets.heads or nets.dim % 2:
+        raise PpferError(f"nets.dim={nets.dim} is no multiple of 2 and of nets.heads={nets.heads}")
+    if not 0 <= config.seed < 2**32:
+        raise PpferError(f"seed takes a whole number from 0 to 2³² − 1, got {config.seed}")
+    if config.frames < 1:
+        raise PpferError(f"frames takes a whole number from 1, got {config.frames}")
+    if min(config.test, config.val) < 0 or config.test + config.val >= 1:
+        shares = f"test={config.test} and val={config.val}"
+        raise PpferError(f"{shares} leave no clip to train on: they are shares of all clips")
+    for stage in dataclasses.fields(config):
+        train = getattr(config, stage.name)
+        if isinstance(train, Train) and min(train.steps, train.batch) < 1:
+            raise PpferError(f"{stage.name}.steps and {stage.name}.batch take whole numbers from 1")
 
 
 def dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

@@ -11,7 +11,7 @@ from ppfer.config import load_config
 from ppfer.data.store import ClipStore
 from ppfer.data.words import EMOTIONS
 from ppfer.method import PIPELINE
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.study import catalogue
 

@@ -16,10 +16,10 @@ from papermill.translators import PythonTranslator
 from ppfer import measure
 from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
-from ppfer.cli import batch, commands, execute, grid
+from ppfer.base.processes import interruptible
+from ppfer.cli import batch, grid, main, notebooks
 from ppfer.config import load_config
-from ppfer.run import Run
-from ppfer.run.loop import interruptible
+from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.show import notebook
 
@@ -62,8 +62,12 @@ def opener(config, runs_dir):
 
 
 def batch_of(folder, **axes) -> batch.Batch:
-    cells = grid.cells_of(axes, "smoke", {}, ())
-    return batch.Batch(cells, folder, folder / "batches" / "b", stages=("own",), opener=opener)
+    cells = grid.cells_of(axes, "smoke", {}, stages=["own"])
+    return batch.Batch(cells, folder, folder / "batches" / "b", opener=opener)
+
+
+def failures(outcomes) -> dict[int, str]:
+    return {outcome.cell: outcome.error for outcome in outcomes if outcome.error}
 
 
 def made(folder) -> list[str]:
@@ -82,6 +86,10 @@ def made(folder) -> list[str]:
         ("--grid seed=", "axis 'seed' has no values"),
         ("--grid seed=0,,1", "NAME=VALUE,VALUE without gaps"),
         ("", "there is no axis"),
+        ("--grid seed=0,1 --grid seed=2", "--grid seed is given twice"),
+        ("--grid seed=0 --stages attack/{who}", "names {who}, and no axis is called that"),
+        ("--grid seed=-1,0", "seed takes a whole number from 0"),
+        ("--grid size=32,36", "size=36 is no multiple of 8"),
         ("--grid seed=1,1.0", "two cells of the grid are the same run: seed=1"),
         ("--grid bands.wavelet=haar,db99", r"'db99' \(did you mean 'db9'\?\)"),
         ("--grid privacy_loss=paper,clampd", r"not 'clampd' \(did you mean 'clamped'\?\)"),
@@ -94,7 +102,7 @@ def made(folder) -> list[str]:
 )
 def test_a_wrong_grid_is_a_sentence_and_starts_nothing(tmp_path, capsys, options, says):
     command = ["batch", "--profile", "smoke", "--runs-dir", str(tmp_path), *options.split()]
-    assert commands.main(command) == 2
+    assert main(command) == 2
     assert re.search(says, said := capsys.readouterr().err), said
     assert not list(tmp_path.rglob("run.json"))
 
@@ -104,12 +112,12 @@ def test_a_grid_in_a_file_and_axes_that_win(tmp_path):
     file.write_text("privacy.lr = [1e-5, 1e-4]\nseed = 3\n")
     assert grid.read_axes([], file) == {"privacy.lr": [1e-5, 1e-4], "seed": [3]}
     axes = grid.read_axes(["seed=0,1"], file)
-    said = [cell.said for cell in grid.cells_of(axes, "smoke", {}, ())]
-    assert said == [{"privacy.lr": lr, "seed": seed} for lr in (1e-5, 1e-4) for seed in (0, 1)]
+    values = [cell.values for cell in grid.cells_of(axes, "smoke", {})]
+    assert values == [{"privacy.lr": lr, "seed": seed} for lr in (1e-5, 1e-4) for seed in (0, 1)]
 
 
 def test_a_parameter_of_a_notebook_makes_cells_of_one_run_apart():
-    books = execute.notebooks("12")
+    books = notebooks.chosen("12")
     cells = grid.cells_of({"video": ["a.mp4", "b.mp4"]}, "smoke", {}, books)
     assert [cell.parameters for cell in cells] == [{"video": "a.mp4"}, {"video": "b.mp4"}]
     assert len({cell.config.name for cell in cells}) == 2
@@ -121,17 +129,17 @@ def test_a_parameter_of_a_notebook_makes_cells_of_one_run_apart():
 def test_shared_stages_are_made_once_and_a_failure_stays_apart(tmp_path):
     axes = {"size": [32, 64], "frames": [4, 13], "seed": [1, 2]}
     todo = batch_of(tmp_path, **axes)
-    assert "8 cells of 16 stages, 10 of them different; 18 tasks" in todo.summary()
-    batch.carry_out(todo, 1)
+    assert "8 cells of 16 stages, 10 of them different; 8 cells left" in todo.summary()
+    failed = failures(batch.run_batch(todo, 1))
     assert made(tmp_path) == ["own"] * 8 + ["shared"] * 2
-    assert sorted(todo.failures()) == [2, 3, 6, 7]
-    assert "own: ValueError: thirteen" in todo.failures()[2]
+    assert sorted(failed) == [2, 3, 6, 7]
+    assert "own: ValueError: thirteen" in failed[2]
     assert len(list(tmp_path.glob("*/failed.txt"))) == 4
-    assert [said["frames"] for _, said, _ in todo.results()] == [4] * 4
+    assert [result.settings["frames"] for result in todo.results()] == [4] * 4
 
     again = batch_of(tmp_path, **axes)  # what is done is done; what failed is tried again
-    assert "8 tasks left" in again.summary()
-    batch.carry_out(again, 1)
+    assert "4 cells left" in again.summary()
+    batch.run_batch(again, 1)
     assert made(tmp_path) == ["own"] * 12 + ["shared"] * 2
 
 
@@ -140,9 +148,9 @@ def test_a_failed_shared_stage_fails_its_cells_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(Shared, "work", lambda self, folder: 1 / (self.config.size - 64))
     monkeypatch.setattr(Own, "work", work)
     todo = batch_of(tmp_path, size=[32, 64], seed=[1, 2])
-    batch.carry_out(todo, 1)
-    assert sorted(todo.failures()) == [2, 3] and len(todo.results()) == 2
-    assert all("shared: ZeroDivisionError" in said for said in todo.failures().values())
+    failed = failures(batch.run_batch(todo, 1))
+    assert sorted(failed) == [2, 3] and len(todo.results()) == 2
+    assert all("shared: ZeroDivisionError" in sentence for sentence in failed.values())
 
 
 def test_ctrl_c_and_the_same_command_again(tmp_path, monkeypatch):
@@ -150,12 +158,12 @@ def test_ctrl_c_and_the_same_command_again(tmp_path, monkeypatch):
     todo = batch_of(tmp_path, seed=[1, 2])
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` ignores it
     with pytest.raises(KeyboardInterrupt):
-        batch.carry_out(todo, 1)
+        batch.run_batch(todo, 1)
     signal.signal(signal.SIGINT, before)
-    assert made(tmp_path) == ["own", "shared"] and not todo.failures()
+    assert made(tmp_path) == ["own", "shared"] and not list(tmp_path.rglob("failed.txt"))
     monkeypatch.undo()
     again = batch_of(tmp_path, seed=[1, 2])
-    batch.carry_out(again, 1)
+    batch.run_batch(again, 1)
     assert made(tmp_path).count("shared") == 1 and len(again.results()) == 2
 
 
@@ -167,9 +175,9 @@ def test_two_workers_make_nothing_twice(tmp_path, dask):
     if dask:
         pytest.importorskip("distributed")
     todo = batch_of(tmp_path, size=[32, 64], seed=[1, 2, 3])
-    batch.carry_out(todo, 2, dask)
+    assert not failures(batch.run_batch(todo, 2, dask))
     assert made(tmp_path) == ["own"] * 6 + ["shared"] * 2
-    assert len(todo.results()) == 6 and not todo.failures()
+    assert len(todo.results()) == 6
 
 
 def test_ctrl_c_reaches_the_workers_once(tmp_path):
@@ -182,14 +190,14 @@ def test_ctrl_c_reaches_the_workers_once(tmp_path):
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        batch.carry_out(todo, 2)
-    assert len(list(tmp_path.rglob("kept"))) == 2 and not todo.failures()
+        batch.run_batch(todo, 2)
+    assert len(list(tmp_path.rglob("kept"))) == 2 and not list(tmp_path.rglob("failed.txt"))
 
 
 def test_a_small_grid_from_the_command_line(tmp_path, capsys):
     command = "batch --profile smoke --stages identity --grid identity.lr=1e-3,3e-3 --grid seed=0,1"
     command += f" --name few --set identity.steps=2 --runs-dir {tmp_path}"
-    assert commands.main(command.split()) == 0
+    assert main(command.split()) == 0
     said = capsys.readouterr().out
     assert "4 cells of 12 stages, 7 of them different" in said and "4 of 4 cells" in said
     assert max(map(len, said.split("identity\n")[1].split("With every")[0].splitlines())) <= 100
@@ -198,12 +206,12 @@ def test_a_small_grid_from_the_command_line(tmp_path, capsys):
     assert [row["seed"] for row in rows] == [0, 1, "0, 1"] * 2
     assert rows[2]["clip"]["k"] == [rows[i]["clip"]["k"] for i in (0, 1)]
     assert (folder / "results.png").stat().st_size > 5000
-    assert len(list(tmp_path.glob("*/cell.json"))) == 4
+    assert len(list(tmp_path.glob("*/cells/*.json"))) == 4
 
 
 def test_a_grid_that_measures_nothing_has_no_table(tmp_path, capsys):
     command = f"batch --profile smoke --stages split --grid seed=0,1 --runs-dir {tmp_path}"
-    assert commands.main(command.split()) == 0
+    assert main(command.split()) == 0
     assert "2 of 2 cells" in capsys.readouterr().out and not list(tmp_path.rglob("results.*"))
 
 
@@ -228,12 +236,12 @@ def test_runs_are_compared(tmp_path, capsys):
         write_json(tmp_path / name / "run.json", {"profile": "smoke", "differs": differs})
         rows = [{"approach": "PPFER (C)", "what_ran": "it", "plr": measure.Rate(k, 10)}]
         measure.write_table(rows, tmp_path / name / "tables", "main")
-    assert commands.main(["compare", "a", "b", "c", "--runs-dir", str(tmp_path)]) == 0
+    assert main(["compare", "a", "b", "c", "--runs-dir", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "seed=0, 1 lr=0.0005" in said and "40.0 ± 14.1 %" in said and "90.0 % (9/10)" in said
     (table,) = (tmp_path / "tables").glob("compared-*.md")
     assert "30.0 % (3/10; 10.8–60.3)" in table.read_text() and table.with_suffix(".png").exists()
-    assert commands.main(["compare", "aa", "b", "--runs-dir", str(tmp_path)]) == 2
+    assert main(["compare", "aa", "b", "--runs-dir", str(tmp_path)]) == 2
     assert "there is no run" in capsys.readouterr().err
 
 
@@ -249,7 +257,7 @@ def test_runs_are_compared(tmp_path, capsys):
     ],
 )
 def test_papermill_alone_is_held_to_the_parameters(monkeypatch, given, says):
-    (path,) = execute.notebooks("12")
+    (path,) = notebooks.chosen("12")
     cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     history = ["", cells[0], PythonTranslator.codify(given), cells[1]]
     shell = SimpleNamespace(user_ns={"In": history, **given})

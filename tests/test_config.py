@@ -20,6 +20,15 @@ from ppfer.config import PROFILES, REPO, load_config, to_dict
         ("demo", {"seed": "one"}, "takes int"),
         ("demo", {"seed": 1.5}, "takes int"),
         ("demo", {"compile": "maybe"}, "takes bool"),
+        # what the last network would say, after hours
+        ("demo", {"size": 36}, "size=36 is no multiple of 8"),
+        ("demo", {"size": 72, "nets.compensator": "latent"}, "no multiple of 16, the latent"),
+        ("demo", {"nets.heads": 3}, "no multiple of 2 and of nets.heads=3"),
+        ("demo", {"seed": -1}, "seed takes a whole number from 0"),
+        ("demo", {"seed": 2**32}, "seed takes a whole number from 0"),
+        ("demo", {"test": 0.9}, "leave no clip to train on"),
+        ("demo", {"privacy.steps": 0}, "privacy.steps and privacy.batch take whole numbers"),
+        ("demo", {"frames": 0}, "frames takes a whole number from 1"),
     ],
 )
 def test_mistakes_are_sentences(profile, overrides, says):
@@ -29,7 +38,12 @@ def test_mistakes_are_sentences(profile, overrides, says):
 
 @pytest.mark.parametrize(
     ("key", "value", "read"),
-    [("privacy.lr", "1e-4", 1e-4), ("seed", "3", 3), ("compile", "true", True), ("test", 1, 1.0)],
+    [
+        ("privacy.lr", "1e-4", 1e-4),
+        ("seed", "3", 3),
+        ("compile", "true", True),
+        ("fidelity", 1, 1.0),
+    ],
 )
 def test_strings_are_read_as_the_field(key, value, read):
     node = to_dict(load_config("demo", {key: value}))

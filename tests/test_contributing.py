@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from ppfer.cli import publish
+from figures import publish
 from ppfer.cli.options import parser
 from ppfer.config import REPO
 
@@ -28,7 +28,8 @@ import nbformat
 import papermill
 import torch
 
-from ppfer import data, execute
+from ppfer import data
+from ppfer.cli import notebooks
 from ppfer.study import catalogue
 from ppfer.config import EMOTIONS, load_config
 from ppfer.protect import protect
@@ -56,7 +57,7 @@ for name, actor in names.items():
     path.write_text(name)
 found = data.index(raw)
 
-(book,) = execute.notebooks("13")
+(book,) = notebooks.chosen("13")
 given = {"profile": "smoke", "settings": settings, "runs_dir": runs, "approaches": ["none", "veil"]}
 assert given.keys() <= papermill.inspect_notebook(book).keys()
 space = {}
@@ -73,7 +74,7 @@ print(json.dumps({
     "shown": json.loads((run.dir / "tables" / "flicker.json").read_text()),
     "data": {"kind": found.kind, "rows": found.table[["clip", "actor", "emotion"]].values.tolist(),
              "rejected": dict(found.rejected.values.tolist())},
-    "tables": [path.name for path in execute.notebooks("tables")],
+    "tables": [path.name for path in notebooks.chosen("tables")],
 }))
 """
 

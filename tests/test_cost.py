@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppfer.cli.commands import main
+from ppfer.cli import main
 from ppfer.config import load_config
 from ppfer.method import PIPELINE
 from ppfer.run.stage import stage

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from ppfer.base.errors import PpferError
-from ppfer.cli.commands import main
+from ppfer.cli import main
 from ppfer.config import load_config
 from ppfer.run.names import RUNS, data_path, differences, known_runs, run_name
 

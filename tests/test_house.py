@@ -223,7 +223,7 @@ def test_importing_the_study_changes_nothing():
 def test_what_is_counted_would_be_seen():
     """The counts can fail."""
     with pytest.raises(graphlib.CycleError):
-        graphlib.TopologicalSorter(EDGES | {"ppfer.config": {"ppfer.cli.commands"}}).prepare()
+        graphlib.TopologicalSorter(EDGES | {"ppfer.config": {"ppfer.cli.run"}}).prepare()
     tree = ast.parse("def a():\n class B:\n  def c(self):\n   def d(): import os")
     assert {node.name: n for node, n in inside(tree, FUNCTIONS)} == {"a": 0, "c": 1, "d": 2}
     assert [n for _, n in inside(tree, IMPORTS)] == [3]

@@ -7,13 +7,14 @@ import json
 import re
 import statistics
 
+import forked_kernels
 import nbformat
 import numpy as np
 import pytest
 
 from ppfer import video
 from ppfer.base.errors import PpferError
-from ppfer.cli import execute
+from ppfer.cli import execute, notebooks
 from ppfer.config import load_config
 from ppfer.measure import Rate, as_rate
 from ppfer.method import PIPELINE
@@ -21,7 +22,7 @@ from ppfer.show.notebook import WIDGET
 from ppfer.study import catalogue, paper
 from ppfer.study.tables import MAIN
 
-BOOKS = sorted(execute.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+BOOKS = sorted(notebooks.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 PARAMETERS = {
     "profile": ("str", "demo"),
     "seed": ("int", 0),
@@ -44,11 +45,11 @@ def tags(cell):
 
 
 def test_all_notebooks_are_there():
-    assert sorted(p.name[:2] for p in BOOKS) == sorted(execute.MAIN + execute.TABLES)
+    assert sorted(p.name[:2] for p in BOOKS) == sorted(notebooks.MAIN + notebooks.TABLES)
 
 
 def test_the_list_of_notebooks_is_complete():
-    listed = (execute.NOTEBOOKS / "README.md").read_text()
+    listed = (notebooks.NOTEBOOKS / "README.md").read_text()
     assert not [p.name for p in BOOKS if f"({p.name})" not in listed]
 
 
@@ -164,11 +165,12 @@ def smoke(tmp_path_factory):
         done[path.name] = out = run.dir / "notebooks" / path.name
         for _ in BOOKS:
             try:
-                execute.execute(path, out, runs_dir=runs_dir, **SMOKE)
+                with forked_kernels.default():
+                    execute.execute(path, out, runs_dir=runs_dir, **SMOKE)
                 return run, out
             except PpferError as error:  # an input that another notebook than the main ones makes
                 missing = re.search(r"run notebook (\d\d) ", str(error))
-                (other,) = execute.notebooks(missing[1]) if missing else (path,)
+                (other,) = notebooks.chosen(missing[1]) if missing else (path,)
                 if other.name in done:
                     raise
                 executed(other)

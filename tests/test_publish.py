@@ -1,5 +1,6 @@
 """What runs leave for the repository: how each stage was made, seeds side by side, pages filled."""
 
+import json
 import re
 import shutil
 from types import SimpleNamespace
@@ -8,16 +9,17 @@ import matplotlib.pyplot as plt
 import nbformat
 from matplotlib.figure import Figure
 
+from figures import publish
 from ppfer import measure
 from ppfer.base.files import write_json
-from ppfer.cli import commands, execute, publish, terminal
+from ppfer.cli import compare, main, notebooks, run, terminal
 from ppfer.method import PIPELINE
 from ppfer.run.names import known_runs
 from ppfer.show import diagram, plots
 
 
 def test_finished_lists_what_was_made(tiny_run):
-    listed = publish.finished(tiny_run.dir)
+    listed = publish.made_in(tiny_run.dir)
     assert set(PIPELINE) <= set(listed) and listed["identity"]["device"].startswith("CPU")
     assert listed["identity"]["steps"] == 3 and listed["clips"]["seconds"] >= 0
     assert all(listed[name]["key"] == tiny_run.key(name) for name in PIPELINE)
@@ -28,21 +30,39 @@ def test_what_was_left_behind_is_not_listed(tiny_run, tmp_path):
     folder = tmp_path / "earlier" / "run"
     for name in ("identity", "earlier/identity-0"):
         shutil.copytree(tiny_run.dir / "identity", folder / name)
-    assert list(publish.finished(folder)) == ["identity"]
+    assert list(publish.made_in(folder)) == ["identity"]
     write_json(folder / "run.json", {"profile": "smoke", "differs": {}})
     (row,) = known_runs(folder.parent)
     assert row["finished stages"] == 1
 
 
-def test_seeds_of_finished_runs_become_one_table(tmp_path, capsys):
-    for name, k in (("smoke", 3), ("smoke-seed7", 5)):
+def test_seeds_of_finished_runs_become_one_table(tmp_path, monkeypatch):
+    folders = [tmp_path / name for name in ("smoke", "smoke-seed7")]
+    for folder, differs, k in zip(folders, ({}, {"seed": 7}), (3, 5)):
+        write_json(folder / "run.json", {"profile": "smoke", "differs": differs})
         rows = [{"approach": "PPFER (C)", "plr": measure.Rate(k, 10)}]
-        measure.write_table(rows, tmp_path / name / "tables", "main")
-    command = ["seeds", "--profile", "smoke", "--runs-dir", str(tmp_path), "--seeds"]
-    assert commands.main([*command, "0,7"]) == 0
-    assert "40.0 ± 14.1 %" in capsys.readouterr().out
-    assert commands.main([*command, "0,8"]) == 2
-    assert "run: ppfer run --profile smoke --seed 8" in capsys.readouterr().err
+        measure.write_table(rows, folder / "tables", "main")
+    monkeypatch.setattr(publish, "FIGURES", tmp_path / "figures")
+    publish.keep_seeds(folders)
+    kept = tmp_path / "figures" / "smoke"
+    assert "40.0 ± 14.1 %" in (kept / "seeds.md").read_text()
+    assert set(json.loads((kept / "seeds_manifest.json").read_text())) == {"smoke", "smoke-seed7"}
+
+
+def test_a_notebook_keeps_outputs_of_its_own_text_alone(tmp_path):
+    (path,) = notebooks.chosen("03")
+    book, target, executed = nbformat.read(path, as_version=4), tmp_path / "03", tmp_path / "ran"
+    nbformat.write(book, target)
+    injected = nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["injected-parameters"]})
+    book.cells[2].metadata["execution"] = {"duration": 1}
+    book.cells.insert(2, injected)
+    nbformat.write(book, executed)
+    assert publish.keep_outputs(executed, target)
+    assert target.read_text() == path.read_text()
+    book.cells[0].source += "?"
+    nbformat.write(book, executed)
+    assert not publish.keep_outputs(executed, target)
+    assert target.read_text() == path.read_text()
 
 
 def test_pages_are_filled_from_files():
@@ -62,18 +82,18 @@ def test_a_terminal_shows_counts_in_a_hundred_columns(tmp_path, capsys):
         for name in ("No privacy preservation", "PPFER without compensation (G)")
     ]
     rows[0]["happy"] = {"k": 0, "n": 0}
-    text = terminal.plain(rows)
+    text = terminal.table(rows, compare.short)
     assert max(map(len, text.splitlines())) <= 100
     assert "0.0 % (0/1)" in text and "no clip (0/0)" in text and "nan" not in text
 
     folder = tmp_path / "tables"
     measure.write_table(rows, folder, "main")
-    commands._report(SimpleNamespace(dir=tmp_path), 1.0, executed=False)
+    run._report(SimpleNamespace(dir=tmp_path), 1.0, executed=False)
     assert "The validator names 0.0 % (0/1" in capsys.readouterr().out
 
 
 def test_a_notebook_is_found_by_its_number():
-    assert execute.notebooks("3, 12") == execute.notebooks("03,12")
+    assert notebooks.chosen("3, 12") == notebooks.chosen("03,12")
 
 
 def test_the_readmes_pictures_are_lines_and_grids_with_words(tiny_run):
@@ -99,8 +119,8 @@ def test_maps_are_what_the_code_draws():
 
 
 def test_the_list_of_notebooks_says_what_they_say():
-    assert publish.listed() in (execute.NOTEBOOKS / "README.md").read_text()
-    for path in execute.notebooks("all"):
+    assert publish.notebook_list() in (notebooks.NOTEBOOKS / "README.md").read_text()
+    for path in notebooks.chosen("all"):
         assert (publish.REPO / "figures" / "thumbs" / f"{path.name[:2]}.png").exists()
 
 
@@ -108,9 +128,9 @@ def test_a_student_gets_exercises_without_solutions_and_links_that_lead_there(tm
     folder = tmp_path / "class" / "books"
     folder.mkdir(parents=True)
     (folder / "00_data.ipynb").write_text("mine")
-    assert commands.main(["student", str(folder)]) == 0
+    assert main(["student", str(folder)]) == 0
     assert (folder / "00_data.ipynb").read_text() == "mine" and "1 that" in capsys.readouterr().out
-    for path in execute.notebooks("all")[1:]:
+    for path in notebooks.chosen("all")[1:]:
         book = nbformat.read(folder / path.name, as_version=4)
         nbformat.validate(book)
         tags = [tag for cell in book.cells for tag in cell.metadata.get("tags", [])]

@@ -13,9 +13,9 @@ import torch
 from ppfer.base.device import single_thread_pool
 from ppfer.base.files import write_json
 from ppfer.base.weights import save_weights
-from ppfer.cli.commands import main
+from ppfer.cli import main
+from ppfer.cli.caveats import leaked_by
 from ppfer.cli.options import parser
-from ppfer.cli.terminal import leaked_by
 from ppfer.config import REPO, load_config
 from ppfer.measure import Rate
 from ppfer.protect import VideoProtector, protect

@@ -14,7 +14,8 @@ from conftest import coloured_run
 from ppfer.base.errors import PpferError
 from ppfer.config import REPO, load_config
 from ppfer.protect import no_privacy
-from ppfer.run import MissingInput, Run
+from ppfer.run.names import CLEANED, config_of, known_runs
+from ppfer.run.run import MissingInput, Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.run.training import Training
 
@@ -146,6 +147,54 @@ def test_an_interrupted_attempt_is_kept_for_the_same_key_only(tmp_path):
         at(tmp_path, frames=13, seed=1).make("second/b")
     at(tmp_path, seed=2).make("second/b")
     assert (tmp_path / "one" / "second" / "b" / "left").read_text() == "begun"
+
+
+@pytest.mark.parametrize("left", ["", "[]", '{"key": ', "null"])
+def test_a_broken_file_costs_only_what_it_is_about(tmp_path, left):
+    """As a power cut, a full disk or a synchronised folder leaves them."""
+    for file in ("old/run.json", "old/first/manifest.json", "one/first/started.json"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(left)
+    assert at(tmp_path).make("first") == 64 and MADE == ["first"]
+    (tmp_path / "one" / "first" / "manifest.json").write_text(left)
+    assert at(tmp_path).make("first") == 64 and MADE == ["first", "first"]
+    rows = {row["run"]: row for row in known_runs(tmp_path)}
+    assert rows["one"]["finished stages"] == 1
+    assert rows["old"]["differs"] == "its run.json cannot be read"
+    (tmp_path / "one" / "run.json").write_text(left)
+    at(tmp_path).introduce()
+    assert config_of(tmp_path / "one") == at(tmp_path).config
+
+
+@stage("files", settings=("size",), notebook="00")
+class Files(First):
+    """Its settings can only be said while its data are there."""
+
+    lost = False
+
+    def settings(self):
+        if Files.lost:
+            raise PpferError("there is no data")
+        return super().settings() | {"files": "digest"}
+
+
+@stage("trained", needs=("files",), notebook="01")
+class Trained(First):
+    """What outlives its data."""
+
+
+def test_what_was_trained_outlives_its_data(tmp_path, monkeypatch):
+    for name in ("files", "trained"):
+        at(tmp_path, Files, Trained).make(name)
+    manifest = tmp_path / "one" / "files" / "manifest.json"
+    monkeypatch.setattr(Files, "lost", True)
+    for cleaned in (False, True):  # `ppfer clean` keeps a stage's manifest under another name
+        if cleaned:
+            manifest.rename(manifest.with_name(CLEANED))
+        run = at(tmp_path, Files, Trained)
+        assert run.get("trained") == 64 and run.has("files") != cleaned
+        with pytest.raises(PpferError, match="there is no data"):
+            at(tmp_path, Files, Trained, size=32).get("trained")
 
 
 def test_manifest_says_how(tmp_path):

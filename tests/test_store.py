@@ -200,6 +200,15 @@ def test_a_full_disk_is_a_sentence_and_resumes(tree, tmp_path, monkeypatch):
     assert done == [4, 5, 6, 7]
 
 
+def test_a_store_is_written_where_space_cannot_be_asked_for(monkeypatch, tmp_path):
+    """As on macOS and Windows, whose Python has no `os.posix_fallocate`."""
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    clips = torch.arange(2 * 4 * 3 * 8 * 8).reshape(2, 4, 3, 8, 8).byte()
+    table = pd.DataFrame({"clip": ["a", "b"], "actor": "1"})
+    made = ClipStore.from_array(tmp_path / "store", clips, table)
+    np.testing.assert_array_equal(made.clips, clips.numpy())
+
+
 def test_a_damaged_store_is_refused_and_built_again(videos, built, tmp_path):
     folder = shutil.copytree(built.folder, tmp_path / "store")
     os.truncate(folder / "clips.npy", 5000)

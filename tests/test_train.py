@@ -126,6 +126,16 @@ def test_resumed_equals_uninterrupted(tmp_path, number):
     assert not (tmp_path / "parts" / "checkpoint.pt").exists()
 
 
+@pytest.mark.parametrize("left", [b"", b"PK\x03\x04 a zip file, cut short", b"\x80\x04."])
+def test_a_damaged_checkpoint_costs_only_its_own_steps(tmp_path, left, capsys):
+    out, net = tmp_path / "toy", small_classifier()
+    out.mkdir()
+    (out / "checkpoint.pt").write_bytes(left)
+    fit(classification(net), net, toy(), Train(2, 3, 1e-2), out, name="toy")
+    assert "is damaged; its stage begins again" in capsys.readouterr().out
+    assert (out / "weights.safetensors").exists()
+
+
 def test_a_checkpoint_of_another_device_is_resumed(tmp_path):
     """A GPU's optimizer keeps its rate in a tensor and is fused; elsewhere neither exists."""
     out, config, stopped = tmp_path / "toy", Train(6, 3, 1e-2), []

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor
 
 from ppfer import __version__
-from ppfer.base.errors import PpferError
+from ppfer.base.errors import PpferError, out_of_memory
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -93,10 +93,3 @@ def explaining_memory(what: str, device: torch.device, advice: str) -> Iterator[
             f"e.g. {advice}. Finished stages whose settings stay the same are kept. `ppfer cost` "
             "says what each stage takes"
         ) from error
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, a GPU's or the machine's."""
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    words = ("allocate memory", "start new thread", "a primitive", "failed to map segment")
-    return isinstance(error, kinds) or any(word in str(error) for word in words)

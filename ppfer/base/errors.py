@@ -24,3 +24,10 @@ def near(name: str, known: Iterable[str]) -> str:
     """ " (did you mean 'seed'?)" where a known name looks like the one given, else ""."""
     found = difflib.get_close_matches(name, known, 1)
     return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, a GPU's or the machine's."""
+    words = ("allocate memory", "start new thread", "a primitive", "failed to map segment")
+    named = type(error).__name__ == "OutOfMemoryError"  # torch's, which need not be imported
+    return isinstance(error, MemoryError) or named or any(word in str(error) for word in words)

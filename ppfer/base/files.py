@@ -12,6 +12,7 @@ import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -84,3 +85,17 @@ def write_json(path: str | Path, value: object) -> None:
     """Write JSON whole or not at all."""
     with atomic(path) as partial:
         partial.write_text(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def read_json(path: str | Path, default: Any = None) -> Any:
+    """What `write_json` wrote; `default` ({}) where there is no file, or none that can be read.
+
+    A disk that was full, a power cut or a synchronised folder leaves an empty file behind. That
+    must cost only what the file was about.
+    """
+    default = {} if default is None else default
+    try:
+        value = json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return default
+    return value if isinstance(value, type(default)) else default

@@ -1,14 +1,14 @@
-"""The processes of ``accelerate launch``: which one this is, and how they end together."""
+"""Processes: which one of ``accelerate launch`` this is, and how they all end in good order."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
-
-import torch
+from collections.abc import Callable, Iterator
 
 
 def rank() -> int:
@@ -29,6 +29,7 @@ def is_main() -> bool:
 def wait_for_everyone() -> None:
     """A barrier over all processes; nothing with one."""
     if world() > 1:
+        import torch  # seconds that `ppfer --help` need not wait for
         from accelerate import PartialState  # starts the process group: only where there is one
 
         PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
@@ -59,3 +60,33 @@ def end_with_the_others(patience: float = 20.0) -> None:
         os._exit(2)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def interruptible(pass_on: Callable[[], object] | None = None) -> Iterator[threading.Event]:
+    """Turn Ctrl-C (and SIGTERM) into an event, so that nothing is left half done; a second one
+    interrupts at once.
+
+    Outside the main thread, where no signal comes, the event is never set.
+
+    Args:
+        pass_on: called when the event is set, where other processes do the work: they stop too.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        if pass_on:
+            pass_on()
+
+    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from ppfer.base.processes import is_main
+
+FILE = "PPFER_PROGRESS"  # the variable that names a file for lines of progress
 
 
 class Progress:
@@ -20,7 +26,7 @@ class Progress:
     def __init__(self, label: str, total: int, unit: str, every: float = 5.0):
         self.label, self.total, self.unit, self.every = label, total, unit, every
         self.start = self.shown = time.monotonic()
-        self.file = os.environ.get("PPFER_PROGRESS")
+        self.file = os.environ.get(FILE)
         self.handle = None
 
     def update(self, done: int, note: str = "") -> None:
@@ -38,8 +44,7 @@ class Progress:
 
     def _say(self, line: str) -> None:
         if self.file:
-            with open(self.file, "a") as stream:
-                stream.write(line + "\n")
+            say(line)
         elif "ipykernel" in sys.modules and sys.modules["IPython"].get_ipython():
             from IPython.display import display  # only where a notebook has imported it already
 
@@ -47,5 +52,42 @@ class Progress:
                 self.handle = display({"text/plain": line}, raw=True, display_id=True)
             else:
                 self.handle.update({"text/plain": line}, raw=True)
-        elif is_main():
-            print(line, flush=True)
+        else:
+            say(line)
+
+
+def say(line: str) -> None:
+    """A line for whoever waits: into the file that is followed, if there is one, else printed."""
+    if file := os.environ.get(FILE):
+        with open(file, "a") as stream:
+            stream.write(line + "\n")
+    elif is_main():
+        print(line, flush=True)
+
+
+@contextlib.contextmanager
+def following(
+    file: Path, show: Callable[[list[str]], object], every: float = 0.3
+) -> Iterator[None]:
+    """While the block runs, hand on what other processes write to a file of progress.
+
+    Args:
+        file: made empty; what goes there is named by ``PPFER_PROGRESS``.
+        show: called every so many seconds, and at the end, with the lines that came; often none.
+    """
+    file.write_text("")
+    over = threading.Event()
+
+    def follow() -> None:
+        with file.open() as stream:
+            while not over.wait(every):
+                show(stream.read().splitlines())
+            show(stream.read().splitlines())
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

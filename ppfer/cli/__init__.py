@@ -1,1 +1,55 @@
-"""The command line: one file a command that is more than a few lines."""
+"""The command line. `options` says what each command takes; the module that does it is imported
+only once the command was found right, since PyTorch takes seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+
+from ppfer.base.errors import PpferError, out_of_memory, printable
+from ppfer.base.processes import end_with_the_others, world
+from ppfer.cli.options import COMMANDS, parser
+
+TROUBLE = {  # of a machine, in words
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk's quota is used up",
+    errno.EROFS: "the disk can only be read",
+    errno.EACCES: "a file or folder may not be read or written",
+    errno.EPERM: "a file or folder may not be changed",
+    errno.EMFILE: "too many files are open",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run, and turn the user's mistakes into one sentence and exit code 2."""
+    args = parser().parse_args(argv)
+    end_with_the_others()
+    try:
+        module = importlib.import_module(f"ppfer.cli.{COMMANDS[args.command].module}")
+        return getattr(module, args.command)(args) or 0
+    except PpferError as error:
+        print(f"ppfer: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ppfer: stopped; the same command goes on from there", file=sys.stderr)
+        return 130
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        if not (sentence := _machine_trouble(error)):
+            raise
+        print(f"ppfer: {sentence}", file=sys.stderr)
+        return 2
+
+
+def _machine_trouble(error: BaseException) -> str:
+    """What to say of an error that is the machine's and not the program's; "" of any other."""
+    why = TROUBLE.get(getattr(error, "errno", None), "")
+    if out_of_memory(error):
+        why = "the memory does not suffice"
+    if world() > 1 and "by peer" in str(error):
+        why = "another process of this run has ended"
+    file = getattr(error, "filename", None)
+    where = printable(f" ({file})") if file else ""
+    then = "change that and run the same command again: finished stages are kept"
+    return f"{why}{where}; {then}" if why else ""

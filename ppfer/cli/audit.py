@@ -6,25 +6,87 @@ notebooks, landmarks, names of files.
 
 from __future__ import annotations
 
-import json
+import argparse
+import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ppfer.base.errors import PpferError
-from ppfer.config import load_config
-from ppfer.data.store import ClipStore
-from ppfer.run import Run
-from ppfer.run.names import data_path
+from ppfer.cli.terminal import table
+from ppfer.run.names import CLEANED, data_folders, data_path, run_json
+
+if TYPE_CHECKING:
+    from ppfer.run.run import Run
 
 NUMBERS = (  # files that hold no picture and no clip's name
     *("manifest.json", "started.json", "run.json", "metrics.jsonl", "weights.safetensors"),
-    *("last.safetensors", "checkpoint.pt", ".lock"),
+    *("last.safetensors", "checkpoint.pt", ".lock", CLEANED),
 )
 KINDS = {".npy": "clips", ".csv": "names", ".ipynb": "notebooks", ".png": "pictures"}
 PIECE, SHORTEST = 48, 6  # bytes of a frame, letters of a name: fewer would be found anywhere
+
+
+def audit(args: argparse.Namespace) -> None:
+    """List what lies where."""
+    if not (runs := runs_of(args.runs_dir, args.data)):
+        print(_nothing(args))
+        return
+    rows = listing(runs)
+    print(table(rows) if rows else "nothing there shows or names a person")
+    print("Networks trained on these people are kept by `ppfer clean`, and not listed.")
+
+
+def clean(args: argparse.Namespace) -> None:
+    """Remove it."""
+    if not (runs := runs_of(args.runs_dir, args.data)):
+        print(_nothing(args))
+        return
+    count = remove(runs)
+    print(f"{count} files removed; no clip's name and no piece of a frame was found in the rest")
+
+
+def _nothing(args: argparse.Namespace) -> str:
+    what = f"of {args.data}" if args.data else "of people (runs of drawn clips hold nobody)"
+    return f"there is no run {what} in {args.runs_dir}"
+
+
+# --- whose clips a run holds ----------------------------------------------------
+
+
+def runs_of(runs_dir: Path, data: Path | None = None) -> list[Path]:
+    """Runs that have ever held clips of a data folder; without one, clips of people."""
+    marks = [*runs_dir.glob("*/run.json"), *runs_dir.glob("*/**/started.json")]
+    every = sorted({runs_dir / path.relative_to(runs_dir).parts[0] for path in marks})
+    if data is None:
+        return [run for run in every if people_in(run)]
+    data = data.resolve()
+    return [run for run in every if any(data in (at, *at.parents) for at in folders_of(run) or ())]
+
+
+def people_in(run: Path) -> bool:
+    """Whether a run has held clips that nobody drew; so it is taken where nobody knows."""
+    places = folders_of(run)
+    return places is None or not synthetic(*places)
+
+
+def folders_of(run: Path) -> set[Path] | None:
+    """Where a run's clips came from: the folders that it was given, and those that its stores name.
+
+    None where nobody knows; nothing where they were drawn in memory.
+    """
+    try:
+        places = set(map(Path, data_folders(run_json(run))))
+    except PpferError:
+        places = None
+    for file in run.rglob("store/table.csv"):
+        path = Path(next((row.get("path") or "" for row in _rows(file)), ""))
+        if path.is_absolute() and not any(at in path.parents for at in places or ()):
+            places = {*(places or ()), path.parent}
+    return places
 
 
 def synthetic(*folders: str | Path) -> bool:
@@ -35,7 +97,7 @@ def synthetic(*folders: str | Path) -> bool:
     return all(any((at / "twin.json").exists() for at in (f, f.parent)) for f in places)
 
 
-def to_hide(run: Run) -> list[str] | None:
+def private_clip_names(run: Run) -> list[str] | None:
     """Names of the clips that a notebook's copy must not show; None where the clips are of nobody.
 
     Makes the run's clips, to know their names.
@@ -46,46 +108,24 @@ def to_hide(run: Run) -> list[str] | None:
     return [str(name) for name in run.make("clips").table["clip"]]
 
 
-def data_of(run: Path) -> Path:
-    """The data folder of a run, absolute."""
-    said = json.loads((run / "run.json").read_text())
-    return data_path(
-        str(said["differs"].get("data") or load_config(said["profile"]).data)
-    ).resolve()
+# --- what of them lies there ----------------------------------------------------
 
 
-def runs_of(runs_dir: Path, data: Path | None) -> list[Path]:
-    """Runs of a data folder; without one, of every data set that was not drawn.
-
-    Raises:
-        PpferError: if there is none.
-    """
-    every = [path.parent for path in sorted(runs_dir.glob("*/run.json"))]
-    if data is not None:
-        found = [run for run in every if data_of(run) == data.resolve()]
-    else:
-        found = [run for run in every if not synthetic(data_of(run))]
-    if not found:
-        what = f"of {data}" if data else "of people (runs of drawn clips hold nobody)"
-        raise PpferError(f"there is no run {what} in {runs_dir}")
-    return found
-
-
-def held(run: Path) -> Iterator[tuple[str, Path]]:
+def about_people(run: Path) -> Iterator[tuple[str, Path]]:
     """(kind, file) of all in a run that may show or name a person."""
     for path in sorted(p for p in run.rglob("*") if p.is_file() or p.is_symlink()):
-        table = path.parent.name == "tables" and path.suffix in (".json", ".md")
-        if path.name not in NUMBERS and not table:
-            said = path.parent.name == "logits"  # what networks said of each clip
-            yield "answers" if said else KINDS.get(path.suffix, "other"), path
+        results = path.parent.name == "tables" and path.suffix in (".json", ".md")
+        if path.name not in NUMBERS and not results:
+            answers = path.parent.name == "logits"  # what networks answer for each clip
+            yield "answers" if answers else KINDS.get(path.suffix, "other"), path
 
 
-def audit(runs_dir: Path, data: Path | None = None) -> list[dict]:
+def listing(runs: list[Path]) -> list[dict]:
     """A row per run and kind of file: how many there are, how large, one of them."""
     rows = []
-    for run in runs_of(runs_dir, data):
+    for run in runs:
         files: dict[str, list[Path]] = {}
-        for kind, path in held(run):
+        for kind, path in about_people(run):
             files.setdefault(kind, []).append(path)
         for kind, paths in files.items():
             size = round(sum(path.lstat().st_size for path in paths) / 1e6, 1)
@@ -95,10 +135,11 @@ def audit(runs_dir: Path, data: Path | None = None) -> list[dict]:
     return rows
 
 
-def clean(runs_dir: Path, data: Path | None = None) -> int:
-    """Remove all that `audit` lists, then search what is left for names and pieces of frames.
+def remove(runs: list[Path]) -> int:
+    """Remove all that `listing` names, then search what is left for names and pieces of frames.
 
-    Stages that lose a file lose their manifest, so that they are made again when asked for.
+    A stage that loses a file keeps its manifest as ``cleaned.json``: it is made again when asked
+    for, and what was trained on it still knows what that was.
 
     Returns:
         how many files were removed.
@@ -106,36 +147,45 @@ def clean(runs_dir: Path, data: Path | None = None) -> int:
     Raises:
         PpferError: naming a file that still holds a name or a piece of a frame.
     """
-    runs, removed = runs_of(runs_dir, data), 0
-    signs = {sign for run in runs for sign in traces(run)}
+    signs, count = {sign for run in runs for sign in traces(run)}, 0
     for run in runs:
-        for _, path in list(held(run)):
+        for _, path in list(about_people(run)):
             path.unlink()
-            removed += 1
+            count += 1
             for folder in (path.parent, path.parent.parent):  # a store lies in its stage
-                if folder != run and (folder / "started.json").exists():
-                    (folder / "manifest.json").unlink(missing_ok=True)
+                manifest = folder / "manifest.json"
+                if folder != run and (folder / "started.json").exists() and manifest.exists():
+                    manifest.replace(folder / CLEANED)
             if path.parent.name == "store":
                 (path.parent / "manifest.json").unlink(missing_ok=True)
+
     pattern = re.compile(b"|".join(map(re.escape, sorted(signs, key=len, reverse=True))))
     for path in [p for run in runs for p in run.rglob("*") if p.is_file()] if signs else []:
         if found := pattern.search(path.read_bytes()):
             raise PpferError(f"{path} still holds {found[0][:40]!r} of the data set; delete it")
-    return removed
+    return count
 
 
 def traces(run: Path) -> Iterator[bytes]:
     """By what a data set's clips are known again: names, and a piece of a frame of each."""
-    for path in run.rglob("store/manifest.json"):
-        try:
-            store = ClipStore.open(path.parent)
-        except PpferError:
-            continue
-        for name in store.table["clip"]:
-            if len(name) >= SHORTEST:
+    for store in {path.parent for path in run.rglob("store/*")}:
+        for row in _rows(store / "table.csv"):
+            if len(name := row.get("clip") or "") >= SHORTEST:
                 yield name.encode("utf-8", "surrogateescape")
-        for clip in store.clips:
-            row = np.ascontiguousarray(clip[len(clip) // 2, 0]).reshape(-1)
-            piece = row[len(row) // 2 :][:PIECE].tobytes()
+        try:
+            clips = np.load(store / "clips.npy", mmap_mode="r")  # (N, T, 3, H, W)
+        except (OSError, ValueError):  # never begun, or damaged
+            continue
+        for clip in clips:
+            line = np.ascontiguousarray(clip[len(clip) // 2, 0]).reshape(-1)
+            piece = line[len(line) // 2 :][:PIECE].tobytes()
             if len(set(piece)) > PIECE // 4:  # a flat piece is found anywhere
                 yield piece
+
+
+def _rows(table: Path) -> list[dict]:
+    """A store's table; nothing where there is none."""
+    if not table.exists():
+        return []
+    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))

@@ -1,166 +1,184 @@
-"""Cells of a grid, over stages or notebooks, made by several workers at once.
+"""Cells of a grid, made by several workers at once; ``ppfer batch``.
 
-A cell is a run. A stage that several cells stand on has one key and is one task. Every worker takes
-what can be made now and nobody else is making, by a lock on the disk they share, wherever it is.
+A cell is a run, and joblib gives cells to workers. What cells share has one key: `Run` lets one
+worker make it while the others wait, so that nothing here has to know who makes what.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import json
+import functools
 import multiprocessing
 import os
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import joblib
 import psutil
 import torch
-from filelock import FileLock, Timeout
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from ppfer.base.errors import PpferError
-from ppfer.base.files import atomic, digest, write_json
-from ppfer.base.progress import Progress
-from ppfer.cli import audit
+from ppfer.base.errors import PpferError, printable
+from ppfer.base.files import atomic, digest, read_json, sweep, write_json
+from ppfer.base.processes import interruptible
+from ppfer.base.progress import FILE, following, say
+from ppfer.cli import audit, notebooks
+from ppfer.cli.compare import Result, by_approach, write_side_by_side
 from ppfer.cli.execute import execute, parameters_of
-from ppfer.cli.grid import Cell
+from ppfer.cli.grid import Cell, cells_of, read_axes
+from ppfer.cli.settings import settings_of
+from ppfer.config import Config
 from ppfer.measure import as_rate
 from ppfer.method import PIPELINE
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.study import catalogue, tables
 
-LAST = "results"  # the task that ends a cell: its notebooks, or its tables
-
-# --- the tasks ----------------------------------------------------------------
+# --- the command ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Task:
-    """A stage to make in a cell's run, or what ends a cell; done once its key is."""
+def batch(args: argparse.Namespace) -> int:
+    """Make all cells of a grid and show them side by side; 1 if one failed."""
+    if args.notebooks and args.stages:
+        raise PpferError("a batch runs --notebooks or makes --stages, not both")
+    if args.workers < 1:
+        raise PpferError(f"--workers takes a whole number from 1, got {args.workers}")
+    title, args.name = args.name, ""  # a cell's run is called after its settings
+    axes = read_axes(args.grid, args.grid_file)
+    books = notebooks.chosen(args.notebooks) if args.notebooks else []
+    stages = [name.strip() for name in args.stages.split(",") if name.strip()]
+    settings = {"seed": args.seed, **settings_of(args)}
+    cells = cells_of(axes, args.profile, settings, books, stages)
+    described = [args.profile, settings, axes, args.notebooks, args.stages]
+    title, runs_dir = title or f"batch-{digest(described)[:6]}", args.runs_dir.resolve()
+    folder = runs_dir / "batches" / title
 
-    key: str
-    cell: int
-    name: str
-    needs: frozenset[str]
+    todo, began = Batch(cells, runs_dir, folder, books), time.monotonic()
+    print(f"{todo.summary()}; {folder}", flush=True)
+    outcomes = run_batch(todo, args.workers, args.dask)
+    if any(result.rows for result in todo.results()):  # stages below the networks measure nothing
+        print(by_approach(write_side_by_side(todo.results(), folder, "results")))
+        print(f"\nWith every interval: {folder}/results.md; picture: {folder}/results.png")
+    failed = [
+        f"failed: {cells[outcome.cell]}: {outcome.error}" for outcome in outcomes if outcome.error
+    ]
+    print(*map(printable, failed), sep="\n", end="\n" * bool(failed))
+    minutes = (time.monotonic() - began) / 60, sum(outcome.seconds for outcome in outcomes) / 60
+    done = f"{len(cells) - len(failed)} of {len(cells)} cells"
+    print(f"{done} in {minutes[0]:.1f} min, {minutes[1]:.1f} min of work")
+    return 1 if failed else 0
+
+
+# --- what there is to make ------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def lately_opened(config: Config, runs_dir: Path) -> Run:
+    """A run; where the cell before was of the same, what that has in memory is used again."""
+    return catalogue.open_run(config, runs_dir)
 
 
 @dataclass
 class Batch:
-    """Cells, and the tasks that make them.
+    """Cells, and what making one means.
 
     Attributes:
-        folder: what the workers tell each other: claims, done, failed, and a log.
-        books, stages: what a cell is made for; with neither it is the main run's stages and tables.
-        threads: of each worker; 0 leaves them as they are.
+        folder: where results are put together.
+        books: notebooks to run in every cell. A cell that has stages makes those; one that has
+            neither is the main run's stages and tables.
+        runs, marks: of each cell its run, and the file that is there once the cell is finished.
     """
 
     cells: list[Cell]
     runs_dir: Path
     folder: Path
     books: Sequence[Path] = ()
-    stages: Sequence[str] = ()
-    opener: Callable[..., Run] = catalogue.open_run
-    threads: int = 0
+    opener: Callable[..., Run] = lately_opened
 
     def __post_init__(self):
-        """Find the tasks. Every name is looked up and every key computed before anything starts."""
-        self.parent, self.asked = os.getpid(), 0
-        self.tasks: dict[str, Task] = {}
-        self.ends: list[str] = []  # of each cell, the key of what ends it
-        for kind in ("done", "failed", "claims"):
-            (self.folder / kind).mkdir(parents=True, exist_ok=True)
-        for mark in (*self.folder.glob("failed/*"), *self.folder.glob("done/*"), self.stop):
-            mark.unlink(missing_ok=True)
+        """Every name is looked up and every key computed before anything starts."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.command = os.getpid()
+        self.progress = self.folder / f".{self.command:x}-0.progress"  # as `files.sweep` knows it
+        self.stop = self.progress.with_suffix(".stop")  # a file that stops all workers
+        self.runs = [self.opener(cell.config, self.runs_dir) for cell in self.cells]
+        self.keys = [
+            [run.key(name) for name in self.stages(cell, run)]
+            for cell, run in zip(self.cells, self.runs)
+        ]
+        self.marks = list(map(self._mark, self.cells, self.runs, self.keys))
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"runs": []}  # every worker opens its own
+
+    def _mark(self, cell: Cell, run: Run, keys: list[str]) -> Path:
+        """A cell's mark, named by all that the cell is made of."""
         pages = {book.name: digest(book.read_text()) for book in self.books}
-        for i, cell in enumerate(self.cells):
-            run, before = self.run(i), frozenset()
-            for name in self.wanted(run):
-                key, needs = run.key(name), run.stage(name).needs()
-                before |= {key}
-                self.asked += 1
-                if key not in self.tasks:
-                    self.tasks[key] = Task(key, i, name, frozenset(map(run.key, needs)))
-                    self.mark("done", self.tasks[key], {}) if run.has(name) else None
-            end = [run.dir.name, sorted(before), pages, sorted(self.stages), cell.parameters]
-            self.ends.append(digest(end))
-            self.tasks[self.ends[i]] = task = Task(self.ends[i], i, LAST, before)
-            said = run.dir / "cell.json"
-            if said.exists() and json.loads(said.read_text())["key"] == task.key:
-                self.mark("done", task, {})
-        self.reused = len(self.marks("done"))
+        name = digest([sorted(keys), pages, cell.stages, cell.parameters])
+        return run.dir / "cells" / f"{name}.json"
+
+    def left(self) -> list[int]:
+        """Numbers of the cells that are not finished."""
+        return [number for number, mark in enumerate(self.marks) if not mark.exists()]
 
     def summary(self) -> str:
         """What there is to do."""
-        left = len(self.tasks) - self.reused
-        return (
-            f"{len(self.cells)} cells of {self.asked} stages, {len(self.tasks) - len(self.cells)} "
-            f"of them different; {left} tasks left to do"
-        )
+        every = [key for keys in self.keys for key in keys]
+        stages = f"{len(every)} stages, {len(set(every))} of them different"
+        return f"{len(self.cells)} cells of {stages}; {len(self.left())} cells left to make"
 
-    def run(self, cell: int) -> Run:
-        return self.opener(self.cells[cell].config, self.runs_dir)
+    def results(self) -> list[Result]:
+        """Of each finished cell its run, what tells it apart, and its rows."""
+        every = zip(self.cells, self.runs, self.marks)
+        done = [(cell, run) for cell, run, mark in every if mark.exists()]
+        return [Result(run.dir.name, cell.values, self.rows(cell, run)) for cell, run in done]
 
-    def wanted(self, run: Run) -> list[str]:
+    def stages(self, cell: Cell, run: Run) -> list[str]:
         """The stages a cell is made of, each after those it stands on."""
-        if self.stages:
+        if cell.stages:
             names: dict[str, None] = {}
-            for name in self.stages:
+            for name in cell.stages:
                 _with_needs(run, name, names)
             return list(names)
         last = max((book.name[:2] for book in self.books), default="99")
         return [name for name in PIPELINE if run.stage(name).origin()[1] <= last]
 
-    @property
-    def stop(self) -> Path:
-        """A file that tells every worker to start nothing more."""
-        return self.folder / "stop"
+    def end(self, cell: Cell, run: Run) -> None:
+        """What ends a cell whose stages are made: its notebooks, or the main run's tables.
 
-    def mark(self, kind: str, task: Task, said: dict) -> None:
-        """Leave word that a task is "done" or has "failed"."""
-        write_json(self.folder / kind / task.key, {"task": task.name, "cell": task.cell, **said})
+        Raises:
+            PpferError: if a notebook fails, naming the copy of it.
+        """
+        hide = audit.private_clip_names(run) if self.books else None
+        common = {"profile": cell.config.profile, "seed": cell.config.seed}
+        common |= {"settings": cell.settings, "runs_dir": self.runs_dir}
+        for book in self.books:
+            out = run.dir / "notebooks" / book.name
+            own = {k: v for k, v in cell.parameters.items() if k in parameters_of(book)}
+            try:
+                execute(book, out, hide, **common, **own)
+            except PpferError as error:
+                raise PpferError(f"{error} (as far as it came: {out})") from error
+        if not self.books and not cell.stages:
+            tables.run_all(run)
 
-    def marks(self, kind: str) -> dict[str, Path]:
-        """Keys of the tasks that are "done" or have "failed", and what was left of them."""
-        files = (self.folder / kind).iterdir()
-        return {path.name: path for path in files if not path.name.startswith(".")}
-
-    def failures(self) -> dict[int, str]:
-        """Cell → the sentence it failed with."""
-        said = [json.loads(path.read_text()) for path in self.marks("failed").values()]
-        return {s["cell"]: s["error"] for s in said if s["task"] == LAST}
-
-    def seconds(self) -> float:
-        """The sum of what all tasks took."""
-        said = (json.loads(path.read_text()) for path in self.marks("done").values())
-        return sum(s.get("seconds", 0.0) for s in said)
-
-    def results(self) -> list[tuple[str, dict, list[dict]]]:
-        """Of each cell that was finished: its run's name, what tells it apart, and its rows."""
-        done, found = self.marks("done"), []
-        for i, cell in enumerate(self.cells):
-            if self.ends[i] in done:
-                run = self.run(i)
-                found.append((run.dir.name, cell.said, self.rows(run)))
-        return found
-
-    def rows(self, run: Run) -> list[dict]:
+    def rows(self, cell: Cell, run: Run) -> list[dict]:
         """A cell's results: its main table, or what its stages measured, validation in plain
         numbers and the test part as shares.
         """
-        main = run.dir / "tables" / "main.json"
-        if main.exists() and not self.stages:
-            return json.loads(main.read_text())
-        rows = []
-        for name in self.stages or self.wanted(run):
-            said = run.summary(name)
-            row = {f"val {k.removeprefix('val_')}": v for k, v in said.get("best", {}).items()}
-            test = said.get("test")  # of the split's it is a count
+        rows = [] if cell.stages else read_json(run.dir / "tables" / "main.json", [])
+        if rows:
+            return rows
+        for name in cell.stages or self.stages(cell, run):
+            summary = run.summary(name)
+            row = {f"val {k.removeprefix('val_')}": v for k, v in summary.get("best", {}).items()}
+            test = summary.get("test")  # of the split's it is a count
             shares = test.items() if isinstance(test, dict) else ()
             row |= {k: share for k, v in shares if (share := as_rate(v))}
             if name.startswith("recognizer/"):
@@ -175,121 +193,11 @@ def _with_needs(run: Run, name: str, names: dict[str, None]) -> None:
     names[name] = None
 
 
-# --- a worker -----------------------------------------------------------------
+# --- all cells ------------------------------------------------------------------
 
 
-def work(batch: Batch, number: int) -> None:
-    """Make what can be made and nobody else is making, until nothing is left.
-
-    A failure is kept, with all that stands on it; what does not is made all the same.
-    """
-    before, at, run = dict(os.environ), -1, None
-    try:
-        _settle(batch, number)
-        while not batch.stop.exists() and (not batch.parent or psutil.pid_exists(batch.parent)):
-            done, failed = batch.marks("done"), batch.marks("failed")
-            left = [t for t in batch.tasks.values() if t.key not in done and t.key not in failed]
-            if not left:
-                return
-            left.sort(key=lambda task: task.cell != at)  # what is in memory is used again
-            task, lock = _claimed(batch, left, done, failed)
-            if task is None:
-                time.sleep(0.1)
-                continue
-            try:
-                if task.cell != at:
-                    at, run = task.cell, batch.run(task.cell)
-                _do(batch, task, run)
-            finally:
-                lock.release()
-    except KeyboardInterrupt:
-        batch.stop.touch()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def _settle(batch: Batch, number: int) -> None:
-    """A process of its own: its share of the threads, one GPU, and Ctrl-C only by way of the
-    command that started it, so that it comes once.
-    """
-    os.environ["PPFER_PROGRESS"] = str(batch.folder / "log.txt")
-    if os.getpid() == batch.parent:
-        return
-    if batch.parent:
-        os.setpgid(0, 0)
-    multiprocessing.set_start_method(None, force=True)  # of its children, which decode videos
-    multiprocessing.current_process()._config["daemon"] = False  # Dask's may have none
-    if batch.threads:
-        torch.set_num_threads(batch.threads)
-        os.environ["OMP_NUM_THREADS"] = str(batch.threads)  # of notebooks' kernels
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
-    if len(gpus) > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-
-
-def _claimed(
-    batch: Batch, left: list[Task], done: Mapping[str, Path], failed: Mapping[str, Path]
-) -> tuple[Task, FileLock] | tuple[None, None]:
-    """The first task whose needs are there and that nobody else has, with its lock taken."""
-    for task in left:
-        if broken := task.needs & failed.keys():
-            said = json.loads(failed[min(broken)].read_text())
-            batch.mark("failed", task, {"error": said["error"]})
-        elif task.needs <= done.keys():
-            lock = FileLock(batch.folder / "claims" / task.key)
-            with contextlib.suppress(Timeout):
-                lock.acquire(blocking=False)
-                ended = batch.marks("done").keys() | batch.marks("failed").keys()
-                if task.key not in ended:  # since they were looked at
-                    return task, lock
-                lock.release()
-    return None, None
-
-
-def _do(batch: Batch, task: Task, run: Run) -> None:
-    """A task, done or failed; what a failure says in full is kept in the run's folder."""
-    began, trace = time.monotonic(), run.dir / "failed.txt"
-    try:
-        if task.name == LAST:
-            _end(batch, task, run)
-        else:
-            run.make(task.name, load=False)
-    except Exception as error:  # a cell's, not the batch's
-        kind = "" if isinstance(error, PpferError) else f"{type(error).__name__}: "
-        with atomic(trace) as partial:
-            partial.write_text(traceback.format_exc())
-        batch.mark("failed", task, {"error": f"{run.dir.name}, {task.name}: {kind}{error}"})
-        return
-    trace.unlink(missing_ok=True)
-    batch.mark("done", task, {"seconds": round(time.monotonic() - began, 2)})
-
-
-def _end(batch: Batch, task: Task, run: Run) -> None:
-    """What ends a cell: its notebooks, or the main run's tables."""
-    cell = batch.cells[task.cell]
-    run.introduce()
-    hide = audit.to_hide(run) if batch.books else None
-    common = {"profile": cell.config.profile, "seed": cell.config.seed}
-    common |= {"settings": cell.settings, "runs_dir": batch.runs_dir}
-    for book in batch.books:
-        out = run.dir / "notebooks" / book.name
-        own = {k: v for k, v in cell.parameters.items() if k in parameters_of(book)}
-        try:
-            execute(book, out, hide, **common, **own)
-        except PpferError as error:
-            raise PpferError(f"{error} (as far as it came: {out})") from error
-    if not batch.books and not batch.stages:
-        tables.run_all(run)
-    write_json(run.dir / "cell.json", {"key": task.key, "cell": cell.said})
-
-
-# --- all of them --------------------------------------------------------------
-
-
-def carry_out(batch: Batch, workers: int, dask: str = "") -> None:
-    """Do all that is left of a batch.
+def run_batch(batch: Batch, workers: int, dask: str = "") -> list[Outcome]:
+    """Make all cells that are not finished; returns what became of each of them.
 
     Args:
         workers: processes on this machine; 1 works in this one.
@@ -300,34 +208,52 @@ def carry_out(batch: Batch, workers: int, dask: str = "") -> None:
         KeyboardInterrupt: after everybody has stopped in good order.
         PpferError: if a worker was killed, or there is no such cluster.
     """
-    if batch.reused == len(batch.tasks):
-        return
-    cores = joblib.cpu_count() // workers
-    batch.threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, cores)
+    sweep(batch.folder)
+    left, how = batch.left(), {"idle_worker_timeout": 10}  # s, where the command was killed
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_Followed(batch))
+        for file in (batch.stop, batch.progress):
+            file.unlink(missing_ok=True)
+            stack.callback(file.unlink, missing_ok=True)
+        stack.enter_context(following(batch.progress, _Shown(batch)))
         if dask:
-            workers = stack.enter_context(_dask(dask, workers))
-            batch.parent, batch.threads = 0, batch.threads if dask == "local" else 0
-        if workers == 1 and not dask:
-            work(batch, 0)
-        else:
-            stack.enter_context(_Stopping(batch))
-            _together(batch, workers)
-    if batch.stop.exists():
-        raise KeyboardInterrupt
+            workers, how = stack.enter_context(_dask(dask, workers)), {}
+        if dask or workers > 1:  # else Ctrl-C is the cell's
+            stack.enter_context(interruptible(lambda: _ask_to_stop(batch)))
+        pool = joblib.Parallel(workers, batch_size=1, pre_dispatch="all", **how)
+        try:
+            outcomes = pool(joblib.delayed(make_cell)(batch, number) for number in left)
+        except TerminatedWorkerError as error:
+            raise PpferError(
+                "a worker was killed, often for lack of memory; what is finished is kept, and the "
+                "same command with fewer --workers goes on"
+            ) from error
+        if batch.stop.exists():
+            raise KeyboardInterrupt
+    return outcomes
 
 
-def _together(batch: Batch, workers: int) -> None:
-    idle = {"idle_worker_timeout": 10} if batch.parent else {}  # s, where the command was killed
-    pool = joblib.Parallel(workers, batch_size=1, pre_dispatch="all", **idle)
-    try:
-        pool(joblib.delayed(work)(batch, number) for number in range(workers))
-    except TerminatedWorkerError as error:
-        raise PpferError(
-            "a worker was killed, often for lack of memory; what is finished is kept, and the same "
-            "command with fewer --workers goes on"
-        ) from error
+class _Shown:
+    """Every few seconds a line: how far a batch is, and what a worker said last."""
+
+    def __init__(self, batch: Batch, every: float = 5.0):
+        self.batch, self.every, self.total = batch, every, len(batch.left())
+        self.began = self.shown = time.monotonic()
+        self.last = "the first workers start"
+
+    def __call__(self, lines: list[str]) -> None:
+        self.last, now = (lines or [self.last])[-1].strip(), time.monotonic()
+        if now - self.shown < self.every:
+            return
+        self.shown, left = now, len(self.batch.left())
+        done, seconds, guess = self.total - left, now - self.began, ""
+        if done:  # before that nobody can tell: stages differ too much
+            guess = f", about {seconds / done * left:.0f} s left"
+        print(f"batch {done}/{self.total} cells, {seconds:.0f} s{guess} ({self.last})", flush=True)
+
+
+def _ask_to_stop(batch: Batch) -> None:
+    batch.stop.touch()
+    print("stopping: every worker first keeps what it has; again to stop at once", flush=True)
 
 
 @contextlib.contextmanager
@@ -336,11 +262,13 @@ def _dask(where: str, workers: int) -> Iterator[int]:
     try:
         from distributed import Client, LocalCluster  # an extra
     except ImportError as error:
-        raise PpferError("--dask needs Dask: pip install 'ppfer[cluster]'") from error
+        raise PpferError("--dask needs Dask: pip install -e '.[cluster]'") from error
     with contextlib.ExitStack() as stack:
         given, how = where, {"n_workers": workers, "threads_per_worker": 1}
         if where == "local":
-            given = stack.enter_context(LocalCluster(**how, dashboard_address=None))
+            threads = os.environ.get("OMP_NUM_THREADS") or max(1, joblib.cpu_count() // workers)
+            how |= {"env": {"OMP_NUM_THREADS": str(threads)}, "dashboard_address": None}
+            given = stack.enter_context(LocalCluster(**how))
         try:
             client = stack.enter_context(Client(given, timeout=20))
         except (OSError, ValueError) as error:
@@ -349,53 +277,100 @@ def _dask(where: str, workers: int) -> Iterator[int]:
             yield len(client.scheduler_info(n_workers=-1)["workers"])
 
 
-class _Followed:
-    """While a batch goes on, a line every few seconds: tasks done, and the last a worker said."""
-
-    def __init__(self, batch: Batch):
-        self.batch, self.over = batch, threading.Event()
-        self.log = batch.folder / "log.txt"
-        self.progress = Progress("batch", len(batch.tasks) - batch.reused, "tasks")
-        self.thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> None:
-        self.log.write_text("")
-        self.thread.start()
-
-    def _follow(self) -> None:
-        while not self.over.wait(1):
-            self.say()
-
-    def say(self) -> None:
-        ended = len(self.batch.marks("done")) + len(self.batch.marks("failed"))
-        lines = self.log.read_text().splitlines()
-        self.progress.update(ended - self.batch.reused, f"({lines[-1].strip()})" if lines else "")
-
-    def __exit__(self, *error: object) -> None:
-        self.over.set()
-        self.thread.join()
-        self.say()
+# --- one cell, in a worker ------------------------------------------------------
 
 
-class _Stopping:
-    """Ctrl-C, passed on: every worker writes a checkpoint and stops. A second one stops at once."""
+class Outcome(NamedTuple):
+    """What became of a cell: the sentence it failed with, if it did, and the seconds it took."""
 
-    def __init__(self, batch: Batch):
-        self.batch = batch
+    cell: int
+    error: str
+    seconds: float
 
-    def __enter__(self) -> None:
-        main = threading.current_thread() is threading.main_thread()
-        numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
-        self.old = {number: signal.signal(number, self.ask) for number in numbers}
 
-    def ask(self, number: int, frame: object) -> None:
-        if self.batch.stop.exists():
-            raise KeyboardInterrupt
-        self.batch.stop.touch()
-        print("stopping: every worker first keeps what it has; again to stop at once", flush=True)
-        for child in psutil.Process().children() if self.batch.parent else ():
-            child.send_signal(signal.SIGINT)
+def make_cell(batch: Batch, number: int) -> Outcome:
+    """Make a cell; a failure is the cell's alone, and Ctrl-C stops the whole batch."""
+    began, error = time.monotonic(), ""
+    try:
+        if not batch.stop.exists():
+            with _as_worker(batch):
+                error = _made(batch, number)
+    except KeyboardInterrupt:
+        batch.stop.touch()
+    return Outcome(number, error, time.monotonic() - began)
 
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
+
+def _made(batch: Batch, number: int) -> str:
+    """Make a cell's stages and what ends it; returns "", or what it failed with.
+
+    What a failure says in full is kept in the run's folder, as ``failed.txt``.
+    """
+    cell = batch.cells[number]
+    run, name = batch.opener(cell.config, batch.runs_dir), ""
+    trace = run.dir / "failed.txt"
+    try:
+        for name in batch.stages(cell, run):
+            run.make(name, load=False)
+        name = "results"
+        batch.end(cell, run)
+    except Exception as error:
+        kind = "" if isinstance(error, PpferError) else f"{type(error).__name__}: "
+        sentence = f"{run.dir.name}, {name}: {kind}{error}"
+        say(f"failed: {sentence}")
+        with atomic(trace) as partial:
+            partial.write_text(traceback.format_exc())
+        return sentence
+    trace.unlink(missing_ok=True)
+    run.introduce()  # where all its stages are another run's, nobody has
+    write_json(batch.marks[number], cell.values)
+    return ""
+
+
+@contextlib.contextmanager
+def _as_worker(batch: Batch) -> Iterator[None]:
+    """While a cell is made: progress goes where the command reads it. A process of its own has one
+    GPU, and takes Ctrl-C only from the command, so that it comes once.
+    """
+    before = dict(os.environ)
+    os.environ[FILE] = str(batch.progress)
+    over, watch = threading.Event(), None
+    try:
+        if os.getpid() != batch.command:
+            multiprocessing.set_start_method(None, force=True)  # for children that decode videos
+            multiprocessing.current_process()._config["daemon"] = False  # Dask's may have none
+            _take_a_gpu()
+            if threading.current_thread() is threading.main_thread():  # Dask works in others
+                if hasattr(os, "setpgid"):
+                    os.setpgid(0, 0)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                watch = threading.Thread(target=_stop_with, args=(batch, over), daemon=True)
+                watch.start()
+        yield
+    finally:
+        if watch:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            over.set()
+            watch.join()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _stop_with(batch: Batch, over: threading.Event) -> None:
+    """Ctrl-C for this process once the command was told to stop, or has ended."""
+    while not over.wait(0.3):
+        if batch.stop.exists() or not psutil.pid_exists(batch.command):
+            main = threading.main_thread().ident
+            if hasattr(signal, "pthread_kill"):
+                signal.pthread_kill(main, signal.SIGINT)  # also where it waits
+            else:
+                signal.raise_signal(signal.SIGINT)
+            return
+
+
+def _take_a_gpu() -> None:
+    """Of several GPUs each of the processes that were started together sees one."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
+    if len(gpus) > 1:
+        started = sorted(child.pid for child in psutil.Process(os.getppid()).children())
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[started.index(os.getpid()) % len(gpus)]

@@ -1,20 +1,51 @@
-"""The command line's options: what each command takes, with an example."""
+"""What each command takes, with an example, and in which module it is done.
+
+Nothing here may import PyTorch: a question or a typo is answered at once.
+"""
 
 from __future__ import annotations
 
 import argparse
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from ppfer import __version__
-from ppfer.config import PROFILES
+from ppfer.config import PROFILES, Config
 from ppfer.run.names import RUNS
-from ppfer.twin.acting import DIFFICULTY
+
+APPROACHES = {  # of `ppfer protect`, by what they stand on; a test compares them with the catalogue
+    "nothing: for anybody's video": ("reenactment", "reenactment_neutral"),
+    "ppfer run": ("enhanced", "ppfer"),
+    "ppfer run --notebooks all": (
+        *("blur1", "blur2", "tradeoff", "flow", "swap", "live", "donor"),
+        *("mosaic", "landmarks", "motion", "mean", "deface_blur", "ppfer_long"),
+    ),
+}
+
+
+class Command(NamedTuple):
+    """A command of ``ppfer``.
+
+    Attributes:
+        module: of `ppfer.cli`, with a function of the command's name that takes the arguments and
+            returns an exit code or None.
+        options: adds what the command takes to its parser.
+        help: one line.
+        example: begins with a command line.
+    """
+
+    module: str
+    options: Callable[[argparse.ArgumentParser], None]
+    help: str
+    example: str
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser; a command's name is in ``command``."""
     raw = argparse.RawDescriptionHelpFormatter
-    examples = (example.partition("\n")[0] for *_, example in COMMANDS.values())
+    examples = (command.example.partition("\n")[0] for command in COMMANDS.values())
     top = argparse.ArgumentParser(
         prog="ppfer",
         description="Facial expression recognition with identity removed from video.",
@@ -23,15 +54,21 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(required=True, metavar="command", dest="command")
-    for name, (describe, say, example) in COMMANDS.items():
-        added = commands.add_parser(
-            name, help=say, description=say, epilog=f"example:\n  {example}", formatter_class=raw
-        )
-        describe(added)
+    for name, (_, options, line, example) in COMMANDS.items():
+        about = {"help": line, "description": line, "epilog": f"example:\n  {example}"}
+        options(commands.add_parser(name, formatter_class=raw, **about))
     return top
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+# --- shared by several commands -------------------------------------------------
+
+
+def _runs_dir(parser: argparse.ArgumentParser) -> None:
+    where = f"where runs lie (default: {RUNS.name}/ of the checkout)"
+    parser.add_argument("--runs-dir", type=Path, default=RUNS, help=where)
+
+
+def _of_a_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--profile", default="demo", help=" | ".join(PROFILES) + " (default: demo)")
     clips = "your clips: a CREMA-D tree, a DFEW tree or a folder with metadata.csv"
@@ -39,33 +76,27 @@ def _common(parser: argparse.ArgumentParser) -> None:
     add("--wild", type=Path, help="in-the-wild clips for the expression controller")
     add("--seed", type=int, default=0)
     add("--name", default="", help="the run's folder (default: made of what differs)")
-    add("--runs-dir", type=Path, default=RUNS, help=f"where runs lie (default: {RUNS.name}/)")
-    setting = "override a setting, e.g. privacy.steps=50"
+    setting = "override a setting, e.g. privacy.steps=50; all of them: ppfer settings"
     add("--set", action="append", default=[], metavar="KEY=VALUE", help=setting)
+    _runs_dir(parser)
+
+
+# --- one a command --------------------------------------------------------------
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
-    _common(parser)
+    _of_a_run(parser)
     add = parser.add_argument
     which = "main (00–07, 12) | tables (08–11) | all | numbers, e.g. 03,04 (default: main)"
     add("--notebooks", default="main", help=which)
     without = "make the stages and tables (main, tables or all) without Jupyter"
     add("--no-notebooks", action="store_true", help=without)
-    keep = "keep outputs in notebooks/ and figures/ (synthetic data only)"
-    add("--in-place", action="store_true", help=keep)
-
     faces = "keep pictures and names of clips in executed notebooks (real data leaves them out)"
     add("--allow-real-faces", action="store_true", help=faces)
 
 
-def _people(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs-dir", type=Path, default=RUNS)
-    which = "of runs on this data folder (default: on every data set that was not drawn)"
-    parser.add_argument("--data", type=Path, help=which)
-
-
 def _batch(parser: argparse.ArgumentParser) -> None:
-    _common(parser)
+    _of_a_run(parser)
     add = parser.add_argument
     file = "TOML: names and lists, e.g. privacy.lr = [1e-5, 1e-4]"
     add("grid_file", type=Path, nargs="?", metavar="GRID.toml", help=file)
@@ -82,18 +113,17 @@ def _batch(parser: argparse.ArgumentParser) -> None:
 
 def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="+", metavar="RUN", help="folders of finished runs")
-    parser.add_argument("--runs-dir", type=Path, default=RUNS)
+    _runs_dir(parser)
 
 
-def _seeds(parser: argparse.ArgumentParser) -> None:
-    _common(parser)
-    parser.add_argument("--seeds", default="0,1,2", help="of finished runs (default: 0,1,2)")
-    keep = "keep the table in figures/ (synthetic data only)"
-    parser.add_argument("--in-place", action="store_true", help=keep)
+def _people(parser: argparse.ArgumentParser) -> None:
+    _runs_dir(parser)
+    which = "of runs on this data folder (default: on every data set that was not drawn)"
+    parser.add_argument("--data", type=Path, help=which)
 
 
-def _runs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs-dir", type=Path, default=RUNS)
+def _settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="demo", help=" | ".join(PROFILES))
 
 
 def _student(parser: argparse.ArgumentParser) -> None:
@@ -115,18 +145,19 @@ def _twin(parser: argparse.ArgumentParser) -> None:
     add("--frames", type=int, default=16)
     add("--wild", type=int, default=1400, help="in-the-wild clips of other actors")
     add("--seed", type=int, default=0)
-    hard = f"how ambiguous expressions are, 0 clean studio acting (default: {DIFFICULTY})"
-    add("--difficulty", type=float, default=DIFFICULTY, help=hard)
+    usual = Config.difficulty
+    hard = f"how ambiguous expressions are, 0 clean studio acting (default: {usual})"
+    add("--difficulty", type=float, default=usual, help=hard)
     add("--device", default=None, help="cpu | cuda (default: cuda if there)")
     add("--out", type=Path, required=True)
 
 
 def _protect(parser: argparse.ArgumentParser) -> None:
-    _common(parser)
+    _of_a_run(parser)
     add = parser.add_argument
     add("videos", type=Path, help="a video file or a folder of them")
     add("--out", type=Path, required=True, help="folder for the protected files")
-    which = "the protector; all but the default stand on a finished run (default: reenactment)"
+    which = "the protector (default: reenactment); below, what each stands on"
     add("--approach", default="reenactment", help=which)
     how = "face: each head in the full picture; whole: the centre square (default: face)"
     add("--frame", choices=("face", "whole"), default="face", help=how)
@@ -142,22 +173,14 @@ def _protect(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
-    "audit": (
-        _people,
-        "list what of a data set's people lies in the runs: clips, names, pictures",
-        "ppfer audit --data crema-d",
-    ),
-    "clean": (
-        _people,
-        "remove what `ppfer audit` lists, and search the rest for it",
-        "ppfer clean --data crema-d",
-    ),
-    "run": (
+    "run": Command(
+        "run",
         _run,
         "run the notebooks, headless and in order; finished stages are reused",
         "ppfer run --profile demo --seed 1",
     ),
-    "batch": (
+    "batch": Command(
+        "batch",
         _batch,
         "a grid of settings, stages they share made once: one run a cell, one table, one picture",
         "ppfer batch --grid privacy.lr=1e-5,1e-4 --grid seed=0,1,2 --workers 2\n"
@@ -166,40 +189,64 @@ COMMANDS = {
         "failed.txt and the notebook as far as it came, and the others go on. The same command\n"
         "goes on after Ctrl-C and tries again what failed. --name names the batch.",
     ),
-    "compare": (
+    "compare": Command(
+        "compare",
         _compare,
         "finished runs side by side: one table, one picture; several seeds: mean and spread",
         "ppfer compare demo demo-seed1",
     ),
-    "runs": (_runs, "list the runs there are and what tells them apart", "ppfer runs"),
-    "seeds": (
-        _seeds,
-        "the results of runs with several seeds as one table: mean, spread, every count",
-        "ppfer seeds --profile demo --seeds 0,1,2",
+    "protect": Command(
+        "protect",
+        _protect,
+        "protect a video or a folder of videos, with or without a finished run",
+        "ppfer protect holiday.mp4 --out protected\n\nwhat an approach stands on:\n"
+        + "\n".join(
+            textwrap.fill(
+                f"{needs}: {', '.join(names)}", 96, initial_indent="  ", subsequent_indent="    "
+            )
+            for needs, names in APPROACHES.items()
+        ),
     ),
-    "data": (
+    "data": Command(
+        "commands",
         _data,
         "what is in a folder of clips: usable, rejected and why, and what is odd",
         "ppfer data data/twin",
     ),
-    "student": (
-        _student,
-        "copies of the notebooks to work in, without outputs and solutions",
-        "ppfer student my_notebooks",
-    ),
-    "twin": (
+    "twin": Command(
+        "commands",
         _twin,
         "make more synthetic clips with CREMA-D's shape",
         "ppfer twin --actors 2 --wild 0 --out more",
     ),
-    "cost": (
-        _common,
+    "student": Command(
+        "commands",
+        _student,
+        "copies of the notebooks to work in, without outputs and solutions",
+        "ppfer student my_notebooks",
+    ),
+    "settings": Command(
+        "settings", _settings, "list all settings, their values and meanings", "ppfer settings"
+    ),
+    "runs": Command(
+        "commands", _runs_dir, "list the runs there are and what tells them apart", "ppfer runs"
+    ),
+    "cost": Command(
+        "commands",
+        _of_a_run,
         "memory and time of a profile's stages, before anyone starts them",
         "ppfer cost --profile paper",
     ),
-    "protect": (
-        _protect,
-        "protect a video or a folder of videos, with or without a finished run",
-        "ppfer protect holiday.mp4 --out protected",
+    "audit": Command(
+        "audit",
+        _people,
+        "list what of a data set's people lies in the runs: clips, names, pictures",
+        "ppfer audit --data crema-d",
+    ),
+    "clean": Command(
+        "audit",
+        _people,
+        "remove what `ppfer audit` lists, and search the rest for it",
+        "ppfer clean --data crema-d",
     ),
 }

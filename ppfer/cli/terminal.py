@@ -1,45 +1,25 @@
-"""What is said in a terminal: tables that fit it, and what a protector leaked when measured."""
+"""Tables that fit a terminal."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-
-from ppfer.config import REPO
-from ppfer.measure import Rate, as_rate, cell_text
-from ppfer.run import Run
-from ppfer.run.stage import Protector
+from collections.abc import Callable, Sequence
 
 WIDE = 100  # columns of a terminal
-NAMED = {  # columns of a table, in words
-    "plr": "by a recogniser of these people trained on originals",
-    "plr_retrained": "by one trained again on protected clips",
-    "plr_worst": "by the worst of the attacks on pixels",
-    "linkage": "strangers, matched with their originals",
-    "outside": "by another project's face recogniser",
-}
-REAL = REPO / "figures" / "real" / "live.json"  # the same of real people
-LIVE = tuple(REPO / "figures" / profile / "live.json" for profile in ("twin", "demo"))  # measured
-PROMISE = (
-    "Those attackers learn from pixels. Whoever reads the 55 numbers a frame back with the public "
-    "regressor names, of 91 synthetic people, 6.0 % from one clip (135/2238; neutral 8.2 %, "
-    "184/2238) and 41 % from sixteen clips of a person (37/91; neutral 62 %, 56/91), and of ten "
-    "real people 81 % (194/240; neutral 67 %, 161/240): how somebody moves is who he is. Not "
-    "promised either: that nobody is known by spectacles that are read as a movement, by voice, "
-    "body, clothes or surroundings; nor that what it shows is what was felt."
-)
 
 
-def plain(rows: list[dict]) -> str:
-    """Rows as aligned columns for a terminal; the long "what_ran" column is left to the files.
+def table(rows: list[dict], text: Callable[[object], str] = str) -> str:
+    """Rows as aligned columns; the long "what_ran" column is left to the files.
 
     A table that is wider than a terminal is turned on its side, or else cut between columns.
+
+    Args:
+        rows: what a row does not have is left empty.
+        text: how a cell looks.
     """
     columns = [c for c in dict.fromkeys(key for row in rows for key in row) if c != "what_ran"]
-    table = [columns, *([short(row.get(c, "")) for c in columns] for row in rows)]
-    lines = aligned(table)
-    turned = aligned(list(zip(*table, strict=True)))
+    cells = [columns, *([text(row.get(c, "")) for c in columns] for row in rows)]
+    lines = _aligned(cells)
+    turned = _aligned(list(zip(*cells, strict=True)))
     if len(lines[0]) > WIDE >= len(turned[0]):
         lines = turned
     if len(lines[0]) > WIDE and len(columns) > 2:
@@ -49,78 +29,11 @@ def plain(rows: list[dict]) -> str:
             [{c: row.get(c, "") for c in (first, *some)} for row in rows]
             for some in (rest[:half], rest[half:])
         ]
-        return "\n\n".join(map(plain, parts))
+        return "\n\n".join(table(part, text) for part in parts)
     return "\n".join(lines)
 
 
-def short(cell: object) -> str:
-    """A cell with its count, without its interval: "96.9 % (286/295)"."""
-    share = as_rate(cell)
-    return share.short if isinstance(share, Rate) else cell_text(cell)
-
-
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    padded = ([v.ljust(w) for v, w in zip(line, widths, strict=True)] for line in table)
+def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = ([v.ljust(w) for v, w in zip(line, widths, strict=True)] for line in cells)
     return ["  ".join(line) for line in padded]
-
-
-# --- what leaked ------------------------------------------------------------------
-
-
-def closed_set(run: Run) -> str:
-    """For whom a trained protector was made."""
-    actors = len(run.classes("actor"))
-    return (
-        f"{run.dir.name} was trained on {actors} people in {run.config.data} and measured on "
-        "those alone: nothing was measured for anybody else."
-    )
-
-
-def leaked(run: Run, name: str) -> str:
-    """What a protector leaked when it was measured, and what that does not promise."""
-    path, title = run.dir / "tables" / "leakage.json", run.protector(name).title
-    rows = json.loads(path.read_text()) if path.exists() else []
-    rows = [row for row in rows if row["approach"] == title]
-    if not rows:
-        return f"How much {title} leaks was not measured in this run: ppfer run --notebooks 07"
-    people = len(run.classes("actor"))
-    lines = [f"What {title} leaked on this run's test clips ({people} people, still named):"]
-    for row in rows:
-        worst = max((k for k in row if as_rate(row[k])), key=lambda k: as_rate(row[k]).value)
-        said = f"{cell_text(row['random_frame'])} of random frames"
-        worst = f"worst attacker ({worst}): {cell_text(row[worst])}"
-        lines.append(f"  validator {row['validator']}: {said}; {worst}")
-    promise = "This is no promise for other people, other cameras, body, clothes or surroundings."
-    return "\n".join([*lines, promise])
-
-
-def leaked_by(protector: Protector, paths: Sequence[Path] = LIVE, real: Path = REAL) -> str:
-    """What a protector of anybody leaked on the synthetic actors, by the first of the files that
-    has it, and on real people, and what it does not promise.
-    """
-    lines = []
-    if row := _row(protector, paths):
-        lines.append("Synthetic people that it never saw:")
-        lines += _named(row)
-    if row := _row(protector, [real]):
-        people, strangers = row["people"], row["strangers"]
-        lines.append(f"{people} real people, of whom {strangers} are the strangers:")
-        lines += _named(row)
-    said = f"People still named behind {protector.title}, when it was measured"
-    if not lines:
-        said = f"How much {protector.title} leaks was not measured: {paths[0]} says nothing of it"
-    return "\n".join([f"{said}.", *lines, PROMISE])
-
-
-def _row(protector: Protector, paths: Sequence[Path]) -> dict:
-    """A protector's row in the first of the files that has one; {} if none has."""
-    tables = [json.loads(path.read_text()) for path in paths if path.exists()]
-    rows = (row for table in tables for row in table if row["approach"] == protector.title)
-    return next(rows, {})
-
-
-def _named(row: dict) -> list[str]:
-    """How many people are named in a row, a line for each way."""
-    told = {key: as_rate(cell) for key, cell in row.items() if key in NAMED}
-    return [f"  {NAMED[key]}: {cell_text(share)}" for key, share in told.items()]

@@ -13,8 +13,8 @@ from pathlib import Path
 from ppfer import protect
 from ppfer.config import Config
 from ppfer.method import clips, compensation, identity, privacy, recognition
-from ppfer.run import Run
 from ppfer.run.names import RUNS
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage
 
 STAGES = (
@@ -72,7 +72,7 @@ def open_run(
     config: Config, runs_dir: str | Path = RUNS, stages: Iterable[type[Stage]] = ()
 ) -> Run:
     """A run that can make what the paper's method needs, and nothing to compare it with; see
-    `ppfer.run.Run`.
+    `ppfer.run.run.Run`.
 
     Args:
         config: what it depends on.

@@ -16,7 +16,7 @@ from ppfer import nets, protect, uvit
 from ppfer.base.errors import PpferError
 from ppfer.config import Config, to_dict
 from ppfer.measure import Rate, accuracy, leakage, private_first
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.run.training import Training
 from ppfer.wavelets import BandSplit

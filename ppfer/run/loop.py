@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,9 +20,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from ppfer.base.device import autocast
-from ppfer.base.errors import PpferError
+from ppfer.base.errors import PpferError, out_of_memory
 from ppfer.base.files import atomic
-from ppfer.base.progress import Progress
+from ppfer.base.processes import interruptible
+from ppfer.base.progress import Progress, say
 from ppfer.base.weights import load_weights, save_weights, total
 from ppfer.config import Train
 from ppfer.run import fast
@@ -141,19 +140,32 @@ class Loop:
 
     def resume(self) -> None:
         """Go on from the checkpoint if there is one; forget what the log says of later steps."""
-        if not self.checkpoint.exists():
+        if not (saved := self._read_checkpoint()):
             self.log.write_text("")
             return
-        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.objective.load_state_dict(saved["objective"])
         groups = zip(saved["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True)
         for theirs, own in groups:  # these belong to the device, which may be another now
             theirs.update({key: own[key] for key in ("lr", "fused", "capturable")})
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state, self.running, self.since = saved["state"], saved["running"], saved["since"]
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= self.state["step"]]
-        self.log.write_text("".join(line + "\n" for line in kept))
+        kept = []
+        for line in self.log.read_text().splitlines() if self.log.exists() else []:
+            with contextlib.suppress(ValueError):  # written by half
+                kept += [line + "\n"] * (json.loads(line)["step"] <= self.state["step"])
+        self.log.write_text("".join(kept))
+
+    def _read_checkpoint(self) -> dict | None:
+        """The checkpoint; None where there is none, or it is damaged: then training begins anew."""
+        if not self.checkpoint.exists():
+            return None
+        try:
+            return torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        except Exception as error:  # whatever a damaged file makes of torch.load
+            if out_of_memory(error):
+                raise
+            say(f"{self.checkpoint} is damaged; its stage begins again")
+            return None
 
 
 def fit(
@@ -261,26 +273,3 @@ def fit(
     objective.eval()
     summary = {"steps": state["step"], "seconds": round(state["seconds"], 2)}
     return summary | {key: state[key] for key in ("best_step", "best", "loss")}
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Turn Ctrl-C (and SIGTERM) into an event, so that a step is never left half done; a second one
-    interrupts at once.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

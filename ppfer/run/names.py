@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ppfer.base.errors import PpferError
-from ppfer.base.files import digest
+from ppfer.base.files import digest, read_json
 from ppfer.config import REPO, Config, dotted, load_config, to_dict
 
 RUNS = REPO / "runs"  # wherever the command is given
+DATA = ("data", "wild")  # settings that name a folder of clips
+CLEANED = "cleaned.json"  # the manifest of a stage whose clips were removed
 ASIDE = "earlier"  # in a run's folder: finished results that its settings have left behind
 
 
@@ -25,7 +26,7 @@ def differences(config: Config) -> dict[str, object]:
     """What a config has other than its profile, dotted names to values; the name is left out."""
     flat, own = dotted(to_dict(config)), dotted(to_dict(load_config(config.profile)))
     changed = {key: value for key, value in flat.items() if value != own[key] and key != "name"}
-    for key in {"data", "wild"} & changed.keys():
+    for key in changed.keys() & DATA:
         changed[key] = str(data_path(str(changed[key])).resolve())
     return changed
 
@@ -50,21 +51,51 @@ def run_name(config: Config) -> str:
     return "-".join(parts + [digest(changed)[:6]] * bool(changed))
 
 
+def run_json(folder: Path) -> dict:
+    """What a run says of itself in its folder: {"profile", "differs"}.
+
+    Raises:
+        PpferError: if there is no run, or its ``run.json`` cannot be read.
+    """
+    about = read_json(folder / "run.json")
+    if not {"profile", "differs"} <= about.keys():
+        what = "cannot be read" if (folder / "run.json").exists() else "is not there"
+        raise PpferError(f"{folder / 'run.json'} {what}, so that nobody knows what this run is")
+    return about
+
+
+def data_folders(about: dict) -> set[str]:
+    """Folders whose clips a run has ever held, absolute, by its ``run.json``."""
+    usual, differs = to_dict(load_config(about["profile"])), about["differs"]
+    now = usual | differs
+    own = [] if now["generate"] else [str(data_path(str(now[k])).resolve()) for k in DATA]
+    return {*about.get("held", ()), *own}
+
+
+def config_of(folder: Path) -> Config:
+    """The config of a run, from its folder; raises as `run_json` does."""
+    about = run_json(folder)
+    config = load_config(about["profile"], about["differs"])
+    if run_name(config) == folder.name:
+        return config
+    return load_config(about["profile"], {**about["differs"], "name": folder.name})
+
+
 def known_runs(runs_dir: Path) -> list[dict]:
     """A row per run in a folder: name, what tells it from its profile, finished stages, size."""
     rows = []
     for path in sorted(runs_dir.glob("*/run.json")):
-        about, folder = json.loads(path.read_text()), path.parent
+        folder, about = path.parent, read_json(path)
         aside = folder / ASIDE
-        stages = [m for m in folder.rglob("manifest.json") if aside not in m.parents]
+        made = [read_json(m) for m in folder.rglob("manifest.json") if aside not in m.parents]
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-        differs = ", ".join(f"{key}={value}" for key, value in about["differs"].items())
+        differs = ", ".join(f"{key}={value}" for key, value in about.get("differs", {}).items())
         rows.append(
             {
                 "run": folder.name,
-                "profile": about["profile"],
-                "differs": differs or "–",
-                "finished stages": sum("stage" in json.loads(m.read_text()) for m in stages),
+                "profile": about.get("profile", "?"),
+                "differs": (differs or "–") if about else "its run.json cannot be read",
+                "finished stages": sum("stage" in manifest for manifest in made),
                 "MB": round(size / 1e6),
             }
         )

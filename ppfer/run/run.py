@@ -28,11 +28,12 @@ from torch import Tensor, nn
 from ppfer import measure
 from ppfer.base.device import device_name, explaining_memory, versions
 from ppfer.base.errors import PpferError, near
-from ppfer.base.files import atomic, digest, owner_only, sweep, write_json
+from ppfer.base.files import atomic, digest, owner_only, read_json, sweep, write_json
 from ppfer.base.processes import is_main, wait_for_everyone
-from ppfer.config import Config
+from ppfer.base.progress import say
+from ppfer.config import Config, pick
 from ppfer.run.gpu_memory import Room
-from ppfer.run.names import ASIDE, RUNS, differences, run_name
+from ppfer.run.names import ASIDE, CLEANED, RUNS, data_folders, differences, run_json, run_name
 from ppfer.run.stage import Protector, Stage
 
 
@@ -129,7 +130,7 @@ class Run:
                 try:
                     lock.acquire(blocking=False)
                 except Timeout:
-                    print(f"{name} is being made by another program; waiting for it", flush=True)
+                    say(f"{name} is being made by another program; waiting for it")
                     lock.acquire()
                 held.callback(lock.release)
             yield
@@ -201,11 +202,28 @@ class Run:
         if name not in self._keys:
             stage = self.stage(name)
             inputs = {need: self.key(need) for need in stage.needs()}
-            described = {"stage": name, "settings": stage.settings(), "inputs": inputs}
+            try:
+                settings = stage.settings()
+            except PpferError:
+                if key := self._key_of_lost_data(stage):
+                    self._keys[name] = key
+                    return key
+                raise
+            described = {"stage": name, "settings": settings, "inputs": inputs}
             # version 1 is left out: keys from before there were versions stay what they were
             described |= {"version": stage.version} if stage.version != 1 else {}
             self._keys[name] = digest(described)
         return self._keys[name]
+
+    def _key_of_lost_data(self, stage: Stage) -> str:
+        """The key of clips whose files are not there any more: as they were when this run read
+        them. What was trained on them is still of use.
+        """
+        folder = self.dir / stage.name
+        about = read_json(folder / "manifest.json") or read_json(folder / CLEANED)
+        own = pick(self.config, *stage.named_settings)
+        same = own.items() <= about.get("settings", {}).items()
+        return about["key"] if about and same else ""
 
     def stage(self, name: str) -> Stage:
         """The stage of that name under this run's config.
@@ -259,7 +277,7 @@ class Run:
         if is_main():
             self.introduce()
             mark = folder / "started.json"
-            begun = json.loads(mark.read_text())["key"] if mark.exists() else ""
+            begun = read_json(mark).get("key", "")
             sweep(folder, 0)  # nobody else makes this stage: see `_in_turn`
             # of other stages in sub-folders, privacy/frames in privacy, nothing is touched
             own = [c for c in folder.glob("*") if not (c / "started.json").exists()]
@@ -276,9 +294,12 @@ class Run:
         return folder
 
     def introduce(self) -> None:
-        """Say in its folder what this run is."""
+        """Say in its folder what this run is, and whose clips it has ever held."""
         about = {"profile": self.config.profile, "differs": differences(self.config)}
-        write_json(self.dir / "run.json", about)
+        held = data_folders(about)
+        with contextlib.suppress(PpferError):  # there was no run yet
+            held |= data_folders(run_json(self.dir))
+        write_json(self.dir / "run.json", about | {"held": sorted(held)})
 
     def _finish(self, stage: Stage, folder: Path, summary: dict, seconds: float) -> None:
         if not is_main():
@@ -389,5 +410,4 @@ class Run:
 
 def _read(folder: Path) -> dict:
     """A stage's manifest; {} where nothing is finished."""
-    path = folder / "manifest.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(folder / "manifest.json")

@@ -56,7 +56,7 @@ class Stage:
     loaded.
 
     Attributes:
-        run: the `ppfer.run.Run` it belongs to; `config` is its configuration.
+        run: the `ppfer.run.run.Run` it belongs to; `config` is its configuration.
     """
 
     kind: str

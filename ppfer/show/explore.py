@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ppfer.measure import as_rate
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.show import notebook, plots
 from ppfer.show.tradeoff import ATTACKERS, figure
 from ppfer.wavelets import BandSplit, analysis_matrix

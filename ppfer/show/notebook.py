@@ -25,7 +25,7 @@ from torch import Tensor
 from ppfer import config, measure, method
 from ppfer.base.device import device_name
 from ppfer.measure import Rate
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Stage
 from ppfer.show import plots
 

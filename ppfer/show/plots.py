@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ppfer.measure import Rate, as_rate
 from ppfer.method.networks import band_split
-from ppfer.run import Run
+from ppfer.run.run import Run
 
 WIDE, NARROW = 6.4, 3.2  # inches
 DPI, GAP = 144, 6  # of picture grids: pixels per inch, pixels between pictures

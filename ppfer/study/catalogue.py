@@ -11,8 +11,8 @@ from ppfer.base.files import atomic
 from ppfer.base.processes import is_main
 from ppfer.config import Config
 from ppfer.measure import write_table
-from ppfer.run import Run
 from ppfer.run.names import RUNS
+from ppfer.run.run import Run
 from ppfer.study import paper, tables
 from ppfer.study.attacks import (
     actions,
@@ -89,7 +89,7 @@ STAGES = (
 
 
 def open_run(config: Config, runs_dir: str | Path = RUNS, device: str | None = None) -> Run:
-    """A run that can make everything there is; see `ppfer.run.Run`."""
+    """A run that can make everything there is; see `ppfer.run.run.Run`."""
     stages = (*STAGES, *clips.stages(config))
     return Run(config, runs_dir, device, stages=stages, protectors=PROTECTORS)
 

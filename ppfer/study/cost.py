@@ -23,7 +23,7 @@ from ppfer.base.errors import PpferError
 from ppfer.config import REPO, Config, load_config
 from ppfer.measure import markdown
 from ppfer.method.networks import band_split
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.training import Training
 from ppfer.study.attacks.recovery import RecoveryAttack
 

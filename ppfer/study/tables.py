@@ -11,7 +11,7 @@ from ppfer.base.processes import is_main
 from ppfer.measure import Rate, Worst
 from ppfer.method import PIPELINE
 from ppfer.method.networks import leak
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.study.attacks.actions import has_motions
 from ppfer.study.attacks.linkage import linkage
 

@@ -14,20 +14,21 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import common
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import nets, protect
 from ppfer.base.files import write_json
-from ppfer.cli import publish
 from ppfer.config import Train, load_config
 from ppfer.measure import write_table
 from ppfer.method import PIPELINE
 from ppfer.method.compensation import Compensation
-from ppfer.run import Run
 from ppfer.run.names import RUNS
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector, stage
-from ppfer.study import PROTECTORS, STAGES, tables
+from ppfer.study import tables
+from ppfer.study.catalogue import PROTECTORS, STAGES
 
 TEACHER = "protected/reenactment"
 WEIGHT = 10.0  # of L1 to the teacher's frame beside C_fc's cross-entropy
@@ -127,7 +128,7 @@ def main() -> None:
         found.append({key: row[key] for key in ("approach", "what_ran", *CELLS)})
     args.out.mkdir(parents=True, exist_ok=True)
     write_table(found, args.out, "composed")
-    made = publish.finished(run.dir)
+    made = common.publish.made_in(run.dir)
     wanted = {name: how for name, how in made.items() if "taught" in name}
     write_json(args.out / "composed_manifest.json", wanted)
 

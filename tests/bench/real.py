@@ -15,18 +15,18 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import common
 import dlib
 import face_recognition_models as models
 import numpy as np
 
 from ppfer.base.files import write_json
 from ppfer.base.progress import Progress
-from ppfer.cli import publish
-from ppfer.cli.commands import main as ppfer
+from ppfer.cli import main as ppfer
 from ppfer.config import load_config
 from ppfer.data.index import index
 from ppfer.measure import Rate, write_table
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.study.attacks.linkage import strangers
 from ppfer.study.catalogue import open_run, tables
 from ppfer.video import read_video
@@ -119,7 +119,7 @@ def main() -> None:
         cells |= {"people": len(run.classes("actor")), "strangers": len(strangers(run))}
         cells["seeds"] = [run.config.seed]
     write_table(rows, args.out, "live")
-    write_json(args.out / "manifest.json", publish.finished(run.dir))
+    write_json(args.out / "manifest.json", common.publish.made_in(run.dir))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ import psutil
 import torch
 
 from ppfer import measure
-from ppfer.cli import execute, publish
-from ppfer.cli.commands import COMMANDS, main
+from ppfer.cli import batch, main, protect, run
 from ppfer.data import store
 from ppfer.run import loop
 from ppfer.study.protectors.simple_baselines import pixelate
@@ -31,7 +30,7 @@ from ppfer.video import writer
 from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
 
-LOADED = (execute, publish)  # once, not in every child
+LOADED = (batch, run)  # once, not in every child
 MOMENTS = {  # where a program can be killed: (owner, name) of a function that is called there
     "decode": (store._Rows, "append"),
     "train": (loop.Loop, "step"),
@@ -57,14 +56,14 @@ def grid(runs: Path, workers: int = 1) -> Callable[[], int]:
 def protecting(source: Path, out: Path) -> Callable[[], int]:
     """`ppfer protect` of a folder by what needs no training, nor a run."""
 
-    def protect(args: object) -> int:
+    def without_a_run(args: object) -> int:
         options = ProtectOptions(size=32, device=torch.device("cpu"), frame="whole")
         bad = [o for o in protect_files(pixelate, source, out, options) if not o.ok]
         print(*bad, sep="\n", flush=True)
         return 1 if bad else 0
 
     def command() -> int:
-        with patch.dict(COMMANDS, protect=protect):
+        with patch.object(protect, "protect", without_a_run):
             return main(["protect", str(source), "--out", str(out)])
 
     return command

@@ -22,7 +22,7 @@ from counting import COUNTS
 from PIL import Image
 
 from ppfer.base.errors import PpferError
-from ppfer.cli.commands import main
+from ppfer.cli import main
 from ppfer.data import index
 from ppfer.data.decoding import in_children
 from ppfer.data.words import EMOTIONS

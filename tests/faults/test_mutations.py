@@ -32,8 +32,9 @@ from ppfer.data.store import ClipStore
 from ppfer.method import compensation, identity, privacy, recognition
 from ppfer.method.networks import classification
 from ppfer.protect import PPFER, PrivacyEnhancer
-from ppfer.run import Run, loop
+from ppfer.run import loop
 from ppfer.run.loop import Loop
+from ppfer.run.run import Run
 from ppfer.run.stage import stage
 from ppfer.run.training import Training
 from ppfer.study import tables

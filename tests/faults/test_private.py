@@ -18,7 +18,7 @@ from counting import COUNTS
 from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.base.weights import save_weights
-from ppfer.cli import audit, commands, execute
+from ppfer.cli import audit, execute, main
 from ppfer.config import REPO, load_config
 from ppfer.data.store import ClipStore
 from ppfer.study import catalogue
@@ -74,12 +74,12 @@ def test_a_clean_run_holds_no_name_and_no_pixel(runs, capsys):
     assert len(signs) == len(NAMES) + 6
     assert any(sign in p.read_bytes() for p in people.rglob("*") if p.is_file() for sign in signs)
     before = {p: p.read_bytes() for p in drawn.rglob("*") if p.is_file()}
-    assert commands.main(["audit", "--runs-dir", str(runs)]) == 0
+    assert main(["audit", "--runs-dir", str(runs)]) == 0
     listed = capsys.readouterr().out
     for kind in ("clips", "names", "notebooks", "pictures", "other"):
         assert kind in listed
     assert "drawn" not in listed.replace("not drawn", "")
-    assert commands.main(["clean", "--runs-dir", str(runs)]) == 0
+    assert main(["clean", "--runs-dir", str(runs)]) == 0
     left = [p for p in people.rglob("*") if p.is_file()]
     assert {p.name for p in left} >= {"weights.safetensors", "main.json", "run.json"}
     for path in left:
@@ -94,27 +94,47 @@ def test_what_stays_behind_is_named(runs):
     log = runs / "people" / "identity" / "metrics.jsonl"
     log.write_text(json.dumps({"worst": NAMES[4]}))
     with pytest.raises(PpferError, match="metrics.jsonl still holds"):
-        audit.clean(runs)
+        audit.remove(audit.runs_of(runs))
 
 
-def test_nothing_to_clean_is_a_sentence(runs, tmp_path, capsys):
-    assert commands.main(["clean", "--runs-dir", str(runs), "--data", str(tmp_path / "no")]) == 2
-    assert "there is no run of" in capsys.readouterr().err
-    with pytest.raises(PpferError, match="there is no run of people"):
-        audit.runs_of(runs / "drawn", None)
+def test_nothing_to_clean_is_no_mistake(runs, tmp_path, capsys):
+    for command in ("audit", "clean"):
+        assert main([command, "--runs-dir", str(runs), "--data", str(tmp_path / "no")]) == 0
+        assert "there is no run of" in capsys.readouterr().out
+        shutil.rmtree(runs / "people", ignore_errors=True)
+        assert main([command, "--runs-dir", str(runs)]) == 0
+        assert "there is no run of people" in capsys.readouterr().out
+
+
+def test_people_that_a_run_held_once_are_found(runs, tmp_path):
+    """In-the-wild clips, those of settings left behind, a run that can't say what it is."""
+    wild, drawn = tmp_path / "wild", str(tmp_path / "data-drawn")
+    wild.mkdir()
+    about = {"profile": "smoke", "differs": {"data": drawn, "wild": str(wild)}}
+    write_json(runs / "drawn" / "run.json", about)
+    assert runs / "drawn" in audit.runs_of(runs)
+    assert audit.runs_of(runs, wild) == [runs / "drawn"]
+    changed = {"name": "drawn", "data": drawn, "wild": drawn}
+    catalogue.open_run(load_config("smoke", changed), runs).introduce()  # now without them
+    assert audit.runs_of(runs, wild) == [runs / "drawn"]
+    (runs / "drawn" / "run.json").write_text("")
+    assert runs / "drawn" in audit.runs_of(runs) and not audit.runs_of(runs, wild)
+    table = pd.DataFrame({"clip": ["a"], "path": str(wild / "a.mp4"), "actor": "1"})
+    ClipStore.from_array(runs / "drawn/wild/store", torch.zeros(1, 2, 3, 8, 8).byte(), table)
+    assert audit.runs_of(runs, wild) == [runs / "drawn"]
 
 
 def test_clips_of_nobody_are_shown_and_others_are_not(tmp_path):
     """The shipped clips, wild ones too, and those rendered in memory; not a folder of one's own."""
     for profile in ("demo", "smoke", "twin"):
-        assert audit.to_hide(catalogue.open_run(load_config(profile), tmp_path)) is None
+        assert audit.private_clip_names(catalogue.open_run(load_config(profile), tmp_path)) is None
     folder = tmp_path / "mine"
     folder.mkdir()
     clip = next((REPO / "data" / "twin" / "VideoMP4").glob("*.mp4"))
     shutil.copy(clip, folder / "ann-1.mp4")
     (folder / "metadata.csv").write_text("path,actor,emotion\nann-1.mp4,ann,happy\n")
     own = catalogue.open_run(load_config("smoke", {"data": str(folder)}), tmp_path / "runs")
-    assert audit.to_hide(own) == ["ann-1"]
+    assert audit.private_clip_names(own) == ["ann-1"]
 
 
 def test_executed_notebooks_hold_no_picture_and_no_name(tmp_path):
@@ -153,7 +173,7 @@ def test_a_run_on_people_keeps_no_face_in_its_notebooks(books, tmp_path, capfd):
     shutil.copytree(REPO / "data" / "twin", data, ignore=shutil.ignore_patterns("twin.json"))
     common = ["run", "--profile", "smoke", "--data", str(data), "--wild", str(data / "wild")]
     common += ["--runs-dir", str(runs), "--notebooks"]
-    assert commands.main([*common, books]) == 0
+    assert main([*common, books]) == 0
     said = capfd.readouterr()
     pages = {path.name: path.read_text() for path in runs.rglob("*.ipynb")}
     assert all("image/" not in text and "data:" not in text for text in pages.values())
@@ -165,6 +185,6 @@ def test_a_run_on_people_keeps_no_face_in_its_notebooks(books, tmp_path, capfd):
     for page, text in pages.items():
         assert not [name for name in names if name in text], page
     COUNTS["files searched for people"] += len(pages)
-    assert commands.main([*common, "00", "--allow-real-faces"]) == 0
+    assert main([*common, "00", "--allow-real-faces"]) == 0
     assert "image/png" in next(runs.rglob("00*.ipynb")).read_text()
-    assert commands.main(["clean", "--runs-dir", str(runs)]) == 0
+    assert main(["clean", "--runs-dir", str(runs)]) == 0

@@ -24,7 +24,7 @@ from ppfer.base.files import digest, write_json
 from ppfer.config import load_config
 from ppfer.data.store import ClipStore
 from ppfer.nets import freeze
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.run.training import Training, trainable
 from ppfer.study import catalogue

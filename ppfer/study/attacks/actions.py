@@ -20,7 +20,7 @@ from torch import nn
 from ppfer import twin
 from ppfer.method.clips import twin_origin
 from ppfer.method.networks import Objective, OnProtected, new_recognizer, with_body
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.study.protectors.swap import twin_spec
 from ppfer.twin.head import load_head

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ppfer import nets
 from ppfer.measure import Linked
 from ppfer.method.networks import Objective, OnProtected, new_classifier, with_body
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import stage
 
 STRANGERS = 3  # one person of so many is one

@@ -21,8 +21,8 @@ from ppfer.base.errors import PpferError
 from ppfer.config import Train
 from ppfer.measure import Rate
 from ppfer.method.networks import classification
-from ppfer.run import Run
 from ppfer.run.batches import augment
+from ppfer.run.run import Run
 from ppfer.run.stage import stage
 from ppfer.run.training import Training
 from ppfer.wavelets import low_pass

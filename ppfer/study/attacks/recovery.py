@@ -17,7 +17,7 @@ from ppfer.measure import Rate, as_rate, leakage
 from ppfer.method.clips import by_clip
 from ppfer.method.networks import Objective, OnProtected, leak
 from ppfer.protect import NamedApply
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector, stage
 from ppfer.study.tables import (
     WHOLE_BEYOND,

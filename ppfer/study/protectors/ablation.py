@@ -25,7 +25,7 @@ from ppfer.method.networks import (
     start_enhancer,
     with_weights,
 )
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector, stage
 from ppfer.run.training import Training, trainable
 from ppfer.study.tables import all_asked, prepare, table_row

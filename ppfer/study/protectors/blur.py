@@ -20,7 +20,7 @@ from ppfer.base.files import write_json
 from ppfer.config import Train
 from ppfer.measure import accuracy
 from ppfer.method.networks import classification, new_recognizer, protected_by, with_weights
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.run.training import Training
 

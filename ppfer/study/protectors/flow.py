@@ -21,7 +21,7 @@ from torchvision.utils import flow_to_image
 from ppfer.base.errors import PpferError
 from ppfer.base.weights import fetch, load_weights
 from ppfer.nets import freeze
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 
 # RAFT correlates at an eighth of the size, four levels deep; smaller frames are enlarged for it

@@ -7,7 +7,7 @@ the paper's Tables 3 and 4, in which the compensator has something to bring back
 
 from ppfer import protect
 from ppfer.method.privacy import SHARES
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.attacks.recovery import recovery_cells
 from ppfer.study.tables import prepare, table_row

@@ -13,7 +13,7 @@ from torch import Tensor
 from ppfer import twin
 from ppfer.method.clips import by_clip, twin_origin
 from ppfer.protect import NamedApply
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.protectors.swap import twin_spec
 from ppfer.twin.people import DONOR

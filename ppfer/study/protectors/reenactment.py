@@ -36,7 +36,8 @@ from ppfer import nets
 from ppfer.base.device import single_thread_pool
 from ppfer.method.clips import twin_origin
 from ppfer.protect import VideoProtector
-from ppfer.run import Run, fast
+from ppfer.run import fast
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.protectors import regressor
 from ppfer.twin.acting import HARD, HARD_LIMIT, LIMIT

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppfer.method.clips import by_clip
 from ppfer.protect import Apply, NamedApply
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.attacks.recovery import mean_image
 from ppfer.study.protectors.live import motion_only

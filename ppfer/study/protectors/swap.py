@@ -24,7 +24,7 @@ from ppfer import twin
 from ppfer.base.errors import PpferError
 from ppfer.base.progress import Progress
 from ppfer.method.clips import by_clip, twin_origin
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.study.protectors.blur import GaussianBlur
 from ppfer.twin import raster

@@ -1,8 +1,9 @@
-"""Kernels that start at once: forked from a process that has imported what notebooks import.
+"""Kernels that start at once, for the tests of notebooks: forked from a process that has imported
+what notebooks import, which takes six seconds each time, longer than most of them work under smoke.
 
-That takes five seconds, longer than most notebooks work under smoke. The process does nothing else,
-so that what is forked from it is as good as new; it ends with the one that started it, and its
-kernels with it. Where there is no safe fork, kernels start as they always do.
+``python tests/forked_kernels.py`` is that process: it does nothing else, so that what is forked
+from it is as good as new, and it ends with the one that started it. `papermill` uses the kernels
+inside ``with forked_kernels.default():``.
 """
 
 from __future__ import annotations
@@ -16,45 +17,58 @@ import runpy
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 
-import numpy as np
 import psutil
-import torch
-from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
+from papermill.engines import NBClientEngine, papermill_engines
+
+from ppfer.base.progress import FILE
 
 IMPORTED = (
     "ipykernel.kernelapp",
     "matplotlib_inline.backend_inline",
     "ppfer.show.explore",
-    "ppfer.cli",
+    "ppfer.cli.protect",
 )
 LAUNCHER = "ipykernel_launcher"
-OWN = "PPFER_PROGRESS"  # what may differ between kernels of one server
 
 
-class Manager(AsyncKernelManager):
-    """Of one kernel, for papermill."""
+@contextlib.contextmanager
+def default() -> Iterator[None]:
+    """Notebooks get forked kernels, where a process can fork safely."""
+    if sys.platform == "linux":
+        papermill_engines.register(None, _Engine)
+    try:
+        yield
+    finally:
+        papermill_engines.register(None, NBClientEngine)
 
+
+class _Engine(NBClientEngine):
+    @classmethod
+    def execute_managed_notebook(cls, manager: object, kernel: str, **how: object) -> None:
+        super().execute_managed_notebook(manager, kernel, kernel_manager_class=_Manager, **how)
+
+
+class _Manager(AsyncKernelManager):
     def __init__(self, **traits: object):
         super().__init__(**traits)
         self.provisioner = _Provisioner(kernel_spec=self.kernel_spec, parent=self)
 
 
 class _Provisioner(LocalProvisioner):
-    async def launch_kernel(self, cmd: list[str], **how: object) -> KernelConnectionInfo:
-        server = ready(how["env"]) if cmd[:3] == [sys.executable, "-m", LAUNCHER] else None
-        if not server:  # or the kernel is another's
-            return await super().launch_kernel(cmd, **how)
+    async def launch_kernel(self, cmd: list[str], **how: object) -> object:
         self.cwd = how.get("cwd") or os.getcwd()  # where papermill has gone
+        server = _server(frozenset((k, v) for k, v in how["env"].items() if k != FILE))
         self.process = server.fork(cmd[3:], how["env"], str(self.cwd))
         self.pid = self.pgid = self.process.pid
         return self.connection_info
 
 
 class _Kernel(psutil.Process):
-    """What jupyter_client knows of a process; a parent that does not look reaps it."""
+    """What jupyter_client knows of a process; its parent reaps it."""
 
     stdin = stdout = stderr = None
 
@@ -65,40 +79,15 @@ class _Kernel(psutil.Process):
         with contextlib.suppress(psutil.NoSuchProcess):  # it may end at any moment
             super().send_signal(number)
 
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
 
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-
-def ready(env: dict[str, str]) -> Server | None:
-    """The server of an environment, once it has imported everything; None where there can't be one.
-
-    Ctrl-C before that is its caller's: there is no kernel yet that could answer it.
-    """
-    if sys.platform != "linux":
-        return None
-    server = _server(frozenset((k, v) for k, v in env.items() if k != OWN))
-    if server.process.poll() is None:
-        return server
-    _server.cache_clear()  # it died; a kernel of its own says why, the next one tries again
-    return None
-
-
-class Server:
+class _Server:
     def __init__(self, env: dict[str, str]):
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-c", "from ppfer import kernels; kernels.serve()"]
         with ours, theirs:
             self.link = ours.makefile("rw")
+            command = [sys.executable, __file__]
             self.process = psutil.Popen(command, stdin=theirs, env=env, start_new_session=True)
-        try:
-            if not self.link.readline():
-                self.process.wait()
-        except BaseException:
-            self.process.kill()
-            raise
+        assert self.link.readline(), "the process that kernels are forked from has ended"
 
     def fork(self, arguments: list[str], env: dict[str, str], cwd: str) -> _Kernel:
         print(json.dumps([arguments, env, cwd]), file=self.link, flush=True)
@@ -106,8 +95,8 @@ class Server:
 
 
 @functools.lru_cache(maxsize=1)
-def _server(env: frozenset[tuple[str, str]]) -> Server:
-    return Server(dict(env))
+def _server(env: frozenset[tuple[str, str]]) -> _Server:
+    return _Server(dict(env))
 
 
 def serve() -> None:
@@ -117,7 +106,6 @@ def serve() -> None:
         importlib.import_module(name)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # kernels let it through again
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    sys.stdout.flush()
     os.write(0, b"ready\n")
     for line in sys.stdin:
         if not (child := os.fork()):
@@ -130,11 +118,14 @@ def _become(arguments: list[str], env: dict[str, str], cwd: str) -> None:
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number in (signal.SIGINT, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)  # until there is a cell, Ctrl-C ends it in silence
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    np.random.seed(), torch.default_generator.seed()  # as on import; `random` does it by itself
     sys.argv[1:] = arguments
     runpy.run_module(LAUNCHER, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    serve()

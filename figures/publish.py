@@ -1,0 +1,269 @@
+"""What is kept of runs for the repository: outputs of notebooks, tables, pictures, filled pages.
+
+    python figures/publish.py runs/demo                    all that the run has made
+    python figures/publish.py runs/demo runs/demo-seed1    and runs of other seeds as one table
+    python figures/publish.py                              maps and pages alone
+
+Runs on synthetic clips only: pictures of people stay out of the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import nbformat
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ppfer import measure
+from ppfer.base.errors import PpferError
+from ppfer.base.files import read_json, write_json
+from ppfer.cli import audit, notebooks
+from ppfer.config import REPO
+from ppfer.run.names import ASIDE, config_of
+from ppfer.run.run import Run
+from ppfer.show import diagram, plots, tradeoff
+from ppfer.study import catalogue
+
+FIGURES = REPO / "figures"
+PAGES = ("README.md", "figures/README.md", "figures/bench/README.md")  # hold tables from files
+LIST = re.compile(r"<!-- notebooks -->.*?<!-- end -->", re.DOTALL)
+TABLE = re.compile(r"<!-- (?P<file>figures/\S+\.md) -->.*?<!-- end -->", re.DOTALL)
+MAP = (
+    "Map of the method: original (V) is split into bands, one enhancer each (F_hpr, F_lpr) under "
+    "frozen identity controllers makes protected (G), the compensator (F_fc) makes compensated "
+    "(C), which the recognizer (F_u) and the leakage validator (V_pl) read"
+)
+README_COLUMNS = {  # the main table's, in plain words
+    "approach": "approach",
+    "plr": "identity named: validator as trained",
+    "plr_retrained": "identity named: validator retrained",
+    "acc": "expression read: recognizer as trained",
+    "acc_retrained": "expression read: recognizer retrained",
+}
+OF_A_STAGE = ("seconds", "peak_gib", "seed", "device", "versions", "key")  # kept of a manifest
+
+
+def publish(folder: Path) -> None:
+    """Keep what a run has made: outputs of its notebooks, tables and pictures.
+
+    Args:
+        folder: of the run; what is not finished yet is left as it was.
+
+    Raises:
+        PpferError: if it is a run of people.
+    """
+    run = catalogue.open_run(config_of(folder), folder.parent)
+    if audit.people_in(folder):
+        raise PpferError(f"{folder} is a run of people, and the repository shows synthetic faces")
+    for path in notebooks.chosen("all"):
+        executed = folder / "notebooks" / path.name
+        if executed.exists() and not keep_outputs(executed, path):
+            print(f"{path.name} stays as it is: {executed} was executed from another text")
+    kept = keep_tables(folder / "tables", run.config.profile, len(run.classes("actor")))
+    write_json(kept / "manifest.json", made_in(folder))
+    draw_overview(run, kept)
+    list_notebooks()
+
+
+# --- notebooks ----------------------------------------------------------------
+
+
+def keep_outputs(executed: Path, target: Path) -> bool:
+    """Take an executed copy's outputs into the committed notebook: no injected cell, widget state,
+    timings or paths.
+
+    Returns:
+        False, and nothing is taken, if the cells are not those of the committed notebook.
+    """
+    book = nbformat.read(executed, as_version=4)
+    book.cells = [c for c in book.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    ours = nbformat.read(target, as_version=4).cells
+    if [cell.source for cell in book.cells] != [cell.source for cell in ours]:
+        return False
+
+    for count, cell in enumerate((c for c in book.cells if c.cell_type == "code"), 1):
+        cell.execution_count = count
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = count
+    for cell in book.cells:
+        tags = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
+        cell.metadata = nbformat.from_dict(tags)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    about = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    book.metadata = nbformat.from_dict(about)
+    nbformat.write(book, target)
+    return True
+
+
+def list_notebooks() -> None:
+    """The list of notebooks in their README, from their first cells, with a picture of each."""
+    folder = FIGURES / "thumbs"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in notebooks.chosen("all"):
+        if picture := thumbnail(path):
+            (folder / f"{path.name[:2]}.png").write_bytes(plots.png(picture))
+    page = notebooks.NOTEBOOKS / "README.md"
+    page.write_text(LIST.sub(lambda _: notebook_list(), page.read_text()))
+
+
+def notebook_list() -> str:
+    """The list of notebooks: a picture, the question, what is read and written, how long."""
+    lines = ["| | asks | reads | writes | takes about |", "|---|---|---|---|---|"]
+    for path in notebooks.chosen("all"):
+        title = nbformat.read(path, as_version=4).cells[0].source
+        question = title.splitlines()[0].partition(" · ")[2]
+        row = title.partition("|---|---|---|\n")[2].splitlines()[0]
+        seen = f"![{question}](../figures/thumbs/{path.name[:2]}.png)"
+        lines.append(f"| {seen} | [{path.name[:2]} {question}]({path.name}) {row}")
+    return "\n".join(["<!-- notebooks -->", "", *lines, "", "<!-- end -->"])
+
+
+def thumbnail(path: Path, side: int = 160) -> Image.Image | None:
+    """The picture of the cell tagged "thumbnail", or the largest there is, made small."""
+    found = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        chosen = "thumbnail" in cell.metadata.get("tags", [])
+        for output in cell.get("outputs", []):
+            coded = output.get("data", {}).get("image/png")
+            found += [(chosen, len(coded), coded)] if coded else []
+    if not found:
+        return None
+    image = Image.open(io.BytesIO(base64.b64decode(max(found)[2]))).convert("RGB")
+    image.thumbnail((side, side))
+    return image
+
+
+# --- tables and pictures ------------------------------------------------------
+
+
+def keep_tables(made: Path, profile: str, people: int) -> Path:
+    """Copy tables to ``figures/<profile>/``, which is returned, and draw what is drawn of tables.
+
+    Args:
+        made: folder of the tables.
+        profile: of the run they are of.
+        people: whose names a guess is among.
+    """
+    folder = FIGURES / profile
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in sorted(made.glob("*.*")):
+        shutil.copy(table, folder / table.name)
+    main = folder / "main.json"
+    if main.exists():
+        measure.write_table(readme_rows(json.loads(main.read_text())), folder, "readme")
+    plots.theme()
+    if (folder / "table1.json").exists():
+        drawn = tradeoff.figure1(json.loads((folder / "table1.json").read_text()))
+        (folder / "figure1.svg").write_text(plots.svg(drawn, tradeoff.FIGURE1))
+    if (folder / "live.json").exists():
+        drawn = tradeoff.figure(tradeoff.rows_of(folder), 1 / people)
+        (folder / "curve.svg").write_text(plots.svg(drawn, tradeoff.ALT))
+    return folder
+
+
+def readme_rows(rows: list[dict]) -> list[dict]:
+    """The main table's rows under the README's headers; what ran stands in a line below the table.
+
+    Args:
+        rows: of ``main.json``.
+    """
+    return [{plain: row[key] for key, plain in README_COLUMNS.items()} for row in rows]
+
+
+def made_in(folder: Path) -> dict[str, dict]:
+    """Stage → what its manifest says of its making, for all that is finished in a run's folder."""
+    made = {}
+    for path in sorted(folder.rglob("manifest.json")):
+        manifest = read_json(path)
+        if "stage" not in manifest or folder / ASIDE in path.parents:  # a store's, or left behind
+            continue
+        summary = manifest["summary"]
+        made[manifest["stage"]] = (
+            {key: summary[key] for key in ("steps", "best_step") if key in summary}
+            | {"training_seconds": summary.get("seconds", 0)}
+            | {key: manifest[key] for key in OF_A_STAGE if key in manifest}
+        )
+    return made
+
+
+def keep_seeds(folders: Sequence[Path]) -> None:
+    """The main tables of runs that differ in their seed as one, ``seeds``: mean, spread, counts."""
+    tables = [json.loads((folder / "tables" / "main.json").read_text()) for folder in folders]
+    kept = FIGURES / config_of(folders[0]).profile
+    measure.write_table(measure.over_seeds(tables), kept, "seeds")
+    write_json(kept / "seeds_manifest.json", {run.name: made_in(run) for run in folders})
+
+
+def draw_overview(run: Run, folder: Path) -> None:
+    """The README's pictures of a run."""
+    for name, (figure, alt) in plots.overview(run).items():
+        if isinstance(figure, Figure):
+            (folder / f"{name}.svg").write_text(plots.svg(figure, alt))
+        else:
+            (folder / f"{name}.png").write_bytes(plots.png(figure))
+
+
+def draw_maps() -> None:
+    """The map of the method for the README, and for each notebook with its boxes in yellow."""
+    folder = FIGURES / "map"
+    folder.mkdir(parents=True, exist_ok=True)
+    plots.theme()
+    for name, today in {"method": (), **diagram.TODAY}.items():
+        (folder / f"{name}.svg").write_text(plots.svg(diagram.method(today), MAP))
+
+
+# --- pages --------------------------------------------------------------------
+
+
+def fill_pages() -> None:
+    """Refresh the tables in the README and in the pages of figures/."""
+    for page in map(REPO.joinpath, PAGES):
+        if page.exists():
+            page.write_text(fill(page.read_text()))
+
+
+def fill(text: str) -> str:
+    """Replace what stands between ``<!-- figures/x/y.md -->`` and ``<!-- end -->`` by that file,
+    wherever the file exists.
+    """
+
+    def content(match: re.Match) -> str:
+        file, path = match["file"], REPO / match["file"]
+        return f"<!-- {file} -->\n\n{path.read_text()}\n<!-- end -->" if path.exists() else match[0]
+
+    return TABLE.sub(content, text)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    what = "folder of a run; of several, which differ in their seed, the first is shown"
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=what)
+    folders = parser.parse_args().runs
+    matplotlib.use("Agg")
+    try:
+        if folders:
+            publish(folders[0].resolve())
+        if len(folders) > 1:
+            keep_seeds(folders)
+    except PpferError as error:
+        print(f"publish: {error}", file=sys.stderr)
+        return 2
+    draw_maps()
+    fill_pages()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,124 @@
+"""Runs side by side, in one table and one picture; ``ppfer compare``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+from ppfer import measure
+from ppfer.base.errors import PpferError, near
+from ppfer.base.files import atomic, digest, read_json
+from ppfer.cli.terminal import table
+from ppfer.config import dotted, load_config, to_dict
+from ppfer.measure import as_rate, cell_text
+from ppfer.run.names import run_json
+from ppfer.show import plots
+
+
+class Result(NamedTuple):
+    """A finished run: the settings in which it differs from those beside it, and its rows."""
+
+    run: str
+    settings: dict[str, object]
+    rows: list[dict]
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Show finished runs side by side."""
+    given = [Path(name) for name in args.names]
+    folders = [path if path.is_dir() else args.runs_dir / path for path in given]
+    name = "compared-" + digest(sorted(folder.name for folder in folders))[:6]
+    tables = args.runs_dir / "tables"
+    print(by_approach(write_side_by_side(results_of(folders), tables, name)))
+    print(f"\nWith every interval: {tables / name}.md; picture: {tables / name}.png")
+
+
+def results_of(folders: Sequence[Path]) -> list[Result]:
+    """Finished runs: their main tables, and the settings in which they differ.
+
+    Raises:
+        PpferError: naming the run that is not there or not finished.
+    """
+    about, tables = [], []
+    for folder in folders:
+        if not (folder / "run.json").exists():
+            known = [path.parent.name for path in folder.parent.glob("*/run.json")]
+            raise PpferError(f"there is no run {folder}{near(folder.name, known)}; see: ppfer runs")
+        about.append(run_json(folder))
+        tables.append(read_json(folder / "tables" / "main.json", []))
+        if not tables[-1]:
+            raise PpferError(f"{folder} has no tables/main.json yet: finish it with ppfer run")
+
+    # of all settings that any run changed, those that are not the same in every one
+    keys = dict.fromkeys(key for run in about for key in run["differs"])
+    own = [dotted(to_dict(load_config(run["profile"]))) | run["differs"] for run in about]
+    own = [{"profile": run["profile"], **{k: o[k] for k in keys}} for run, o in zip(about, own)]
+    apart = [k for k in ("profile", *keys) if len({str(o[k]) for o in own}) > 1]
+    settings = [{k: o[k] for k in apart} for o in own]
+    names = [folder.name for folder in folders]
+    return list(map(Result, names, settings, tables))
+
+
+def side_by_side(results: Sequence[Result]) -> list[dict]:
+    """Tables of several runs as one; runs that differ only in their seed have rows of their own and
+    one of all, mean and spread.
+
+    Returns:
+        Rows "run", what tells runs apart, "approach" and what was measured.
+    """
+    alike: dict[str, list[Result]] = {}  # runs that differ in nothing but the seed
+    for run, settings, rows in results:
+        same = {key: value for key, value in settings.items() if key != "seed"}
+        rows = [{k: v for k, v in row.items() if k != "what_ran"} for row in rows]
+        group = alike.setdefault(json.dumps(same, default=str), [])
+        group.append(Result(run, settings, rows))
+    lines = []
+    for group in alike.values():
+        lines += [{"run": run, **settings, **row} for run, settings, rows in group for row in rows]
+        seeds = [result.settings.get("seed") for result in group]
+        if len(set(seeds)) < 2:
+            continue
+        with contextlib.suppress(PpferError):  # they measured other clips: no mean of those
+            of = {**group[0].settings, "seed": ", ".join(map(str, seeds))}
+            merged = measure.over_seeds([result.rows for result in group])
+            lines += [{"run": f"{len(group)} seeds", **of, **row} for row in merged if len(row) > 1]
+    return lines
+
+
+def write_side_by_side(results: Sequence[Result], folder: Path, name: str) -> list[dict]:
+    """The one table of `side_by_side` and its picture, ``<name>.json``, ``.md`` and ``.png``."""
+    rows = side_by_side(results)
+    matplotlib.use("Agg")
+    plots.theme()
+    figure = plots.compared(rows)
+    with atomic(folder / f"{name}.png") as partial:
+        figure.savefig(partial, bbox_inches="tight", dpi=110)
+    plt.close(figure)
+    return measure.write_table(rows, folder, name)
+
+
+def by_approach(rows: list[dict]) -> str:
+    """Rows of `side_by_side` for a terminal: a table for each approach, a line for each run."""
+    shown = []
+    for approach in dict.fromkeys(row["approach"] for row in rows):
+        lines = []
+        for row in (row for row in rows if row["approach"] == approach):
+            at = list(row).index("approach")
+            settings, measured = list(row)[1:at], list(row)[at + 1 :]
+            label = " ".join(f"{k.split('.')[-1]}={cell_text(row[k])}" for k in settings)
+            lines.append({"run": label or row["run"], **{k: short(row[k]) for k in measured}})
+        shown.append(f"\n{approach}\n{table(lines)}")
+    return "\n".join(shown)
+
+
+def short(cell: object) -> str:
+    """A cell with its count, without its interval: "96.9 % (286/295)"."""
+    share = as_rate(cell)
+    return cell_text(cell) if share is None else share.short

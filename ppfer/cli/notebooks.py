@@ -1,0 +1,64 @@
+"""Which notebooks there are, and copies of them to work in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nbformat
+
+from ppfer.base.errors import PpferError
+from ppfer.config import REPO
+
+NOTEBOOKS = REPO / "notebooks"
+MAIN = ("00", "01", "02", "03", "04", "05", "06", "07", "12")  # the whole method, once
+TABLES = ("08", "09", "10", "11")  # comparisons, attacks, ablations, beyond the paper
+
+
+def chosen(which: str) -> list[Path]:
+    """Notebook files for "main", "tables", "all" or a comma-separated list of numbers, in order.
+
+    Raises:
+        PpferError: if a number has no notebook.
+    """
+    groups = {"main": MAIN, "tables": TABLES, "all": tuple(sorted(MAIN + TABLES))}
+    numbers = groups.get(which) or tuple(n.strip().zfill(2) for n in which.split(","))
+    found = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
+    missing = [n for n in numbers if n not in found]
+    if missing:
+        known = ", ".join(found)
+        raise PpferError(
+            f"there is no notebook {', '.join(missing)} in {NOTEBOOKS}; there are {known}"
+        )
+    return [found[n] for n in numbers]
+
+
+def student(folder: Path, *, solutions: bool = False) -> list[Path]:
+    """Copies of the notebooks to work in, without outputs; files that are there already stay.
+
+    Args:
+        folder: links and `runs_dir` are made to fit wherever it is.
+        solutions: whether the cells with solutions are kept.
+
+    Returns:
+        The files that were written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    here, written = Path(os.path.relpath(REPO, folder.resolve())).as_posix(), []
+    moved = {"](../": f"]({here}/", '"../runs"': f'"{here}/runs"'}
+    moved |= {f"]({name})": f"]({here}/notebooks/{name})" for name in ("README.md", "GLOSSARY.md")}
+    for path in chosen("all"):
+        copy = folder / path.name
+        if copy.exists():
+            continue
+        book = nbformat.read(path, as_version=4)
+        for cell in list(book.cells):
+            if not solutions and "solution" in cell.metadata.get("tags", []):
+                book.cells.remove(cell)
+            for old, new in moved.items():
+                cell.source = cell.source.replace(old, new)
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        nbformat.write(book, copy)
+        written.append(copy)
+    return written

@@ -1,0 +1,88 @@
+"""``ppfer protect``: videos, protected by anything in the catalogue."""
+
+from __future__ import annotations
+
+import argparse
+
+from ppfer.base.errors import PpferError, printable
+from ppfer.base.files import digest
+from ppfer.cli.caveats import closed_set, leaked, leaked_by
+from ppfer.cli.settings import settings_of
+from ppfer.config import Config, load_config
+from ppfer.run.fast import deployed
+from ppfer.run.names import RUNS, run_json
+from ppfer.run.run import MissingInput, Run
+from ppfer.study import catalogue
+from ppfer.video.heads import ProtectOptions
+from ppfer.video.protect_files import protect_files
+
+BATCH = 4  # clips at a time
+PASSED_ON = ("frame", "outside", "start", "end", "quality", "exact", "preview", "keep_audio")
+
+
+def protect(args: argparse.Namespace) -> int:
+    """Protect a video or a folder of them; 1 if one could not be."""
+    run = catalogue.open_run(_config(args), args.runs_dir)
+    config, protector = run.config, run.protector(args.approach)
+    try:
+        built = protector.build(run)
+    except MissingInput as error:
+        every = "" if args.approach in ("ppfer", "enhanced") else " --notebooks all"
+        raise PpferError(
+            f"{protector.title} was not trained in {run.dir} yet; run first: ppfer run{every} "
+            f"{_as_given(args)}\n({error})"
+        ) from error
+    options = ProtectOptions(
+        protector.size or config.size,
+        run.device,
+        batch=BATCH,
+        precision=config.precision,
+        overwrite=args.overwrite,
+        protector=_key(run, args.approach),
+        **{name: getattr(args, name) for name in PASSED_ON},
+    )
+
+    # what is known before the first video is said before it, what was done after the last
+    if not protector.size:
+        print(closed_set(run), flush=True)
+    outcomes = protect_files(
+        deployed(built, BATCH, precision=config.precision, compile=config.compile),
+        args.videos,
+        args.out,
+        options,
+        named=protector.named,
+        on_outcome=lambda outcome: print(printable(outcome), flush=True),
+    )
+    videos = [outcome for outcome in outcomes if outcome.state != "passed over"]
+    good = sum(outcome.ok for outcome in videos)
+    print(printable(f"{good} of {len(videos)} done; results are in {args.out.resolve()}"))
+    if good:
+        print(leaked_by(protector) if protector.size else leaked(run, args.approach))
+    return 0 if good == len(videos) else 1
+
+
+def _config(args: argparse.Namespace) -> Config:
+    """A run that --name names says itself what it is; what it was trained on need not be there."""
+    profile, settings = args.profile, {"seed": args.seed, **settings_of(args, there=False)}
+    if args.name and (args.runs_dir / args.name / "run.json").exists():
+        about = run_json(args.runs_dir / args.name)
+        given = {key: value for key, value in settings.items() if key != "seed" or value}
+        profile, settings = about["profile"], about["differs"] | given
+    return load_config(profile, settings)
+
+
+def _key(run: Run, name: str) -> str:
+    """What tells a protector from others; without a run, there are no clips that belong to it."""
+    protector = run.protector(name)
+    if not protector.size:
+        return run.key(f"protected/{name}")
+    return digest([name, *map(run.key, protector.needs)])
+
+
+def _as_given(args: argparse.Namespace) -> str:
+    """The options that name a run, as they were given."""
+    given = {name: getattr(args, name) for name in ("profile", "data", "wild", "seed", "name")}
+    words = [f"--{name} {value}" for name, value in given.items() if value]
+    words += [f"--set {pair}" for pair in args.set]
+    words += [f"--runs-dir {args.runs_dir}"] * (args.runs_dir != RUNS)
+    return " ".join(words)

@@ -1,0 +1,131 @@
+"""Settings: from the command line to a config, so that a mistake is said before anything starts;
+and ``ppfer settings``, the list of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+from ppfer import config
+from ppfer.base.errors import PpferError
+from ppfer.config import PATHS, Config, Train, dotted, load_config, to_dict
+
+WIDE = 100  # columns of a terminal
+NO_FILE = ("", "DEFAULT")  # what a setting that takes a path may be instead
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    """The config that the command line describes; raises as `settings_of` does."""
+    return load_config(args.profile, {"seed": args.seed, **settings_of(args)})
+
+
+def settings_of(args: argparse.Namespace, *, there: bool = True) -> dict[str, object]:
+    """What the command line sets other than the profile and the seed, dotted names to values.
+
+    Args:
+        there: whether the folders of clips have to be there.
+
+    Raises:
+        PpferError: for an unknown setting, a wrong value, or a folder that is not there.
+    """
+    settings: dict[str, object] = {}
+    for pair in args.set:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise PpferError(f"--set takes KEY=VALUE, got '{pair}'")
+        settings[key] = value
+    for name in ("data", "wild"):
+        folder = getattr(args, name)
+        if folder is not None:
+            if there and not folder.exists():
+                raise PpferError(f"there is no data at {folder}")
+            settings[name] = str(folder.resolve())
+    if args.name:
+        settings["name"] = args.name
+    settings = from_here(settings)
+    load_config(args.profile, {"seed": args.seed, **settings})  # a mistake is said now
+    return settings
+
+
+def from_here(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings whose paths count from where the command was given; what is not there stays as it
+    is, and counts from the checkout.
+
+    Notebooks run in their own folder, and workers wherever their cluster starts them.
+    """
+    return {key: here(value) if key in PATHS else value for key, value in settings.items()}
+
+
+def here(value: object) -> object:
+    """A path that exists, absolute; anything else as it is."""
+    if not isinstance(value, (str, Path)) or value in NO_FILE:
+        return value
+    path = Path(value).expanduser()
+    return str(path.resolve()) if path.exists() else value
+
+
+# --- the list of them -----------------------------------------------------------
+
+
+def settings(args: argparse.Namespace) -> None:
+    """List all settings of a profile: name, value and meaning."""
+    values, meaning = to_dict(load_config(args.profile)), meanings()
+    print(f"Settings of profile {args.profile}; another value: --set NAME=VALUE\n")
+    for name, value in dotted({k: v for k, v in values.items() if k not in _training()}).items():
+        if name != "profile":
+            _print(f"{name} = {_text(value)}", meaning[name])
+    print("\nTraining, e.g. --set privacy.steps=100; a stage has all of these:\n")
+    for name in values["identity"]:
+        _print(f"STAGE.{name}", meaning[f"Train.{name}"])
+    print("\nStages, with what is not the same in all of them:\n")
+    usual = {f.name: f.default for f in Train.__dataclass_fields__.values()}
+    for name in _training():
+        own = {k: v for k, v in values[name].items() if v != usual[k]}
+        said = ", ".join(f"{k}={_text(v)}" for k, v in own.items())
+        _print(f"{name}: {said}", meaning[name])
+
+
+def meanings() -> dict[str, str]:
+    """What each setting means, by its dotted name: the comments of `ppfer.config`.
+
+    A comment stands at the end of the field's line or, where it is longer, above it.
+    """
+    source = inspect.getsource(config)
+    lines, found = source.splitlines(), {}
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        group = "" if node.name == "Config" else node.name if node.name == "Train" else None
+        group = f"{node.name.lower()}." if group is None else group and f"{group}."
+        for field in (part for part in node.body if isinstance(part, ast.AnnAssign)):
+            first = field.lineno - 1
+            while lines[first - 1].lstrip().startswith("#"):
+                first -= 1
+            own = lines[first : field.end_lineno]
+            words = [match[1] for line in own if (match := re.search(r"# ?(.*)", line))]
+            choices = re.findall(r'"([^"]+)"', ast.unparse(field.annotation).replace("'", '"'))
+            named = all(choice in " ".join(words) for choice in choices)
+            words = words if named else [" | ".join(choices) + ":", *words]
+            found[group + field.target.id] = " ".join(words)
+    return found
+
+
+def _training() -> list[str]:
+    """Names of the stages whose training has settings."""
+    return [f.name for f in Config.__dataclass_fields__.values() if isinstance(f.default, Train)]
+
+
+def _text(value: object) -> str:
+    return '""' if value == "" else str(value)
+
+
+def _print(head: str, meaning: str) -> None:
+    line = f"{head}  # {meaning}" if meaning else head
+    how = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
+    print(textwrap.fill(line, WIDE, **how))
