@@ -6,7 +6,7 @@ import torch
 
 from ppfer.base.errors import PpferError
 from ppfer.base.weights import save_weights
-from ppfer.cli.commands import main
+from ppfer.cli import main
 from ppfer.config import REPO, load_config
 from ppfer.study import catalogue
 from ppfer.study.protectors import reenactment, regressor

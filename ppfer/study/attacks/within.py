@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ppfer.base.files import atomic
 from ppfer.measure import Rate, Worst, rate
-from ppfer.run import Run
+from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.study.attacks.recovery import undo
 from ppfer.study.protectors.codebook import protected_symbols

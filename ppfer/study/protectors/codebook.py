@@ -33,8 +33,8 @@ from ppfer.base.weights import load_weights
 from ppfer.config import Config
 from ppfer.data.words import EMOTIONS
 from ppfer.protect import VideoProtector
-from ppfer.run import Run
 from ppfer.run.names import data_path
+from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.protectors import reenactment, regressor
 
