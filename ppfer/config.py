@@ -136,6 +136,9 @@ class Config:
     regressor: Train = Train(600, 64, 1e-3, evals=2)
     regressor_people: int = 150  # how many painted people it learns from
     regressor_weights: str = "data/regressor.safetensors"  # "" trains | a path
+    # who reads movements off a face; mediapipe (extra `reader`) was trained on real ones
+    reader: Literal["regressor", "mediapipe"] = "regressor"
+    landmarker: str = ""  # path to face_landmarker.task; "" takes the one in the extra's wheel
     # strength of the constant that hides how its errors differ from person to person
     reenactment_offset: float = 2.0
     # re-enactment by a codebook: how it learns, and of how many synthetic strangers, where no

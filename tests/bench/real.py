@@ -1,24 +1,37 @@
-"""Re-enactment of real people, attacked and recognised: what ``figures/real`` holds.
+"""Real people, attacked from outside and from within: what ``figures/real`` holds.
 
-    python tests/bench/real.py DIR --out figures/real
+    python tests/bench/real.py DIR --out figures/real [--readers regressor,mediapipe] [--within]
 
-DIR holds clips, as `ppfer data` takes them. Rows: the originals, and two ways of re-enacting them.
-Beside the suite of Table 1 stands dlib's face recogniser (extra ``landmarks``): it knows
-everybody's other clips, and is shown what ``ppfer protect`` writes of the test clips. No picture is
-kept.
+DIR holds clips, as `ppfer data` takes them, with the columns actor, sentence and emotion. No
+picture is kept.
+
+``within.json``: attackers who read numbers off what is shown (`within`), on every clip. Known
+people are named by holding out each sentence in turn. Expressions are also read of unknown people,
+by what was learned from the other half of them, both ways. Of a codebook the attacker holds the
+symbols, so no attacker on its pictures can know more. Where its encoder has not seen the people,
+naming them is linkage, too: anyone can turn originals of theirs into symbols. `CODEBOOKS` are the
+codebooks; another is anything that learns as `within.Names` does and whose symbols mean the same
+whomever it learned from.
+
+``live.json``: the attackers of Table 1, who learn from pixels, and dlib's face recogniser (extra
+``landmarks``) where it is installed: it knows everybody's other clips, and is shown what ``ppfer
+protect`` writes of the test clips. ``--within`` leaves this out, which takes longest.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import common
-import dlib
-import face_recognition_models as models
 import numpy as np
+import pandas as pd
+import torch
+from within import ON_NUMBERS, Names, counting, folds, held_out, pooled
 
 from ppfer.base.files import write_json
 from ppfer.base.progress import Progress
@@ -29,17 +42,123 @@ from ppfer.measure import Rate, write_table
 from ppfer.run.run import Run
 from ppfer.study.attacks.linkage import strangers
 from ppfer.study.catalogue import open_run, tables
-from ppfer.video import read_video
+from ppfer.study.protectors import reenactment
+from ppfer.video import decode_clip, read_video
 
 BASE = ("clips", "split", "identity", "protected/none", "recognizer/none")
 ROWS = ("none", "reenactment", "reenactment_neutral")
 LOOKS = 4  # frames of a clip that dlib is shown
+FRAMES = 16  # of a clip, whose numbers are read
+HELD = (1, 4, 16)  # clips of a person that an attacker holds
+CODEBOOKS = {"Codebook of names": Names(), "Codebook of names, clip by clip": Names(own=False)}
+
+# --- from within --------------------------------------------------------------------
+
+
+def within(table: pd.DataFrame, runs: dict[str, Run]) -> Iterator[dict]:
+    """Rows of ``within.json``.
+
+    Args:
+        table: of the n clips: path, actor, sentence, emotion.
+        runs: one for each reader, by its name.
+    """
+    people, said, felt = (pd.factorize(table[c])[0] for c in ("actor", "sentence", "emotion"))
+    halves = people % 2
+    for reader, run in runs.items():
+        numbers = read(run, table["path"], f"originals by {reader}")
+        protectors = {name: run.protector(name).build(run) for name in ROWS[1:]}
+        shown = {"No privacy preservation": numbers}
+        for name, protector in protectors.items():
+            title = run.protector(name).title
+            shown[title] = read_back(protector, table["path"], f"{title} by {reader}")
+        for title, seen in shown.items():
+            for attack, fit in ON_NUMBERS.items():
+                torch.manual_seed(0)
+                named = held_out(fit, seen, people, said)
+                known, unknown = (held_out(fit, seen, felt, by) for by in (said, halves))
+                yield from rows(title, reader, attack, named, people)
+                yield from read_rows(title, reader, attack, (known, unknown), felt)
+        for title, codebook in CODEBOOKS.items():
+            for split, by in (("known", said), ("unknown", halves)):
+                symbols, means = np.empty((2, len(table)), int)
+                for learned, held in folds(by):
+                    made = codebook.learn(numbers, people, felt, learned)
+                    symbols[held], means[held] = (part[held] for part in made)
+                named = held_out(counting, symbols, people, said)
+                yield from rows(title, reader, "counts symbols", named, people, split)
+                right = int((means == felt).sum())
+                yield cell(title, reader, split, "expression", "as named", 1, right, len(felt))
+
+
+def rows(
+    title: str, reader: str, attack: str, named: np.ndarray, people: np.ndarray, split="known"
+) -> Iterator[dict]:
+    """Who is named, by log-probabilities (n, K), from several numbers of clips."""
+    for clips in HELD:
+        right, tried = pooled(named, people, clips)
+        if tried:
+            yield cell(title, reader, split, "identity", attack, clips, right, tried)
+
+
+def read_rows(
+    title: str, reader: str, probe: str, read: tuple[np.ndarray, np.ndarray], felt: np.ndarray
+) -> Iterator[dict]:
+    """Which expressions are read, of known and of unknown people, by log-probabilities (n, K)."""
+    for split, named in zip(("known", "unknown"), read, strict=True):
+        right = int((named.argmax(1) == felt).sum())
+        yield cell(title, reader, split, "expression", probe, 1, right, len(felt))
+
+
+def cell(
+    approach: str, reader: str, split: str, measure: str, attack: str, clips: int, k: int, n: int
+) -> dict:
+    """A row: `split` says whether what names or reads has learned from these people."""
+    made = {"approach": approach, "reader": reader, "split": split, "measure": measure}
+    made |= {"attack": attack, "clips": clips, "k": k, "n": n}
+    print(*made.values(), flush=True)
+    return made
+
+
+@torch.inference_mode()
+def read(run: Run, paths: pd.Series, what: str) -> np.ndarray:
+    """What a run's reader says of originals, (n, FRAMES, 55)."""
+    protector = reenactment.build(run)
+    return _over(what, paths, lambda clip: protector.read(clip)[0])
+
+
+@torch.inference_mode()
+def read_back(protector: reenactment.Reenactment, paths: pd.Series, what: str) -> np.ndarray:
+    """What its reader says of the donor whom a protector shows instead, (n, FRAMES, 55)."""
+
+    def back(clip: torch.Tensor) -> torch.Tensor:
+        shown = protector.drawn(protector.numbers(clip)[0], reenactment.SIDE)
+        said = protector.reader(shown.mul(255).round() / 255)
+        return reenactment.landmarker.bridged(said[None])[0][0]
+
+    return _over(what, paths, back)
+
+
+def _over(
+    what: str, paths: pd.Series, numbers: Callable[[torch.Tensor], torch.Tensor]
+) -> np.ndarray:
+    progress, said = Progress(what, len(paths), "clips"), []
+    for path in paths:
+        clip = torch.from_numpy(decode_clip(path, FRAMES, reenactment.SIDE)).float() / 255
+        said.append(numbers(clip[None]))
+        progress.update(len(said))
+    return torch.stack(said).numpy()
+
+
+# --- from outside -------------------------------------------------------------------
 
 
 class Recogniser:
     """dlib's: a video → the mean of what it says of the faces it finds, and how many those are."""
 
     def __init__(self):
+        import dlib
+        import face_recognition_models as models
+
         self.find = dlib.get_frontal_face_detector()
         self.align = dlib.shape_predictor(models.pose_predictor_five_point_model_location())
         self.net = dlib.face_recognition_model_v1(models.face_recognition_model_location())
@@ -74,13 +193,14 @@ def named(probes: np.ndarray, known: np.ndarray, test: np.ndarray, actors: np.nd
     return Rate(int(hits.sum()), len(test))
 
 
-def protected(paths: list[Path], folder: Path, approach: str) -> list[Path]:
+def protected(paths: list[Path], folder: Path, approach: str, reader: str) -> list[Path]:
     """A second of each video, as ``ppfer protect`` writes it."""
     (folder / "in").mkdir()
     for path in paths:
         shutil.copy(path, folder / "in")
     given = ["protect", str(folder / "in"), "--out", str(folder / "out"), "--approach", approach]
-    assert ppfer([*given, "--start", "0.5", "--end", "1.5"]) == 0
+    given += ["--start", "0.5", "--end", "1.5", "--set", f"reader={reader}"]
+    assert ppfer(given) == 0
     return [folder / "out" / path.name for path in paths]
 
 
@@ -88,7 +208,33 @@ def row(run: Run, name: str) -> dict:
     """An approach under the attackers of Table 1."""
     tables.prepare(run, (name,), ())
     found = tables.whole_row(run, name, more=True)
-    return {key: cell for key, cell in found.items() if key != "what_ran"}
+    made = {key: one for key, one in found.items() if key != "what_ran"}
+    return made | {"reader": run.config.reader}
+
+
+def outside(run: Run, table: pd.DataFrame, names: tuple[str, ...]) -> list[dict]:
+    """Rows of ``live.json``: approaches under the attackers of Table 1 and dlib's recogniser."""
+    for name in BASE:
+        run.make(name, load=False)
+    made = [row(run, name) for name in names]
+    if importlib.util.find_spec("dlib"):
+        where = table.set_index("clip")["path"]
+        paths, test = [Path(where[clip]) for clip in run.table["clip"]], run.parts["test"]
+        recogniser, actors = Recogniser(), run.labels("actor")
+        known, faces = looked(recogniser, "originals", paths)
+        for cells, name in zip(made, names, strict=True):
+            probes, seen = known[test], faces[test]
+            if name != "none":
+                with tempfile.TemporaryDirectory() as folder:
+                    shown = [paths[i] for i in test]
+                    shown = protected(shown, Path(folder), name, run.config.reader)
+                    probes, seen = looked(recogniser, name, shown)
+            cells["outside"] = named(probes, known, test, actors)
+            cells["faces_found"] = Rate(int(seen.sum()), LOOKS * len(test))
+    for cells in made:
+        cells |= {"people": len(run.classes("actor")), "strangers": len(strangers(run))}
+        cells["seeds"] = [run.config.seed]
+    return made
 
 
 def main() -> None:
@@ -97,29 +243,22 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--readers", default="regressor,mediapipe")
+    parser.add_argument("--within", action="store_true", help="within.json alone")
     args = parser.parse_args()
-    run = open_run(load_config("demo", {"data": args.data, "test": 0.25}), args.runs)
-    for name in BASE:
-        run.make(name, load=False)
-    rows = [row(run, name) for name in ROWS]
-
-    where = index(args.data).table.set_index("clip")["path"]
-    paths, test = [Path(where[clip]) for clip in run.table["clip"]], run.parts["test"]
-    recogniser, actors = Recogniser(), run.labels("actor")
-    known, faces = looked(recogniser, "originals", paths)
-    shown = [(known[test], faces[test])]
-    for name in ROWS[1:]:
-        with tempfile.TemporaryDirectory() as folder:
-            made = protected([paths[i] for i in test], Path(folder), name)
-            shown.append(looked(recogniser, name, made))
-    for cells, (probes, seen) in zip(rows, shown, strict=True):
-        cells["outside"] = named(probes, known, test, actors)
-        cells["faces_found"] = Rate(int(seen.sum()), LOOKS * len(test))
-    for cells in rows:
-        cells |= {"people": len(run.classes("actor")), "strangers": len(strangers(run))}
-        cells["seeds"] = [run.config.seed]
-    write_table(rows, args.out, "live")
-    write_json(args.out / "manifest.json", common.publish.made_in(run.dir))
+    runs = {}
+    for reader in args.readers.split(","):
+        given = {"data": args.data, "test": 0.25, "reader": reader}
+        runs[reader] = open_run(load_config("demo", given), args.runs)
+    table = index(args.data).table
+    write_json(args.out / "within.json", list(within(table, runs)))
+    if args.within:
+        return
+    made = []
+    for number, run in enumerate(runs.values()):
+        made += outside(run, table, ROWS[1:] if number else ROWS)
+    write_table(made, args.out, "live")
+    write_json(args.out / "manifest.json", common.publish.made_in(next(iter(runs.values())).dir))
 
 
 if __name__ == "__main__":

@@ -8,16 +8,8 @@ network was left to read.
 Any reader will do: a callable from frames (N, 3, H, W) in [0, 1] to numbers (N, 55), the 52 facial
 actions in the head model's order (`actions()`: ARKit's blend shapes, 0 at rest, 1 fully there) and
 the head's yaw, pitch and roll in rad. Yaw is positive towards the subject's left, pitch downwards,
-roll counter-clockwise as one sees it. A stronger tracker than the shipped `regressor` is plugged in
-so, here MediaPipe's, whose blend shapes have the same names:
-
-    def reader(frames):
-        faces = [landmarker.detect(picture(frame)) for frame in frames]
-        scores = [{c.category_name: c.score for c in face.face_blendshapes[0]} for face in faces]
-        rows = [[score.get(name, 0) for name in actions()] for score in scores]
-        return torch.cat([torch.tensor(rows), turned(faces)], 1)
-
-    protector = Reenactment(reader)
+roll counter-clockwise as one sees it. Where it finds no face it says NaN, and that is bridged. The
+shipped `regressor` is one, MediaPipe's `landmarker` another.
 """
 
 from __future__ import annotations
@@ -39,7 +31,7 @@ from ppfer.protect import VideoProtector
 from ppfer.run import fast
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
-from ppfer.study.protectors import regressor
+from ppfer.study.protectors import landmarker, regressor
 from ppfer.twin.acting import HARD, HARD_LIMIT, LIMIT
 from ppfer.twin.head import draw, load_head
 from ppfer.twin.people import DONOR, Actor, appearance
@@ -116,7 +108,8 @@ class Reenactment(nn.Module):
         if self.find:
             seen = face_crops(clips, self.find(clips.float().mul(255).round().byte()))
         read = self.reader(seen.flatten(0, 1)).float().to(clips.device)
-        split = read.unflatten(0, clips.shape[:2]).split((regressor.NUMBERS - 3, 3), -1)
+        read, _ = landmarker.bridged(read.unflatten(0, clips.shape[:2]))
+        split = read.split((regressor.NUMBERS - 3, 3), -1)
         return torch.cat([smoothed(part, p) for part, p in zip(split, passes, strict=True)], -1)
 
     def numbers(self, clips: Tensor) -> Tensor:
@@ -321,22 +314,44 @@ def _normal(name: str) -> Tensor:
 # --- the protector ----------------------------------------------------------------
 
 
-def build(run: Run, *, neutral: bool = False) -> Reenactment:
-    """The re-enactment of a run whose regressor is made, else with the weights its config names.
-
-    In clips of anybody but the twin, whose are framed as the crowd is, it looks for the face first.
+def reader_of(run: Run) -> Reader:
+    """Who reads faces in a run: the landmarker if its config says so, the regressor that it made,
+    or the one whose weights its config names.
 
     Raises:
         PpferError: when they are not there.
     """
+    if run.config.reader == "mediapipe":
+        return landmarker.Landmarker(landmarker.task_path(run.config))
     if run.has("regressor"):
-        net = run.get("regressor")
-    else:
-        net = nets.freeze(regressor.shipped(run.config).to(run.device))
-        net = fast.prepare(net, run.device)
-    find = None if twin_origin(run.config) else surest
+        return run.get("regressor")
+    net = nets.freeze(regressor.shipped(run.config).to(run.device))
+    return fast.prepare(net, run.device)
+
+
+def finds(run: Run) -> bool:
+    """Whether faces are looked for before the run's reader is shown them: the twin's are framed as
+    the crowd is, and the landmarker looks for itself.
+    """
+    return not twin_origin(run.config) and run.config.reader == "regressor"
+
+
+def build(run: Run, *, neutral: bool = False) -> Reenactment:
+    """The re-enactment of a run.
+
+    Raises:
+        PpferError: see `reader_of`.
+    """
     offset = 0.0 if neutral else run.config.reenactment_offset  # neutral, nothing is left to hide
-    return Reenactment(net, offset=offset, find=find, neutral=neutral)
+    find = surest if finds(run) else None
+    return Reenactment(reader_of(run), offset=offset, find=find, neutral=neutral)
+
+
+def missing(run: Run) -> str:
+    """What a run's reader cannot do without."""
+    if run.config.reader == "mediapipe":
+        return landmarker.missing(run.config)
+    return finder_missing() if finds(run) else ""
 
 
 PROTECTOR = Protector(
@@ -346,11 +361,11 @@ PROTECTOR = Protector(
     "52 facial actions and the pose, read by a network trained on synthetic strangers, redrawn on "
     "one donor",
     needs=("regressor",),
-    settings=("reenactment_offset",),
+    settings=("reenactment_offset", "reader"),
     notebook="11",
     size=SIDE,
     version=3,
-    missing=lambda run: "" if twin_origin(run.config) else finder_missing(),
+    missing=missing,
 )
 
 NEUTRAL = replace(
@@ -359,5 +374,5 @@ NEUTRAL = replace(
     title="Re-enactment, neutral",
     build=functools.partial(build, neutral=True),
     what_ran="the same, and what is done all through a clip is not shown",
-    settings=(),
+    settings=("reader",),
 )
