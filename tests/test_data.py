@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppfer.base.errors import PpferError
+from ppfer.config import load_config
 from ppfer.data import index as data
 from ppfer.data import readers
 from ppfer.data.words import EMOTIONS
+from ppfer.method.clips import chosen_clips
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 CODES = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
@@ -245,6 +247,8 @@ def test_dfew_tree(tmp_path):
         "is a duplicate",
     ]
     assert set(data.index(tmp_path, fold=2).table["clip"]) == {"00001", "00010"}
+    second = load_config("smoke", {"data": str(tmp_path), "fold": "2", "actors": 0})
+    assert set(chosen_clips(second).table["clip"]) == {"00001", "00010"}
     with pytest.raises(PpferError, match="set_9.csv does not exist"):
         data.index(tmp_path, fold=9)
 

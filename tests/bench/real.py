@@ -131,7 +131,8 @@ def read_back(protector: reenactment.Reenactment, paths: pd.Series, what: str) -
     """What its reader says of the donor whom a protector shows instead, (n, FRAMES, 55)."""
 
     def back(clip: torch.Tensor) -> torch.Tensor:
-        shown = protector.drawn(protector.numbers(clip)[0], reenactment.SIDE)
+        side = reenactment.SIDE
+        shown = reenactment.redrawn(protector.numbers(clip), side, side)[0]
         said = protector.reader(shown.mul(255).round() / 255)
         return reenactment.landmarker.bridged(said[None])[0][0]
 

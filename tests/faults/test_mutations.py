@@ -32,7 +32,7 @@ from ppfer.data.store import ClipStore
 from ppfer.method import compensation, identity, privacy, recognition
 from ppfer.method.networks import classification
 from ppfer.protect import PPFER, PrivacyEnhancer
-from ppfer.run import loop
+from ppfer.run import batches, loop
 from ppfer.run.loop import Loop
 from ppfer.run.run import Run
 from ppfer.run.stage import stage
@@ -376,7 +376,7 @@ BUGS = {
         set_to(Run, "manifest", lambda run, name: {"summary": {}}),
         check_a_row_needs_its_manifests),
     "batches that ignore the seed": (
-        set_to(loop, "_generator", lambda seed, step: torch.Generator().manual_seed(step % 99)),
+        set_to(batches, "_generator", lambda seed, step: torch.Generator().manual_seed(step % 99)),
         check_seeds_matter_and_repeat),
     "networks that ignore the seed": (
         set_to(Training, "seed", property(lambda self: 7)), check_seeds_matter_and_repeat),
@@ -431,14 +431,14 @@ BUGS = {
     "an optimizer that starts afresh when resumed": (
         set_to(Loop, "resume", _forgetful), check_resuming_repeats_nothing),
     "processes that all take the same share": (
-        set_to(loop, "rank", lambda: 0),
+        set_to(batches, "rank", lambda: 0),
         lambda case: test_train.test_processes_share_a_batch_out(case.patch)),
     "an objective whose meaning changed under the same version": (
         wrapped(identity.IdentityObjective, "forward", lambda loss, *_: 1.1 * loss),
         lambda case: check_versions(case.folder())),
     "smoothing forgotten in the recognizer's loss": (
         wrapped(recognition.Recognizer, "objective",
-                lambda made, *_: setattr(made, "label_smoothing", 0.3) or made),
+                lambda made, *_: classification(made.net, 0.3)),
         lambda case: check_versions(case.folder())),
 }  # fmt: skip
 
