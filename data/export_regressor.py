@@ -3,8 +3,8 @@
     python data/export_regressor.py
 
 Draws synthetic people, trains the regressor on them (profile twin: minutes on a GPU), and writes
-its weights in 8 bits and, beside them, `regressor.json`: how well it reads people it has not seen,
-and where and how long it was trained. Nothing but the repository is needed.
+its weights in half precision and, beside them, `regressor.json`: how well it reads people it has
+not seen, and where and how long it was trained. Nothing but the repository is needed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args(arguments)
     run = catalogue.open_run(load_config(args.profile, {"regressor_weights": ""}), args.runs_dir)
-    path = save_weights(run.make("regressor"), args.out, small=True)
+    path = save_weights(run.make("regressor"), args.out, half=True)
     made = run.manifest("regressor")
     kept = ("profile", "settings", "seconds", "device", "versions", "summary")
     write_json(path.with_suffix(".json"), {key: made[key] for key in kept})

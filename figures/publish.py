@@ -32,7 +32,7 @@ from ppfer.config import REPO
 from ppfer.run.names import ASIDE, config_of
 from ppfer.run.run import Run
 from ppfer.show import diagram, plots, tradeoff
-from ppfer.study import catalogue, paper
+from ppfer.study import catalogue
 
 FIGURES = REPO / "figures"
 PAGES = ("README.md", "figures/README.md", "figures/bench/README.md")  # hold tables from files
@@ -164,8 +164,8 @@ def keep_tables(made: Path, profile: str, people: int) -> Path:
         measure.write_table(readme_rows(json.loads(main.read_text())), folder, "readme")
     plots.theme()
     if (folder / "table1.json").exists():
-        drawn = paper.figure1(json.loads((folder / "table1.json").read_text()))
-        (folder / "figure1.svg").write_text(plots.svg(drawn, paper.FIGURE1))
+        drawn = tradeoff.figure1(json.loads((folder / "table1.json").read_text()))
+        (folder / "figure1.svg").write_text(plots.svg(drawn, tradeoff.FIGURE1))
     if (folder / "live.json").exists():
         drawn = tradeoff.figure(tradeoff.rows_of(folder), 1 / people)
         (folder / "curve.svg").write_text(plots.svg(drawn, tradeoff.ALT))

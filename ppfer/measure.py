@@ -144,7 +144,7 @@ def logits(
     clips: Tensor,
     index: np.ndarray | None = None,
     *,
-    frames: bool,
+    per_frame: bool,
     device: torch.device,
     precision: str = "auto",
     batch: int = 64,
@@ -155,7 +155,7 @@ def logits(
         net: frames (N, 3, H, W), or clips (B, T, 3, H, W), in [0, 1] → logits (·, classes).
         clips: (N, T, 3, H, W) uint8.
         index: which of the N; None for all.
-        frames: whether `net` sees single frames (True) or whole clips (False).
+        per_frame: whether `net` sees single frames (True) or whole clips (False).
         batch: clips at a time.
 
     Returns:
@@ -168,10 +168,23 @@ def logits(
     for part in rows.split(batch):
         pixels = clips[part].to(device).float() / 255
         with autocast(device, precision):
-            said = net(pixels.flatten(0, 1) if frames else pixels)  # (b·T, classes) or (b, classes)
-        said = said.float().cpu()
-        out.append(said.view(len(part), pixels.shape[1], -1) if frames else said)
+            answer = net(pixels.flatten(0, 1) if per_frame else pixels)
+        answer = answer.float().cpu()  # (b·T, classes) or (b, classes)
+        out.append(answer.view(len(part), pixels.shape[1], -1) if per_frame else answer)
     return torch.cat(out)
+
+
+def hits(logits: Tensor, labels: np.ndarray) -> np.ndarray:
+    """Where the likeliest class is the true one: (n, classes) → (n,) bool, or of frames
+    (n, T, classes) → (n, T), each under its clip's label (n,).
+    """
+    named, truth = logits.argmax(-1).cpu().numpy(), np.asarray(labels)
+    return named == truth.reshape(len(truth), *[1] * (named.ndim - 1))
+
+
+def accuracy(logits: Tensor, labels: np.ndarray) -> Rate:
+    """The share of `hits`."""
+    return rate(hits(logits, labels))
 
 
 def leakage(logits: Tensor, actors: np.ndarray, *, seed: int = 0) -> dict[str, Rate]:
@@ -187,16 +200,14 @@ def leakage(logits: Tensor, actors: np.ndarray, *, seed: int = 0) -> dict[str, R
         ``random_frame`` (the paper's PLR), ``all_frames`` (every frame counts), ``clip`` (mean
         log-probability).
     """
-    truth = torch.as_tensor(np.asarray(actors))
     if logits.ndim == 2:
-        return {"clip": rate(logits.argmax(-1) == truth)}
-    named = logits.argmax(-1)  # (n, T)
+        return {"clip": accuracy(logits, actors)}
     generator = torch.Generator().manual_seed(seed)
-    pick = torch.randint(logits.shape[1], (len(truth),), generator=generator)
+    pick = torch.randint(logits.shape[1], (len(logits),), generator=generator)
     return {
-        "random_frame": rate(named[torch.arange(len(truth)), pick] == truth),
-        "all_frames": rate(named == truth[:, None]),
-        "clip": rate(logits.log_softmax(-1).mean(1).argmax(-1) == truth),
+        "random_frame": accuracy(logits[torch.arange(len(logits)), pick], actors),
+        "all_frames": accuracy(logits, actors),
+        "clip": accuracy(logits.log_softmax(-1).mean(1), actors),
     }
 
 
@@ -219,12 +230,24 @@ def remapped_leakage(
     return rate(remap[logits.argmax(-1)] == torch.as_tensor(np.asarray(actors))[:, None])
 
 
-def per_class(logits: Tensor, labels: np.ndarray, names: Iterable[str]) -> dict[str, Rate]:
-    """Recall of each class, and ``average`` over all clips (the paper's "Avg" is the overall
-    accuracy)."""
-    labels = np.asarray(labels)
-    hits = logits.argmax(-1).numpy() == labels
-    return {name: rate(hits[labels == i]) for i, name in enumerate(names)} | {"average": rate(hits)}
+def chance(labels: np.ndarray) -> float:
+    """What guessing is right about: the share of the commonest class, which is 1/K or more.
+
+    Args:
+        labels: (n,) of 0 to K − 1, all there are.
+    """
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def per_class(logits: Tensor, labels: np.ndarray, names: Iterable[str]) -> dict[str, Rate | float]:
+    """Recall of each class, ``average`` over all clips (the paper's "Avg" is the overall accuracy,
+    WAR), and ``uar``, the mean of the recalls of those classes that there are.
+    """
+    right, labels = hits(logits, labels), np.asarray(labels)
+    recalls = {name: rate(right[labels == i]) for i, name in enumerate(names)}
+    shares = [recall.value for recall in recalls.values() if recall.n]
+    uar = statistics.mean(shares) if shares else float("nan")
+    return recalls | {"average": rate(right), "uar": uar}
 
 
 def by_group(hits: np.ndarray, groups: Iterable[str]) -> dict[str, Rate]:
@@ -282,7 +305,7 @@ def markdown(rows: Sequence[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plain(rows: Sequence[dict]) -> list[dict]:
+def json_rows(rows: Sequence[dict]) -> list[dict]:
     """Rows as JSON types: `Rate` and `Spread` become ``{"k", "n"}``."""
     shares = (Rate, Spread)
     return [
@@ -293,9 +316,9 @@ def plain(rows: Sequence[dict]) -> list[dict]:
 
 def write_table(rows: Sequence[dict], folder: Path, name: str) -> list[dict]:
     """Write ``<name>.json`` and ``<name>.md``; returns the rows as they were written (see
-    `plain`).
+    `json_rows`).
     """
-    rows = plain(rows)
+    rows = json_rows(rows)
     write_json(folder / f"{name}.json", rows)
     with atomic(folder / f"{name}.md") as partial:
         partial.write_text(markdown(rows))

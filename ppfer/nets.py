@@ -105,27 +105,27 @@ class RecoveryUNet(UNet):
 # Classifiers
 
 
-class _Reader(nn.Module):
+def resize(frames: Tensor, size: int) -> Tensor:
+    """Pictures (N, C, h, w) to (N, C, size, size): bilinear, antialiased when shrinking."""
+    if tuple(frames.shape[-2:]) == (size, size):
+        return frames
+    shrinks = max(frames.shape[-2:]) > size
+    frames = frames.float() if shrinks else frames  # antialiasing knows no bf16
+    how = {"mode": "bilinear", "align_corners": False, "antialias": shrinks}
+    return F.interpolate(frames, (size, size), **how)
+
+
+class _OfOneSize(nn.Module):
     """A network that sees pictures of one size, whatever it is given."""
 
     input_size: int | None
 
     def resize(self, frames: Tensor) -> Tensor:
-        """(N, 3, h, w) to (N, 3, input_size, input_size), antialiased when shrinking."""
-        size = self.input_size
-        if size is None or tuple(frames.shape[-2:]) == (size, size):
-            return frames
-        shrinks = max(frames.shape[-2:]) > size
-        frames = frames.float() if shrinks else frames  # antialiasing knows no bf16
-        return self.interpolate(frames, (size, size), antialias=shrinks)
-
-    def interpolate(self, frames: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
-        """(N, 3, h, w) to (N, 3, *size)."""
-        how = {"mode": "bilinear", "align_corners": False, "antialias": antialias}
-        return F.interpolate(frames, size, **how)
+        """(N, 3, h, w) to (N, 3, input_size, input_size)."""
+        return frames if self.input_size is None else resize(frames, self.input_size)
 
 
-class Classifier(_Reader):
+class Classifier(_OfOneSize):
     """Frames (or bands) to logits: C_hpr, C_lpr, V_pl (identities) and C_fc (expressions).
 
     Takes frames of any size in [0, 1]; resizing to `input_size` (bilinear, antialiased only when
@@ -138,7 +138,7 @@ class Classifier(_Reader):
         num_classes: number of logits.
         input_size: side of the square the network sees; None leaves frames as they come.
         weights: None from scratch, "DEFAULT" ImageNet weights through torchvision, or a path; see
-            `ppfer.base.weights.load_backbone`.
+            `ppfer.base.weights.load_pretrained`.
         width: first level's channels of "resnet_small".
         blocks: its blocks on each level.
 
@@ -188,7 +188,7 @@ def _resnet_small(num_classes: int, width: int, blocks: Sequence[int]) -> nn.Mod
     return net
 
 
-class Recognizer(_Reader):
+class Recognizer(_OfOneSize):
     """Clips to expression logits: F_u, an R3D-18 or a small network of the same blocks.
 
     Kinetics-400's mean and std are applied inside.
@@ -200,7 +200,7 @@ class Recognizer(_Reader):
         num_classes: number of logits.
         input_size: frames are resized to this side; None leaves them as they come.
         weights: None from scratch, "DEFAULT" Kinetics-400 weights through torchvision, or a path;
-            see `ppfer.base.weights.load_backbone`.
+            see `ppfer.base.weights.load_pretrained`.
         width: first level's channels of "r3d_small".
 
     Attributes:

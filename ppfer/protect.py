@@ -3,14 +3,19 @@
 A protector takes ``(B, T, 3, H, W)`` float in [0, 1] and returns the same shape in [0, 1].
 `protect` checks that, so nothing in the evaluation needs to know which method it measures. Methods
 that look at single frames flatten time themselves (`per_frame`).
+
+One that must know which clips it is given is told their names as well (`Protector.named`). One that
+works otherwise in a video than in clips of a run has a method for that (`ForVideo`).
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +24,7 @@ from ppfer.base.errors import PpferError
 from ppfer.wavelets import BandSplit
 
 Apply = Callable[[Tensor], Tensor]  # clips → clips
+NamedApply = Callable[[Tensor, Sequence[str]], Tensor]  # clips, their names → clips
 
 
 def no_privacy(clips: Tensor) -> Tensor:
@@ -116,17 +122,24 @@ def protect(
     Raises:
         PpferError: naming the protector, if it changed the shape, returned NaN or left [0, 1].
     """
-    return _checked(*_begin(protector, clips, name, precision), name)
+    return _checked(*_begin(protector, clips, None, name, precision), name)
 
 
 @torch.inference_mode()
-def _begin(protector: Apply, clips: Tensor, name: str, precision: str) -> tuple[Tensor, Tensor]:
+def _begin(
+    protector: Apply | NamedApply,
+    clips: Tensor,
+    names: Sequence[str] | None,
+    name: str,
+    precision: str,
+) -> tuple[Tensor, Tensor]:
     """What `protect` returns, still unchecked, and its least and greatest value: nothing here waits
     for a GPU.
     """
     pixels = clips.float() / 255 if clips.dtype == torch.uint8 else clips.float()
     with autocast(clips.device, precision):
-        out = protector(pixels).float()
+        out = protector(pixels) if names is None else protector(pixels, names)
+    out = out.float()
     if out.shape != pixels.shape:
         raise PpferError(
             f"{name} returned shape {tuple(out.shape)} for clips of shape {tuple(pixels.shape)}; "
@@ -146,14 +159,14 @@ def _checked(made: Tensor, bounds: Tensor, name: str) -> Tensor:
 
 
 def protect_all(
-    protector: Apply,
+    protector: Apply | NamedApply,
     clips: Tensor,
     *,
     device: torch.device,
     batch: int,
     name: str,
+    names: Sequence[str] | None = None,
     on_batch: Callable[[int], None] | None = None,
-    rows: bool = False,
     precision: str = "auto",
 ) -> Iterator[Tensor]:
     """Protect a whole (N, T, 3, H, W) uint8 tensor batch by batch; yields uint8 batches on
@@ -162,16 +175,16 @@ def protect_all(
     A batch is begun before the one ahead of it is checked and given out, so that a GPU has always
     work.
 
-    With `rows` the protector is called as ``protector(clips, rows)``, a range of the N: for one
+    With `names`, of the N clips, the protector is called as ``protector(clips, names)``: for one
     that knows more of a clip than its pixels, such as where the landmarks of the face are.
     """
     if isinstance(protector, nn.Module):
         protector.eval()
     begun = None
     for start in range(0, len(clips), batch):
-        here = range(start, min(len(clips), start + batch))
-        apply = functools.partial(protector, rows=here) if rows else protector
-        ahead, begun = begun, _begin(apply, clips[start : here.stop].to(device), name, precision)
+        part = slice(start, start + batch)
+        told, shown = names and names[part], clips[part].to(device)
+        ahead, begun = begun, _begin(protector, shown, told, name, precision)
         if ahead:
             yield _checked(*ahead, name)
             if on_batch:
@@ -180,3 +193,55 @@ def protect_all(
         yield _checked(*begun, name)
         if on_batch:
             on_batch(len(clips))
+
+
+# --- in videos ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VideoProtector:
+    """A protector as it protects one video.
+
+    Attributes:
+        apply: clips (B, T, 3, S, S) in [0, 1] and their B names, "<video> <track>", to the same
+            shape. Clips of one name are parts of one face's way through the video, in their order.
+        context: frames that it is shown before and after those that it is asked for, so that no
+            seam shows where it smooths over time. What it returns of them is not used.
+        view_square: a face's box (4,) → the square (4,) that it is shown, both left, top, right,
+            bottom in pixels; None: the square that its result is pasted into.
+        first_pass: called as `apply` is, with the whole video, before that begins. What it returns
+            is not shown: the clips as they are will do.
+    """
+
+    apply: NamedApply
+    context: int = 0
+    view_square: Callable[[np.ndarray], np.ndarray] | None = None
+    first_pass: NamedApply | None = None
+
+
+@runtime_checkable
+class ForVideo(Protocol):
+    """A protector that is made anew for each video."""
+
+    def for_video(self, rate: float) -> VideoProtector:
+        """As it protects a video of `rate` frames per second."""
+
+
+def for_video(
+    protector: Apply | NamedApply | ForVideo, rate: float, *, named: bool = False
+) -> VideoProtector:
+    """Any protector as it protects one video.
+
+    Args:
+        protector: clips → clips, or what has a method `ForVideo.for_video`.
+        rate: frames per second of the video, about.
+        named: the protector is called as ``protector(clips, names)``.
+    """
+    if isinstance(protector, nn.Module):
+        protector.eval()
+    if isinstance(protector, ForVideo):
+        return protector.for_video(rate)
+    return VideoProtector(protector if named else lambda clips, names: protector(clips))
+
+
+# --- on a GPU -----------------------------------------------------------------

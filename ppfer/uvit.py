@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from ppfer.base.errors import PpferError
-from ppfer.base.weights import check_weights, load_weights, read_weights
+from ppfer.base.weights import load_weights, read_weights
 from ppfer.nets import freeze
 
 LATENT_SCALE = 0.18215  # Stable Diffusion multiplies its autoencoder's latents by this
@@ -84,6 +84,8 @@ class UViT(nn.Module):
             raise PpferError(f"UViT: patch {patch} does not divide the image size {img_size}")
         if dim % heads or dim % 2:
             raise PpferError(f"UViT: dim {dim} must be even and a multiple of heads {heads}")
+
+        # tokens: patches, and what stands before them
         self.img_size, self.patch, self.channels, self.dim = img_size, patch, channels, dim
         self.time, self.classes, self.checkpoint = time, classes, checkpoint
         self.extras = int(time) + int(classes > 0)
@@ -92,12 +94,16 @@ class UViT(nn.Module):
         if classes:
             self.label_emb = nn.Embedding(classes, dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.extras + (img_size // patch) ** 2, dim))
+
+        # blocks: the second half takes the first half's outputs as skips
         block = functools.partial(_Block, dim, heads, mlp_ratio, qkv_bias)
         self.in_blocks = nn.ModuleList(block(skip=False) for _ in range(depth // 2))
         self.mid_block = block(skip=False)
         self.out_blocks = nn.ModuleList(block(skip=True) for _ in range(depth // 2))
         self.norm = nn.LayerNorm(dim)
         self.decoder_pred = nn.Linear(dim, patch**2 * channels)
+
+        # the official initialisation
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -210,80 +216,27 @@ def uvit_h2(
         net = UViT(img_size=img_size, checkpoint=checkpoint)
     for name in [name for name in state if name.endswith("pos_embed")]:
         state[name] = resize_pos_embed(state[name], img_size // net.patch)
-    check_weights(net, state)
-    return load_weights(net.to_empty(device=torch.get_default_device()), state)
+    return load_weights(net, state)
 
 
 class PixelCompensator(nn.Module):
     """F_fc on pixels: a U-ViT predicts what to add to each frame.
 
-    It starts as the identity (zero-initialised output). Option C is this class, small and from
-    scratch; option B is `PixelCompensator.transplant`, with H/2's blocks. A compensator is not told
-    a time or a label, so C has neither token; B keeps both, constant (t = 1, no label), because its
-    blocks were trained with them.
+    It starts as the identity (zero-initialised output). A compensator is not told a time or a
+    label, so its U-ViT has neither token.
 
     Args:
         img_size: side of the frames.
-        patch, dim, depth, heads, mlp_ratio, checkpoint: see `UViT`.
-        tokens: keep the (constant) time and label token.
+        patch, dim, depth, heads: see `UViT`.
     """
 
     def __init__(
-        self,
-        img_size: int,
-        patch: int = 8,
-        dim: int = 128,
-        depth: int = 4,
-        heads: int = 4,
-        mlp_ratio: float = 4,
-        tokens: bool = False,
-        checkpoint: bool = False,
+        self, img_size: int, patch: int = 8, dim: int = 128, depth: int = 4, heads: int = 4
     ) -> None:
         super().__init__()
-        size = (img_size, patch, 3, dim, depth, heads, mlp_ratio)
-        self.uvit = UViT(*size, classes=int(tokens), time=tokens, checkpoint=checkpoint)
+        self.uvit = UViT(img_size, patch, 3, dim, depth, heads, classes=0, time=False)
         nn.init.zeros_(self.uvit.decoder_pred.weight)
         nn.init.zeros_(self.uvit.decoder_pred.bias)
-
-    @classmethod
-    def transplant(
-        cls,
-        weights: str | Path | Mapping[str, Tensor],
-        img_size: int,
-        patch: int,
-        heads: int = 16,
-        checkpoint: bool = False,
-    ) -> PixelCompensator:
-        """Option B: the blocks of a latent U-ViT such as H/2 in a pixel compensator.
-
-        Blocks, final norm and the "no label" embedding are copied, the positional embedding is
-        interpolated to the new grid; patch embedding and output layer are new.
-
-        Raises:
-            PpferError: when the weights are not those of a U-ViT with a time and a label token.
-        """
-        state = read_weights(weights)
-        needed = {"pos_embed", "label_emb.weight", "mid_block.mlp.fc1.weight"}
-        if not needed <= state.keys():
-            missing = ", ".join(sorted(needed - state.keys()))
-            raise PpferError(f"these are not the weights of a U-ViT: {missing} missing")
-        dim = state["pos_embed"].shape[-1]
-        depth = 2 * len({name.split(".")[1] for name in state if name.startswith("in_blocks.")})
-        ratio = len(state["mid_block.mlp.fc1.weight"]) / dim
-        state["pos_embed"] = resize_pos_embed(state["pos_embed"], img_size // patch)
-        state["label_emb.weight"] = state["label_emb.weight"][-1:]  # "no label"
-        fresh = ("patch_embed.", "decoder_pred.")
-        state = {name: value for name, value in state.items() if not name.startswith(fresh)}
-        build = functools.partial(
-            cls, img_size, patch, dim, depth, heads, ratio, tokens=True, checkpoint=checkpoint
-        )
-        with torch.device("meta"):  # refused before it takes memory
-            own = build().uvit
-        ends = {k: v for k, v in own.state_dict().items() if k.startswith(fresh)}
-        check_weights(own, state | ends)
-        net = build()
-        load_weights(net.uvit, state | {k: net.uvit.state_dict()[k] for k in ends})
-        return net
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map (N, 3, S, S) in [0, 1] to the same shape and range.
@@ -291,52 +244,33 @@ class PixelCompensator(nn.Module):
         Raises:
             PpferError: when S is not `img_size`.
         """
-        return (frames + self.uvit(2 * frames - 1, timesteps=1.0)).clamp(0, 1)
+        return (frames + self.uvit(2 * frames - 1)).clamp(0, 1)
 
 
 class LatentCompensator(nn.Module):
-    """F_fc in Stable Diffusion's latent space, option A: faithful to the official U-ViT weights.
+    """F_fc in Stable Diffusion's latent space, faithful to the official U-ViT weights.
 
-    The frames are encoded, the U-ViT works on the latents z, the result is decoded.
+    The frames are encoded; the U-ViT's output is taken for the noise ε̂ in the latents z at step
+    `t`, ẑ₀ = (z − √(1 − ᾱ_t) ε̂) / √ᾱ_t, near the identity at small t; the result is decoded.
 
     Args:
         uvit: a latent U-ViT, see `uvit_h2`.
         autoencoder: with diffusers' interface, ``encode(x).latent_dist.mode()`` and
             ``decode(z).sample``, pictures in [−1, 1]; see `load_autoencoder`. Frozen here;
             gradients pass through it.
-        mode: what the U-ViT's output is taken for:
-            "denoise": the noise ε̂ in z at step `t`, ẑ₀ = (z − √(1 − ᾱ_t) ε̂) / √ᾱ_t, near the
-            identity at small t;
-            "raw": the new latent itself, as the authors' code has it;
-            "residual": a change of the latent behind a gate that starts at zero.
         t: diffusion step shown to the U-ViT, 1 to 1000.
-        scale: factor between the autoencoder's latents and the U-ViT's.
     """
 
-    def __init__(
-        self,
-        uvit: UViT,
-        autoencoder: nn.Module,
-        mode: str = "denoise",
-        t: int = 1,
-        scale: float = LATENT_SCALE,
-    ) -> None:
+    def __init__(self, uvit: UViT, autoencoder: nn.Module, t: int = 1) -> None:
         super().__init__()
-        if mode not in ("denoise", "raw", "residual"):
-            raise PpferError(
-                f"LatentCompensator: mode is 'denoise', 'raw' or 'residual', got '{mode}'"
-            )
         if not 1 <= t <= 1000:
             raise PpferError(f"LatentCompensator: t is a diffusion step from 1 to 1000, got {t}")
-        self.uvit, self.autoencoder = uvit, freeze(autoencoder)
-        self.mode, self.t, self.scale = mode, t, scale
+        self.uvit, self.autoencoder, self.t = uvit, freeze(autoencoder), t
         self.signal = float(alpha_bar()[t - 1])  # ᾱ_t
-        if mode == "residual":
-            self.gate = nn.Parameter(torch.zeros(()))
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (N, 3, H, W) in [0, 1] to latents (N, 4, H/8, W/8), without a random draw."""
-        return self.scale * self.autoencoder.encode(2 * frames - 1).latent_dist.mode()
+        return LATENT_SCALE * self.autoencoder.encode(2 * frames - 1).latent_dist.mode()
 
     def compensate(self, z: Tensor) -> Tensor:
         """Latents to latents of the same shape."""
@@ -346,14 +280,12 @@ class LatentCompensator(nn.Module):
                 f"these frames give latents of {z.shape[-2]}×{z.shape[-1]}, but the U-ViT was "
                 f"built for {side}×{side}; use other frames or build it with img_size={z.shape[-1]}"
             )
-        y = self.uvit(z, timesteps=float(self.t))
-        if self.mode == "denoise":
-            return (z - math.sqrt(1 - self.signal) * y) / math.sqrt(self.signal)
-        return y if self.mode == "raw" else z + self.gate * y
+        noise = self.uvit(z, timesteps=float(self.t))
+        return (z - math.sqrt(1 - self.signal) * noise) / math.sqrt(self.signal)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents to frames in [0, 1]."""
-        return (self.autoencoder.decode(z / self.scale).sample / 2 + 0.5).clamp(0, 1)
+        return (self.autoencoder.decode(z / LATENT_SCALE).sample / 2 + 0.5).clamp(0, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map (N, 3, H, W) in [0, 1] to the same shape and range.

@@ -13,7 +13,7 @@ import torch
 from ppfer.base.errors import PpferError
 from ppfer.protect import no_privacy
 from ppfer.video import decode_clip
-from ppfer.video.heads import Options
+from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import Outcome, protect_files
 
 CPU = torch.device("cpu")
@@ -67,7 +67,9 @@ def wanted(count: int, frames: int = 16) -> list[int]:
 
 def outcomes(source: Path, out: Path) -> list[Outcome]:
     """`ppfer protect` with the protector that changes nothing: only reading and writing show."""
-    return protect_files(no_privacy, source, out, Options(size=64, device=CPU, frame="whole"))
+    return protect_files(
+        no_privacy, source, out, ProtectOptions(size=64, device=CPU, frame="whole")
+    )
 
 
 def protect(source: Path, out: Path) -> list[Path] | str:

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from ppfer import protect
-from ppfer.study.protectors.ablation import FULL, TASKS, JointObjective, table4
-from ppfer.study.tables import ensure
+from ppfer.method.networks import classification
+from ppfer.study.protectors.ablation import FULL, TASKS, table4
 
 
 def switches(task) -> tuple[bool, ...]:
@@ -43,7 +43,7 @@ def test_protectors_have_the_parts_their_switches_say(tiny_run):
     for task in TASKS:
         for need in (task.enhancer, f"protected/{task.source}", task.compensation):
             if need:
-                ensure(tiny_run, need)
+                tiny_run.ensure(need)
         made = task.build(tiny_run)
         enhancer = made.enhancer if task.compensator else made
         assert isinstance(made, protect.PPFER) == task.compensator
@@ -52,15 +52,15 @@ def test_protectors_have_the_parts_their_switches_say(tiny_run):
 
 
 def test_compensator_without_controller_does_not_need_one(tiny_run):
-    assert "expression" not in tiny_run.describe("compensation/enhanced-mse").needs()
-    assert "expression" in tiny_run.describe("compensation/task3").needs()
+    assert "expression" not in tiny_run.stage("compensation/enhanced-mse").needs()
+    assert "expression" in tiny_run.stage("compensation/task3").needs()
 
 
 def test_joint_training_reaches_enhancer_and_recognizer():
     torch.manual_seed(0)
     enhancer = protect.FrameEnhancer(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid()))
     recognizer = nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 16, 6))
-    objective = JointObjective(enhancer, recognizer, 0.0)
+    objective = classification(nn.Sequential(enhancer, recognizer))
     objective(torch.rand(2, 2, 3, 4, 4), torch.tensor([0, 5])).backward()
     for p in objective.parameters():
         assert p.grad is not None and p.grad.abs().sum() > 0

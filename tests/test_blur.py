@@ -11,7 +11,6 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from ppfer.base.errors import PpferError
 from ppfer.protect import protect
 from ppfer.study.protectors.blur import GaussianBlur, bisect, blur_matrix
-from ppfer.study.tables import ensure
 
 
 @settings(max_examples=20, deadline=None)
@@ -55,9 +54,9 @@ def test_blur_stays_in_float32_whatever_the_precision():
 def test_both_blurs_are_matched_on_the_validation_part(tiny_run):
     for name in ("blur1", "blur2"):
         (need,) = tiny_run.protector(name).needs
-        ensure(tiny_run, need)
+        tiny_run.ensure(need)
         found = tiny_run.get(need)
         assert tiny_run.protector(name).build(tiny_run).sigma == found.at
-        assert str(found) in tiny_run.protector(name).said(tiny_run)
+        assert str(found) in tiny_run.protector(name).description(tiny_run)
     with pytest.raises(PpferError, match="blur is matched on plr or acc, not on 'ssim'"):
-        tiny_run.describe("blur/ssim")
+        tiny_run.stage("blur/ssim")

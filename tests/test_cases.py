@@ -25,7 +25,7 @@ from ppfer.data.index import index
 from ppfer.data.store import ClipStore
 from ppfer.study.catalogue import open_run
 from ppfer.video import decode_clip, read_video
-from ppfer.video.heads import Options
+from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
 from ppfer.video.writer import write_video
 
@@ -95,7 +95,7 @@ def test_nothing_is_left_out_without_a_word(here: Path) -> None:
 def test_what_was_stopped_leaves_nothing_half_written(here: Path) -> None:
     encode(here / "in" / "a.mp4")
     encode(here / "in" / "b.mp4", count=200)
-    options, calls = Options(size=64, device=CPU, frame="whole"), []
+    options, calls = ProtectOptions(size=64, device=CPU, frame="whole"), []
 
     def stopped(clips: torch.Tensor) -> torch.Tensor:
         calls.append(len(clips))
@@ -437,4 +437,4 @@ def test_two_data_folders_of_one_name_are_two_runs(here: Path) -> None:
     assert left == ["result_of_a", "result_of_b"] and places[0] != places[1]
     other = load_config("demo", {"data": str(folder), "bands.wavelet": "db4"})
     again = open_run(other, here / "runs", "cpu")
-    assert again.dir not in places and again.place("clips") == places[1] / "clips"  # shared
+    assert again.dir not in places and again.folder("clips") == places[1] / "clips"  # shared

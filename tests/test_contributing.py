@@ -69,7 +69,7 @@ print(json.dumps({
     "box": {"shape": box.shape, "spread": [float(x.float().std()) for x in (clips, box)]},
     "table1": [name for name in tables.TABLE1 if name in ready],
     "veil": {"shape": moved.shape, "most": int(moved.abs().max())},
-    "stage": [run.describe("flicker/veil").needs(), run.describe("flicker/veil").origin()],
+    "stage": [run.stage("flicker/veil").needs(), run.stage("flicker/veil").origin()],
     "flicker": {name: run.get(f"flicker/{name}") for name in given["approaches"]},
     "shown": json.loads((run.dir / "tables" / "flicker.json").read_text()),
     "data": {"kind": found.kind, "rows": found.table[["clip", "actor", "emotion"]].values.tolist(),

@@ -64,7 +64,7 @@ def test_matrices_of_the_transform_stay_real():
 def test_every_stage_that_trains_has_a_row():
     config = load_config("smoke")
     rows, run = cost.estimate(config), cost.Unmade(config)
-    trained = {name for name in PIPELINE if isinstance(run.describe(name), Training)}
+    trained = {name for name in PIPELINE if isinstance(run.stage(name), Training)}
     kinds = {name.partition("/")[0] for name in trained}
     assert {row["stage"].partition("/")[0] for row in rows} == kinds | {"recovery"}
     for row in rows:

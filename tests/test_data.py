@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ppfer.base.errors import PpferError
 from ppfer.data import index as data
+from ppfer.data import readers
 from ppfer.data.words import EMOTIONS
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
@@ -94,7 +95,7 @@ def test_a_sound_copy_replaces_a_pointer(tmp_path):
 
 @pytest.mark.parametrize("how", ["keep_faults", "twin.json"])
 def test_known_faults_can_be_kept(tmp_path, how):
-    put(tmp_path, {f"{clip}.mp4": None for clip in (*data.KNOWN_FAULTS, "1001_DFA_ANG_XX")})
+    put(tmp_path, {f"{clip}.mp4": None for clip in (*readers.KNOWN_FAULTS, "1001_DFA_ANG_XX")})
     assert len(data.index(tmp_path).table) == 1
     if how == "twin.json":
         put(tmp_path, {how: b"{}"})
@@ -258,6 +259,57 @@ def test_fingerprint_follows_content_not_place(tmp_path):
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_index_names_refuses_other_names():
-    with pytest.raises(PpferError, match="1001-a has an odd name"):
-        data.index_names(["1001_DFA_ANG_XX.flv", "1001-a"])
+# --- what a table's columns say ---------------------------------------------------
+
+
+def listed(root: Path, rows: list[str], head: str = "path,actor,emotion,age") -> data.Index:
+    """The index of a folder whose metadata.csv has these rows, a clip for each."""
+    videos = {row.partition(",")[0].removeprefix(f"{root}/"): None for row in rows}
+    return data.index(put(root, videos | {"metadata.csv": "\n".join([head, *rows]).encode()}))
+
+
+@pytest.mark.parametrize("age", ["25-34", "40+", "n/a", "nan", "-3", "inf", "20s", "1e9"])
+def test_an_age_that_is_no_number_is_not_known(tmp_path, age):
+    index = listed(tmp_path, [f"a.mp4,1,sad,{age}", "b.mp4,2,sad,31.0"])
+    assert index.table["age"].tolist() == ["", "31.0"]
+    assert (("column age", f"'{age}': no number of years, taken as not known"),) == index.remarks
+
+
+def test_absolute_and_relative_paths_name_one_file(tmp_path):
+    root = tmp_path / "set"
+    rows = [f"{root}/a.mp4,1,sad,", f"{root}/sub/b.mp4,2,sad,"]
+    index = listed(root, rows)
+    assert index.table["clip"].tolist() == ["a", "b"] and not len(index.rejected)
+    (tmp_path / "link").symlink_to(root)
+    assert len(data.index(tmp_path / "link").table) == 2
+    index = listed(root, [*rows, "a.mp4,1,sad,", f"{tmp_path}/out.mp4,1,sad,"])
+    assert index.table["clip"].tolist() == ["a", "b"]
+    assert sorted(reasons(index)) == ["../out.mp4", "a.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("names", "remarked"),
+    [
+        (("Ann", "ann", "ANN "), "'ANN', 'Ann', 'ann'"),
+        (("7", "7.0", "07"), "'07', '7', '7.0'"),
+        (("Ann  Lee", "Ann Lee", "Bo"), "'Ann  Lee', 'Ann Lee'"),
+        (("1", "10", "100"), ""),
+    ],
+)
+def test_one_person_spelled_in_two_ways_is_remarked(tmp_path, names, remarked):
+    index = listed(tmp_path, [f"{i}.mp4,{name},sad," for i, name in enumerate(names)])
+    said = "are taken as different people; write one in one way"
+    assert index.remarks == ((("column actor", f"{remarked} {said}"),) if remarked else ())
+    assert len(set(index.table["actor"])) == 3, "which spelling is right, the owner knows"
+
+
+def test_a_tables_own_split_is_used_or_said_to_be_ignored(tmp_path):
+    head = "path,actor,emotion,split"
+    parts = ("train", "Test", "validation")
+    index = listed(tmp_path / "a", [f"{p}.mp4,{i},sad,{p}" for i, p in enumerate(parts)], head)
+    told = dict(zip(index.table["clip"], index.table["split"], strict=True))
+    assert told == {"train": "train", "Test": "test", "validation": "val"} and not index.remarks
+    index = listed(tmp_path / "b", ["a.mp4,1,sad,train", "b.mp4,2,sad,"], head)
+    assert "split" not in index.table
+    words = "'', 'train': not train, val or test throughout, so not used"
+    assert index.remarks == (("column split", words),)

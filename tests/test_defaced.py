@@ -24,7 +24,8 @@ def test_only_the_face_changes_and_only_where_it_was_found(clips, way):
     found = np.full((2, 2, 5), np.nan, np.float32)
     found[0, 0] = (0.375, 0.375, 0.625, 0.625, 1)  # grows by 1.3 to both sides: 0.3 to 0.7
     shown = clips.float() / 255
-    made = build(SimpleNamespace(get=lambda name: found), way)(shown, range(2))
+    run = SimpleNamespace(get=lambda name: found, table={"clip": ["a", "b"]})
+    made = build(run, way)(shown, ["a", "b"])
     moved = (made - shown).abs().amax(2)  # (2, 2, 64, 64)
     assert moved[0, 0, 22:42, 22:42].max() > 0.1
     moved[0, 0, 17:47, 17:47] = 0

@@ -4,6 +4,7 @@ import itertools
 import os
 import threading
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -13,9 +14,12 @@ import torch
 from ppfer import video
 from ppfer.base.errors import PpferError
 from ppfer.config import REPO
+from ppfer.method.clips import by_clip
+from ppfer.protect import VideoProtector
 from ppfer.video import heads
 from ppfer.video import protect_files as deploying
-from ppfer.video.protect_files import Options, protect_files
+from ppfer.video.heads import ProtectOptions
+from ppfer.video.protect_files import protect_files
 from ppfer.video.writer import Writer
 
 CPU = torch.device("cpu")
@@ -79,7 +83,7 @@ def read(path):
 
 
 def options(**settings):
-    return Options(**{"size": 32, "device": CPU, **settings})
+    return ProtectOptions(**{"size": 32, "device": CPU, **settings})
 
 
 def states(outcomes):
@@ -133,6 +137,57 @@ def test_every_person_is_protected(tmp_path, people):
     assert len(outcome.tally.tracks) == 2 and set(shapes) == {(2, 16, 3, 32, 32)}
     for made, _ in read(outcome.result):
         assert (made[50, [48, 144], 0] > 200).all() and (made[50, [48, 144], 1] < 60).all()
+
+
+def test_a_protector_is_told_which_face_of_which_video_it_sees(tmp_path, people):
+    pictures = [np.concatenate(pair, 1) for pair in zip(*people, strict=True)]
+    for name in ("a.mp4", "b.mp4"):
+        write(tmp_path / "in" / name, pictures if name == "a.mp4" else pictures[::-1])
+    told = []
+
+    def protector(clips, names):
+        told.append(tuple(names))
+        return clips
+
+    made = protect_files(protector, tmp_path / "in", tmp_path / "out", options(), named=True)
+    assert [outcome.state for outcome in made] == ["written"] * 2
+    videos = [{name.split()[0] for name in names} for names in told]
+    assert len(videos[0] | videos[-1]) == 2 and all(len(video) == 1 for video in videos)
+    assert {len(set(names)) for names in told} == {2}
+
+
+def test_a_protector_of_a_runs_clips_leaves_videos_of_others_with_a_sentence(tmp_path, people):
+    known = by_clip(SimpleNamespace(table={"clip": ["1001_DFA_HAP_XX"]}), [0.5])
+    source = write(tmp_path / "a.mp4", people[0])
+
+    def protector(clips, names):
+        return torch.stack([clip * known[name] for clip, name in zip(clips, names, strict=True)])
+
+    (outcome,) = protect_files(protector, source, tmp_path / "out", options(), named=True)
+    assert outcome.state == "failed" and "the clips of its run alone" in str(outcome)
+
+
+def test_a_first_pass_has_seen_all_of_a_video_before_the_first_frame_is_made(tmp_path, people):
+    class Counting:
+        """Shows how many parts a video has, in tenths of white."""
+
+        def for_video(self, rate):
+            seen = []
+
+            def count(clips, names):
+                seen.append(names)
+                return clips
+
+            def shown(clips, names):
+                return torch.full_like(clips, len(seen) / 10)
+
+            return VideoProtector(shown, first_pass=count)
+
+    source = write(tmp_path / "a.mp4", people[0] * 3, rate=24)
+    how = options(frame="whole", exact=True)
+    (outcome,) = protect_files(Counting(), source, tmp_path / "out", how)
+    levels = [made.mean() / 25.5 for made, _ in read(outcome.result)]
+    assert len(levels) == 48 and levels == pytest.approx([3] * 48, abs=0.2)
 
 
 def test_frames_without_a_face_are_black_and_counted(tmp_path, people):

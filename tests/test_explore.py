@@ -72,7 +72,7 @@ def test_a_moved_control_redraws_the_picture_in_place_and_quickly(tiny_run, sett
 def test_a_kernel_knows_whether_somebody_can_move_controls(monkeypatch):
     """Papermill and nbconvert execute through nbclient, which can't be asked; JupyterLab can."""
     monkeypatch.delenv("PPFER_HEADLESS", raising=False)
-    code = "from ppfer import notebook; print(notebook.interactive())"
+    code = "from ppfer.show import notebook; print(notebook.interactive())"
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     nbclient.NotebookClient(book, kernel_name="python3").execute()
     assert book.cells[0].outputs[-1].text.strip() == "False"
@@ -157,3 +157,4 @@ def test_a_verdict_says_what_the_interval_allows(rate, against, found, capsys):
     said = capsys.readouterr().out
     assert said.startswith(f"C: {rate} is ")
     assert ("clearly " + found in said) == (found != "like")
+    assert ("points, 95 % interval" in said) == isinstance(against, Rate)

@@ -162,9 +162,9 @@ def test_every_stage_is_listed_once_and_found_by_name(tmp_path):
     run = catalogue.open_run(load_config("smoke"), tmp_path, "cpu")
     for cls in catalogue.STAGES:
         name = f"{cls.kind}/{VALUES[cls.argument]}" if cls.argument else cls.kind
-        stage = run.describe(name)
+        stage = run.stage(name)
         assert type(stage) is cls and stage.name == name
-        assert all(run.describe(need) for need in stage.needs())
+        assert all(run.stage(need) for need in stage.needs())
 
 
 def test_every_protector_is_listed_once_and_found_by_name(tmp_path):
@@ -173,8 +173,8 @@ def test_every_protector_is_listed_once_and_found_by_name(tmp_path):
     run = catalogue.open_run(load_config("smoke"), tmp_path, "cpu")
     for name in names:
         assert run.protector(name) in catalogue.PROTECTORS
-        assert run.describe(f"protected/{name}").what.name == name
-        assert all(run.describe(need) for need in run.protector(name).needs)
+        assert run.stage(f"protected/{name}").what.name == name
+        assert all(run.stage(need) for need in run.protector(name).needs)
     loaded = [module for name, module in sys.modules.items() if name.startswith("ppfer.")]
     found = [x for m in loaded for v in vars(m).values() for x in (v if type(v) is tuple else [v])]
     assert {x.name for x in found if isinstance(x, Protector)} == set(names)

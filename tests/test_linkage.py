@@ -12,7 +12,6 @@ from ppfer.measure import Linked, as_rate
 from ppfer.study import catalogue
 from ppfer.study.attacks.actions import QUARTERS, r_squared
 from ppfer.study.attacks.linkage import linked, strangers
-from ppfer.study.tables import ensure
 from ppfer.twin.head import load_head
 
 
@@ -31,7 +30,7 @@ def test_embeddings_that_tell_people_apart_link_all_and_others_none():
 
 
 def test_the_attacker_never_sees_a_strangers_clip(tiny_run):
-    stage, unseen = tiny_run.describe("linkage/none"), strangers(tiny_run)
+    stage, unseen = tiny_run.stage("linkage/none"), strangers(tiny_run)
     assert 2 <= len(unseen) < len(tiny_run.classes("actor"))
     shown = stage.batches()
     assert shown(0)[0].shape == shown(0)[1].shape  # the same frames, protected and not
@@ -40,7 +39,7 @@ def test_the_attacker_never_sees_a_strangers_clip(tiny_run):
 
 
 def test_a_pupil_that_is_shown_originals_says_what_the_teacher_says(tiny_run):
-    ensure(tiny_run, "linkage/none")
+    tiny_run.ensure("linkage/none")
     assert tiny_run.summary("linkage/none")["best"]["val_cosine"] > 0.5
     net = tiny_run.get("linkage/none")
     said = net(torch.rand(2, 3, 32, 32))

@@ -10,7 +10,6 @@ from torch import nn
 
 from ppfer import nets, protect
 from ppfer.study.protectors.live import UPDATES, LiveEnhancer, LiveObjective, motion_only
-from ppfer.study.tables import ensure
 from ppfer.wavelets import BandSplit
 
 
@@ -66,7 +65,7 @@ def test_the_adversaries_learn_from_what_the_enhancer_would_give_away(players):
 
 
 def test_the_trained_enhancer_is_a_protector(tiny_run):
-    ensure(tiny_run, "protected/live")
+    tiny_run.ensure("protected/live")
     shown = tiny_run.tensor("protected/live")
     assert shown.shape == tiny_run.tensor("clips").shape and isinstance(
         tiny_run.get("live"), nn.Module

@@ -13,6 +13,7 @@ from ppfer.base.errors import PpferError
 from ppfer.measure import (
     Rate,
     by_group,
+    chance,
     leakage,
     logits,
     markdown,
@@ -76,7 +77,15 @@ def test_a_permutation_of_identities_does_not_hide_them():
 def test_per_class_adds_up_to_the_average():
     labels = np.array([0, 0, 1, 2, 2, 2])
     rows = per_class(logits_naming(torch.tensor([0, 1, 1, 2, 0, 2]), 3), labels, ["a", "b", "c"])
+    assert rows.pop("uar") == pytest.approx((1 / 2 + 1 + 2 / 3) / 3)
     assert rows == {"a": Rate(1, 2), "b": Rate(1, 1), "c": Rate(2, 3), "average": Rate(4, 6)}
+    rare = per_class(torch.eye(2)[[0] * 10], np.array([0] * 9 + [1]), ["a", "b", "nobody shows it"])
+    assert rare["average"] == Rate(9, 10) and rare["uar"] == 0.5
+
+
+def test_chance_is_the_share_of_the_commonest():
+    assert chance(np.arange(12) % 3) == pytest.approx(1 / 3)
+    assert chance(np.array([0, 0, 0, 1])) == 0.75
 
 
 def test_by_group_partitions():
@@ -95,9 +104,9 @@ def test_logits_follow_the_index():
     index = np.array([5, 0, 3, 3, 6])
     expected = clips[torch.as_tensor(index)].float() / 255
     for batch in (1, 2, 64):
-        frames = logits(Mean(), clips, index, frames=True, device=CPU, batch=batch)
+        frames = logits(Mean(), clips, index, per_frame=True, device=CPU, batch=batch)
         torch.testing.assert_close(frames[..., 0], expected.flatten(2).mean(2))
-        whole = logits(Mean(), clips, index, frames=False, device=CPU, batch=batch)
+        whole = logits(Mean(), clips, index, per_frame=False, device=CPU, batch=batch)
         torch.testing.assert_close(whole[:, 0], expected.flatten(1).mean(1))
 
 

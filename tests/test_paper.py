@@ -2,8 +2,6 @@
 
 import json
 
-import matplotlib.pyplot as plt
-
 from ppfer.study import paper
 
 
@@ -67,14 +65,3 @@ def test_discrepancies_say_what_is_reproduced_and_what_was_not_run(tmp_path):
     assert "| Optical flow | plr | 1.03 | 23 | | not run |" in page
     assert "### Table 3\n\nNot made yet." in page
     assert "7 of the 13 accuracies" in " ".join(page.split())
-
-
-def test_figure1_marks_the_papers_points_as_theirs():
-    rows = [row("Gaussian blur 2", 270, 240), row("PPFER (C)", 25, 100), LEFT_OUT]
-    figure = paper.figure1(rows)
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    counts = [len(c.get_offsets()) for c in figure.axes[0].collections]
-    plt.close(figure)
-    kinds = ["ours, V_pl frozen", "ours, V_pl retrained", "the paper's, on CREMA-D"]
-    assert labels == [*kinds, "1  Gaussian blur 2", "2  PPFER (C)"]
-    assert counts == [2, 2, 2]

@@ -1,5 +1,7 @@
 """The protocol: same shape, in [0, 1], no NaN; networks that do nothing change nothing."""
 
+from dataclasses import FrozenInstanceError, replace
+
 import pytest
 import torch
 from torch import nn
@@ -55,6 +57,33 @@ def test_protect_all_keeps_order_and_count():
     assert [len(b) for b in batches] == [3, 1]
     expected = (FOUR.float() / 2).round().to(torch.uint8)
     assert (torch.cat(batches).int() - expected.int()).abs().max() <= 1
+
+
+def test_a_protector_that_is_told_names_is_told_those_of_its_clips():
+    told = []
+
+    def named(clips, names):
+        told.append(list(names))
+        return clips
+
+    how = {"device": CPU, "batch": 3, "name": "named", "names": list("abcd")}
+    made = torch.cat(list(protect.protect_all(named, FOUR, **how)))
+    assert told == [["a", "b", "c"], ["d"]] and torch.equal(made, FOUR)
+
+
+def test_any_protector_protects_a_video_and_one_with_a_method_in_its_own_way():
+    class Own(nn.Module):
+        def for_video(self, rate):
+            return protect.VideoProtector(lambda clips, names: clips / rate, context=3)
+
+    clips, own = torch.ones(1, 2, 3, 4, 4), Own()
+    plain = protect.for_video(lambda clips: clips / 2, 30.0)
+    named = protect.for_video(lambda clips, names: clips / len(names[0]), 30.0, named=True)
+    made = [one.apply(clips, ["a 01"]).mean() for one in (plain, named, protect.for_video(own, 8))]
+    assert made == [1 / 2, 1 / 4, 1 / 8] and not own.training
+    assert plain == replace(plain, context=0, view_square=None, first_pass=None)
+    with pytest.raises(FrozenInstanceError):
+        plain.context = 1
 
 
 def test_precision_is_the_callers():

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 
 from ppfer.config import Train
+from ppfer.method.networks import Objective
 from ppfer.run import loop
 from ppfer.run.batches import Batches
 from ppfer.study.attacks.recovery import (
     FRAMES,
     Recovery,
-    RecoveryObjective,
     mean_image,
     quality,
     some_frames,
@@ -84,7 +84,7 @@ def attack(protected: torch.Tensor, original: torch.Tensor, folder, steps: int) 
     def pairs(step):
         return p(step)[0], o(step)[0]
 
-    loop.fit(RecoveryObjective(net), net, pairs, config, folder, name="recovery")
+    loop.fit(Objective(net, F.l1_loss), net, pairs, config, folder, name="recovery")
     recovered = undo(net, protected[10:], CPU)
     assert recovered.shape == protected[10:].shape and recovered.dtype == torch.uint8
     return quality(as_frames(recovered), as_frames(original[10:]))

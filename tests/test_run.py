@@ -104,7 +104,7 @@ def test_what_another_run_has_made_is_used_from_there(tmp_path):
     other = at(tmp_path, name="other", seed=1)
     assert other.make("first") == 64 and other.make("second/a") == {"sum": 65}
     assert MADE == ["first", "second/a"]
-    assert other.place("first") == made.dir / "first"
+    assert other.folder("first") == made.dir / "first"
     assert not (other.dir / "first").exists() and (other.dir / "second" / "a").exists()
     assert not at(tmp_path, name="other", size=32).has("first")
 
@@ -214,9 +214,9 @@ def test_names_that_are_no_stage_or_protector_are_sentences(tmp_path):
     }.items():
         with pytest.raises(PpferError, match=says):
             run.make(name)
-    assert run.describe("third").needs() == run.describe("third/a").needs() == ("second/a",)
+    assert run.stage("third").needs() == run.stage("third/a").needs() == ("second/a",)
     run.protectors["none"] = Protector("none", "None", lambda run: no_privacy, "nothing")
-    assert run.protector("none").said(run) == "nothing"
+    assert run.protector("none").description(run) == "nothing"
     with pytest.raises(PpferError, match="unknown protector 'nun'; known: none"):
         run.protector("nun")
 

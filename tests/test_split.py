@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppfer.base.errors import PpferError
-from ppfer.data.index import index_names
-from ppfer.data.split import actor_folds, split, split_manifest
+from ppfer.data.readers import cremad_labels, demographics
+from ppfer.data.split import actor_folds, split
 from ppfer.data.words import EMOTION_CODES, EMOTIONS, SENTENCES
 
 CODES = tuple(EMOTION_CODES)
@@ -30,6 +30,11 @@ def cremad_names() -> list[str]:
     return [name for name in names if name not in gone]
 
 
+def cremad_table(names: list[str], people: dict | None = None) -> pd.DataFrame:
+    """What the names alone say, in their order."""
+    return pd.DataFrame([cremad_labels(name, people or {}) for name in sorted(names)])
+
+
 def check_closed_set(table: pd.DataFrame) -> None:
     parts = split(table)
     assert (len(table), table["actor"].nunique(), len(parts["test"])) == (7442, 91, 2232)
@@ -44,7 +49,7 @@ def check_closed_set(table: pd.DataFrame) -> None:
 
 
 def test_closed_set_of_the_paper():
-    table = index_names(cremad_names())
+    table = cremad_table(cremad_names())
     counts = {e: 1087 if e == "neutral" else 1271 for e in EMOTIONS}
     assert dict(table["emotion"].value_counts()) == counts
     check_closed_set(table)
@@ -56,7 +61,7 @@ def test_closed_set_of_the_paper():
 def test_closed_set_on_the_real_list():
     folder = Path(os.environ["CREMAD_METADATA"])
     names = pd.read_csv(folder / "SentenceFilenames.csv")["Filename"]
-    table = index_names(names, folder / "VideoDemographics.csv")
+    table = cremad_table(list(names), demographics(folder / "VideoDemographics.csv"))
     check_closed_set(table)
     people = table.drop_duplicates("actor")
     assert dict(people["sex"].value_counts()) == {"male": 48, "female": 43}
@@ -99,13 +104,20 @@ def test_split_is_a_partition_with_exact_size_and_all_actors(cells, test, val, s
 
 
 def test_split_depends_on_names_and_seed_alone():
-    table = index_names(cremad_names()[:400])
+    table = cremad_table(cremad_names()[:400])
     shuffled = table.sample(frac=1, random_state=3)
-    manifest = split_manifest(table, split(table))
-    assert split_manifest(shuffled, split(shuffled)) == manifest
-    assert split_manifest(table, split(table, seed=1))["sha256"] != manifest["sha256"]
-    assert manifest["counts"] == {"train": 252, "val": 28, "test": 120} and manifest["actors"] == 5
-    assert sorted(sum(manifest["clips"].values(), [])) == sorted(table["clip"])
+
+    def members(table: pd.DataFrame, seed: int = 0) -> dict[str, set]:
+        parts = split(table, seed=seed).items()
+        return {part: set(table["clip"].iloc[rows]) for part, rows in parts}
+
+    names = members(table)
+    assert members(shuffled) == names and members(table, seed=1) != names
+    assert {part: len(clips) for part, clips in names.items()} == {
+        "train": 252,
+        "val": 28,
+        "test": 120,
+    }
 
 
 def test_split_by_sentence_holds_out_whole_sentences():
@@ -126,6 +138,8 @@ def test_split_keeps_the_official_test():
     table = make_table([(0, i % 3) for i in range(60)])
     parts = split(table.assign(actor="", split=["test"] * 12 + ["train"] * 48))
     assert parts["test"].tolist() == list(range(12)) and len(parts["val"]) == 4
+    whole = split(table.assign(actor="", split=["test"] * 12 + ["val"] * 9 + ["train"] * 39))
+    assert whole["val"].tolist() == list(range(12, 21)) and len(whole["train"]) == 39
 
 
 ONE_ACTOR = [(0, i % 3) for i in range(12)]

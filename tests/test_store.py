@@ -142,7 +142,8 @@ def decode(path, *rest):
 def test_files_that_hang_or_crash_the_decoder_cost_only_themselves(tree, tmp_path, monkeypatch):
     (tmp_path / "bad_decoder.py").write_text(DECODER)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(store, "clip_or_reason", importlib.import_module("bad_decoder").decode)
+    decode = importlib.import_module("bad_decoder").decode
+    monkeypatch.setattr("ppfer.video.clips.clip_or_reason", decode)
     clips = build(tree, tmp_path / "store", timeout=6)
     assert_aligned(clips)
     codes = clips.rejected["path"].str.slice(18, 21)

@@ -99,7 +99,7 @@ def test_rows_made_side_by_side_are_those_of_the_tables(tiny_run, monkeypatch):
     assert {*approaches(tiny_run), "enhanced"} <= asked
     assert {f"task {task.number}" for task in (*TASKS, FULL)} <= set(names)
     for job in wanted:  # what it waits for is what some job before it makes, or a typing mistake
-        assert all(tiny_run.describe(need) for need in job.needs)
+        assert all(tiny_run.stage(need) for need in job.needs)
 
 
 def test_rows_of_several_seeds_and_settings_become_tables(tmp_path, monkeypatch):

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import small_classifier
 from torch import nn
 
 from ppfer.base.errors import PpferError
 from ppfer.base.weights import read_weights
 from ppfer.config import REPO, Train
-from ppfer.method.networks import ClassificationObjective
+from ppfer.method.networks import Objective, classification
 from ppfer.run import loop
 from ppfer.run.batches import Batches, augment
 from ppfer.run.loop import fit, learning_rate
@@ -30,7 +31,11 @@ def toy(frames: bool = True, batch: int = 3, device: torch.device = CPU) -> Batc
     """Batches of eight out of ten clips of noise."""
     g = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=g).to(device)
-    index, labels, seen = np.arange(1, 9), np.arange(10) % 3, {"device": device, "frames": frames}
+    index, labels, seen = (
+        np.arange(1, 9),
+        np.arange(10) % 3,
+        {"device": device, "per_frame": frames},
+    )
     return Batches(pixels, index, labels, batch=batch, seed=5, **seen)
 
 
@@ -104,7 +109,7 @@ def test_resumed_equals_uninterrupted(tmp_path, number):
         def measure():
             return {"norm": float(net[0].weight.detach().norm())}
 
-        fit(ClassificationObjective(net), net, feed, config, out, name="toy", evaluate=measure)
+        fit(classification(net), net, feed, config, out, name="toy", evaluate=measure)
         return net
 
     whole = train(tmp_path / "whole")
@@ -126,7 +131,7 @@ def test_a_damaged_checkpoint_costs_only_its_own_steps(tmp_path, left, capsys):
     out, net = tmp_path / "toy", small_classifier()
     out.mkdir()
     (out / "checkpoint.pt").write_bytes(left)
-    fit(ClassificationObjective(net), net, toy(), Train(2, 3, 1e-2), out, name="toy")
+    fit(classification(net), net, toy(), Train(2, 3, 1e-2), out, name="toy")
     assert "is damaged; its stage begins again" in capsys.readouterr().out
     assert (out / "weights.safetensors").exists()
 
@@ -143,13 +148,13 @@ def test_a_checkpoint_of_another_device_is_resumed(tmp_path):
 
     nets_made = [small_classifier(), small_classifier()]
     with pytest.raises(KeyboardInterrupt):
-        fit(ClassificationObjective(nets_made[0]), nets_made[0], feed, config, out, name="toy")
+        fit(classification(nets_made[0]), nets_made[0], feed, config, out, name="toy")
     saved = torch.load(out / "checkpoint.pt", weights_only=True)
     saved["optimizer"]["param_groups"][0].update(lr=torch.tensor(1e-2), fused=True, capturable=True)
     torch.save(saved, out / "checkpoint.pt")
-    fit(ClassificationObjective(nets_made[1]), nets_made[1], feed, config, out, name="toy")
+    fit(classification(nets_made[1]), nets_made[1], feed, config, out, name="toy")
     whole = small_classifier()
-    fit(ClassificationObjective(whole), whole, toy(), config, tmp_path / "whole", name="toy")
+    fit(classification(whole), whole, toy(), config, tmp_path / "whole", name="toy")
     for a, b in zip(whole.state_dict().values(), nets_made[1].state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
@@ -161,7 +166,7 @@ def test_the_best_evaluation_is_kept(tmp_path):
         seen.append(net[0].weight.detach().clone())
         return {"value": next(scores)}
 
-    objective, config = ClassificationObjective(net), Train(6, 3, 1e-2, evals=3)
+    objective, config = classification(net), Train(6, 3, 1e-2, evals=3)
     rule = {"evaluate": measure, "score": lambda m: [m["value"]]}
     summary = fit(objective, net, toy(), config, tmp_path, name="toy", **rule)
     assert summary["best_step"] == 4
@@ -186,14 +191,16 @@ def test_diverging_training_is_a_sentence(tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_captured_stage_learns_what_an_eager_one_learns(tmp_path):
-    class Eager(ClassificationObjective):
+    class Eager(Objective):
         captures = False
 
     device, config, trained = torch.device("cuda"), Train(20, 3, 1e-2, warmup=2), []
-    for kind in (ClassificationObjective, Eager):
+    for kind in (Objective, Eager):
         net, out = small_classifier().to(device), tmp_path / kind.__name__
         batches = toy(device=device)
-        summary = fit(kind(net), net, batches, config, out, name="toy", precision="fp32")
+        summary = fit(
+            kind(net, F.cross_entropy), net, batches, config, out, name="toy", precision="fp32"
+        )
         learnt = [p.detach().cpu() for p in net.parameters()]
         trained.append([*learnt, net[1].running_mean.cpu(), torch.tensor(summary["loss"])])
     for a, b in zip(*trained, strict=True):
@@ -214,7 +221,7 @@ def train_linear(out):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
     config = Train(6, 4, 1e-2)
-    fit(ClassificationObjective(net), net, toy(batch=4), config, out, name="linear")
+    fit(classification(net), net, toy(batch=4), config, out, name="linear")
     return net
 
 

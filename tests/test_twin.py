@@ -6,13 +6,14 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from ppfer import twin, video
 from ppfer.base.errors import PpferError
 from ppfer.config import REPO
-from ppfer.data import index
+from ppfer.data import index, readers
 from ppfer.data.words import DFEW_EMOTIONS
 from ppfer.twin.acting import APEX, FPS, main_specs, motion, wild_specs
 from ppfer.twin.camera import record, shot
@@ -60,7 +61,7 @@ def test_rasterizer_agrees_with_testing_every_pixel() -> None:
 def test_ninety_one_actors_give_crema_ds_file_list() -> None:
     names = [s.name for s in main_specs(91)]
     assert len(names) == len(set(names)) == 91 * 82
-    table = index.index_names(f"{name}.mp4" for name in names)
+    table = pd.DataFrame([readers.cremad_labels(name, {}) for name in names])
     assert len(table) == 91 * 82 and table.actor.nunique() == 91 and table.sentence.nunique() == 12
     assert (table.groupby("actor").size() == 82).all()
     assert dict(table.level.value_counts()) == {"XX": 91 * 67, "LO": 455, "MD": 455, "HI": 455}

@@ -12,45 +12,38 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ppfer import nets, uvit
+from ppfer import uvit
 from ppfer.base.errors import PpferError
 from ppfer.base.weights import load_weights
+from ppfer.config import load_config
+from ppfer.method.networks import new_compensator
 
 DIM, HIDDEN = 1152, 4608
 
 
 def official_h2() -> dict[str, tuple[int, ...]]:
     """Names and shapes of imagenet256_uvit_huge.pth, written out by hand."""
-    block = {
-        "norm1.weight": (DIM,), "norm1.bias": (DIM,), "attn.qkv.weight": (3 * DIM, DIM),
-        "attn.proj.weight": (DIM, DIM), "attn.proj.bias": (DIM,), "norm2.weight": (DIM,), "norm2.bias": (DIM,),  # noqa: E501
-        "mlp.fc1.weight": (HIDDEN, DIM), "mlp.fc1.bias": (HIDDEN,), "mlp.fc2.weight": (DIM, HIDDEN), "mlp.fc2.bias": (DIM,),  # noqa: E501
-    }  # fmt: skip  # noqa: E501
-    skip = {"skip_linear.weight": (DIM, 2 * DIM), "skip_linear.bias": (DIM,)}  # noqa: E501
-    names = {  # noqa: E501
-        "pos_embed": (1, 258, DIM), "patch_embed.proj.weight": (DIM, 4, 2, 2), "patch_embed.proj.bias": (DIM,),  # noqa: E501
-        "label_emb.weight": (1001, DIM), "norm.weight": (DIM,), "norm.bias": (DIM,),
-        "decoder_pred.weight": (16, DIM), "decoder_pred.bias": (16,),
-    }  # fmt: skip
+
+    def layer(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
+        return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+    block = {"attn.qkv.weight": (3 * DIM, DIM)} | layer("attn.proj", DIM, DIM)
+    block |= layer("norm1", DIM) | layer("norm2", DIM)
+    block |= layer("mlp.fc1", HIDDEN, DIM) | layer("mlp.fc2", DIM, HIDDEN)
+    late = block | layer("skip_linear", DIM, 2 * DIM)
+    names = {"pos_embed": (1, 258, DIM), "label_emb.weight": (1001, DIM)} | layer("norm", DIM)
+    names |= layer("patch_embed.proj", DIM, 4, 2, 2) | layer("decoder_pred", 16, DIM)
     names |= {f"mid_block.{k}": v for k, v in block.items()}
     for i in range(14):
         names |= {f"in_blocks.{i}.{k}": v for k, v in block.items()}
-        names |= {f"out_blocks.{i}.{k}": v for k, v in (block | skip).items()}
+        names |= {f"out_blocks.{i}.{k}": v for k, v in late.items()}
     return names
 
 
 def tiny(**changes) -> uvit.UViT:
     """A latent U-ViT with H/2's structure, small enough to run."""
-    options = {
-        "img_size": 8,
-        "patch": 2,
-        "channels": 4,
-        "dim": 32,
-        "depth": 4,
-        "heads": 4,
-        "classes": 11,
-    } | changes
-    net = uvit.UViT(**options)
+    size = {"img_size": 8, "patch": 2, "channels": 4, "dim": 32, "depth": 4, "heads": 4}
+    net = uvit.UViT(**{**size, "classes": 11, **changes})
     for p in net.parameters():  # the usual initialisation is so small that a mistake hides in it
         nn.init.normal_(p, std=0.2)
     return net
@@ -66,9 +59,8 @@ def test_h2_has_the_official_names_shapes_and_count():
 def test_h2_loads_a_file_of_official_names_and_refuses_others():
     official = {k: torch.empty(v, device="meta") for k, v in official_h2().items()}
     with torch.device("meta"):
-        net = uvit.uvit_h2(
-            official, img_size=28
-        )  # 224² frames: the positional embedding is interpolated
+        # 224² frames: the positional embedding is interpolated
+        net = uvit.uvit_h2(official, img_size=28)
         assert net.pos_embed.shape == (1, 2 + 14 * 14, DIM)
         with pytest.raises(PpferError, match=r"missing: out_blocks.3.skip_linear.bias"):
             uvit.uvit_h2(
@@ -87,54 +79,47 @@ def reference_forward(s: dict[str, torch.Tensor], x, t, y, patch: int, heads: in
     channels, size = x.shape[-3], x.shape[-1]
     dim, n = s["pos_embed"].shape[-1], size // patch
 
-    def block(name, v):
-        u = F.layer_norm(v, (dim,), s[f"{name}.norm1.weight"], s[f"{name}.norm1.bias"])
-        q, k, w = (u @ s[f"{name}.attn.qkv.weight"].T).chunk(3, dim=-1)
-        mixed = []
-        for h in range(heads):
-            part = slice(h * dim // heads, (h + 1) * dim // heads)
-            mixed.append(
-                (q[:, part] @ k[:, part].T / math.sqrt(dim / heads)).softmax(-1) @ w[:, part]
-            )
-        v = v + torch.cat(mixed, -1) @ s[f"{name}.attn.proj.weight"].T + s[f"{name}.attn.proj.bias"]
-        u = F.layer_norm(v, (dim,), s[f"{name}.norm2.weight"], s[f"{name}.norm2.bias"])
-        u = F.gelu(u @ s[f"{name}.mlp.fc1.weight"].T + s[f"{name}.mlp.fc1.bias"])
-        return v + u @ s[f"{name}.mlp.fc2.weight"].T + s[f"{name}.mlp.fc2.bias"]
+    def linear(name, v):
+        return v @ s[f"{name}.weight"].flatten(1).T + s.get(f"{name}.bias", 0)
 
-    out = []
+    def norm(name, v):
+        return F.layer_norm(v, (dim,), s[f"{name}.weight"], s[f"{name}.bias"])
+
+    def block(name, v):
+        q, k, w = linear(f"{name}.attn.qkv", norm(f"{name}.norm1", v)).chunk(3, dim=-1)
+        parts = [slice(h * dim // heads, (h + 1) * dim // heads) for h in range(heads)]
+        weights = [(q[:, p] @ k[:, p].T / math.sqrt(dim / heads)).softmax(-1) for p in parts]
+        mixed = torch.cat([a @ w[:, p] for a, p in zip(weights, parts, strict=True)], -1)
+        v = v + linear(f"{name}.attn.proj", mixed)
+        u = F.gelu(linear(f"{name}.mlp.fc1", norm(f"{name}.norm2", v)))
+        return v + linear(f"{name}.mlp.fc2", u)
+
+    def place(i, j):
+        return slice(i * patch, (i + 1) * patch), slice(j * patch, (j + 1) * patch)
+
+    cells, out = [divmod(index, n) for index in range(n * n)], []
+    depth = len({k.split(".")[1] for k in s if k.startswith("in_blocks")})
     for image, time, label in zip(x, t, y):
-        rows = []
-        for i in range(n):
-            for j in range(n):
-                piece = image[:, i * patch : (i + 1) * patch, j * patch : (j + 1) * patch]
-                rows.append(
-                    s["patch_embed.proj.weight"].flatten(1) @ piece.flatten()
-                    + s["patch_embed.proj.bias"]
-                )
+        pieces = [image[:, rows, columns].flatten() for rows, columns in (place(*c) for c in cells)]
         angles = [float(time) * 10_000 ** (-2 * i / dim) for i in range(dim // 2)]
         token = torch.tensor([math.cos(a) for a in angles] + [math.sin(a) for a in angles])
-        v = torch.stack([s["label_emb.weight"][label], token, *rows]) + s["pos_embed"][0]
-        depth = len({k.split(".")[1] for k in s if k.startswith("in_blocks")})
+        patches = linear("patch_embed.proj", torch.stack(pieces))
+        v = (
+            torch.cat([s["label_emb.weight"][label][None], token[None], patches])
+            + s["pos_embed"][0]
+        )
         skips = []
         for i in range(depth):
             v = block(f"in_blocks.{i}", v)
             skips.append(v)
         v = block("mid_block", v)
         for i in range(depth):
-            name = f"out_blocks.{i}"
             both = torch.cat([v, skips.pop()], -1)
-            v = block(
-                name, both @ s[f"{name}.skip_linear.weight"].T + s[f"{name}.skip_linear.bias"]
-            )
-        v = F.layer_norm(v, (dim,), s["norm.weight"], s["norm.bias"])
-        v = (v @ s["decoder_pred.weight"].T + s["decoder_pred.bias"])[2:]
-        picture = torch.empty(channels, size, size)
-        for index, values in enumerate(v):
-            i, j = divmod(index, n)
-            for p1 in range(patch):
-                for p2 in range(patch):
-                    at = (p1 * patch + p2) * channels
-                    picture[:, i * patch + p1, j * patch + p2] = values[at : at + channels]
+            v = block(f"out_blocks.{i}", linear(f"out_blocks.{i}.skip_linear", both))
+        v, picture = linear("decoder_pred", norm("norm", v))[2:], torch.empty(channels, size, size)
+        for (i, j), values in zip(cells, v, strict=True):
+            rows, columns = place(i, j)
+            picture[:, rows, columns] = values.view(patch, patch, channels).permute(2, 0, 1)
         out.append(picture)
     return torch.stack(out)
 
@@ -215,58 +200,26 @@ def test_small_compensators_have_the_expected_size():
         assert round(count(uvit.PixelCompensator(64, 4, 512, 12, 8)) / 1e6, 1) == 44.3
 
 
-@pytest.fixture
-def transplanted() -> tuple[uvit.UViT, uvit.PixelCompensator]:
-    donor = tiny()
-    return donor, uvit.PixelCompensator.transplant(
-        donor.state_dict(), img_size=24, patch=4, heads=4
-    )
-
-
-def test_pixel_compensators_start_as_the_identity_and_can_leave_it(transplanted):
+def test_a_pixel_compensator_starts_as_the_identity_and_can_leave_it():
     torch.manual_seed(0)
-    x = torch.rand(2, 3, 24, 24)
+    x, net = torch.rand(2, 3, 24, 24), uvit.PixelCompensator(24, 4, 32, 2, 4)
     x[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
-    for net in (uvit.PixelCompensator(24, 4, 32, 2, 4), transplanted[1]):
-        assert torch.equal(net(x), x)
-        optimizer = torch.optim.SGD(net.parameters(), lr=50.0)
-        for _ in range(2):  # the first step moves the output layer, the second everything behind it
-            optimizer.zero_grad()
-            (net(x) - 0.5).square().mean().backward()
-            optimizer.step()
-        y = net(x)
-        assert not torch.equal(y, x) and y.shape == x.shape and 0 <= y.min() and y.max() <= 1
-        # where there's no token, there's no parameter for it either; all others learn
-        assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert torch.equal(net(x), x)
+    optimizer = torch.optim.SGD(net.parameters(), lr=50.0)
+    for _ in range(2):  # the first step moves the output layer, the second everything behind it
+        optimizer.zero_grad()
+        (net(x) - 0.5).square().mean().backward()
+        optimizer.step()
+    y = net(x)
+    assert not torch.equal(y, x) and y.shape == x.shape and 0 <= y.min() and y.max() <= 1
+    # there's no token, so there's no parameter for it either; all others learn
+    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_transplant_copies_the_blocks_and_only_them(transplanted):
-    donor, net = (m.state_dict() for m in (transplanted[0], transplanted[1].uvit))
-    blocks = [k for k in donor if "block" in k or k.startswith("norm.")]
-    assert len(blocks) == 5 * 11 + 2 * 2 + 2 and all(torch.equal(donor[k], net[k]) for k in blocks)
-    assert net["pos_embed"].shape == (1, 2 + 36, 32) and torch.equal(
-        net["pos_embed"][:, :2], donor["pos_embed"][:, :2]
-    )
-    assert torch.equal(net["label_emb.weight"][0], donor["label_emb.weight"][-1])
-    assert net["patch_embed.proj.weight"].shape == (32, 3, 4, 4) and net[
-        "decoder_pred.weight"
-    ].shape == (48, 32)
-
-
-def test_transplant_of_h2_at_full_size():
-    official = {k: torch.empty(v, device="meta") for k, v in official_h2().items()}
-    with torch.device("meta"):
-        net = uvit.PixelCompensator.transplant(official, img_size=112, patch=7)
-    assert net.uvit.pos_embed.shape == (1, 258, 1152) and len(net.uvit.in_blocks) == 14
-
-
-def test_transplant_refuses_a_half_or_another_network():
-    state = tiny().state_dict()
-    with pytest.raises(PpferError, match="missing: out_blocks.1.norm1.bias"):
-        half = {k: v for k, v in state.items() if k != "out_blocks.1.norm1.bias"}
-        uvit.PixelCompensator.transplant(half, 24, 4, heads=4)
-    with pytest.raises(PpferError, match="not the weights of a U-ViT"):
-        uvit.PixelCompensator.transplant(nets.UNet(2).state_dict(), 24, 4)
+def test_weights_of_a_latent_uvit_are_no_pixel_compensators():
+    config = load_config("smoke", {"nets.compensator_weights": "somewhere.pth"})
+    with pytest.raises(PpferError, match="set nets.compensator=latent too"):
+        new_compensator(config)
 
 
 # Latent compensator
@@ -291,20 +244,11 @@ class FakeAutoencoder(nn.Module):
         return SimpleNamespace(sample=F.pixel_shuffle(z / self.gain, 8))
 
 
-def latent(mode: str, **options) -> uvit.LatentCompensator:
-    return uvit.LatentCompensator(
-        tiny(img_size=4, channels=192), FakeAutoencoder(), mode, **options
-    )
+def latent(**options) -> uvit.LatentCompensator:
+    return uvit.LatentCompensator(tiny(img_size=4, channels=192), FakeAutoencoder(), **options)
 
 
-def test_residual_mode_starts_at_the_autoencoders_round_trip():
-    x, net = torch.rand(2, 3, 32, 32), latent("residual")
-    torch.testing.assert_close(net(x), x)
-    net(x).mean().backward()
-    assert net.gate.grad != 0
-
-
-def test_denoise_mode_removes_exactly_the_predicted_noise():
+def test_denoising_removes_exactly_the_predicted_noise():
     z, noise = torch.randn(2, 192, 4, 4), torch.randn(2, 192, 4, 4)
     seen = []
 
@@ -313,13 +257,10 @@ def test_denoise_mode_removes_exactly_the_predicted_noise():
         return noise
 
     for t in (1, 1000):
-        net = latent("denoise", t=t)
+        net = latent(t=t)
         net.uvit.forward = predict
-        a = (
-            (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2)[:t]
-            .prod()
-            .item()
-        )
+        beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        a = (1 - beta)[:t].prod().item()
         torch.testing.assert_close(
             net.compensate(math.sqrt(a) * z + math.sqrt(1 - a) * noise), z, rtol=1e-3, atol=1e-3
         )
@@ -330,29 +271,22 @@ def test_denoising_at_step_one_stays_near_the_input():
     assert math.isclose(math.sqrt(1 - uvit.alpha_bar()[0]), 0.029, abs_tol=5e-4)
 
 
-def test_raw_mode_decodes_what_the_uvit_says():
-    x, net = torch.rand(2, 3, 32, 32), latent("raw")
-    torch.testing.assert_close(net(x), net.decode(net.uvit(net.encode(x), 1)))
-    assert net.encode(x).shape == (2, 192, 4, 4)
-
-
 def test_the_autoencoder_is_frozen_the_scale_applied_the_range_kept():
-    x, net = torch.rand(2, 3, 32, 32, requires_grad=True), latent("denoise").train()
+    x, net = torch.rand(2, 3, 32, 32, requires_grad=True), latent().train()
     before = {k: v.clone() for k, v in net.autoencoder.state_dict().items()}
     y = net(x)
     assert 0 <= y.min() and y.max() <= 1
     y.sum().backward()
     assert x.grad.any() and net.autoencoder.gain.grad is None
     assert all(torch.equal(before[k], v) for k, v in net.autoencoder.state_dict().items())
+    assert net.encode(x).shape == (2, 192, 4, 4)
     torch.testing.assert_close(net.encode(x), F.pixel_unshuffle(2 * x - 1, 8) * 2 * 0.18215)
 
 
 def test_latent_bad_input_is_refused(tmp_path):
     with pytest.raises(PpferError, match="latents of 8×8, but the U-ViT was built for 4×4"):
-        latent("raw")(torch.rand(1, 3, 64, 64))
-    with pytest.raises(PpferError, match="mode is 'denoise', 'raw' or 'residual'"):
-        latent("other")
+        latent()(torch.rand(1, 3, 64, 64))
     with pytest.raises(PpferError, match="from 1 to 1000, got 0"):
-        latent("denoise", t=0)
+        latent(t=0)
     with pytest.raises(PpferError, match="fetch the folder .*sd-vae.*nets.autoencoder=PATH"):
         uvit.load_autoencoder(tmp_path)

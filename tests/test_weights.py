@@ -16,13 +16,8 @@ from torchvision.models.video import r3d_18
 from ppfer import nets
 from ppfer.base import weights
 from ppfer.base.errors import PpferError
-from ppfer.base.weights import (
-    check_weights,
-    load_backbone,
-    load_weights,
-    read_weights,
-    save_weights,
-)
+from ppfer.base.files import LFS_MAGIC
+from ppfer.base.weights import load_pretrained, load_weights, read_weights, save_weights
 
 
 def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -41,20 +36,15 @@ def random_state(net: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def test_small_weights_take_a_quarter_and_come_back_rounded_by_row(tmp_path):
+def test_half_precision_takes_half_and_comes_back_rounded(tmp_path):
     source, target = nets.Classifier("resnet_small", 6, 32), nets.Classifier("resnet_small", 6, 32)
-    with torch.no_grad():
-        next(source.parameters())[0] *= 1000  # a row of its own size spoils no other
-        next(source.parameters())[1] = 0
     whole = save_weights(source, tmp_path / "whole.safetensors")
-    small = save_weights(source, tmp_path / "small.safetensors", small=True)
-    assert small.stat().st_size < 0.3 * whole.stat().st_size
-    load_weights(target, small)
-    for (name, a), b in zip(source.state_dict().items(), target.state_dict().values(), strict=True):
-        step = a.abs().flatten(1).amax(1) / 127 if a.ndim > 1 else a.abs() / 1000
-        off = (a.float() - b).abs()
-        off = off.flatten(1).amax(1) if a.ndim > 1 else off
-        assert (off <= 0.6 * step + 1e-6).all(), name
+    half = save_weights(source, tmp_path / "half.safetensors", half=True)
+    assert half.stat().st_size < 0.55 * whole.stat().st_size
+    load_weights(target, half)
+    for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -132,42 +122,15 @@ def test_a_half_fitting_state_dict_is_refused_and_nothing_is_touched(spoil, name
     assert same(before, net.state_dict())
 
 
-def test_unreadable_files_are_refused_with_their_name(tmp_path):
-    net = nets.UNet(2)
-    with pytest.raises(PpferError, match="no weights file at .*nowhere.pt"):
-        load_weights(net, tmp_path / "nowhere.pt")
-    files = {
-        "a.pt": b"garbage",
-        "a.safetensors": b"garbage",
-        "lfs.pt": b"version https://git-lfs.github.com/spec/v1\n",
-    }
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(PpferError, match=f"{name} (cannot be read|is a Git-LFS pointer)"):
-            load_weights(net, tmp_path / name)
-    torch.save({"epoch": 3}, tmp_path / "b.pt")
-    with pytest.raises(PpferError, match="b.pt holds no state dict"):
-        load_weights(net, tmp_path / "b.pt")
-
-
-class Evil:
-    def __reduce__(self):
-        return print, ("code ran",)
-
-
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize(
-    ("held", "named"), [(Evil(), "print"), (np.float64(0.5), r"numpy\S+\.scalar")]
-)
-def test_what_is_more_than_tensors_is_refused_and_its_code_never_runs(
-    held, named, zipped, tmp_path, capsys
-):
+def test_what_is_more_than_tensors_is_refused(zipped, tmp_path):
+    """`faults/test_bad_weights.py` has what would run code."""
     path = tmp_path / "more.pt"
-    torch.save({"state_dict": {"a": torch.zeros(2)}, "best": held}, path,
+    torch.save({"state_dict": {"a": torch.zeros(2)}, "best": np.float64(0.5)}, path,
                _use_new_zipfile_serialization=zipped)  # fmt: skip
-    with pytest.raises(PpferError, match=rf"more.pt cannot be .* holds Python objects \({named}\)"):
+    says = r"more.pt cannot be .* holds Python objects \(numpy\S+\.scalar\)"
+    with pytest.raises(PpferError, match=says):
         read_weights(path)
-    assert "code ran" not in capsys.readouterr().out
 
 
 def page(path):
@@ -183,12 +146,19 @@ def pickled(path):
     path.write_bytes(pickle.dumps({"a": [1.0]}))
 
 
+def number(path):
+    torch.save({"epoch": 3}, path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (page, "is a web page, not weights"),
         (cut, r"cannot be read as weights \(PytorchStreamReader.*\): cut short or damaged"),
         (pickled, "safetensors or torch.save did not write it"),
+        (number, "holds no state dict"),
+        (lambda path: None, "there is no weights file at"),
+        (lambda path: path.write_bytes(LFS_MAGIC + b"/spec/v1"), "is a Git-LFS pointer, not the"),
         (lambda path: path.write_bytes(b""), "cannot be read as weights"),
         (lambda path: path.write_bytes(b"text"), "safetensors or torch.save did not write it"),
     ],
@@ -208,24 +178,16 @@ def test_a_safetensors_file_may_have_any_name(tmp_path):
     assert torch.equal(read_weights(tmp_path / "renamed.bin")["a"], torch.ones(2))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_broken_numbers_are_refused(bad):
-    net = nets.UNet(2)
-    before, state = snapshot(net), random_state(net)
-    state["head.weight"][0, 0] = bad
-    with pytest.raises(PpferError, match="NaN or infinity in head.weight: .* earlier checkpoint"):
-        load_weights(net, state)
-    assert same(before, net.state_dict())
-
-
-def test_weights_are_checked_against_a_network_that_takes_no_memory():
+def test_a_network_that_takes_no_memory_takes_the_tensors_that_fit_it():
     state = random_state(nets.UNet(2))
     with torch.device("meta"):
         net, wider = nets.UNet(2), nets.UNet(3)
-    named = {"module." + k: v for k, v in state.items()}
-    assert same(check_weights(net, named), state)
+    load_weights(net, {"module." + k: v.half() for k, v in state.items()})
+    assert {v.dtype for v in net.parameters()} == {torch.float32}
+    assert all(p.requires_grad for p in net.parameters())
+    torch.testing.assert_close(net.head.weight, state["head.weight"], rtol=1e-3, atol=0)
     with pytest.raises(PpferError, match="does not fit UNet.*wrong shape: encoder.0.0.weight is"):
-        check_weights(wider, state)
+        load_weights(wider, state)
 
 
 def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
@@ -261,14 +223,14 @@ def test_an_imagenet_file_loads_all_but_the_head_and_says_so(tmp_path, caplog):
 def test_a_kinetics_file_loads_into_the_recognizer():
     official = random_state(r3d_18())
     ours = nets.Recognizer("r3d_18", 6)
-    assert "400 classes there, 6 here" in load_backbone(ours.net, official)
+    assert "400 classes there, 6 here" in load_pretrained(ours.net, "r3d_18", official, "")
     assert torch.equal(ours.net.layer4[1].conv2[0].weight, official["layer4.1.conv2.0.weight"])
 
 
 def test_a_head_of_the_right_size_is_loaded_too():
     ours = nets.Classifier("resnet18", 1000)
     official = random_state(resnet18())
-    assert "loaded all 122 tensors" in load_backbone(ours.net, official)
+    assert "loaded all 122 tensors" in load_pretrained(ours.net, "resnet18", official, "")
     assert same(ours.net.state_dict(), official)
 
 
@@ -285,7 +247,7 @@ def test_only_the_head_may_differ(spoil, named):
     net = nets.Classifier("resnet18", 12).net
     before = snapshot(net)
     with pytest.raises(PpferError, match=named):
-        load_backbone(net, spoil(random_state(resnet18())))
+        load_pretrained(net, "resnet18", spoil(random_state(resnet18())), "")
     assert same(before, net.state_dict())
 
 

@@ -1,4 +1,4 @@
-"""The device: where tensors go, in which precision, and what to say when they do not fit."""
+"""The device: precision, transfers, threads, names, and what a lack of its memory means."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def send(small: Tensor, device: torch.device) -> Tensor:
     return small.pin_memory().to(device, non_blocking=True)
 
 
-_usual: list[int] = []  # threads without `lone_threads`, once for each of its pools at work
+_usual: list[int] = []  # threads without `single_thread_pool`, once for each of its pools at work
 
 
 @contextlib.contextmanager
-def lone_threads(count: int = 0) -> Iterator[ThreadPoolExecutor]:
+def single_thread_pool(count: int = 0) -> Iterator[ThreadPoolExecutor]:
     """Threads each of which computes alone, for pictures too small to be shared by several.
 
     PyTorch takes what one thread is told for all that begin later; the last pool that is closed
@@ -76,7 +76,7 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def fitting(what: str, device: torch.device, advice: str) -> Iterator[None]:
+def explaining_memory(what: str, device: torch.device, advice: str) -> Iterator[None]:
     """Turn a lack of memory into a sentence that says what to change.
 
     Raises:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ def lfs_pointer(path: Path) -> bool:
     """Whether a file is what Git-LFS leaves where the content was not fetched."""
     with path.open("rb") as stream:
         return stream.read(len(LFS_MAGIC)) == LFS_MAGIC
+
+
+def normal(text: str) -> str:
+    """The one Unicode form of a name (NFC): a Mac writes é as two letters, others as one."""
+    return unicodedata.normalize("NFC", text)
 
 
 def digest(value: object) -> str:
@@ -67,7 +73,7 @@ def sweep(folder: Path, seconds: float = 60) -> None:
                 path.unlink()
 
 
-def private(folder: Path) -> None:
+def owner_only(folder: Path) -> None:
     """Make a folder that is its owner's alone: whatever lies in it is out of others' reach."""
     folder.mkdir(parents=True, exist_ok=True)
     if folder.stat().st_mode & 0o077:

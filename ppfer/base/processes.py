@@ -44,7 +44,7 @@ def end_with_the_others(patience: float = 20.0) -> None:
     Args:
         patience: seconds in which to stop in good order; the launcher kills after 30.
     """
-    if world() == 1:
+    if world() == 1 or not hasattr(os, "set_blocking"):  # Windows, before Python 3.12
         return
     seen, noted = os.pipe()
     os.set_blocking(noted, False)
@@ -55,8 +55,8 @@ def end_with_the_others(patience: float = 20.0) -> None:
             pass
         time.sleep(patience)
         why = "another process of this run has ended, and this one still waited for it"
-        said = f"ppfer: {why}; run the same command again: finished stages are kept"
-        print(said, file=sys.stderr, flush=True)
+        text = f"ppfer: {why}; run the same command again: finished stages are kept"
+        print(text, file=sys.stderr, flush=True)
         os._exit(2)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -24,58 +24,31 @@ from ppfer.base.files import atomic, lfs_pointer
 Source = str | Path | Mapping[str, Tensor]
 # what DistributedDataParallel and common training scripts put before every name
 PREFIXES = ("module.", "model.")
+HEAD = ("fc.bias", "fc.weight")  # a classifier's last layer
 COMPILED = "_orig_mod."  # what torch.compile puts into names
-SCALE = ".scale"  # after the name of an 8-bit tensor: what its rows are multiplied by
 
 logger = logging.getLogger(__name__)
 
 
-def save_weights(module: nn.Module, path: str | Path, *, small: bool = False) -> Path:
+def save_weights(module: nn.Module, path: str | Path, *, half: bool = False) -> Path:
     """Write `module`'s state dict to `path` as safetensors, whole or not at all.
 
     Args:
         module, path: what, and where to.
-        small: in a quarter of the bytes: matrices and kernels in 8 bits with a scale for each row,
-            all else in half precision. `read_weights` gives float32 again, rounded.
+        half: in half precision; loading gives the network's own precision again, rounded.
 
     Raises:
         PpferError: when the file cannot be written (full disk, no permission).
     """
     path, state = Path(path), _plain_names(module.state_dict())
-    if small:
-        state = _rounded(state)
+    if half:
+        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     try:
         with atomic(path) as partial:
             save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial)
     except Exception as error:
         raise PpferError(f"weights could not be written to {path}: {error}") from error
     return path
-
-
-def _rounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in 8 and 16 bits; scales stand under the names of what they belong to."""
-    small = {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
-    for name, rows in state.items():
-        if rows.is_floating_point() and rows.ndim > 1:
-            scale = (rows.flatten(1).abs().amax(1) / 127).half().clamp(min=1e-7)  # half's smallest
-            small[name] = (rows / _per_row(scale, rows)).round().clamp(-127, 127).to(torch.int8)
-            small[name + SCALE] = scale
-    return small
-
-
-def _unrounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict that `_rounded` was given, about."""
-    scales = {name + SCALE: name for name, v in state.items() if v.dtype == torch.int8}
-    whole = {name: v for name, v in state.items() if name not in scales}
-    for scale, name in scales.items():
-        if scale in state:
-            whole[name] = state[name] * _per_row(state[scale], state[name])
-    return whole
-
-
-def _per_row(scale: Tensor, rows: Tensor) -> Tensor:
-    """A scale for each row as it multiplies them."""
-    return scale.float().view(-1, *[1] * (rows.ndim - 1))
 
 
 def read_weights(source: Source) -> dict[str, Tensor]:
@@ -104,7 +77,7 @@ def read_weights(source: Source) -> dict[str, Tensor]:
             f"{where} holds NaN or infinity in {_some(broken)}: the training that made it broke "
             "down; take an earlier checkpoint"
         )
-    return _unrounded(state)
+    return dict(state)
 
 
 def _read_file(path: Path) -> object:
@@ -148,36 +121,16 @@ def _read_file(path: Path) -> object:
     )
 
 
-def check_weights(
-    module: nn.Module, source: Source, *, prefixes: Sequence[str] = PREFIXES
-) -> dict[str, Tensor]:
-    """The tensors of `source` under the names of `module`, which may be on the meta device: nothing
-    is loaded.
-
-    For a network of seconds and gigabytes: build it under ``torch.device("meta")``, check, then
-        build it.
-
-    Args:
-        module, source, prefixes: see `load_weights`.
-
-    Raises:
-        PpferError: see `load_weights`.
-    """
-    own, state = _match(module, source, prefixes)
-    _refuse(module, source, _compare(own, state))
-    return state
-
-
-def load_weights(
-    module: nn.Module, source: Source, *, prefixes: Sequence[str] = PREFIXES
-) -> nn.Module:
+def load_weights(module: nn.Module, source: Source) -> nn.Module:
     """Load every tensor of `module` from `source`, or none: strict, and never half.
 
+    Prefixes of common training scripts are stripped where every name of the source carries one and
+    the module's own do not; torch.compile's ``_orig_mod.`` is always ignored.
+
     Args:
-        module: what to load into; left untouched on any error.
+        module: what to load into; left untouched on any error. One on the meta device, which takes
+            no memory before the weights are known to fit, takes the source's tensors themselves.
         source: see `read_weights`.
-        prefixes: stripped where every name of the source carries one and the module's own do not.
-            torch.compile's ``_orig_mod.`` is always ignored.
 
     Returns:
         `module`.
@@ -186,80 +139,68 @@ def load_weights(
         PpferError: naming what is missing, unexpected or of another shape. BatchNorm's
             ``num_batches_tracked``, absent from old files and unused, may be missing.
     """
-    _load(module, check_weights(module, source, prefixes=prefixes))
+    own, state = _match(module, source)
+    _refuse(module, source, _compare(own, state))
+    _load(module, state)
     return module
 
 
-def load_backbone(
-    net: nn.Module, source: Source, *, head: str = "fc", prefixes: Sequence[str] = PREFIXES
-) -> str:
+def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: str) -> str:
     """Load everything but the head from a network trained for other classes, and say so.
 
-    The head, ``{head}.weight`` and ``{head}.bias``, is loaded too where its shape agrees. Where it
-    doesn't, it stays as initialised, and it is the only thing that does: anything else missing,
-    unexpected or misshapen is an error.
+    The head, ``fc.weight`` and ``fc.bias``, is loaded too where its shape agrees. Where it doesn't,
+    it stays as initialised, and it is the only thing that does.
 
     Args:
         net: the network itself (`Classifier.net`, `Recognizer.net`), names without ``net.``.
-        source: see `read_weights`.
-        head: name of the last layer.
-        prefixes: see `load_weights`.
+        name: torchvision's name of the architecture.
+        weights: None or "" leaves `net` as it is; "DEFAULT" has torchvision fetch its best weights;
+            else see `read_weights`.
+        option: the setting `weights` came from, for error messages.
 
     Returns:
-        One sentence saying what was loaded and what was not; also logged as a warning when the head
-        was left out.
+        One sentence saying what was loaded and what was not, "" where nothing was asked for; also
+        logged as a warning when the head was left out.
 
     Raises:
-        PpferError: when the file does not hold this backbone with a head; `net` is then untouched.
+        PpferError: when there are no such weights, they cannot be fetched, or the file does not
+            hold this backbone with a head; `net` is then untouched.
     """
-    own, state = _match(net, source, prefixes)
-    keys = {f"{head}.weight", f"{head}.bias"}
-    if not keys <= state.keys():
-        _refuse(net, source, [f"missing: {', '.join(sorted(keys - state.keys()))}"])
-    same_head = all(state[k].shape == own[k].shape for k in keys)
-    fresh = set() if same_head else keys  # a head is replaced whole
-    theirs, ours = len(state[f"{head}.bias"]), len(own[f"{head}.bias"])
+    if not weights:
+        return ""
+    source = (
+        _published(name, option) if isinstance(weights, str) and weights == "DEFAULT" else weights
+    )
+
+    # the head may differ, and nothing else
+    own, state = _match(net, source)
+    if lost := [key for key in HEAD if key not in state]:
+        _refuse(net, source, [f"missing: {', '.join(lost)}"])
+    same_head = all(state[key].shape == own[key].shape for key in HEAD)
+    fresh = () if same_head else HEAD  # a head is replaced whole
     body = {k: v for k, v in state.items() if k not in fresh}
     _refuse(net, source, _compare({k: v for k, v in own.items() if k not in fresh}, body))
     _load(net, body)
     where = "a state dict" if isinstance(source, Mapping) else str(source)
     if same_head:
         return f"loaded all {len(own)} tensors from {where}"
+    theirs, ours = len(state["fc.bias"]), len(own["fc.bias"])
     sentence = (
         f"loaded {len(own) - len(fresh)} of {len(own)} tensors from {where}; "
-        f"the head '{head}' ({theirs} classes there, {ours} here) starts fresh and must be trained"
+        f"the head 'fc' ({theirs} classes there, {ours} here) starts fresh and must be trained"
     )
     logger.warning(sentence)
     return sentence
 
 
-def load_pretrained(net: nn.Module, name: str, weights: str | Path | None, option: str) -> str:
-    """What the option `weights` of a network asks for, into the network.
-
-    Args:
-        net: see `load_backbone`.
-        name: torchvision's name of the architecture.
-        weights: None or "" leaves `net` as it is; "DEFAULT" has torchvision fetch its best weights;
-            else a path.
-        option: the setting `weights` came from, for error messages.
-
-    Returns:
-        The sentence of `load_backbone`; "" where nothing was asked for.
-
-    Raises:
-        PpferError: when there are no such weights, they cannot be fetched, or they do not fit.
-    """
-    if not weights:
-        return ""
-    if weights != "DEFAULT":
-        return load_backbone(net, weights)
+def _published(name: str, option: str) -> Mapping[str, Tensor]:
+    """The best weights that torchvision publishes for an architecture."""
     try:
-        published = get_model_weights(name).DEFAULT
+        return fetch(get_model_weights(name).DEFAULT, option)
     except ValueError:
         raise PpferError(
             f"'{name}' has no published weights; give {option} a path or leave it empty"
         ) from None
-    return load_backbone(net, fetch(published, option))
 
 
 def fetch(published: Weights | WeightsEnum, option: str) -> Mapping[str, Tensor]:
@@ -295,18 +236,17 @@ def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy what was checked; what `state` does not have stays as it is."""
     own = module.state_dict()
-    module.load_state_dict({k: state.get(k.replace(COMPILED, ""), v) for k, v in own.items()})
+    whole = {k: state.get(k.replace(COMPILED, ""), v).to(v.dtype) for k, v in own.items()}
+    module.load_state_dict(whole, assign=any(v.is_meta for v in own.values()))
 
 
-def _match(
-    module: nn.Module, source: Source, prefixes: Sequence[str]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _match(module: nn.Module, source: Source) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Own and given tensors under comparable names."""
     own, state = _plain_names(module.state_dict()), _plain_names(read_weights(source))
     stripped = True
     while stripped:
         stripped = False
-        for prefix in prefixes:
+        for prefix in PREFIXES:
             theirs, ours = (all(k.startswith(prefix) for k in names) for names in (state, own))
             if theirs and not ours:
                 state, stripped = {k.removeprefix(prefix): v for k, v in state.items()}, True

@@ -147,7 +147,7 @@ class Batch:
                 _with_needs(run, name, names)
             return list(names)
         last = max((book.name[:2] for book in self.books), default="99")
-        return [name for name in PIPELINE if run.describe(name).origin()[1] <= last]
+        return [name for name in PIPELINE if run.stage(name).origin()[1] <= last]
 
     def end(self, cell: Cell, run: Run) -> None:
         """What ends a cell whose stages are made: its notebooks, or the main run's tables.
@@ -188,7 +188,7 @@ class Batch:
 
 
 def _with_needs(run: Run, name: str, names: dict[str, None]) -> None:
-    for need in run.describe(name).needs():
+    for need in run.stage(name).needs():
         _with_needs(run, need, names)
     names[name] = None
 

@@ -13,7 +13,7 @@ from ppfer.run.fast import deployed
 from ppfer.run.names import RUNS, run_json
 from ppfer.run.run import MissingInput, Run
 from ppfer.study import catalogue
-from ppfer.video.heads import Options
+from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
 
 BATCH = 4  # clips at a time
@@ -32,8 +32,8 @@ def protect(args: argparse.Namespace) -> int:
             f"{protector.title} was not trained in {run.dir} yet; run first: ppfer run{every} "
             f"{_as_given(args)}\n({error})"
         ) from error
-    options = Options(
-        protector.side or config.size,
+    options = ProtectOptions(
+        protector.size or config.size,
         run.device,
         batch=BATCH,
         precision=config.precision,
@@ -43,20 +43,21 @@ def protect(args: argparse.Namespace) -> int:
     )
 
     # what is known before the first video is said before it, what was done after the last
-    if not protector.side:
+    if not protector.size:
         print(closed_set(run), flush=True)
     outcomes = protect_files(
         deployed(built, BATCH, precision=config.precision, compile=config.compile),
         args.videos,
         args.out,
         options,
+        named=protector.named,
         on_outcome=lambda outcome: print(printable(outcome), flush=True),
     )
     videos = [outcome for outcome in outcomes if outcome.state != "passed over"]
     good = sum(outcome.ok for outcome in videos)
     print(printable(f"{good} of {len(videos)} done; results are in {args.out.resolve()}"))
     if good:
-        print(leaked_by(protector) if protector.side else leaked(run, args.approach))
+        print(leaked_by(protector) if protector.size else leaked(run, args.approach))
     return 0 if good == len(videos) else 1
 
 
@@ -73,7 +74,7 @@ def _config(args: argparse.Namespace) -> Config:
 def _key(run: Run, name: str) -> str:
     """What tells a protector from others; without a run, there are no clips that belong to it."""
     protector = run.protector(name)
-    if not protector.side:
+    if not protector.size:
         return run.key(f"protected/{name}")
     return digest([name, *map(run.key, protector.needs)])
 

@@ -15,6 +15,7 @@ from ppfer.cli.terminal import table
 from ppfer.measure import as_rate
 from ppfer.method.networks import band_split
 from ppfer.run.run import Run
+from ppfer.show import tradeoff
 from ppfer.study import catalogue, tables
 
 FOR_GPUS = ("twin", "paper")
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
             tables.run_all(run)
         if args.notebooks != "main":
             catalogue.compare(run)
+            if is_main():
+                tradeoff.save_figure1(run.dir / "tables")
     else:
         hide = None if args.allow_real_faces else audit.private_clip_names(run)
         parameters = {"profile": args.profile, "seed": args.seed, "settings": settings_of(args)}

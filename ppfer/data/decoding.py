@@ -15,10 +15,8 @@ import pandas as pd
 from pebble import ProcessExpired, ProcessPool
 
 from ppfer.base.errors import PpferError
-from ppfer.data.index import Index
+from ppfer.data.index import REASONS, Index
 from ppfer.video.clips import look_into
-
-REASONS = ["path", "reason"]  # columns of the table of what was rejected
 
 
 class _Process(SpawnProcess):
@@ -94,7 +92,9 @@ def inspected(
     Args:
         on_file: called with the number of files looked into.
     """
-    table, faults, remarks = index.table, [], []
+    table, faults, remarks = index.table, [], list(index.remarks)
+
+    # each file in a child process: its fault, or what is odd about it
     for path, answer in zip(
         table["path"],
         in_children(look_into, ((path,) for path in table["path"]), workers, timeout),
@@ -106,9 +106,13 @@ def inspected(
         remarks += [(name, remark) for remark in odd if not fault]
         if on_file:
             on_file(len(faults))
+
+    # what cannot be read is listed with its reason, and leaves the table
     good = np.array([not fault for fault in faults], bool)
     rejected = pd.concat([index.rejected, failed(index, faults)], ignore_index=True)
     kept = table[good].reset_index(drop=True)
+
+    # a person needs a clip to train on and another to be tested on
     people = kept["actor"].value_counts() if kept["actor"].any() else []
     remarks += [
         (f"actor {name}", f"has {count} clip: too few to train and to test on")

@@ -4,7 +4,6 @@ values, folds of actors.
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import numpy as np
@@ -26,7 +25,7 @@ def split(
     By default the paper's closed set (§4.1): floor(test * N) test clips (2,232 of 7,442), dealt out
     so that every actor, and every emotion of an actor as far as there are two clips of it, is on
     both sides in proportion. Validation is carved out of the rest in the same way. A table with a
-    column `split` (DFEW) keeps its own test clips.
+    column `split` (DFEW) keeps its own test clips, and its validation clips if it names some.
 
     Args:
         table: rows with clip, actor, emotion. The split depends on the clips' names, not on their
@@ -49,30 +48,42 @@ def split(
         raise PpferError(
             f"test must lie within (0, 1) and val within [0, 1); they are {test} and {val}"
         )
+
+    # in the order of the names, so that the table's own order does not count
     table = table.reset_index(drop=True)
     rng = np.random.default_rng(seed)
     order = np.argsort(table["clip"].to_numpy(str), kind="stable")
-    official = "split" in table and table["split"].isin(["train", "test"]).all()
+    parts_given = table["split"] if "split" in table else pd.Series([""])
+    official = parts_given.isin(["train", "val", "test"]).all()
     if not official and table["actor"].nunique() < 2:
         raise PpferError(
             f"the clips show {table['actor'].nunique()} actor; to tell people apart, and to hide "
             "who they are, "
             "at least two are needed"
         )
+
+    # the test part: held-out values, the data set's own, or a share of each actor
     if by:
         held = _held_out(table, by, test, rng)
         in_test = table[by].isin(held).to_numpy()[order]
         tested, rest = order[in_test], order[~in_test]
     elif official:
-        in_test = (table["split"] == "test").to_numpy()[order]
-        tested, rest = order[in_test], order[~in_test]
+        part = parts_given.to_numpy(str)[order]
+        tested, rest = order[part == "test"], order[part != "test"]
     else:
         tested, rest = _carve(table, order, test, rng)
     if not len(rest):
         raise PpferError("every clip is a test clip; none is left for training")
-    checked, rest = _carve(table, rest, val, rng) if val else (rest[:0], rest)
+
+    # the validation part: the data set's own, or a share of what is left
+    if official and not by and (parts_given == "val").any():
+        checked, rest = (rest[parts_given.to_numpy(str)[rest] == name] for name in ("val", "train"))
+    else:
+        checked, rest = _carve(table, rest, val, rng) if val else (rest[:0], rest)
     parts = {"train": np.sort(rest), "val": np.sort(checked), "test": np.sort(tested)}
     parts = {name: rows.astype(np.int64) for name, rows in parts.items()}
+
+    # nobody and nothing is tested that training never sees
     for column in ("emotion",) if by == "actor" else ("emotion", "actor"):
         train = set(table[column].iloc[parts["train"]])
         if unseen := sorted(
@@ -118,21 +129,6 @@ def actor_folds(
         rows = {"train": ~tested & ~checked, "val": checked, "test": tested}
         folds.append({name: np.flatnonzero(part).astype(np.int64) for name, part in rows.items()})
     return folds
-
-
-def split_manifest(table: pd.DataFrame, parts: dict[str, np.ndarray]) -> dict:
-    """What a split is, as JSON: counts, the clips' names per part, and the sha256 of the sorted
-    (clip, part) list.
-    """
-    names = table["clip"].to_numpy(str)
-    clips = {part: sorted(names[rows].tolist()) for part, rows in parts.items()}
-    lines = sorted(f"{clip},{part}\n" for part, members in clips.items() for clip in members)
-    return {
-        "actors": int(table["actor"].nunique()),
-        "counts": {part: len(members) for part, members in clips.items()},
-        "sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
-        "clips": clips,
-    }
 
 
 def _held_out(table: pd.DataFrame, by: str, share: float, rng: np.random.Generator) -> list[str]:

@@ -24,11 +24,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from ppfer.base.errors import PpferError
-from ppfer.base.files import private, write_json
-from ppfer.data.decoding import REASONS, failed, in_children
-from ppfer.data.index import Index, count_reasons, describe
-from ppfer.video.clips import clip_or_reason
-from ppfer.video.writer import as_uint8
+from ppfer.base.files import owner_only, write_json
+from ppfer.base.pixels import as_uint8
+from ppfer.data.index import REASONS, Index, count_reasons, describe
 
 
 class ClipStore:
@@ -66,6 +64,8 @@ class ClipStore:
             PpferError: there is none, or it is damaged.
         """
         folder = Path(folder)
+
+        # a folder without a manifest holds no store: it is written last
         damaged = f"{folder} holds a damaged clip store; delete it and decode again"
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
@@ -144,6 +144,10 @@ class ClipStore:
             PpferError: more than `max_rejected` of the videos found were rejected, none is left, or
                 the disk is full.
         """
+        # only here: who opens a store needs none of what reads videos
+        from ppfer.data.decoding import failed, in_children
+        from ppfer.video.clips import clip_or_reason
+
         folder, table = Path(folder), index.table
         request = {"files": index.fingerprint(), "frames": frames, "size": size}
         with _writing(folder):
@@ -157,27 +161,31 @@ class ClipStore:
                 log.write_text(json.dumps(request) + "\n")
             todo = ((path, frames, size) for path in table["path"][len(faults) :])
             decoded = in_children(clip_or_reason, todo, workers, timeout)
-            with contextlib.closing(decoded), log.open("a") as lines:
-                for clip in decoded:
-                    if good := isinstance(clip, np.ndarray):
-                        rows.append(clip)
-                    faults.append("" if good else str(clip))
-                    lines.write(json.dumps(faults[-1]) + "\n")
-                    lines.flush()
-                    if progress:
-                        progress(len(faults))
-            good = np.array([not fault for fault in faults], bool)
-            rejected = pd.concat([index.rejected, failed(index, faults)], ignore_index=True)
-            _write_csv(rejected, folder / "rejected.csv")
-            found = len(table) + len(index.rejected)
-            if not good.any() or len(rejected) > max_rejected * found:
-                raise PpferError(
-                    f"{len(rejected)} of the {found} videos found in {index.root} were rejected, "
-                    f"more than the {max_rejected:.0%} allowed; {folder / 'rejected.csv'} lists "
-                    f"them:\n{count_reasons(rejected)}"
-                )
-            source = {"kind": index.kind, "request": request}
-            rows.finish(table[good], source | {"found": found, "rejected": len(rejected)})
+            with contextlib.closing(rows):
+                # each clip's row is written before its line of the log: a killed build goes on
+                with contextlib.closing(decoded), log.open("a") as lines:
+                    for clip in decoded:
+                        if good := isinstance(clip, np.ndarray):
+                            rows.append(clip)
+                        faults.append("" if good else str(clip))
+                        lines.write(json.dumps(faults[-1]) + "\n")
+                        lines.flush()
+                        if progress:
+                            progress(len(faults))
+
+                # what was rejected is listed, also where it is too much
+                good = np.array([not fault for fault in faults], bool)
+                rejected = pd.concat([index.rejected, failed(index, faults)], ignore_index=True)
+                _write_csv(rejected, folder / "rejected.csv")
+                found = len(table) + len(index.rejected)
+                if not good.any() or len(rejected) > max_rejected * found:
+                    raise PpferError(
+                        f"{len(rejected)} of the {found} videos found in {index.root} were "
+                        f"rejected, more than the {max_rejected:.0%} allowed; "
+                        f"{folder / 'rejected.csv'} lists them:\n{count_reasons(rejected)}"
+                    )
+                counts = {"found": found, "rejected": len(rejected)}
+                rows.finish(table[good], {"kind": index.kind, "request": request} | counts)
             log.unlink()
         return cls.open(folder)
 
@@ -205,11 +213,12 @@ class ClipStore:
         """
         folder, rows, came = Path(folder), None, 0
         with _writing(folder), contextlib.ExitStack() as undo:
-            # never half of it: the file has its whole size from the first clip on
-            undo.callback((folder / "clips.npy").unlink, missing_ok=True)
+            undo.callback((folder / "clips.npy").unlink, missing_ok=True)  # never half of it
             for item in map(as_uint8, clips):
                 for clip in item if item.ndim == 5 else item[None]:
-                    rows = rows or _Rows(folder, (len(table), *clip.shape))
+                    if rows is None:
+                        rows = _Rows(folder, (len(table), *clip.shape))
+                        undo.callback(rows.close)
                     came += 1
                     if came <= len(table):
                         rows.append(clip)
@@ -217,6 +226,7 @@ class ClipStore:
                 raise PpferError(f"{came} clips came for a table of {len(table)} rows")
             _write_csv(pd.DataFrame(columns=REASONS), folder / "rejected.csv")
             rows.finish(table, source or {})
+            rows.close()
             undo.pop_all()
         return cls.open(folder)
 
@@ -257,36 +267,41 @@ class ClipStore:
 
 
 class _Rows:
-    """clips.npy while it is filled: all the space from the start, cut at the end to the rows that
-    came.
+    """clips.npy while it is filled: a header, then row after row. They are written, not mapped: a
+    disk that is full then is an error, and no crash.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], kept: int = 0):
         """Keep the first `kept` rows that are there already, if the file is of this shape."""
-        self.folder, self.path = folder, folder / "clips.npy"
         if len(shape) != 5 or shape[2] != 3:
             raise PpferError(f"a clip has the shape (T, 3, H, W), not {tuple(shape[1:])}")
+        self.folder, self.path, self.shape = folder, folder / "clips.npy", tuple(shape)
         (folder / "manifest.json").unlink(missing_ok=True)
-        self.clips, self.filled = self._reopened(shape) if kept else None, kept
-        if self.clips is None:
+        row, start = int(np.prod(shape[1:])), self._start()
+        whole = start and self.path.stat().st_size >= start + kept * row
+        self.filled = kept if kept and whole else 0
+        if not self.filled:
             self.path.unlink(missing_ok=True)  # not truncated: a map of the old file may be open
-            self._reserve(int(np.prod(shape)))
-            self.clips, self.filled = self._opened("w+", shape), 0
-            _take_space(self.path, self.clips.offset, self.clips.nbytes)
+            self._refuse_a_full_disk(shape[0] * row)
+        self.file = self.path.open("r+b" if self.filled else "w+b")
+        self._write_header(self.shape)
+        self.file.seek(self.file.tell() + self.filled * row)
 
-    def _opened(self, mode: str, shape: tuple[int, ...] | None = None) -> np.memmap:
-        return np.lib.format.open_memmap(self.path, mode, np.uint8, shape)
+    def _start(self) -> int:
+        """Where the rows of a file of this shape begin; 0 where there is no such file."""
+        with contextlib.suppress(OSError, ValueError), self.path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            there, *_ = np.lib.format.read_array_header_1_0(file)
+            return file.tell() if there == self.shape else 0
+        return 0
 
-    def _reopened(self, shape: tuple[int, ...]) -> np.memmap | None:
-        with contextlib.suppress(OSError, ValueError):
-            clips = self._opened("r+")
-            return clips if clips.shape == shape else None
-        return None
+    def _write_header(self, shape: tuple[int, ...]) -> None:
+        """At the beginning: NumPy pads a header so that its first axis can change."""
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        self.file.seek(0)
+        np.lib.format.write_array_header_1_0(self.file, header)
 
-    def _reserve(self, needed: int) -> None:
-        """Take the disk's space now: a full disk is an error here, and a crash once the file is
-        mapped.
-        """
+    def _refuse_a_full_disk(self, needed: int) -> None:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise PpferError(
@@ -296,37 +311,27 @@ class _Rows:
             )
 
     def append(self, clip: np.ndarray) -> None:
-        if clip.shape != self.clips.shape[1:]:
-            wanted = self.clips.shape[1:]
+        if clip.shape != self.shape[1:]:
+            wanted = self.shape[1:]
             raise PpferError(f"a clip of shape {clip.shape} came among clips of shape {wanted}")
-        self.clips[self.filled] = clip
+        self.file.write(np.ascontiguousarray(clip))
+        self.file.flush()  # before anybody writes down that it is there
         self.filled += 1
 
+    def close(self) -> None:
+        self.file.close()
+
     def finish(self, table: pd.DataFrame, source: dict) -> None:
-        """Cut the file to the rows that came; write table and, last, the manifest."""
-        shape = (self.filled, *self.clips.shape[1:])
-        offset, self.clips = self.clips.offset, self.clips.flush()
-        with self.path.open("r+b") as file:  # NumPy pads a header so that its first axis can change
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            file.truncate(offset + int(np.prod(shape)))
-            os.fsync(file.fileno())
-            file.seek(offset)
-            digest = _digest(table, iter(lambda: file.read(1 << 24), b""))
+        """Say in the header how many rows came; write table and, last, the manifest."""
+        self.file.truncate()  # what an earlier attempt left behind the last row
+        shape = (self.filled, *self.shape[1:])
+        self._write_header(shape)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        digest = _digest(table, iter(lambda: self.file.read(1 << 24), b""))
         _write_csv(table, self.folder / "table.csv")
         manifest = {"shape": list(shape), "hash": digest, "source": source}
         write_json(self.folder / "manifest.json", manifest)
-
-
-def _take_space(path: Path, header: int, size: int) -> None:
-    """Take a file's space on the disk: where a map has holes, a full disk is a crash."""
-    with path.open("r+b") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, header + size)
-            return
-        file.seek(header)  # macOS and Windows have no such call
-        for start in range(0, size, 1 << 24):
-            file.write(bytes(min(1 << 24, size - start)))
 
 
 def _finished(folder: Path) -> ClipStore | None:
@@ -364,7 +369,7 @@ def _faults_so_far(log: Path, request: dict) -> list[str]:
 def _writing(folder: Path) -> Iterator[None]:
     """One writer of a store at a time, and disk trouble as a sentence."""
     try:
-        private(folder)
+        owner_only(folder)
         with FileLock(folder / ".lock"):
             yield
     except OSError as error:

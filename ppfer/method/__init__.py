@@ -61,23 +61,10 @@ PROTECTORS = (
 )
 
 PIPELINE = (
-    "clips",
-    "wild",
-    "split",
-    "identity",
-    "pretrain",
-    "privacy",
-    "protected/none",
-    "protected/enhanced",
-    "expression",
-    "compensation",
-    "protected/ppfer",
-    "recognizer/none",
-    "recognizer/enhanced",
-    "recognizer/ppfer",
-    "attack/none",
-    "attack/enhanced",
-    "attack/ppfer",
+    *("clips", "wild", "split", "identity", "pretrain", "privacy"),
+    *("protected/none", "protected/enhanced", "expression", "compensation", "protected/ppfer"),
+    *("recognizer/none", "recognizer/enhanced", "recognizer/ppfer"),
+    *("attack/none", "attack/enhanced", "attack/ppfer"),
 )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def chosen_clips(config: Config, *, wild: bool = False) -> Index:
         PpferError: if there is nothing usable at the path.
     """
     root = data_path(config.wild if wild else config.data)
-    found = index(root, keep_faults=config.keep_faults)
+    found = index(root, fold=config.fold, keep_faults=config.keep_faults)
     table = found.table
     if wild and config.wild_clips:
         table = _evenly(table, "emotion", config.wild_clips)
@@ -131,6 +131,8 @@ class Split(Stage):
         if config.split_by != "auto":
             return config.split_by or None
         if config.generate or not (data_path(config.data) / "metadata.csv").is_file():
+            return None
+        if "split" in self.run.table:  # the data set's own parts
             return None
         spoken = self.run.table.groupby("actor").sentence.agg(lambda s: frozenset(filter(None, s)))
         return "sentence" if spoken.nunique() == 1 and len(spoken.iloc[0]) > 2 else None
@@ -180,10 +182,10 @@ class Protected(Stage):
     def stream(self) -> Iterator[Tensor]:
         """The protected clips, uint8 batches on the run's device."""
         run, config, what = self.run, self.config, self.what
-        clips = run.tensor(f"protected/{what.source or 'none'}")
+        clips = run.tensor(f"protected/{what.compensates or 'none'}")
         built = what.build(run)
         apply = deployed(
-            built.compensate if what.source else built,
+            built.compensate if what.compensates else built,
             CLIPS_A_PASS,
             precision=config.precision,
             compile=config.compile,
@@ -194,8 +196,8 @@ class Protected(Stage):
             device=run.device,
             batch=CLIPS_A_PASS,
             name=what.name,
+            names=list(run.table["clip"]) if what.named else None,
             on_batch=Progress(self.name, len(clips), "clips").update,
-            rows=what.rows,
             precision=config.precision,
         )
 
@@ -204,7 +206,7 @@ class Protected(Stage):
             clips = self.run.get("clips")
             source = {"protector": self.protector, "clips": clips.hash}
             ClipStore.from_array(folder / "store", self.stream(), clips.table, source=source)
-        return {"what_ran": self.what.said(self.run)}
+        return {"what_ran": self.what.description(self.run)}
 
     def load(self, folder: Path) -> ClipStore:
         if self.protector == "none":
@@ -214,3 +216,19 @@ class Protected(Stage):
         there = self.run.tensor("clips").device  # where there is room for clips
         made = torch.cat([part.to(there) for part in self.stream()])
         return ClipStore.in_memory(made, self.run.table)
+
+
+class ByClip(dict):
+    """What a run knows of its clips, by their names; another name is a `PpferError`."""
+
+    def __missing__(self, name: str) -> Any:
+        raise PpferError(
+            f"this protector knows the clips of its run alone; '{name}' is none of them"
+        )
+
+
+def by_clip(run: Any, values: Iterable) -> ByClip:
+    """What is known of a run's clips, in the order of its table, for a protector that looks it up
+    by their names (`Protector.named`).
+    """
+    return ByClip(zip(run.table["clip"], values, strict=True))

@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import nets, protect
 from ppfer.base.errors import PpferError
 from ppfer.method.networks import (
-    ClassificationObjective,
+    classification,
+    expression_measures,
     new_classifier,
     new_compensator,
     privacy_rule,
@@ -38,14 +38,6 @@ def wild_labels(emotions: list[str], classes: list[str]) -> np.ndarray:
             "learn it; pass another wild set"
         )
     return labels
-
-
-def expression_measures(said: Tensor, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy and loss of frame logits (n, T, classes) against the clips' labels (n,)."""
-    truth = torch.as_tensor(labels)
-    loss = F.cross_entropy(said.flatten(0, 1), truth.repeat_interleave(said.shape[1]))
-    accuracy = (said.argmax(-1) == truth[:, None]).float().mean()
-    return {"val_loss": float(loss), "val_accuracy": float(accuracy)}
 
 
 @stage(
@@ -80,7 +72,7 @@ class Expression(Training):
         return self.net(self.config.nets.classifier_weights)
 
     def objective(self, net: nn.Module) -> nn.Module:
-        return ClassificationObjective(net, self.train.label_smoothing)
+        return classification(net, self.train.label_smoothing)
 
     def batches(self) -> Callable:
         return self.draw("wild", self.labels(), index=self.part()[0])
@@ -163,8 +155,8 @@ class Compensation(Training):
         if controller is None:
             return leaks
         judge = nn.Sequential(net, controller)
-        said = run.logits(judge, self.source, "val", frames=True, batch=16)
-        return leaks | expression_measures(said, run.labels("emotion")[run.parts["val"]])
+        logits = run.logits(judge, self.source, "val", per_frame=True, batch=16)
+        return leaks | expression_measures(logits, run.labels("emotion")[run.parts["val"]])
 
     def rule(self) -> Callable[[dict], list[float]]:
         return privacy_rule(self.run, "val_loss" if self.controlled else "val_l1")

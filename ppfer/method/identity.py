@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer.method.networks import (
-    ClassificationObjective,
     OnBands,
     OnProtected,
     band_split,
+    classification,
     leak,
     new_classifier,
     with_weights,
@@ -105,7 +105,7 @@ class Attack(OnProtected):
         return with_weights(self.net(), self.run.get("identity"))
 
     def objective(self, net: nn.Module) -> nn.Module:
-        return ClassificationObjective(net)
+        return classification(net)
 
     def batches(self) -> Callable:
         return self.draw(self.store, self.run.labels("actor"))

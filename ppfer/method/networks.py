@@ -4,6 +4,7 @@ loss.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ppfer import nets, protect, uvit
 from ppfer.base.errors import PpferError
 from ppfer.config import Config, to_dict
-from ppfer.measure import Rate, leakage, private_first
+from ppfer.measure import Rate, accuracy, leakage, private_first
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.run.training import Training
@@ -69,8 +70,9 @@ def new_compensator(config: Config) -> nn.Module:
     """F_fc as the config names it; starts as (nearly) the identity."""
     n = config.nets
     if n.compensator == "pixel" and n.compensator_weights:
-        weights = n.compensator_weights
-        return uvit.PixelCompensator.transplant(weights, config.size, n.patch, n.heads)
+        raise PpferError(
+            "nets.compensator_weights are a latent U-ViT's; set nets.compensator=latent too"
+        )
     if n.compensator == "pixel":
         return uvit.PixelCompensator(config.size, n.patch, n.dim, n.depth, n.heads)
     if n.compensator == "latent":
@@ -87,7 +89,7 @@ class OnBands(Training):
     """A stage that trains on bands: on whole clips where time is split, else on single frames."""
 
     @property
-    def frames(self) -> bool:
+    def per_frame(self) -> bool:
         return not whole_clips(self.config)
 
     def batches(self) -> Callable:
@@ -114,33 +116,52 @@ class OnProtected(Training):
             return super().origin()
         return (True, self.what.notebook) if self.what.study else super().origin()
 
+    def pairs(self, index: np.ndarray | None = None) -> Callable:
+        """Step → the same frames, protected and original, of the training part or of `index`."""
+        clips = np.arange(len(self.run.table))
+        # two streams with one seed draw the same clips, frames and shifts
+        protected, original = (
+            self.draw(store, clips, index=index) for store in (self.store, "clips")
+        )
+        return lambda step: (protected(step)[0], original(step)[0])
 
-class ClassificationObjective(nn.Module):
-    """Cross-entropy of a network on its input: C_fc, F_u, and attackers."""
 
-    captures = True
+class Objective(nn.Module):
+    """A loss between what a network makes of its input and a target: most stages need no more.
 
-    def __init__(self, net: nn.Module, label_smoothing: float = 0.0):
+    Args:
+        net: what is trained.
+        loss: (the network's answer, target) → scalar.
+    """
+
+    captures = True  # see `ppfer.run.loop.fit`
+
+    def __init__(self, net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]):
         super().__init__()
-        self.net, self.label_smoothing = net, label_smoothing
+        self.net, self.loss = net, loss
 
-    def forward(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """Frames or clips as the network takes them, labels (B,) → scalar."""
-        return F.cross_entropy(self.net(pixels), labels, label_smoothing=self.label_smoothing)
+    def forward(self, pixels: Tensor, target: Tensor) -> Tensor:
+        """Frames or clips as the network takes them, and what its answer is compared with."""
+        return self.loss(self.net(pixels), target)
+
+
+def classification(net: nn.Module, label_smoothing: float = 0.0) -> Objective:
+    """Cross-entropy of a network on its input: C_fc, F_u, and attackers."""
+    return Objective(net, functools.partial(F.cross_entropy, label_smoothing=label_smoothing))
 
 
 # --- what stages measure ------------------------------------------------------
 
 
 def leak(
-    run: Run, validator: nn.Module, store: str | Tensor, part: str | np.ndarray
+    run: Run, validator: str | nn.Module, store: str | Tensor, part: str | np.ndarray
 ) -> dict[str, Rate]:
     """`measure.leakage` of a part of a store's clips, or of places in it, under a validator."""
     actors = run.labels("actor")[run.parts[part] if isinstance(part, str) else part]
     return leakage(run.logits(validator, store, part), actors, seed=run.config.seed)
 
 
-def held_frames(run: Run, store: str, part: str = "val") -> Tensor:
+def validation_frames(run: Run, store: str, part: str = "val") -> Tensor:
     """Clips of a part to look at while training: all frames where time is split, else about four of
     each.
     """
@@ -148,7 +169,7 @@ def held_frames(run: Run, store: str, part: str = "val") -> Tensor:
     return held if whole_clips(run.config) else held[:, :: max(1, held.shape[1] // 4)]
 
 
-def made_by(run: Run, protector: protect.Apply, clips: Tensor, batch: int = 16) -> Tensor:
+def protected_by(run: Run, protector: protect.Apply, clips: Tensor, batch: int = 16) -> Tensor:
     """Clips (n, T, 3, H, W) uint8 as a protector that is still sought or trained makes them."""
     how = {"device": run.device, "precision": run.config.precision, "batch": batch}
     made = protect.protect_all(protector, clips, name=type(protector).__name__, **how)
@@ -159,17 +180,25 @@ def protection(run: Run, protector: protect.Apply, store: str) -> dict[str, floa
     """Validation measures of a protector under training: PLR of the frozen validator and L1 to its
     input.
     """
-    held = held_frames(run, store)
-    out = made_by(run, protector, held, batch=32)
-    said = run.logits("identity", out)
+    held = validation_frames(run, store)
+    out = protected_by(run, protector, held, batch=32)
     distance = (out.float() - held.to(out.device).float()).abs().mean() / 255
-    named = leakage(said, run.labels("actor")[run.parts["val"]])["all_frames"]
+    named = accuracy(run.logits("identity", out), run.labels("actor")[run.parts["val"]])
     return {"val_plr": named.value, "val_l1": float(distance)}
+
+
+def expression_measures(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy and loss of logits (n, classes), or (n, T, classes) of every frame, against the
+    clips' labels (n,).
+    """
+    truth = torch.as_tensor(labels).repeat_interleave(logits[0, ..., 0].numel())
+    loss = F.cross_entropy(logits.flatten(0, -2), truth)
+    return {"val_loss": float(loss), "val_accuracy": accuracy(logits, labels).value}
 
 
 def privacy_rule(run: Run, then: str) -> Callable[[dict], list[float]]:
     """`measure.private_first` for a run's actors and slack."""
-    return private_first(1 / len(run.classes("actor")), run.config.privacy_slack, then)
+    return private_first(run.chance("actor"), run.config.privacy_slack, then)
 
 
 def with_weights(net: nn.Module, other: nn.Module) -> nn.Module:

@@ -61,7 +61,7 @@ class Pretrain(OnBands):
     def measure(self, net: nn.Module) -> dict[str, float]:
         index = torch.as_tensor(self.run.parts["val"][:64])
         held = self.run.tensor("clips")[index][:, ::4].to(self.run.device).float() / 255
-        held = held.flatten(0, 1) if self.frames else held
+        held = held.flatten(0, 1) if self.per_frame else held
         return {"val_l1": float(self.objective(net)(held))}
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
-from ppfer.method.networks import ClassificationObjective, OnProtected, new_recognizer, with_weights
+from ppfer.method.networks import (
+    OnProtected,
+    classification,
+    expression_measures,
+    new_recognizer,
+    with_weights,
+)
 from ppfer.run.stage import stage
 
 
@@ -21,7 +25,7 @@ class Recognizer(OnProtected):
     """
 
     best = (("val_accuracy", max), ("val_loss", min))
-    frames = False
+    per_frame = False
 
     @property
     def trains(self) -> str:
@@ -40,13 +44,11 @@ class Recognizer(OnProtected):
         return with_weights(self.net(), self.run.get("recognizer/none"))
 
     def objective(self, net: nn.Module) -> nn.Module:
-        return ClassificationObjective(net, self.train.label_smoothing)
+        return classification(net, self.train.label_smoothing)
 
     def batches(self) -> Callable:
         return self.draw(self.store, self.run.labels("emotion"))
 
     def measure(self, net: nn.Module) -> dict[str, float]:
-        said = self.run.logits(net, self.store, "val")
-        truth = torch.as_tensor(self.run.labels("emotion")[self.run.parts["val"]])
-        accuracy = (said.argmax(-1) == truth).float().mean()
-        return {"val_accuracy": float(accuracy), "val_loss": float(F.cross_entropy(said, truth))}
+        emotions = self.run.labels("emotion")[self.run.parts["val"]]
+        return expression_measures(self.run.logits(net, self.store, "val"), emotions)

@@ -19,8 +19,8 @@ class Batches:
         index: which of the N to draw from; every epoch visits each once, in a fresh order.
         labels: (N,) or a tuple of such arrays, aligned with `clips`.
         batch: clips per step over all processes.
-        frames: True gives one random frame of each clip, (B, 3, H, W); False gives clips, (B, T, 3,
-            H, W).
+        per_frame: True gives one random frame of each clip, (B, 3, H, W); False gives clips,
+            (B, T, 3, H, W).
         augment: one random shift per batch, horizontal flip and (of frames) brightness per sample.
         colour: each sample's channels are scaled by factors in [1 − colour, 1 + colour]; only with
             `augment`.
@@ -37,7 +37,7 @@ class Batches:
         batch: int,
         seed: int,
         device: torch.device,
-        frames: bool = True,
+        per_frame: bool = True,
         augment: bool = True,
         colour: float = 0.0,
     ):
@@ -46,7 +46,7 @@ class Batches:
         self.clips, self.index, self.batch, self.seed = clips, torch.as_tensor(index), batch, seed
         labels = labels if isinstance(labels, tuple) else (labels,)
         self.labels = [torch.as_tensor(np.asarray(y)).to(device) for y in labels]
-        self.device, self.frames, self.augment, self.colour = device, frames, augment, colour
+        self.device, self.per_frame, self.augment, self.colour = device, per_frame, augment, colour
         self._epoch, self._order = -1, self.index
 
     def _clip_ids(self, step: int) -> Tensor:
@@ -79,12 +79,12 @@ class Batches:
         # chosen where the clips are, moved while a pixel is still a byte, coloured as floats
         there, here = self.clips.device, self.device
         where = send(ids, there)
-        chosen = self.clips[where, send(pick, there)] if self.frames else self.clips[where]
+        chosen = self.clips[where, send(pick, there)] if self.per_frame else self.clips[where]
         pixels = chosen.to(here, non_blocking=True)
         if self.augment:
             pixels = move(pixels, send(flip, here), shift)
         pixels = pixels.float().div_(255)
-        if self.augment and self.frames:
+        if self.augment and self.per_frame:
             pixels = tinted(pixels, send(tint, here))
         return (pixels, *(y[where.to(here)] for y in self.labels))
 

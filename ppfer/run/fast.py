@@ -130,12 +130,13 @@ class _Judge:
     size, is the same each time: while others are trained to please or to deceive it.
     """
 
-    def interpolate(self, frames: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
-        if not frames.requires_grad:
-            return super().interpolate(frames, size, antialias)
+    def resize(self, frames: Tensor) -> Tensor:
+        size, given = self.input_size, frames.shape[-2:]
+        if not frames.requires_grad or size is None or tuple(given) == (size, size):
+            return super().resize(frames)
         with torch.autocast(frames.device.type, enabled=False):
-            frames = frames.float() if frames.dtype == torch.bfloat16 else frames
-            return resample(frames, size, align_corners=False, antialias=antialias)
+            how = {"align_corners": False, "antialias": max(given) > size}
+            return resample(frames.float(), (size, size), **how)
 
 
 class _JudgeOfFrames(_Judge, nets.Classifier):

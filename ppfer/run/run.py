@@ -26,9 +26,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from ppfer import measure
-from ppfer.base.device import device_name, fitting, versions
+from ppfer.base.device import device_name, explaining_memory, versions
 from ppfer.base.errors import PpferError, near
-from ppfer.base.files import atomic, digest, private, read_json, sweep, write_json
+from ppfer.base.files import atomic, digest, owner_only, read_json, sweep, write_json
 from ppfer.base.processes import is_main, wait_for_everyone
 from ppfer.base.progress import say
 from ppfer.config import Config, pick
@@ -48,7 +48,7 @@ class Run:
         config: from `ppfer.config.load_config`.
         runs_dir: parent of the run's folder.
         device: default: CUDA if there, else CPU.
-        stages: classes of all that can be made; `ppfer.study.open_run` gives every one there is.
+        stages: classes of all that can be made; `ppfer.study.catalogue` lists every one there is.
         protectors: the rows of the tables.
 
     Attributes:
@@ -101,6 +101,18 @@ class Run:
                 wait_for_everyone()
         return self.get(name) if load else None
 
+    def ensure(self, name: str) -> None:
+        """Make a stage and all it stands on that comparing methods makes (`Stage.origin`); what the
+        main run makes must be there.
+
+        Raises:
+            MissingInput: naming the main notebook (00–07) to run first.
+        """
+        for need in self.stage(name).needs():
+            if self.stage(need).origin()[0]:
+                self.ensure(need)
+        self.make(name, load=False)
+
     @contextlib.contextmanager
     def _in_turn(self, name: str) -> Iterator[None]:
         """While a stage is made no other program makes the same one, or one in its folder: that
@@ -109,7 +121,7 @@ class Run:
         if not is_main() or self.has(name):
             yield
             return
-        private(self.dir)
+        owner_only(self.dir)
         locks = self.dir.parent / ".making"
         locks.mkdir(exist_ok=True)
         with contextlib.ExitStack() as held:
@@ -132,7 +144,7 @@ class Run:
             torch.cuda.init()  # the first stage may come before anything used the GPU
             torch.cuda.reset_peak_memory_stats(self.device)
         if is_main() or not stage.alone:
-            with fitting(name, self.device, stage.lighter()):
+            with explaining_memory(name, self.device, stage.lighter()):
                 summary = stage.make(folder)
             self._finish(stage, folder, summary, time.monotonic() - began)
 
@@ -145,11 +157,12 @@ class Run:
         """
         self.manifest(name)
         if name not in self._results:
-            stage = self.describe(name)
+            stage = self.stage(name)
             # loading must not move the caller's random numbers: a stage is seeded before it asks
             # for its inputs
-            with fitting(name, self.device, stage.lighter()), torch.random.fork_rng(devices=[]):
-                self._results[name] = stage.load(self.place(name))
+            memory = explaining_memory(name, self.device, stage.lighter())
+            with memory, torch.random.fork_rng(devices=[]):
+                self._results[name] = stage.load(self.folder(name))
         return self._results[name]
 
     def manifest(self, name: str) -> dict:
@@ -163,7 +176,7 @@ class Run:
         if manifest.get("key") != self.key(name):
             why = "was made with other settings or inputs" if manifest else "does not exist yet"
             raise MissingInput(
-                f"{self.dir / name} {why}; run notebook {self.describe(name).origin()[1]} "
+                f"{self.dir / name} {why}; run notebook {self.stage(name).origin()[1]} "
                 f"with profile {self.config.profile} first"
             )
         return manifest
@@ -181,13 +194,13 @@ class Run:
 
     def metrics(self, name: str) -> list[dict]:
         """Rows of the stage's ``metrics.jsonl``: step, loss and validation measures."""
-        text = (self.place(name) / "metrics.jsonl").read_text()
+        text = (self.folder(name) / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
     def key(self, name: str) -> str:
         """Digest of the stage's settings and of the keys of all it stands on."""
         if name not in self._keys:
-            stage = self.describe(name)
+            stage = self.stage(name)
             inputs = {need: self.key(need) for need in stage.needs()}
             try:
                 settings = stage.settings()
@@ -197,7 +210,7 @@ class Run:
                     return key
                 raise
             described = {"stage": name, "settings": settings, "inputs": inputs}
-            # the first is not said: keys from before there were versions stay what they were
+            # version 1 is left out: keys from before there were versions stay what they were
             described |= {"version": stage.version} if stage.version != 1 else {}
             self._keys[name] = digest(described)
         return self._keys[name]
@@ -212,7 +225,7 @@ class Run:
         same = own.items() <= about.get("settings", {}).items()
         return about["key"] if about and same else ""
 
-    def describe(self, name: str) -> Stage:
+    def stage(self, name: str) -> Stage:
         """The stage of that name under this run's config.
 
         Raises:
@@ -241,7 +254,7 @@ class Run:
             raise PpferError(f"unknown protector '{name}'{meant}; known: {known}")
         return self.protectors[name]
 
-    def place(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
         """The folder of a stage's result: in this run, or in another whose key is the same."""
         key, own = self.key(name), self.dir / name
         found = self._places.get(name, own)
@@ -254,7 +267,7 @@ class Run:
         return own
 
     def _manifest(self, name: str) -> dict:
-        return _read(self.place(name))
+        return _read(self.folder(name))
 
     def _begin(self, name: str) -> Path:
         """Keep what an interrupted attempt with the same key left behind. A finished result with
@@ -330,6 +343,10 @@ class Run:
         """(N,) int64 labels of the original clips."""
         return self.get("clips").labels(column)
 
+    def chance(self, column: str) -> float:
+        """`measure.chance` of a column: what naming it by guessing is right about."""
+        return measure.chance(self.labels(column))
+
     def tensor(self, name: str) -> Tensor:
         """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; see
         `store.Room`."""
@@ -342,7 +359,7 @@ class Run:
         store: str | Tensor,
         part: str | np.ndarray | None = None,
         *,
-        frames: bool | None = None,
+        per_frame: bool | None = None,
         batch: int = 64,
     ) -> Tensor:
         """What a network says of a part of a store's clips: see `ppfer.measure.logits`.
@@ -351,7 +368,7 @@ class Run:
             net: a network, or the name of the stage that trained it.
             store: the name of a store, or (N, T, 3, H, W) uint8 pixels.
             part: "train", "val", "test", or places in the store; None for all of it.
-            frames: whether the network sees frames; by default all but F_u do.
+            per_frame: whether the network sees single frames; by default all but F_u do.
             batch: clips at a time.
 
         Returns:
@@ -359,40 +376,36 @@ class Run:
             are names the answer is kept, in ``logits/`` too, since several tables ask for it and
             clips may have to be protected again for it.
         """
-        if not all(isinstance(about, str) for about in (net, store, part)):
-            return self._asked(net, store, part, frames, batch)
-        key = digest([*map(self.key, (net, store, "split")), part, frames])
-        if key not in self._logits:
-            kept, rows = self.dir / "logits" / f"{key}.npy", self.parts[part]
+        # named answers are kept, in memory and on disk, under the keys of what they are of
+        key, kept = "", None
+        if all(isinstance(about, str) for about in (net, store, part)):
             self.manifest(net)  # only of a network that is there
-            answers = torch.from_numpy(np.load(kept)) if kept.exists() else None
-            if answers is None or len(answers) != len(rows):
-                answers = self._asked(net, store, part, frames, batch)
-                if is_main():
-                    with atomic(kept) as partial:
-                        np.save(partial, answers.numpy())
-            self._logits[key] = answers
-        return self._logits[key]
+            key = digest([*map(self.key, (net, store, "split")), part, per_frame])
+            if key in self._logits:
+                return self._logits[key]
+            kept = self.dir / "logits" / f"{key}.npy"
 
-    def _asked(
-        self,
-        net: str | nn.Module,
-        store: str | Tensor,
-        part: str | np.ndarray | None,
-        frames: bool | None,
-        batch: int,
-    ) -> Tensor:
-        """`logits`, computed."""
-        judge = self.get(net) if isinstance(net, str) else net
-        return measure.logits(
-            judge,
-            self.tensor(store) if isinstance(store, str) else store,
-            self.parts[part] if isinstance(part, str) else part,
-            frames=not getattr(judge, "sees_clips", False) if frames is None else frames,
-            device=self.device,
-            precision=self.config.precision,
-            batch=batch,
-        )
+        # else the network is asked
+        rows = self.parts[part] if isinstance(part, str) else part
+        answer = torch.from_numpy(np.load(kept)) if kept and kept.exists() else None
+        if answer is None or len(answer) != len(rows):
+            judge = self.get(net) if isinstance(net, str) else net
+            sees_clips = getattr(judge, "sees_clips", False)
+            answer = measure.logits(
+                judge,
+                self.tensor(store) if isinstance(store, str) else store,
+                rows,
+                per_frame=not sees_clips if per_frame is None else per_frame,
+                device=self.device,
+                precision=self.config.precision,
+                batch=batch,
+            )
+            if kept and is_main():
+                with atomic(kept) as partial:
+                    np.save(partial, answer.numpy())
+        if key:
+            self._logits[key] = answer
+        return answer
 
 
 def _read(folder: Path) -> dict:

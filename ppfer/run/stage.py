@@ -119,18 +119,19 @@ class Protector:
     Attributes:
         name: key, also the folder name.
         title: as printed.
-        build: ``build(run) -> clips → clips``.
+        build: ``build(run) -> clips → clips``, see `ppfer.protect`.
         what_ran: one line for the table, what exactly this is; or ``what_ran(run)`` that says it
             once it is made.
         needs: stages it stands on.
         settings: names of the config's fields that its clips depend on besides those stages.
         study: whether comparing makes it (`ppfer.study`), not the main run.
         notebook: number of the notebook that makes its inputs.
-        side: pixels at which it protects anybody's video, without a run; 0: it belongs to the
-            people of a run, and works at their clips' size.
-        rows: the built callable takes (clips, rows), see `ppfer.protect.protect_all`.
-        source: a protector whose stored clips only need compensating (``build`` gives a `PPFER`):
-            saves a pass.
+        size: side of the pictures, in pixels, at which it protects anybody's video without a run;
+            0: it belongs to the people of a run, and works at their clips' size.
+        named: the built callable takes (clips, names): those of a run's clips, or "<video> <track>"
+            in a video.
+        compensates: a protector whose stored clips only need compensating (``build`` gives a
+            `PPFER`): saves a pass.
         version: raised when the same settings and inputs no longer give the same clips.
         missing: ``missing(run)`` says what to install or to give before it can run; "" when nothing
             is missing.
@@ -138,18 +139,18 @@ class Protector:
 
     name: str
     title: str
-    build: Callable[[Any], Callable[[Tensor], Tensor]]
+    build: Callable[[Any], Callable[..., Tensor]]
     what_ran: str | Callable[[Any], str]
     needs: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     study: bool = True
     notebook: str = "08"
-    side: int = 0
-    rows: bool = False
-    source: str = ""
+    size: int = 0
+    named: bool = False
+    compensates: str = ""
     version: int = 1
     missing: Callable[[Any], str] = lambda run: ""
 
-    def said(self, run: Any) -> str:
+    def description(self, run: Any) -> str:
         """What exactly this protector is in a run."""
         return self.what_ran if isinstance(self.what_ran, str) else self.what_ran(run)

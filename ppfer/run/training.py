@@ -41,7 +41,7 @@ class Training(Stage):
         return getattr(self.config, self.trains or self.kind)
 
     @property
-    def frames(self) -> bool:
+    def per_frame(self) -> bool:
         """Whether a batch holds single frames (else whole clips)."""
         return True
 
@@ -107,7 +107,7 @@ class Training(Stage):
             batch=self.train.batch,
             seed=self.seed,
             device=self.run.device,
-            frames=self.frames,
+            per_frame=self.per_frame,
             augment=augment and self.train.augment,
             colour=self.train.colour,
         )

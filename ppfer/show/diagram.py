@@ -113,12 +113,16 @@ def _draw(axis: Axes, task: Task) -> None:
         return _box(axis, (x, y), text, kind, half)
 
     axis.set_title(f"{task.title}: {task.description}", fontsize=8, loc="left")
+
+    # from left to right: the clip, and its bands where there is a transform
     last, x = box(0, 0, "$V$", "plain"), 1.2
     bands = {"hpr": 0.42, "lpr": -0.42} if task.transform else {"pr": 0.0}
     if task.transform:
         source, last = last, box(x, 0, "split", "plain")
         _join(axis, source, last, both)
         x += 1.2
+
+    # the enhancers, each under its controller if that is there
     enhancers = {name: box(x, y, f"$F_{{{name}}}$") for name, y in bands.items()}
     for name, enhancer in enhancers.items():
         _join(axis, last, enhancer, both)
@@ -126,6 +130,8 @@ def _draw(axis: Axes, task: Task) -> None:
             at = enhancer[1] + (0.8 if enhancer[1] >= 0 else -0.8)
             controller = box(x, at, f"$C_{{{name}}}$", "frozen")
             _join(axis, controller, enhancer, both, dashed=True)
+
+    # the bands put together again
     first, x = x, x + 1.2
     (*_, last) = enhancers.values()
     if task.transform:
@@ -133,6 +139,8 @@ def _draw(axis: Axes, task: Task) -> None:
         for enhancer in enhancers.values():
             _join(axis, enhancer, last, both)
         x += 1.2
+
+    # the compensator and what it learns from, then the recognizer
     if task.compensator:
         compensator = box(x, 0, "$F_{fc}$")
         _join(axis, last, compensator, both)
@@ -140,10 +148,12 @@ def _draw(axis: Axes, task: Task) -> None:
         _join(axis, box(x, 0.85, *judge), compensator, both, dashed=True)
         last, x = compensator, x + 1.2
     _join(axis, last, box(x, 0, "$F_u$"), both)
+
+    # a bar over what learns together
     if not task.controller:
         axis.plot([first - 0.4, x + 0.4], [-1.4, -1.4], color="0.2", linewidth=3)
-        said = "trained as a whole" + (", without $F_{fc}$" if task.compensator else "")
-        axis.text((first + x) / 2, -1.3, said, ha="center", va="bottom", fontsize=8)
+        words = "trained as a whole" + (", without $F_{fc}$" if task.compensator else "")
+        axis.text((first + x) / 2, -1.3, words, ha="center", va="bottom", fontsize=8)
 
 
 def levels(shapes: Sequence[tuple[int, int, int]]) -> Figure:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ppfer.measure import as_rate
 from ppfer.run.run import Run
 from ppfer.show import notebook, plots
-from ppfer.study.paper import grouped
+from ppfer.show.tradeoff import ATTACKERS, figure
 from ppfer.wavelets import BandSplit, analysis_matrix
 
 WAVELETS = ("haar", "db2", "db4", "sym4", "sym5", "bior2.2", "bior4.4")
@@ -106,11 +106,6 @@ def stacked(*images: Image.Image) -> Image.Image:
     return canvas
 
 
-def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether two boxes (left, top, right, bottom) do."""
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
 def tradeoff(run: Run, rows: Sequence[dict], names: Sequence[str]) -> None:
     """The trade-off explorer: identity named against expression read, one point per approach; the
     chosen point shows its clip beside the original.
@@ -120,7 +115,7 @@ def tradeoff(run: Run, rows: Sequence[dict], names: Sequence[str]) -> None:
         names: protectors.
     """
     titles = {row["approach"]: name for row, name in zip(rows, names, strict=True)}
-    attackers = [key for key in ("plr_worst", "plr_retrained", "plr") if key in rows[0]]
+    attackers = [key for key in ATTACKERS if key in rows[0]]
     ours = [title for title, name in titles.items() if name == "ppfer"] or list(titles)
     start = {"approach": ours[0], "compared": tuple(titles), "attacker": attackers[0]}
     start["measure"] = "acc_retrained"
@@ -141,40 +136,8 @@ def tradeoff_picture(
     measure: str,
 ) -> tuple[Image.Image, str]:  # fmt: skip
     """What the trade-off explorer shows for one setting, and its description."""
-    size, edge = (900, 560), 80
-    canvas = Image.new("RGB", (size[0] + 330, size[1]), "white")
-    pen = ImageDraw.Draw(canvas)
-
-    def place(x: float, y: float) -> tuple[float, float]:  # shares to pixels
-        return edge + x * (size[0] - 2 * edge), size[1] - edge - y * (size[1] - 2 * edge)
-
-    font = plots.font(18)
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        pen.line([place(share, 0), place(share, 1)], "#dddddd")
-        pen.line([place(0, share), place(1, share)], "#dddddd")
-        pen.text((place(share, 0)[0], size[1] - edge + 8), f"{share:.0%}", "black", font, "ma")
-        pen.text((edge - 8, place(0, share)[1]), f"{share:.0%}", "black", font, "rm")
-    pen.text((size[0] / 2, size[1] - 24), f"identity named ({attacker})", "black", font, "mm")
-    pen.text((edge, 24), f"expressions read ({measure}); best is the upper left", "black", font)
-    points = []
-    for number, row in enumerate(rows, 1):
-        chosen = row["approach"] == approach
-        color = "#de8f05" if chosen else "black" if row["approach"] in compared else "#bbbbbb"
-        pen.text((size[0], 60 + 26 * number), f"{number} {row['approach']}", color, font)
-        if color != "#bbbbbb":
-            u, v = place(*(as_rate(row[key]).value for key in (attacker, measure)))
-            points.append((u, v, number))
-            r = 12 if chosen else 9
-            pen.ellipse((u - r, v - r, u + r, v + r), color if chosen else "#0173b2")
-    taken = [(u - 12, v - 12, u + 12, v + 12) for u, v, _ in points]
-    for u, v, *numbers in grouped(points, 20):
-        said = ", ".join(map(str, numbers))
-        for side, x, y in (("lm", 16, 0), ("mb", 0, -14), ("mt", 0, 14), ("rm", -16, 0)):
-            box = pen.textbbox((u + x, v + y), said, font, side)
-            if not any(_overlap(box, other) for other in taken):
-                break
-        pen.text((u + x, v + y), said, "black", font, side)
-        taken.append(box)
+    how = {"attacker": attacker, "utilities": (measure,), "shown": compared, "chosen": approach}
+    canvas = plots.drawn(figure(rows, **how))
     test = run.parts["test"][0]
     at = torch.linspace(0, run.config.frames - 1, 6).long()
     clips = [run.tensor(f"protected/{kind}")[int(test)].cpu()[at] for kind in ("none", name)]

@@ -14,7 +14,6 @@ from html import escape
 from typing import Any
 
 import ipywidgets
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython import get_ipython
@@ -139,13 +138,11 @@ def _bundle(figure: Figure | Image.Image, alt: str) -> tuple[dict, dict]:
     if isinstance(figure, Image.Image):
         return _outputs(plots.png(figure), figure.width, alt)
     grid = any(axis.images for axis in figure.axes)  # pixels don't become lines
-    file, drawn = io.BytesIO(), "" if grid else plots.svg(figure, alt)
-    figure.savefig(file, format="png", dpi=plots.DPI)
-    plt.close(figure)
-    image = Image.open(file).convert("RGB")
+    lines = "" if grid else plots.svg(figure, alt)
+    image = plots.drawn(figure)
     if not grid:  # only for those who can't be shown the lines
         image = image.reduce(2)
-    return _outputs(plots.png(image), plots.DPI * figure.get_figwidth(), alt, drawn)
+    return _outputs(plots.png(image), plots.DPI * figure.get_figwidth(), alt, lines)
 
 
 def _outputs(png: bytes, width: float, alt: str, svg: str = "") -> tuple[dict, dict]:
@@ -205,12 +202,12 @@ def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> i
         control.value = first.get(control.description, control.value)
 
     def redraw(change: dict | None = None) -> None:
-        image, said = draw(**{control.description: control.value for control in made})
+        image, description = draw(**{control.description: control.value for control in made})
         file = io.BytesIO()
         image.save(file, "PNG", compress_level=1)
         with shown.hold_sync():  # one message: the page shows the new picture once
             shown.value, shown.width = file.getvalue(), str(image.width * 96 // plots.DPI)
-        words.value = escape(said)
+        words.value = escape(description)
 
     for control in made:
         control.observe(redraw, "value")
@@ -241,14 +238,15 @@ def verdict(rate: Rate, *, against: float | Rate, name: str = "", than: str = "g
         "above", "below" or "like".
     """
     if isinstance(against, Rate):
-        _, low, high = measure.difference(rate, against)
-        other = str(against)
+        by, low, high = measure.difference(rate, against)
+        points = f"{100 * by:+.1f} points, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
+        other = f"{against} ({points})"
     else:
         low, high = (edge - against for edge in rate.interval)
         other = f"{100 * against:.1f} %"
     found = "above" if low > 0 else "below" if high < 0 else "like"
-    said = {"above": "clearly above", "below": "clearly below", "like": "not to be told from"}
-    print(f"{name + ': ' if name else ''}{rate} is {said[found]} {than}, {other}.")
+    words = {"above": "clearly above", "below": "clearly below", "like": "not to be told from"}
+    print(f"{name + ': ' if name else ''}{rate} is {words[found]} {than}, {other}.")
     return found
 
 
@@ -259,7 +257,7 @@ def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> Non
     if name and context is not None:
         rows = measure.write_table(rows, context.dir / "tables", name)
     else:
-        rows = measure.plain(rows)
+        rows = measure.json_rows(rows)
     header, rest = measure.markdown(rows).split("\n", 1)
     display(Markdown(header.replace("_", "_<wbr>") + "\n" + rest))  # long names may break
 

@@ -58,6 +58,14 @@ def svg(figure: Figure, alt: str) -> str:
     return file.getvalue().replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
 
 
+def drawn(figure: Figure) -> Image.Image:
+    """A figure's pixels, at 144 dpi; it is closed."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI)
+    plt.close(figure)
+    return Image.open(file).convert("RGB")
+
+
 # --- grids of pictures ----------------------------------------------------------
 
 
@@ -143,6 +151,8 @@ def image_grid(
         cell: inches per picture; the pictures never get wider than 10 inches together.
     """
     count = max(len(row) for row in rows)
+
+    # pictures and titles first: they say how large the canvas is
     room = DPI * min(cell, 10 / count)
     arrays = [[_resized(pixels(picture), room) for picture in row] for row in rows]
     height, width = (max(a.shape[side] for row in arrays for a in row) for side in (0, 1))
@@ -150,6 +160,8 @@ def image_grid(
     over = [fitted(title, width - 4) for title in column_titles[:count]]
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     boxes = [[pen.multiline_textbbox((0, 0), *label) for label in side] for side in (left, over)]
+
+    # the canvas, with room for titles on the left and on top
     x0 = max((int(box[2]) + 3 * GAP for box in boxes[0]), default=0)
     y0 = max((int(box[3]) + 2 * GAP for box in boxes[1]), default=0)
     size = (x0 + count * (width + GAP) - GAP, y0 + len(rows) * (height + GAP) - GAP)
@@ -159,6 +171,8 @@ def image_grid(
         for j, array in enumerate(row):
             x = x0 + j * (width + GAP) + (width - array.shape[1]) // 2
             canvas.paste(Image.fromarray(array), (x, y0 + i * (height + GAP)))
+
+    # titles beside their rows and above their columns
     for i, (text, font) in enumerate(left):
         at = (x0 - 2 * GAP, y0 + i * (height + GAP) + height // 2)
         pen.multiline_text(at, text, "black", font, anchor="rm", align="right")
@@ -248,9 +262,11 @@ def rates(
     """Shares with their 95 % intervals, as points: one row per name, one marker per series.
 
     Args:
-        groups: series label → name → Rate.
+        groups: series label → name → Rate; what is no Rate has no interval, and no point.
         chance: a dashed vertical line in [0, 1], of the label that every series is about.
     """
+    cells = ((label, series.items()) for label, series in groups.items())
+    groups = {label: {n: r for n, r in cell if isinstance(r, Rate)} for label, cell in cells}
     names = list(dict.fromkeys(name for series in groups.values() for name in series))
     figure, axis = plt.subplots(figsize=(WIDE, 0.32 * len(names) + 1.4), layout="constrained")
     for i, (marker, (label, series)) in enumerate(zip(MARKERS, groups.items(), strict=False)):
@@ -277,6 +293,7 @@ def compared(rows: Sequence[Mapping]) -> Figure:
         rows: as `ppfer.cli.publish.side_by_side` gives them; means over seeds are left out, since
             each seed has its point.
     """
+    # a point per share: which line, which approach, which measure
     points = []
     for row in rows:
         at = list(row).index("approach")
@@ -288,21 +305,15 @@ def compared(rows: Sequence[Mapping]) -> Figure:
             if share is None or isinstance(share, Rate):
                 points.append((", ".join(rest) or row["run"], row["approach"], key, *spread))
     table = pd.DataFrame(points, columns=["run", "approach", "measure", "value", "low", "high"])
+
+    # approaches side by side within a line, intervals behind them, one scale for all shares
     lines, named = list(table.run.unique()), list(table.approach.unique())
     shift = table.approach.map(named.index) - (len(named) - 1) / 2
     table["line"] = table.run.map(lines.index) + 0.6 * shift / max(1, len(named))
-    grid = sns.relplot(
-        table,
-        x="value",
-        y="line",
-        hue="approach",
-        style="approach",
-        col="measure",
-        col_wrap=2,
-        height=1.6 + 0.3 * len(lines),
-        aspect=3.2 / (1.6 + 0.3 * len(lines)),
-        facet_kws={"sharex": False},
-    )
+    height = 1.6 + 0.3 * len(lines)
+    look = {"height": height, "aspect": 3.2 / height, "facet_kws": {"sharex": False}}
+    what = {"x": "value", "y": "line", "hue": "approach", "style": "approach"}
+    grid = sns.relplot(table, **what, col="measure", col_wrap=2, **look)
     for name, axis in grid.axes_dict.items():
         own = table[table.measure == name]
         axis.hlines(own.line, own.low, own.high, color="0.6", linewidth=1, zorder=0)
@@ -315,30 +326,13 @@ def compared(rows: Sequence[Mapping]) -> Figure:
 
 def confusion(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
     """Confusion matrices side by side: rows are the truth and sum to 100 %."""
-    figure, axes = plt.subplots(
-        1,
-        len(matrices),
-        figsize=(NARROW * len(matrices), 3.1),
-        squeeze=False,
-        sharey=True,
-        layout="constrained",
-    )
+    size, how = (NARROW * len(matrices), 3.1), {"squeeze": False, "sharey": True}
+    figure, axes = plt.subplots(1, len(matrices), figsize=size, layout="constrained", **how)
     for axis, (title, counts) in zip(axes[0], matrices.items(), strict=True):
         share = 100 * np.asarray(counts) / np.maximum(1, np.asarray(counts).sum(1, keepdims=True))
-        sns.heatmap(
-            share,
-            ax=axis,
-            annot=True,
-            fmt=".0f",
-            cmap="Greys",
-            vmin=0,
-            vmax=100,
-            cbar=False,
-            square=True,
-            xticklabels=names,
-            yticklabels=names,
-            annot_kws={"size": 7},
-        )
+        look = {"annot": True, "fmt": ".0f", "annot_kws": {"size": 7}, "cmap": "Greys"}
+        look |= {"vmin": 0, "vmax": 100, "cbar": False, "square": True}
+        sns.heatmap(share, ax=axis, xticklabels=names, yticklabels=names, **look)
         axis.set(title=title, xlabel="recognised as")
         axis.tick_params(labelsize=7)
     axes[0, 0].set_ylabel("true expression, %")
@@ -363,6 +357,8 @@ def overview(run: Run, *, count: int = 8) -> dict[str, tuple[Figure | Image.Imag
     """
     split = band_split(run.config)
     table, test = run.table, run.parts["test"]
+
+    # "protected": a few test clips as original, protected and compensated
     turn = table.loc[test].groupby("actor").cumcount()
     chosen = turn.sort_values(kind="stable").index[:count].to_numpy()
     stores = {
@@ -373,21 +369,24 @@ def overview(run: Run, *, count: int = 8) -> dict[str, tuple[Figure | Image.Imag
     middle = run.config.frames // 2
     rows = [[pixels[i, middle] for i in chosen] for pixels in stores.values()]
     labels = [f"{table.actor[i]} {table.emotion[i]}" for i in chosen]
-    said = "original frames, protected frames and compensated frames, in rows"
-    pictures = {"protected": (image_grid(rows, list(stores), labels, cell=1.1), said)}
+    alt = "original frames, protected frames and compensated frames, in rows"
+    pictures = {"protected": (image_grid(rows, list(stores), labels, cell=1.1), alt)}
+
+    # "bands": only where frames are split one by one
     if "t" not in run.config.bands.axes:
         faces = torch.stack([stores["original (V)"][i, middle] for i in chosen[:2]])
         faces = faces.float().cpu() / 255
         parts = split.coefficients(*split.split(faces), like=faces)
         two = [{n: x[i] for n, x in parts.items()} for i in range(2)]
         pictures["bands"] = bands(two, labels[:2]), "one frame of two actors, split into bands"
-    chance = 1 / len(run.classes("actor"))
-    guessing = {"val_plr": chance, "val_all_frames": chance}
+
+    # curves: what protects, then who reads
+    guessing = dict.fromkeys(("val_plr", "val_all_frames"), run.chance("actor"))
     stages = {"Algorithm 1": "privacy", "Algorithm 2": "compensation"}
     keys = ("val_plr", "val_l1", "val_accuracy")
-    said = "identity named, distortion and expressions read while both algorithms train"
+    alt = "identity named, distortion and expressions read while both algorithms train"
     drawn = curves(run, stages, keys, decided=keys[:1], chance=guessing)
-    pictures["curves_protection"] = drawn, said
+    pictures["curves_protection"] = drawn, alt
     readers = {
         f"{kind} on {short}": f"{stage}/{name}"
         for stage, kind in (("recognizer", "F_u"), ("attack", "V_pl"))
@@ -395,6 +394,6 @@ def overview(run: Run, *, count: int = 8) -> dict[str, tuple[Figure | Image.Imag
         if run.has(f"{stage}/{name}")
     }
     keys = ("loss", "val_accuracy", "val_all_frames")
-    said = "recognizer and validator learning to read V, G and C: loss and what they read"
-    pictures["curves_readers"] = curves(run, readers, keys, decided=keys[1:], chance=guessing), said
+    alt = "recognizer and validator learning to read V, G and C: loss and what they read"
+    pictures["curves_readers"] = curves(run, readers, keys, decided=keys[1:], chance=guessing), alt
     return pictures

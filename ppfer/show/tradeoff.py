@@ -1,24 +1,38 @@
-"""What privacy costs: each approach's worst attack against what is left of the expression."""
+"""What privacy costs: how many people an attacker names against what is left of the expression."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ppfer.base.files import atomic
 from ppfer.measure import Rate, as_rate
 from ppfer.show.plots import MARKERS
-from ppfer.study.paper import grouped, numbered
+from ppfer.study import paper
 
 ALT = "How many people the worst attack on each approach names, against what is left to be read"
-UTILITY = {  # columns of a table, as an axis says them
+FIGURE1 = (
+    "Leakage against accuracy: filled marks the worst attack, circles the frozen validator, grey "
+    "crosses the paper's numbers"
+)
+ATTACKERS = {  # columns of a table, the strongest first, as an axis says them
+    "plr_worst": "named by the worst attack tried, %",
+    "plr_retrained": "named, validator retrained, %",
+    "plr": "named, validator as trained, %",
+}
+UTILITY = {
     "acc": "expression read, F_u as trained",
     "acc_retrained": "expression read, F_u retrained",
     "actions_r2": "R² of facial actions",
 }
+
+
+# --- rows ---------------------------------------------------------------------
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -33,14 +47,16 @@ def rows_of(folder: Path) -> list[dict]:
     return list(found.values())
 
 
-def points(rows: Sequence[Mapping], utility: str) -> list[tuple[str, float, float]]:
-    """(approach, share named by the worst attack, utility) of the rows that have both."""
+def points(
+    rows: Sequence[Mapping], utility: str, attacker: str = "plr_worst"
+) -> list[tuple[str, float, float]]:
+    """(approach, share named by the attacker, utility) of the rows that have both."""
     found = []
     for row in rows:
-        if "plr_worst" in row and utility in row:
+        if attacker in row and utility in row:
             share = as_rate(row[utility])
-            kept = share.value if isinstance(share, Rate) else float(row[utility])
-            found.append((row["approach"], as_rate(row["plr_worst"]).value, kept))
+            left = share.value if isinstance(share, Rate) else float(row[utility])
+            found.append((row["approach"], as_rate(row[attacker]).value, left))
     return found
 
 
@@ -51,42 +67,155 @@ def hypervolume(rows: Sequence[Mapping], utility: str) -> float:
     beats on both.
     """
     area, height = 0.0, 0.0
-    for _, named, kept in sorted(points(rows, utility), key=lambda point: point[1]):
-        area += max(0.0, kept - height) * (1 - named)
-        height = max(height, kept)
+    for _, named, left in sorted(points(rows, utility), key=lambda point: point[1]):
+        area += max(0.0, left - height) * (1 - named)
+        height = max(height, left)
     return area
 
 
-def figure(rows: Sequence[Mapping], chance: float) -> Figure:
+# --- the drawing --------------------------------------------------------------
+
+
+def figure(
+    rows: Sequence[Mapping],
+    chance: float | None = None,
+    *,
+    attacker: str = "",
+    utilities: Sequence[str] = tuple(UTILITY),
+    frozen: bool = False,
+    published: Mapping[str, Mapping[str, float]] | None = None,
+    shown: Collection[str] = (),
+    chosen: str = "",
+) -> Figure:
     """A panel per utility that the rows have, a point per approach, the number of its place in the
     legend beside it; the best corner is the upper left.
 
     Args:
-        rows: of Table 1 or of notebook 11, with ``plr_worst``.
+        rows: of Table 1 or of notebook 11; those without numbers are left out.
         chance: of naming somebody by guessing, dashed.
+        attacker: one of `ATTACKERS`; "" is the strongest that the rows have.
+        utilities: keys of `UTILITY`.
+        frozen: add a circle where the frozen validator puts each approach, and a line to it.
+        published: approach → "plr" and "acc" in percent, grey crosses beside "acc_retrained".
+        shown: approaches that have a point; () for all.
+        chosen: the approach whose point is larger.
     """
-    panels = [key for key in UTILITY if points(rows, key)]
-    names = list(dict.fromkeys(row["approach"] for row in rows if "plr_worst" in row))
-    drawn, axes = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels), 4.4), layout="constrained", squeeze=False
-    )
+    # what is drawn, and which number each approach has
+    attacker = attacker or next(key for key in ATTACKERS if any(key in row for row in rows))
+    rows = [row for row in rows if attacker in row]
+    numbers = {row["approach"]: i for i, row in enumerate(rows, 1)}
+    panels = [key for key in utilities if points(rows, key, attacker)]
+    size = (4.2 * len(panels) + 3 * (len(panels) == 1), 4.4)
+    drawn, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
+    visible = [row for row in rows if not shown or row["approach"] in {*shown, chosen}]
+
+    # a panel per utility: the attacker's points above what they are compared with
     for axis, key in zip(axes[0], panels, strict=True):
-        spots = [(named, kept, names.index(name)) for name, named, kept in points(rows, key)]
-        for named, kept, place in spots:
-            mark = MARKERS[place % len(MARKERS)]
-            axis.plot(100 * named, kept, mark, color=f"C{place % 10}", markersize=8)
-        for named, kept, *places in grouped(spots, 0.06):
-            where = {"xytext": (-7, 0), "ha": "right"} if named > 0.5 else {"xytext": (7, 0)}
-            text, at = numbered([place + 1 for place in places]), (100 * named, kept)
-            axis.annotate(text, at, va="center", textcoords="offset points", **where)
-        axis.axvline(100 * chance, color="0.5", linestyle="--", linewidth=1)
-        axis.set(xlabel="identity named by the worst attack tried, %", ylabel=UTILITY[key])
-        axis.set(xlim=(-5, 105), ylim=(min(0, axis.get_ylim()[0]), 1))
-    axes[0][0].text(100 * chance + 1, 0.02, "chance", color="0.4")
-    marks = [
-        plt.Line2D([], [], marker=MARKERS[i % len(MARKERS)], color=f"C{i % 10}", linestyle="")
-        for i in range(len(names))
-    ]
-    titles = [f"{i + 1} {name}" for i, name in enumerate(names)]
-    drawn.legend(marks, titles, loc="outside lower center", ncols=3, fontsize=8)
+        if frozen:
+            _from_frozen(axis, visible, key, attacker)
+        spots = []
+        for name, named, left in points(visible, key, attacker):
+            axis.plot(100 * named, left, **_mark(numbers[name]), ms=13 if name == chosen else 8)
+            spots.append((named, left, numbers[name]))
+        _label(axis, spots)
+        if published and key == "acc_retrained":
+            _crosses(axis, {numbers[n]: c for n, c in published.items() if n in numbers})
+        if chance is not None:
+            axis.axvline(100 * chance, color="0.5", linestyle="--", linewidth=1)
+        axis.set(xlabel=ATTACKERS[attacker], ylabel=UTILITY[key], xlim=(-9, 109))
+        axis.set_ylim(min(0, axis.get_ylim()[0]), 1.03)
+    if chance is not None:
+        axes[0][0].text(100 * chance + 1, 0.02, "chance", color="0.4")
+
+    # the legend: what each number stands for, then what the other marks are
+    marks = [plt.Line2D([], [], linestyle="", **_mark(number)) for number in numbers.values()]
+    titles = [f"{number} {name}" for name, number in numbers.items()]
+    others = {"ours, V_pl frozen": (frozen, CIRCLE), "the paper's, on CREMA-D": (published, CROSS)}
+    for title, (there, style) in others.items():
+        if there:
+            marks.append(plt.Line2D([], [], linestyle="", **style))
+            titles.append(title)
+    place = {"loc": "outside right upper"} if len(panels) == 1 else {"loc": "outside lower center"}
+    drawn.legend(marks, titles, fontsize=8, ncols=1 if len(panels) == 1 else 3, **place)
     return drawn
+
+
+CIRCLE = {"marker": "o", "mfc": "white", "mec": "0.3", "ms": 6}
+CROSS = {"marker": "x", "color": "0.45", "ms": 6}
+
+
+def _mark(number: int) -> dict:
+    """Form and colour of an approach."""
+    return {"marker": MARKERS[(number - 1) % len(MARKERS)], "color": f"C{(number - 1) % 10}"}
+
+
+def _from_frozen(axis: Axes, rows: Sequence[Mapping], utility: str, attacker: str) -> None:
+    """Where the frozen validator puts each approach, and a line to where the attacker does."""
+    before = {name: named for name, named, _ in points(rows, utility, "plr")}
+    for name, named, left in points(rows, utility, attacker):
+        if name in before:
+            axis.plot([100 * before[name], 100 * named], [left, left], color="0.6", linewidth=0.8)
+            axis.plot(100 * before[name], left, **CIRCLE)
+
+
+def _crosses(axis: Axes, published: Mapping[int, Mapping[str, float]]) -> None:
+    """The paper's points under our numbers."""
+    for number, cells in published.items():
+        at = (cells["plr"], cells["acc"] / 100)
+        axis.plot(*at, **CROSS)
+        small = {"fontsize": 8, "color": "0.45", "style": "italic"}
+        axis.annotate(str(number), at, (5, -9), textcoords="offset points", **small)
+
+
+def _label(axis: Axes, spots: Sequence[tuple]) -> None:
+    """Numbers beside points (share named, utility, number); near ones share a label."""
+    for named, left, *numbers in grouped(spots, 0.06):
+        where = {"xytext": (-8, 0), "ha": "right"} if named > 0.5 else {"xytext": (8, 0)}
+        at = (100 * named, left)
+        where |= {"va": "center", "textcoords": "offset points", "fontsize": 9}
+        axis.annotate(numbered(numbers), at, **where)
+
+
+def grouped(spots: Sequence[tuple], reach: float) -> list[list]:
+    """Points (x, y, number) → [x, y, number, …]: those within `reach` of a group's first share a
+    label.
+    """
+    groups: list[list] = []
+    for x, y, number in sorted(spots):
+        near = (g for g in groups if abs(y - g[1]) < reach and x - g[0] < reach)
+        if group := next(near, None):
+            group.append(number)
+        else:
+            groups.append([x, y, number])
+    return [[x, y, *sorted(numbers)] for x, y, *numbers in groups]
+
+
+def numbered(numbers: Sequence[int]) -> str:
+    """Ascending numbers as one prints them: "1, 3, 15–19"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = [run if len(run) < 3 else [f"{run[0]}–{run[-1]}"] for run in runs]
+    return ", ".join(str(part) for run in parts for part in run)
+
+
+def figure1(rows: Sequence[Mapping]) -> Figure:
+    """The paper's Figure 1: ours under the worst attack and under the frozen validator, and the
+    paper's points. Accuracy is F_u's, trained on what it is shown.
+
+    Args:
+        rows: of Table 1.
+    """
+    how = {"utilities": ("acc_retrained",), "frozen": True, "published": paper.TABLE1}
+    return figure(rows, **how)
+
+
+def save_figure1(folder: Path) -> None:
+    """Draw ``figure1.svg`` beside the ``table1.json`` of a folder."""
+    drawn = figure1(json.loads((folder / "table1.json").read_text()))
+    with atomic(folder / "figure1.svg") as partial:
+        drawn.savefig(partial)
+    plt.close(drawn)

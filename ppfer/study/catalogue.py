@@ -4,10 +4,7 @@ A new one is a file with its `Protector` (and, if it is trained, its stage), and
 below.
 """
 
-import json
 from pathlib import Path
-
-import matplotlib.pyplot as plt
 
 from ppfer import method
 from ppfer.base.files import atomic
@@ -17,10 +14,21 @@ from ppfer.measure import write_table
 from ppfer.run.names import RUNS
 from ppfer.run.run import Run
 from ppfer.study import paper, tables
-from ppfer.study.attacks import actions, attributes, flicker, linkage, probes, recovery, retrained
+from ppfer.study.attacks import (
+    actions,
+    attributes,
+    flicker,
+    linkage,
+    probes,
+    recovery,
+    retrained,
+    within,
+)
 from ppfer.study.protectors import (
     ablation,
     blur,
+    codebook,
+    codebook_training,
     deface,
     flow,
     live,
@@ -39,6 +47,7 @@ PROTECTORS = (
     live.PROTECTOR,
     reenactment.PROTECTOR,
     reenactment.NEUTRAL,
+    codebook.PROTECTOR,
     *blur.PROTECTORS,
     spact.PROTECTOR,
     flow.PROTECTOR,
@@ -55,6 +64,8 @@ STAGES = (
     *method.STAGES,
     live.Live,
     regressor.Regression,
+    codebook_training.Strangers,
+    codebook_training.CodebookTraining,
     probes.Probe,
     blur.Blurred,
     blur.Blur,
@@ -68,6 +79,8 @@ STAGES = (
     actions.Motions,
     actions.Actions,
     linkage.Linkage,
+    within.Numbers,
+    within.Within,
     flicker.Steadiness,
     recovery.RecoveryAttack,
     attributes.Attribute,
@@ -86,6 +99,8 @@ def compare(run: Run) -> None:
     (after `tables.run_all`).
     """
     folder = run.dir / "tables"
+
+    # every row's clips first: a protector that breaks the protocol ends it here
     names = tables.prepare(run, tables.approaches(run), ())
     made = {
         "table1": tables.table1,
@@ -104,10 +119,5 @@ def compare(run: Run) -> None:
         if is_main():
             write_table(rows, folder, name)
     if is_main():
-        rows = json.loads((folder / "table1.json").read_text())
-        figure = paper.figure1(rows)
-        with atomic(folder / "figure1.svg") as partial:
-            figure.savefig(partial)
-        plt.close(figure)
         with atomic(folder / "discrepancies.md") as partial:
             partial.write_text(paper.discrepancies(folder))

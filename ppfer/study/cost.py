@@ -56,7 +56,7 @@ class Unmade(Run):
         super().__init__(config, device="cpu", stages=stages, protectors=method.PROTECTORS)
 
     def get(self, name: str) -> nn.Module:
-        return network(self.describe(name))
+        return network(self.stage(name))
 
     def classes(self, column: str) -> list[str]:
         return [""] * CLASSES[column]
@@ -108,7 +108,7 @@ def count(stage: Training, bytes_per_value: int = 4) -> tuple[float, float, int]
     config, batch = stage.config, stage.train.batch
     some = min(batch, PARTS)
     frame = (3, config.size, config.size)
-    shape = (some, *frame) if stage.frames else (some, config.frames, *frame)
+    shape = (some, *frame) if stage.per_frame else (some, config.frames, *frame)
     bands, pixels = band_split(config), torch.zeros(shape)
     bands.merge(*bands.split(pixels), like=shape)  # its matrices are made before tensors turn fake
     held: dict[int, int] = {}
@@ -142,7 +142,7 @@ def measured_rate(name: str) -> float:
     included.
     """
     run = json.loads(MEASURED.read_text())[name]
-    stage = Unmade(load_config("twin")).describe(name)
+    stage = Unmade(load_config("twin")).stage(name)
     return count(stage)[0] * run["steps"] / run["training_seconds"]
 
 
@@ -152,7 +152,7 @@ def estimate(config: Config) -> list[dict]:
     """
     rows, width, run = [], 4 if config.precision == "fp32" else 2, Unmade(config)
     for name in PRICED:
-        stage = run.describe(name)
+        stage = run.stage(name)
         row = {"stage": name, "steps": stage.train.steps, "batch": stage.train.batch}
         try:
             operations, memory, learn = count(stage, width)

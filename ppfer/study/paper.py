@@ -1,5 +1,5 @@
-"""The paper's published numbers as data, and ours beside them: Figure 1, contradicted orderings,
-the page of discrepancies.
+"""The paper's published numbers as data, and ours beside them: contradicted orderings, the page of
+discrepancies.
 
 Shares are in percent as printed, of 2,232 test clips. Keys are the approaches as our tables name
 them.
@@ -12,9 +12,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 
 from ppfer.measure import Rate, as_rate, cell_text
 
@@ -78,12 +75,12 @@ class Reading:
     """What the paper may have measured where our order differs, so that it can be tested.
 
     Attributes:
-        said: in words.
+        words: what it is.
         stand_ins: our approach in place of the one of that name.
         as_trained: approaches whose accuracy is that of F_u as trained on originals.
     """
 
-    said: str
+    words: str
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     as_trained: tuple[str, ...] = ()
 
@@ -113,7 +110,7 @@ READINGS = {
 }
 MARGIN = {"ssim": 0.02, "psnr": 1.0}  # differences that mean something, where there is no interval
 
-SAID = """\
+INCONSISTENCIES = """\
 - Table 1's and Table 4's leakage ratios are all whole numbers of 2,232 clips; {odd} of the {all}
   accuracies there are not.
 - §4.6 says Task 4 left 46 identities; Table 4's 2.106 % is 47 of 2,232, and 46 is Task 5.
@@ -142,12 +139,6 @@ def count_of(percent: float, n: int = CLIPS) -> int | None:
     return k if abs(100 * k / n - percent) <= 1.1e-3 else None
 
 
-def value_of(cell: object) -> float:
-    """A table's cell as a number in the paper's unit: shares in percent."""
-    rate = as_rate(cell)
-    return 100 * rate.value if rate else float(cell)
-
-
 def orderings(
     rows: Sequence[dict], published: Mapping[str, Mapping[str, float]]
 ) -> tuple[list[str], list[str]]:
@@ -160,6 +151,7 @@ def orderings(
         (kept, contradicted), a sentence for each; pairs that are not clear on both sides are in
         neither.
     """
+    # of each measure, every pair of approaches that both have
     found = {row["approach"]: row for row in rows}
     kept, contradicted = [], []
     for measure in dict.fromkeys(key for cells in published.values() for key in cells):
@@ -191,109 +183,6 @@ def _order(measure: str, a: object, b: object) -> int:
     return -1 if a.interval[1] < b.interval[0] else 1 if a.interval[0] > b.interval[1] else 0
 
 
-FIGURE1 = (
-    "Leakage against accuracy: black the frozen validator, white the worst attack, grey crosses "
-    "the paper's numbers"
-)
-
-
-def grouped(points: Sequence[tuple], reach: float) -> list[list]:
-    """Points (x, y, number) → [x, y, number, …]: those within `reach` of a group's first share a
-    label.
-    """
-    groups: list[list] = []
-    for x, y, number in sorted(points):
-        near = (g for g in groups if abs(y - g[1]) < reach and x - g[0] < reach)
-        if group := next(near, None):
-            group.append(number)
-        else:
-            groups.append([x, y, number])
-    return [[x, y, *sorted(numbers)] for x, y, *numbers in groups]
-
-
-def numbered(numbers: Sequence[int]) -> str:
-    """Ascending numbers as one prints them: "1, 3, 15–19"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    parts = [run if len(run) < 3 else [f"{run[0]}–{run[-1]}"] for run in runs]
-    return ", ".join(str(part) for run in parts for part in run)
-
-
-def figure1(rows: Sequence[dict]) -> Figure:
-    """Leakage against accuracy (the paper's Figure 1): ours under the frozen validator and under
-    the worst attack, and the paper's points, marked as theirs.
-
-    Black is our frozen V_pl, white the worst attack of the suite (V_pl retrained where the rows
-    name no worst), a line between the two; grey crosses are the paper's. Accuracy is F_u's, trained
-    on what it is shown. Numbers name the approaches; the best corner is the upper left.
-
-    Args:
-        rows: of Table 1; rows without numbers are left out.
-    """
-    figure, axis = plt.subplots(figsize=(8, 5.4), layout="constrained")
-    drawn = [row for row in rows if "plr" in row]
-    worst = all("plr_worst" in row for row in drawn)
-    keys = ("plr", "plr_worst" if worst else "plr_retrained", "acc_retrained")
-    frozen, retrained, accuracy = ([value_of(row[key]) for row in drawn] for key in keys)
-    for x, moved, y in zip(frozen, retrained, accuracy, strict=True):
-        axis.plot([x, moved], [y, y], color="0.6", linewidth=0.8, zorder=1)
-    axis.scatter(
-        frozen, accuracy, marker="o", color="black", s=45, label="ours, V_pl frozen", zorder=3
-    )
-    axis.scatter(
-        retrained,
-        accuracy,
-        marker="o",
-        facecolor="white",
-        edgecolor="black",
-        s=45,
-        label="ours, worst attack" if worst else "ours, V_pl retrained",
-        zorder=2,
-    )
-    theirs = {
-        i: TABLE1[row["approach"]] for i, row in enumerate(drawn, 1) if row["approach"] in TABLE1
-    }
-    axis.scatter(
-        [p["plr"] for p in theirs.values()],
-        [p["acc"] for p in theirs.values()],
-        marker="x",
-        color="0.45",
-        s=40,
-        label="the paper's, on CREMA-D",
-        zorder=2,
-    )
-    spots = zip(frozen, accuracy, itertools.count(1), strict=False)
-    for x, y, *numbers in grouped(list(spots), 2.6):
-        how = {"textcoords": "offset points", "fontsize": 9, "weight": "bold"}
-        side = "right" if x < 15 else "left" if x > 97 else "center"
-        offset = {"right": (-6, -3), "left": (6, -3), "center": (0, 6)}[side]
-        axis.annotate(numbered(numbers), (x, y), offset, ha=side, **how)
-    for i, point in theirs.items():
-        axis.annotate(
-            str(i),
-            (point["plr"], point["acc"]),
-            (5, -9),
-            textcoords="offset points",
-            fontsize=8,
-            color="0.45",
-            style="italic",
-        )
-    axis.set(
-        xlabel="privacy leakage ratio, % (lower is better)",
-        ylabel="accuracy of F_u, % (higher is better)",
-        xlim=(-14, 109),
-        ylim=(0, 105),
-    )
-    for i, row in enumerate(drawn, 1):
-        axis.plot([], [], " ", label=f"{i}  {row['approach']}")
-    figure.legend(*axis.get_legend_handles_labels(), fontsize=8, loc="outside right upper")
-    return figure
-
-
 def discrepancies(folder: Path) -> str:
     """A page in Markdown: the paper's own inconsistencies, and for each published number ours
     beside it.
@@ -307,7 +196,7 @@ def discrepancies(folder: Path) -> str:
     unprotected = {k: v for k, v in TABLE2["No privacy preservation"].items() if k != "average"}
     weighted = sum(v * (1087 if k == "neutral" else 1271) for k, v in unprotected.items()) / 7442
     low, high = (100 * v for v in Rate(45, CLIPS).interval)
-    said = SAID.format(
+    within = INCONSISTENCIES.format(
         odd=sum(count_of(a) is None for a in accuracies),
         all=len(accuracies),
         average=sum(unprotected.values()) / 6,
@@ -317,7 +206,7 @@ def discrepancies(folder: Path) -> str:
     )
     parts = [
         "# Where the numbers differ\n\n## Within the paper\n",
-        said,
+        within,
         "\n## Between the paper and this run\n",
         NOTE,
     ]
@@ -347,7 +236,7 @@ def _tested(name: str, rows: Sequence[dict]) -> list[str]:
     for reading in READINGS.get(name, ()):
         if read := reading.of(rows):
             kept, left = orderings(read, TABLES[name])
-            lines.append(f"- {reading.said}: {len(kept)} of {len(kept) + len(left)}")
+            lines.append(f"- {reading.words}: {len(kept)} of {len(kept) + len(left)}")
     if not lines:
         return []
     rest = ["\nLeft by the last:\n", *(f"- {sentence}" for sentence in left)] if left else []

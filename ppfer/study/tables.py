@@ -10,7 +10,7 @@ from ppfer import measure
 from ppfer.base.processes import is_main
 from ppfer.measure import Rate, Worst
 from ppfer.method import PIPELINE
-from ppfer.protect import protect_all
+from ppfer.method.networks import leak
 from ppfer.run.run import Run
 from ppfer.study.attacks.actions import has_motions
 from ppfer.study.attacks.linkage import linkage
@@ -72,19 +72,6 @@ def approaches(run: Run, more: Sequence[str] = MORE) -> tuple[str, ...]:
 # --- making what a table needs ------------------------------------------------
 
 
-def ensure(run: Run, name: str) -> None:
-    """Make a stage and all it stands on that belongs to the study; what the main run makes must be
-    there.
-
-    Raises:
-        MissingInput: naming the main notebook (00–07) to run first.
-    """
-    for need in run.describe(name).needs():
-        if run.describe(need).origin()[0]:
-            ensure(run, need)
-    run.make(name, load=False)
-
-
 def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:
     """Make what a table over protectors needs: their inputs, their clips, and stages trained on
     those.
@@ -102,25 +89,10 @@ def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:
     """
     ready = [name for name in names if not run.protector(name).missing(run)]
     for name in ready:
-        protector = run.protector(name)
-        for need in protector.needs:
-            if run.describe(need).origin()[0]:
-                ensure(run, need)
-        two = run.tensor("clips")[:2]
-        tried = protect_all(
-            protector.build(run),
-            two,
-            device=run.device,
-            batch=2,
-            name=name,
-            rows=protector.rows,
-            precision=run.config.precision,
-        )
-        next(tried)
-        ensure(run, f"protected/{name}")
+        run.ensure(f"protected/{name}")
     for name in ready:
         for kind in kinds:
-            ensure(run, f"{kind}/{name}")
+            run.ensure(f"{kind}/{name}")
     return ready
 
 
@@ -143,19 +115,13 @@ def measure_leakage(
     where time counts.
     """
     validator, store = f"attack/{name}" if retrained else "identity", f"protected/{name}"
-    rates = named_by(run, validator, store, part)
+    rates = leak(run, validator, store, part)
     if not remapped:
         return rates
     actors, index, train = run.labels("actor"), run.parts[part], run.parts["train"]
-    said, seen = (run.logits(validator, store, where) for where in (part, "train"))
-    again = measure.remapped_leakage(seen, actors[train], said, actors[index])
+    logits, seen = (run.logits(validator, store, where) for where in (part, "train"))
+    again = measure.remapped_leakage(seen, actors[train], logits, actors[index])
     return rates | {"remapped": again}
-
-
-def named_by(run: Run, attacker: str, store: str, part: str = "test") -> dict[str, Rate]:
-    """`measure.leakage` of a part of a store under a trained attacker."""
-    actors = run.labels("actor")[run.parts[part]]
-    return measure.leakage(run.logits(attacker, store, part), actors, seed=run.config.seed)
 
 
 def worst_leakage(run: Run, name: str) -> Worst:
@@ -164,7 +130,7 @@ def worst_leakage(run: Run, name: str) -> Worst:
     """
     attacks = {"validator as trained": measure_leakage(run, name)}
     for stage, title in suite(run).items():
-        attacks[title] = named_by(run, f"{stage}/{name}", f"protected/{name}")
+        attacks[title] = leak(run, f"{stage}/{name}", f"protected/{name}", "test")
     every = [
         Worst(rate.k, rate.n, f"{title}, {by.replace('_', ' ')}")
         for title, rates in attacks.items()
@@ -179,9 +145,9 @@ def measure_accuracy(
     """Recall per expression and "average" on a protector's clips; F_u trained on them, or (frozen)
     on the originals."""
     recognizer = f"recognizer/{name}" if retrained else "recognizer/none"
-    said = run.logits(recognizer, f"protected/{name}", part)
+    logits = run.logits(recognizer, f"protected/{name}", part)
     truth = run.labels("emotion")[run.parts[part]]
-    return measure.per_class(said, truth, run.classes("emotion"))
+    return measure.per_class(logits, truth, run.classes("emotion"))
 
 
 # --- tables -------------------------------------------------------------------
@@ -197,7 +163,7 @@ def table_row(run: Run, name: str, *, retrained: bool = True) -> dict:
     protector, again = run.protector(name), (False, True) if retrained else (False,)
     plr = [measure_leakage(run, name, retrained=r, remapped=False)["random_frame"] for r in again]
     acc = [measure_accuracy(run, name, retrained=r)["average"] for r in again]
-    row = {"approach": protector.title, "what_ran": protector.said(run)}
+    row = {"approach": protector.title, "what_ran": protector.description(run)}
     row |= zip(("plr", "plr_retrained"), plr, strict=False)
     return row | dict(zip(("acc", "acc_retrained"), acc, strict=False))
 
@@ -226,7 +192,7 @@ def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = Tr
             rows.append(whole_row(run, name, more=all_asked(run) and name in beyond(run)))
         else:
             row = table_row(run, name, retrained=False)
-            ensure(run, f"steadiness/{name}")
+            run.ensure(f"steadiness/{name}")
             rows.append(row | {"flicker": run.get(f"steadiness/{name}")})
     return rows
 
@@ -239,7 +205,7 @@ def whole_row(run: Run, name: str, *, more: bool = True) -> dict:
     kinds = ["recognizer", *suite(run), "steadiness"]
     kinds += ["linkage"] * more + ["actions"] * (more and has_motions(run))
     for kind in kinds:
-        ensure(run, f"{kind}/{name}")
+        run.ensure(f"{kind}/{name}")
     row = table_row(run, name) | {"plr_worst": worst_leakage(run, name)}
     if more:
         row["linkage"] = linkage(run, name)

@@ -56,8 +56,8 @@ def actor_specs(actor: Actor, frames: int = 16, difficulty: float = DIFFICULTY) 
             graded = sentence == "IEO" and emotion != "neutral"
             for level in ("LO", "MD", "HI") if graded else ("XX",):
                 name = f"{actor.id}_{sentence}_{code}_{level}"
-                said = (name, actor, sentence, emotion, level, frames, actor.seed)
-                specs.append(ClipSpec(*said, difficulty=difficulty))
+                fields = (name, actor, sentence, emotion, level, frames, actor.seed)
+                specs.append(ClipSpec(*fields, difficulty=difficulty))
     return specs
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ppfer.base.device import lone_threads
+from ppfer.base.device import single_thread_pool
 from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic
 from ppfer.data.words import DFEW_EMOTIONS
@@ -91,7 +91,7 @@ def render_clips(
         return first + len(batch)
 
     # beside a GPU, one thread acts the next clips while the other draws
-    with lone_threads(2 if gpu else 0) as pool:
+    with single_thread_pool(2 if gpu else 0) as pool:
         for done in pool.map(filmed, range(0, len(specs), at_once)):
             if progress:
                 progress(done)

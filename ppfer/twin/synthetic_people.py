@@ -67,16 +67,18 @@ def crowd(
     Returns:
         P = people · SHAPES faces.
     """
+    # everything random is drawn before the first picture, whatever the device
     rng = seeded("crowd", first, people)
     each, total = SHAPES * FRAMES, people * SHAPES * FRAMES
     put = functools.partial(torch.as_tensor, dtype=torch.float32, device=device)
-    actions, pose, lamp = (
-        put(part) for part in (acted(rng, total), held(rng, total), lit(rng, total))
-    )
+    drawn = (draws(rng, total) for draws in (acted_actions, random_poses, random_lamps))
+    actions, pose, lamp = map(put, drawn)
     behind = put(np.stack(_backgrounds(min(BEHIND, people), first)))
     place = torch.as_tensor(rng.integers(len(behind), size=total), device=device)
     frames = torch.empty(total, 3, SIDE, SIDE, dtype=torch.uint8, device=device)
     at_once = 1 if device.type == "cpu" else 10
+
+    # faces are painted a few at a time and drawn on the device
     model, painted, done = load_head(device), _painted(people, first), 0
     while faces := list(itertools.islice(painted, at_once)):
         here = slice(done * each, (done + len(faces)) * each)
@@ -171,21 +173,21 @@ def _vector(parts: dict[str, float]) -> np.ndarray:
     return face.actions[0]
 
 
-def acted(rng: np.random.Generator, count: int) -> np.ndarray:
+def acted_actions(rng: np.random.Generator, count: int) -> np.ndarray:
     """Facial actions (count, 52) of faces with `FRAMES` each: every second face is taken from an
     acted clip, of the others every frame is mixed on its own.
     """
-    actions = mixed(rng, count).reshape(-1, FRAMES, 52)
+    actions = mixed_actions(rng, count).reshape(-1, FRAMES, 52)
     for face in actions[::2]:
         number, difficulty = int(rng.integers(2**31)), rng.uniform()
-        said, felt = rng.choice(list(SENTENCES)), rng.choice(list(APEX))
+        sentence, emotion = rng.choice(list(SENTENCES)), rng.choice(list(APEX))
         more = {"wild": True, "difficulty": difficulty, "seed": number}
-        clip = ClipSpec(f"acted {number}", Actor(FIRST + number), said, felt, **more)
+        clip = ClipSpec(f"acted {number}", Actor(FIRST + number), sentence, emotion, **more)
         face[:] = motion(clip).actions[rng.choice(clip.frames, FRAMES, replace=False)]
     return actions.reshape(-1, 52)
 
 
-def mixed(rng: np.random.Generator, count: int) -> np.ndarray:
+def mixed_actions(rng: np.random.Generator, count: int) -> np.ndarray:
     """Facial actions (count, 52), every frame on its own.
 
     A few single ones, parts of an expression, a mouth's shape, a gaze, and sometimes a blink.
@@ -217,7 +219,7 @@ MIXTURE = {
 }
 
 
-def held(rng: np.random.Generator, count: int) -> np.ndarray:
+def random_poses(rng: np.random.Generator, count: int) -> np.ndarray:
     """Poses (count, 6) as `ppfer.twin.head.draw` takes them: turned widely, framed as a face finder
     does.
     """
@@ -226,7 +228,7 @@ def held(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.concatenate([turned, shift, scale], 1)
 
 
-def lit(rng: np.random.Generator, count: int) -> np.ndarray:
+def random_lamps(rng: np.random.Generator, count: int) -> np.ndarray:
     """Lamps (count, 9), likewise: from anywhere in front, of any tint."""
     toward = np.stack(
         [rng.uniform(-1.3, 1.3, count), rng.uniform(-0.4, 1.1, count), np.ones(count)]

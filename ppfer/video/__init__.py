@@ -2,24 +2,21 @@
 
 `file` looks at files and packets, `reader` gives pictures (`picture`: as they are shown), `clips`
 gives training its clips, `writer` (imported by itself, since it needs torch) puts a video out.
+What stands here is imported when it is asked for: whoever lists files reads none.
 """
 
-from ppfer.video.clips import decode_clip, sample_positions, square
-from ppfer.video.file import VIDEO_SUFFIXES, file_fault, is_video
-from ppfer.video.reader import Frame, Frames, Video, inspect, probe, read_frames, read_video
+import importlib
 
-__all__ = [
-    "VIDEO_SUFFIXES",
-    "Frame",
-    "Frames",
-    "Video",
-    "decode_clip",
-    "file_fault",
-    "inspect",
-    "is_video",
-    "probe",
-    "read_frames",
-    "read_video",
-    "sample_positions",
-    "square",
-]
+_HOMES = {
+    "clips": ("decode_clip", "sample_positions", "square"),
+    "file": ("VIDEO_SUFFIXES", "file_fault", "is_video"),
+    "reader": ("Frame", "Frames", "Video", "inspect", "probe", "read_frames", "read_video"),
+}
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")

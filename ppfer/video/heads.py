@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ppfer.base.errors import PpferError
 from ppfer.base.files import digest
-from ppfer.protect import Apply, protect_all
+from ppfer.protect import VideoProtector, protect_all
 from ppfer.video import Frame
 from ppfer.video.faces import Finder, Tracker, head_square
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Options:
+class ProtectOptions:
     """How videos are protected.
 
     Attributes:
@@ -134,9 +134,9 @@ class Shot:
 
 
 def protected_frames(
-    protector: Apply,
+    protector: VideoProtector,
     frames: Iterable[Frame],
-    options: Options,
+    options: ProtectOptions,
     finder: Finder | None,
     rate: float,
     tally: Tally,
@@ -145,27 +145,18 @@ def protected_frames(
     """Every frame of a video as it is to be written, in order; close it if it is left early.
 
     Args:
-        protector: clips (B, T, 3, S, S) float in [0, 1] → the same. One with an attribute
-            ``context`` is also shown that many frames before and after the `Options.chunk` it is
-            asked for, so that no seam shows where it smooths over time, and is called as
-            ``protector(clips, names)``: names that tell each face of each video. One with an
-            attribute ``sight``, a face's box → a square, is shown that square and not the one that
-            its result is pasted into. One with an attribute ``rate`` is told it. One whose
-            ``whole`` is true has been shown all of the video before, see
-            `ppfer.video.protect_files`.
+        protector: as it protects this video; it is asked for `ProtectOptions.chunk` frames at a
+            time. If it has a ``first_pass``, that was shown all of the video before.
         frames: as `ppfer.video.read_frames` gives them.
-        finder: finds faces, with `Options.frame` "face".
+        finder: finds faces, with `ProtectOptions.frame` "face".
         rate: frames per second, about.
         tally: counts as the frames go by.
         name: tells this video from others.
     """
-    if hasattr(protector, "rate"):
-        protector.rate = rate
     pictures = _ahead((Picture(f.pixels, f.time, f.duration) for f in frames), 4)
     shots = _whole_shots(pictures, options)
     if options.frame == "face":
-        sight = getattr(protector, "sight", None)
-        shots = _face_shots(pictures, options, Tracker(finder, rate), tally, sight)
+        shots = _face_shots(pictures, options, Tracker(finder, rate), tally, protector.view_square)
     return _ahead(_protected(protector, _ahead(shots, 4), options, tally, name), 2)
 
 
@@ -189,7 +180,7 @@ def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
 # --- cut out --------------------------------------------------------------------------------------
 
 
-def _whole_shots(pictures: Iterator[Picture], options: Options) -> Iterator[Shot]:
+def _whole_shots(pictures: Iterator[Picture], options: ProtectOptions) -> Iterator[Shot]:
     with contextlib.closing(pictures):
         for picture in pictures:
             height, width = picture.pixels.shape[:2]
@@ -200,10 +191,10 @@ def _whole_shots(pictures: Iterator[Picture], options: Options) -> Iterator[Shot
 
 def _face_shots(
     pictures: Iterator[Picture],
-    options: Options,
+    options: ProtectOptions,
     tracker: Tracker,
     tally: Tally,
-    sight: Callable[[np.ndarray], np.ndarray] | None,
+    view_square: Callable[[np.ndarray], np.ndarray] | None,
 ) -> Iterator[Shot]:
     with contextlib.closing(pictures):
         followed = itertools.chain.from_iterable(map(tracker.push, pictures))
@@ -216,8 +207,8 @@ def _face_shots(
             boxes = {head.track: head.box for head in heads if head.sure or everything}
             squares = {track: _square(box) for track, box in boxes.items()}
             seen = squares
-            if sight:
-                seen = {track: _whole_pixels(sight(box)) for track, box in boxes.items()}
+            if view_square:
+                seen = {track: _whole_pixels(view_square(box)) for track, box in boxes.items()}
             yield _shot(picture, squares, seen, options)
 
 
@@ -239,7 +230,7 @@ def _shot(
     picture: Picture,
     squares: dict[int, tuple[int, int, int]],
     seen: dict[int, tuple[int, int, int]],
-    options: Options,
+    options: ProtectOptions,
 ) -> Shot:
     """What is kept of a picture. Without a square, nothing of it is shown.
 
@@ -289,16 +280,20 @@ def resized(picture: np.ndarray | Tensor, height: int, width: int) -> Tensor:
 
 
 def _protected(
-    protector: Apply, shots: Iterator[Shot], options: Options, tally: Tally, name: str
+    protector: VideoProtector,
+    shots: Iterator[Shot],
+    options: ProtectOptions,
+    tally: Tally,
+    name: str,
 ) -> Iterator[Picture]:
     """Frames as they are written; `chunk` at a time are protected, one clip for each track."""
-    context, before, ahead = getattr(protector, "context", 0), [], []
+    context, before, ahead = protector.context, [], []
     with contextlib.closing(shots):
         while group := ahead + list(itertools.islice(shots, options.chunk - len(ahead))):
             ahead = list(itertools.islice(shots, context))
             window = [*before, *group, *[None] * (options.chunk - len(group)), *ahead]
             window = [None] * (context - len(before)) + window + [None] * (context - len(ahead))
-            made = _patches(protector, window, context, options, name)
+            made = _patches(protector, window, options, name)
             for i, shot in enumerate(group):
                 pixels = _composed(shot, {track: made[track][i] for track in shot.crops}, options)
                 tally.frames += 1
@@ -307,32 +302,30 @@ def _protected(
 
 
 def _patches(
-    protector: Apply, window: list[Shot | None], context: int, options: Options, name: str
+    protector: VideoProtector, window: list[Shot | None], options: ProtectOptions, name: str
 ) -> dict[int, Tensor]:
     """The protected squares of each track, (chunk, S, S, 3) uint8.
 
     Args:
-        window: `chunk` frames and `context` on either side of them; None where there is none.
+        window: `chunk` frames and the protector's `context` on either side of them; None where
+            there is none.
         name: of the video.
     """
-    group = window[context : len(window) - context]
+    asked = slice(protector.context, len(window) - protector.context)
+    group = window[asked]
     tracks = sorted({track for shot in filter(None, group) for track in shot.crops})
     if not tracks:
         return {}
-
-    def named(clips: Tensor, rows: range) -> Tensor:
-        return protector(clips, [f"{name} {tracks[row]}" for row in rows])
-
     parts = protect_all(
-        named if context else protector,
+        protector.apply,
         torch.stack([_clip(window, track) for track in tracks]),  # (tracks, window, 3, S, S)
         device=options.device,
         batch=options.batch,
         name="the protector",
-        rows=bool(context),
+        names=[f"{name} {track}" for track in tracks],
         precision=options.precision,
     )
-    done = torch.cat([part.cpu() for part in parts])[:, context : len(window) - context]
+    done = torch.cat([part.cpu() for part in parts])[:, asked]
     return dict(zip(tracks, done.permute(0, 1, 3, 4, 2), strict=True))
 
 
@@ -343,7 +336,7 @@ def _clip(window: list[Shot | None], track: int) -> Tensor:
     return torch.stack([window[i].crops[track] for i in nearest])
 
 
-def _composed(shot: Shot, patches: dict[int, Tensor], options: Options) -> np.ndarray:
+def _composed(shot: Shot, patches: dict[int, Tensor], options: ProtectOptions) -> np.ndarray:
     """The picture that is written, (H, W, 3) uint8; twice as wide for a preview."""
     if options.frame == "whole":
         pixels = patches[0].contiguous().numpy()

@@ -7,6 +7,7 @@ same shape (`ppfer.protect`). What happens to the frames of one video stands in 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
@@ -21,10 +22,10 @@ from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import digest, sweep
 from ppfer.base.progress import Progress
 from ppfer.data.index import normal
-from ppfer.protect import Apply
+from ppfer.protect import Apply, ForVideo, NamedApply, VideoProtector, for_video
 from ppfer.video.faces import Finder
 from ppfer.video.file import comment
-from ppfer.video.heads import Options, Tally, protected_frames
+from ppfer.video.heads import ProtectOptions, Tally, protected_frames
 from ppfer.video.writer import Writer
 
 MARK = "protected by ppfer"  # so begins the comment in the header of every result
@@ -76,24 +77,26 @@ class Outcome:
 
 
 def protect_files(
-    protector: Apply,
+    protector: Apply | NamedApply | ForVideo,
     source: Path,
     out: Path,
-    options: Options,
+    options: ProtectOptions,
     *,
+    named: bool = False,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Protect a video file, or every video of a folder and its sub-folders.
 
     The result of ``a.mov`` is ``a.mp4`` in `out`, but ``a.mov.mp4`` where an ``a.mp4`` lies beside
     it, so that the two don't collide. Inputs are never written over, nor are older results unless
-    `Options.overwrite` says so. What was made earlier from the same input with the same settings is
-    kept, so the same command goes on where it was stopped. Links to folders are followed.
+    ``options.overwrite`` says so. What was made earlier from the same input with the same settings
+    is kept, so the same command goes on where it was stopped. Links to folders are followed.
 
     Args:
-        protector: clips (B, T, 3, S, S) float in [0, 1] → the same; see `protected_frames`.
+        protector: clips (B, T, 3, S, S) float in [0, 1] → the same.
         source: a video, or a folder.
         out: folder for the results; sub-folders are kept.
+        named: the protector is called with names as well, see `ppfer.protect.for_video`.
         on_outcome: told of each video once it is dealt with.
 
     Returns:
@@ -116,9 +119,10 @@ def protect_files(
     # Where the rest is kept, a face missed is a face shown: then small ones are looked for as well.
     side = 960 if options.outside == "keep" else 480
     finder = Finder(side) if options.frame == "face" and jobs else None
+    at_rate = functools.partial(for_video, protector, named=named)
     for path, target in jobs:
         outcome = _earlier(path, target, options)
-        outcome = outcome or protect_video(protector, path, target, options, finder)
+        outcome = outcome or protect_video(at_rate, path, target, options, finder)
         outcomes.append(outcome)
         if on_outcome:
             on_outcome(outcome)
@@ -129,12 +133,20 @@ def protect_files(
 
 
 def protect_video(
-    protector: Apply, source: Path, target: Path, options: Options, finder: Finder | None
+    at_rate: Callable[[float], VideoProtector],
+    source: Path,
+    target: Path,
+    options: ProtectOptions,
+    finder: Finder | None,
 ) -> Outcome:
-    """Protect one video; what goes wrong costs this video only, and the outcome says it."""
+    """Protect one video; what goes wrong costs this video only, and the outcome says it.
+
+    Args:
+        at_rate: frames per second → the protector of a video that has so many.
+    """
     outcome, began = Outcome(source, "failed"), time.monotonic()
     try:
-        notes = _write(protector, source, target, options, finder, outcome)
+        notes = _write(at_rate, source, target, options, finder, outcome)
     except PpferError as error:
         outcome.notes = [str(error)]
         return outcome
@@ -144,10 +156,10 @@ def protect_video(
 
 
 def _write(
-    protector: Apply,
+    at_rate: Callable[[float], VideoProtector],
     source: Path,
     target: Path,
-    options: Options,
+    options: ProtectOptions,
     finder: Finder | None,
     outcome: Outcome,
 ) -> list[str]:
@@ -163,8 +175,9 @@ def _write(
         outcome.width, outcome.height = width, height
         outcome.sound = options.keep_audio and about.sound
         rate, name = float(about.rate), _fingerprint(source)
-        if getattr(protector, "whole", False):
-            _shown(protector, source, options, finder, name)
+        protector = at_rate(rate)
+        if protector.first_pass:
+            _first_pass(protector, source, options, finder, name)
         made = protected_frames(protector, frames, options, finder, rate, tally, name)
         stack.enter_context(contextlib.closing(made))
         writer = stack.enter_context(
@@ -198,15 +211,19 @@ def _write(
     return notes + [f"damaged input: {fault}" for fault in frames.faults]
 
 
-def _shown(
-    protector: Apply, source: Path, options: Options, finder: Finder | None, name: str
+def _first_pass(
+    protector: VideoProtector,
+    source: Path,
+    options: ProtectOptions,
+    finder: Finder | None,
+    name: str,
 ) -> None:
     """Show a protector the whole video before it begins."""
+    looking = replace(protector, apply=protector.first_pass)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(protector.listening())
         frames = stack.enter_context(video.read_frames(source, options.start, options.end))
         plain, rate = replace(options, preview=False), float(frames.video.rate)
-        seen = protected_frames(protector, frames, plain, finder, rate, Tally(), name)
+        seen = protected_frames(looking, frames, plain, finder, rate, Tally(), name)
         stack.enter_context(contextlib.closing(seen))
         progress = _progress(f"looking at {source.name}", frames.video, options)
         for count, _ in enumerate(seen, 1):
@@ -214,14 +231,14 @@ def _shown(
             progress.update(count)
 
 
-def _progress(what: str, about: video.Video, options: Options) -> Progress:
+def _progress(what: str, about: video.Video, options: ProtectOptions) -> Progress:
     """Of the frames that are asked for, as many as the header says."""
     start = options.start or 0
     end = about.duration if options.end is None else min(options.end, about.duration)
     return Progress(printable(what), round((end - start) * about.rate), "frames")
 
 
-def _summary(outcome: Outcome, options: Options) -> str:
+def _summary(outcome: Outcome, options: ProtectOptions) -> str:
     tally = outcome.tally
     size, length = f"{outcome.width}×{outcome.height}", f"{outcome.length:.1f} s"
     text = f"{tally.frames} frames of {size}, {length}, {outcome.speed:.0f} frames/s"
@@ -238,7 +255,7 @@ def _summary(outcome: Outcome, options: Options) -> str:
 
 
 def _plan(
-    source: Path, out: Path, options: Options
+    source: Path, out: Path, options: ProtectOptions
 ) -> tuple[list[Outcome], list[tuple[Path, Path]]]:
     """What of a file or folder is not protected and why, and (video, result) of what is."""
     outcomes: list[Outcome] = []
@@ -328,7 +345,7 @@ def _inode(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _target(path: Path, options: Options, taken: set[str]) -> Path:
+def _target(path: Path, options: ProtectOptions, taken: set[str]) -> Path:
     """Where a result goes; no two to one place, also where a disk does not tell a from A."""
     suffix = ".preview.mp4" if options.preview else ".mp4"
     for number in itertools.count(1):
@@ -346,7 +363,7 @@ def _is_result(path: Path) -> bool:
     return path.suffix.lower() == ".mp4" and comment(path).startswith(MARK)
 
 
-def _mark(source: Path, options: Options) -> str:
+def _mark(source: Path, options: ProtectOptions) -> str:
     """What the header of a result says: that it is one, and a digest of all it was made of."""
     made_of = {"input": _fingerprint(source), "settings": options.settings()}
     return f"{MARK} {digest(made_of)}"
@@ -363,7 +380,7 @@ def _fingerprint(path: Path) -> str:
     return made.hexdigest()
 
 
-def _earlier(path: Path, target: Path, options: Options) -> Outcome | None:
+def _earlier(path: Path, target: Path, options: ProtectOptions) -> Outcome | None:
     """What to say of a video whose result is there; None if it is to be made."""
     if not target.exists() or options.overwrite:
         return None

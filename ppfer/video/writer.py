@@ -19,6 +19,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic
+from ppfer.base.pixels import as_uint8
 from ppfer.video.sound import Sound
 
 if TYPE_CHECKING:
@@ -277,18 +278,3 @@ def write_video(
         for frame in frames.transpose(0, 2, 3, 1):  # (H, W, 3)
             writer.write(frame)
     return Path(path)
-
-
-def as_uint8(frames: torch.Tensor | np.ndarray) -> np.ndarray:
-    """uint8 as it is; float in [0, 1] (clamped) rounded to [0, 255]. Of any device."""
-    if not isinstance(frames, np.ndarray):
-        frames = (
-            frames.detach().float().cpu().numpy()
-            if frames.is_floating_point()
-            else frames.cpu().numpy()
-        )
-    if frames.dtype == np.uint8:
-        return frames
-    if frames.dtype.kind != "f":
-        raise PpferError(f"frames are uint8 in [0, 255] or float in [0, 1], not {frames.dtype}")
-    return np.round(np.clip(frames, 0, 1) * 255).astype(np.uint8)

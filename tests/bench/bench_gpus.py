@@ -36,9 +36,9 @@ def work(batch: int, out: Path) -> None:
         torch.from_numpy(rng.integers(0, 255, shape, dtype=np.uint8)).to(device),
         rng.integers(0, 6, bench_stages.CLIPS),
     )
-    stage = cost.Unmade(config).describe("recognizer/none")
+    stage = cost.Unmade(config).stage("recognizer/none")
     batches = loop.Batches(
-        clips, np.arange(len(clips)), labels, batch=batch, seed=0, device=device, frames=False
+        clips, np.arange(len(clips)), labels, batch=batch, seed=0, device=device, per_frame=False
     )
     rate = bench_stages.our_rate(
         stage.objective(cost.network(stage)),

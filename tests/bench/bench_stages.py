@@ -198,7 +198,7 @@ def run(device: torch.device, only: list[str]) -> None:
     unmade = cost.Unmade(config)
     chosen = [n for n in cost.PRICED if n in only or not only and n not in SAME]
     for name in chosen:
-        stage = unmade.describe(name)
+        stage = unmade.stage(name)
         setting, frames = stage.train, stage.frames
         build = functools.partial(new_objective, stage)
         batches = loop.Batches(

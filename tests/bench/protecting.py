@@ -23,14 +23,14 @@ def ours(videos: Path, out: Path) -> tuple[float, list[int]]:
     from ppfer.config import load_config
     from ppfer.method.networks import new_compensator, new_enhancer
     from ppfer.run.fast import deployed
-    from ppfer.video.heads import Options
+    from ppfer.video.heads import ProtectOptions
     from ppfer.video.protect_files import protect_files
 
     torch.set_num_threads(min(2, torch.get_num_threads()))
     config = load_config("demo")
     net = protect.PPFER(new_enhancer(config), new_compensator(config))
     fast = deployed(nets.freeze(net), 4)
-    options = Options(config.size, torch.device("cpu"), batch=4)
+    options = ProtectOptions(config.size, torch.device("cpu"), batch=4)
     began = time.perf_counter()
     outcomes = protect_files(fast, videos, out, options)
     seconds = time.perf_counter() - began

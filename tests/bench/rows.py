@@ -57,7 +57,7 @@ def whole(run: Run, name: str) -> Found:
         found += [("table1_attributes", attributes.attribute_table(run, (name,))[0])]
         found += [("table1_groups", row) for row in attributes.accuracy_table(run, (name,))]
     if name in (*tables.approaches(run, recovery.MORE), "enhanced"):
-        tables.ensure(run, f"recovery/{name}")
+        run.ensure(f"recovery/{name}")
         found += [("table3", recovery.table3_row(run, name))]
     if name == tables.MORE[-1]:  # rows of no approach: the commonest group, the mean image
         found += [("table1_attributes", attributes.attribute_table(run, ())[-1])]
@@ -110,8 +110,8 @@ def budget(run: Run, name: str) -> Found:
     """The most that each of the suite's attackers names, trained for another number of steps."""
     row = {"approach": run.protector(name).title, "steps": run.config.attack.steps}
     for stage in tables.suite(run):
-        tables.ensure(run, f"{stage}/{name}")
-        rates = tables.named_by(run, f"{stage}/{name}", f"protected/{name}")
+        run.ensure(f"{stage}/{name}")
+        rates = tables.leak(run, f"{stage}/{name}", f"protected/{name}", "test")
         row[stage] = max(rates.values(), key=lambda rate: rate.value)
     return [("budgets", row)]
 

@@ -27,7 +27,7 @@ from ppfer.data import store
 from ppfer.run import loop
 from ppfer.study.protectors.simple_baselines import pixelate
 from ppfer.video import writer
-from ppfer.video.heads import Options
+from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
 
 LOADED = (batch, run)  # once, not in every child
@@ -57,7 +57,7 @@ def protecting(source: Path, out: Path) -> Callable[[], int]:
     """`ppfer protect` of a folder by what needs no training, nor a run."""
 
     def without_a_run(args: object) -> int:
-        options = Options(size=32, device=torch.device("cpu"), frame="whole")
+        options = ProtectOptions(size=32, device=torch.device("cpu"), frame="whole")
         bad = [o for o in protect_files(pixelate, source, out, options) if not o.ok]
         print(*bad, sep="\n", flush=True)
         return 1 if bad else 0

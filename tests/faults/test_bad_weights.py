@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from ppfer import nets, uvit
 from ppfer.base.errors import PpferError
-from ppfer.base.weights import load_backbone, load_weights
+from ppfer.base.weights import load_pretrained, load_weights
 from ppfer.config import REPO
 
 # --- files that run code --------------------------------------------------------------------------
@@ -90,24 +90,21 @@ def header(said: bytes, body: bytes = b"") -> bytes:
     return struct.pack("<Q", len(said)) + said + body
 
 
+def tensor(kind: str = "F32", shape: str = "4", end: int = 16) -> bytes:
+    """A file of one tensor, as its header has it, and 16 bytes."""
+    told = f'{{"a":{{"dtype":"{kind}","shape":[{shape}],"data_offsets":[0,{end}]}}}}'
+    return header(told.encode(), bytes(16))
+
+
 SAFETENSORS = {
     "a length beyond the file": struct.pack("<Q", 1 << 60) + b"{}",
-    "offsets beyond the file": header(
-        b'{"a":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4000000]}}', bytes(16)
-    ),
-    "a shape that is not its bytes": header(
-        b'{"a":{"dtype":"F32","shape":[9,9],"data_offsets":[0,16]}}', bytes(16)
-    ),
-    "a shape of 2^80 numbers": header(
-        b'{"a":{"dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,16]}}',
-        bytes(16),
-    ),
+    "offsets beyond the file": tensor(shape="1000000", end=4000000),
+    "a shape that is not its bytes": tensor(shape="9,9"),
+    "a shape of 2^80 numbers": tensor(shape="1099511627776,1099511627776"),
     "no JSON": header(b"{" * 64),
-    "an unknown type": header(b'{"a":{"dtype":"X9","shape":[4],"data_offsets":[0,16]}}', bytes(16)),
+    "an unknown type": tensor("X9"),
     "nothing": header(b"{}"),
-    "a negative shape": header(
-        b'{"a":{"dtype":"F32","shape":[-4],"data_offsets":[0,16]}}', bytes(16)
-    ),
+    "a negative shape": tensor(shape="-4"),
 }
 
 
@@ -161,16 +158,15 @@ def spoilt(state: dict, how: str) -> dict:
 HOWS = ("wider", "flat", "NaN", "infinite", "one short", "one more", "renamed")
 
 
+BUILDS = {
+    "U-Net": lambda: nets.UNet(2),
+    "classifier": lambda: nets.Classifier("resnet_small", 4),
+    "recognizer": lambda: nets.Recognizer("r3d_small", 4, width=8),
+}
+
+
 @pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda: nets.UNet(2),
-        lambda: nets.Classifier("resnet_small", 4),
-        lambda: nets.Recognizer("r3d_small", 4, width=8),
-    ],
-    ids=["U-Net", "classifier", "recognizer"],
-)
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
 def test_what_does_not_fit_changes_nothing(build, how, tmp_path):
     net, path = build(), tmp_path / "w.safetensors"
     save_file(spoilt(build().state_dict(), how), path)
@@ -182,33 +178,27 @@ def test_what_does_not_fit_changes_nothing(build, how, tmp_path):
 
 
 def test_another_architecture_and_other_classes_are_named(tmp_path):
-    for number, (net, other, says) in enumerate(
-        (
-            (nets.Classifier("resnet18", 4), nets.Classifier("resnet_small", 4), "wrong shape"),
-            (nets.UNet(2), nets.RecoveryUNet(2), "missing|unexpected|wrong shape"),
-            (nets.Classifier("resnet_small", 4), nets.Classifier("resnet_small", 5), "fc.weight"),
-        )
+    path, small = tmp_path / "w.safetensors", nets.Classifier("resnet_small", 4)
+    for net, other, says in (
+        (nets.Classifier("resnet18", 4), small, "wrong shape"),
+        (nets.UNet(2), nets.RecoveryUNet(2), "missing|unexpected|wrong shape"),
+        (small, nets.Classifier("resnet_small", 5), "fc.weight"),
     ):
-        path = tmp_path / f"{number}.safetensors"
         save_file(other.state_dict(), path)
         with pytest.raises(PpferError, match=f"does not fit .*({says})"):
             load_weights(net, path)
         COUNTS["weights refused"] += 1
-    save_file(nets.Recognizer("r3d_small", 4).net.state_dict(), tmp_path / "r.safetensors")
+    save_file(nets.Recognizer("r3d_small", 4).net.state_dict(), path)
     with pytest.raises(PpferError, match="does not fit"):
-        load_backbone(nets.Classifier("resnet18", 4).net, tmp_path / "r.safetensors")
+        load_pretrained(nets.Classifier("resnet18", 4).net, "resnet18", path, "")
     COUNTS["weights refused"] += 1
 
 
 def test_a_wrong_uvit_is_refused_before_its_two_gigabytes_are_built(tmp_path):
     """Names and shapes are compared first: two seconds, and no memory to speak of."""
-    files = {
-        "another network": nets.UNet(8).state_dict(),
-        "a smaller U-ViT": uvit.UViT(
-            img_size=8, patch=2, dim=64, depth=4, heads=4, mlp_ratio=2
-        ).state_dict(),
-        "one tensor": {"pos_embed": torch.zeros(1, 258, 1152)},
-    }
+    smaller = uvit.UViT(img_size=8, patch=2, dim=64, depth=4, heads=4, mlp_ratio=2)
+    files = {"another network": nets.UNet(8).state_dict(), "a smaller U-ViT": smaller.state_dict()}
+    files["one tensor"] = {"pos_embed": torch.zeros(1, 258, 1152)}
     for number, (what, state) in enumerate(files.items()):
         path = tmp_path / f"{number}.pth"
         torch.save(state, path)

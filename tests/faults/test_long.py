@@ -26,7 +26,7 @@ from harness import forked, orphans, smoke
 
 from ppfer.config import REPO
 from ppfer.study.protectors.simple_baselines import pixelate
-from ppfer.video.heads import Options
+from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
 
 pytestmark = pytest.mark.full
@@ -64,7 +64,7 @@ def test_hours_of_video_take_the_memory_of_minutes(tmp_path):
         return pixelate(clips)
 
     before = state()[1]
-    options = Options(size=32, device=CPU, frame="whole")
+    options = ProtectOptions(size=32, device=CPU, frame="whole")
     (became,) = protect_files(watched, tmp_path / "in", tmp_path / "out", options)
     assert became.ok and became.tally.frames == count
     early, late = max(seen[10:100]), max(seen[-10:])

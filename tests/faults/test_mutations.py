@@ -30,7 +30,7 @@ from ppfer.config import load_config
 from ppfer.data import split, store
 from ppfer.data.store import ClipStore
 from ppfer.method import compensation, identity, privacy, recognition
-from ppfer.method.networks import ClassificationObjective
+from ppfer.method.networks import classification
 from ppfer.protect import PPFER, PrivacyEnhancer
 from ppfer.run import loop
 from ppfer.run.loop import Loop
@@ -65,14 +65,14 @@ def check_labels_are_the_clips_own(case) -> None:
         "attack/none": "actor",
         "recognizer/none": "emotion",
     }.items():
-        made = case.run.describe(name)
+        made = case.run.stage(name)
         batches = made.batches()
         batches.augment = False
         pixels, labels = batches(0)[:2]
         for shown, label in zip(pixels.mul(255).round().byte(), labels, strict=True):
-            same = clips.flatten(0, 1) if made.frames else clips
+            same = clips.flatten(0, 1) if made.per_frame else clips
             places = (same == shown).flatten(1).all(1).nonzero().flatten().tolist()
-            rows = {place // clips.shape[1] if made.frames else place for place in places}
+            rows = {place // clips.shape[1] if made.per_frame else place for place in places}
             names = {table[column][row] for row in rows}
             assert names == {sorted(set(table[column]))[label]}, f"{name}: another clip's label"
 
@@ -123,7 +123,7 @@ def check_parts_share_no_clip(case) -> None:
 def check_a_row_needs_its_manifests(case) -> None:
     """Numbers of a stage whose manifest is gone are no row of a table."""
     run = coloured_run(case.run.config, case.run.dir.parent)
-    path = run.place("attack/ppfer") / "manifest.json"
+    path = run.folder("attack/ppfer") / "manifest.json"
     kept = path.read_text()
     path.unlink()
     try:
@@ -140,7 +140,7 @@ def check_seeds_matter_and_repeat(case) -> None:
         run = coloured_run(load_config("smoke", SMALL | {"seed": seed}), case.folder())
         for name in ("clips", "split"):
             run.make(name)
-        made = run.describe("identity")
+        made = run.stage("identity")
         torch.manual_seed(made.seed)
         start = next(made.net().parameters()).detach().flatten()
         batches = made.draw("clips", run.labels("actor"), index=np.arange(30))
@@ -153,7 +153,7 @@ def check_seeds_matter_and_repeat(case) -> None:
 def check_an_untrained_network_is_refused(case) -> None:
     """A stage that leaves its network as it was has not trained it."""
     net, few = small_classifier(), config.Train(2, 3, 1e-2)
-    objective = ClassificationObjective(net)
+    objective = classification(net)
     start = [p.detach().clone() for p in net.parameters()]
     loop.fit(objective, net, test_train.toy(), few, case.folder(), name="toy")
     assert any(not torch.equal(a, b) for a, b in zip(start, net.parameters(), strict=True))
@@ -252,7 +252,7 @@ def check_the_better_look_is_kept(case) -> None:
         "recovery/none": [{"val_l1": 0.1}, {"val_l1": 0.9}],
     }
     for name, looks in rules.items():
-        rule = case.run.describe(name).rule()
+        rule = case.run.stage(name).rule()
         assert min(looks, key=rule) == looks[0], name
 
 
@@ -370,7 +370,7 @@ BUGS = {
     "the attacker's own network never asked": (
         set_to(tables, "measure_leakage",
                lambda run, name, *, retrained=False, part="test", remapped=True:
-               tables.named_by(run, "identity", f"protected/{name}", part)),
+               tables.leak(run, "identity", f"protected/{name}", part)),
         check_a_row_asks_every_network_about_the_test_part),
     "a table row without a manifest": (
         set_to(Run, "manifest", lambda run, name: {"summary": {}}),

@@ -39,7 +39,7 @@ class Untrained(Run):
     """
 
     def get(self, name: str):
-        made = self.describe(name)
+        made = self.stage(name)
         if isinstance(made, Training):
             if name not in self._results:
                 with torch.random.fork_rng(devices=[]):
@@ -68,7 +68,7 @@ def objectives(folder: Path) -> dict[str, dict]:
         if not issubclass(cls, Training):
             continue
         name = f"{cls.kind}/{VALUES[cls.argument]}" if cls.argument else cls.kind
-        one = run.describe(name)
+        one = run.stage(name)
         torch.manual_seed(one.seed)
         net = trainable(one.start(), run.device)
         objective = one.objective(net).train()
@@ -121,7 +121,7 @@ def test_a_new_version_makes_the_stage_and_what_stands_on_it_again(tmp_path):
 def test_keys_from_before_there_were_versions_hold(tmp_path):
     """The committed results' keys: the first version is not part of a key."""
     run = catalogue.open_run(load_config("demo"), tmp_path, "cpu")
-    said = run.describe("wild")
+    said = run.stage("wild")
     assert said.version == 1
     assert run.key("wild") == digest({"stage": "wild", "settings": said.settings(), "inputs": {}})
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from ppfer import twin
 from ppfer.method.clips import twin_origin
-from ppfer.method.networks import OnProtected, new_recognizer, with_body
+from ppfer.method.networks import Objective, OnProtected, new_recognizer, with_body
 from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.study.protectors.swap import twin_spec
@@ -51,20 +51,6 @@ class Motions(Stage):
         return np.load(folder / "actions.npy")
 
 
-class ActionsObjective(nn.Module):
-    """Mean squared error of standardised actions."""
-
-    captures = True
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, clips: Tensor, wanted: Tensor) -> Tensor:
-        """Clips (B, T, 3, H, W), standardised actions (B, QUARTERS·52) → scalar."""
-        return F.mse_loss(self.net(clips).float(), wanted)
-
-
 @stage(
     "actions/{protector}",
     needs=("split", "motions", "protected/{protector}", "recognizer/{protector}"),
@@ -78,7 +64,7 @@ class Actions(OnProtected):
     Clips are not mirrored: left and right are actions of their own.
     """
 
-    frames = False
+    per_frame = False
     best = (("val_loss", min),)
 
     def wanted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -96,37 +82,37 @@ class Actions(OnProtected):
         return with_body(self.net(), self.run.get(f"recognizer/{self.protector}"))
 
     def objective(self, net: nn.Module) -> nn.Module:
-        return ActionsObjective(net)
+        return Objective(net, F.mse_loss)  # of standardised actions (B, QUARTERS·52)
 
     def batches(self) -> Callable:
         return self.draw(self.store, self.wanted()[0], augment=False)
 
     def measure(self, net: nn.Module) -> dict[str, float]:
-        said = self.run.logits(net, self.store, "val").numpy()
+        predicted = self.run.logits(net, self.store, "val").numpy()
         wanted = self.wanted()[0][self.run.parts["val"]]
-        return {"val_loss": float(((said - wanted) ** 2).mean())}
+        return {"val_loss": float(((predicted - wanted) ** 2).mean())}
 
     def report(self, net: nn.Module) -> dict:
         test, (wanted, spread) = self.run.parts["test"], self.wanted()
-        said = self.run.logits(net, self.store, "test").numpy()
+        predicted = self.run.logits(net, self.store, "test").numpy()
         shape = (len(test), QUARTERS, -1)
-        each = r_squared(said.reshape(shape), wanted[test].reshape(shape))
+        each = r_squared(predicted.reshape(shape), wanted[test].reshape(shape))
         most = np.argsort(-spread.reshape(QUARTERS, -1).mean(0), kind="stable")[:VARIED]
         names = list(load_head(torch.device("cpu")).action)
         named = {names[i]: round(float(each[i]), 4) for i in most}
         return {"test": {"actions_r2": float(each[most].mean()), "each": named}}
 
 
-def r_squared(said: np.ndarray, true: np.ndarray) -> np.ndarray:
+def r_squared(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """1 − squared error / variance of each action over clips and quarters.
 
     Args:
-        said, true: (n, QUARTERS, actions).
+        predicted, true: (n, QUARTERS, actions).
 
     Returns:
         (actions,); 1 is perfect, 0 what the mean would do, below 0 worse than it.
     """
-    off = ((said - true) ** 2).sum((0, 1))
+    off = ((predicted - true) ** 2).sum((0, 1))
     around = ((true - true.mean((0, 1))) ** 2).sum((0, 1))
     return 1 - off / np.maximum(around, 1e-9)
 

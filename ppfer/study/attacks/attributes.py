@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from ppfer import measure
 from ppfer.base.errors import PpferError
-from ppfer.method.networks import ClassificationObjective, new_classifier, with_body
+from ppfer.data.index import years
+from ppfer.method.networks import classification, new_classifier, with_body
 from ppfer.run.run import Run
 from ppfer.run.stage import stage
 from ppfer.run.training import Training
-from ppfer.study.tables import approaches, ensure, left_out, prepare
+from ppfer.study.tables import approaches, left_out, prepare
 
 ATTRIBUTES = ("sex", "race", "age_group")
+AGE_GROUPS = ("under 30", "30 to 49", "50 and over")
 
 
 def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list[str]]:
@@ -31,16 +33,8 @@ def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list
         PpferError: if fewer than two groups are named.
     """
     if column == "age_group":
-        words = [
-            ""
-            if not a
-            else "under 30"
-            if float(a) < 30
-            else "30 to 49"
-            if float(a) < 50
-            else "50 and over"
-            for a in table["age"]
-        ]
+        ages = map(years, table["age"])
+        words = ["" if a is None else AGE_GROUPS[(a >= 30) + (a >= 50)] for a in ages]
     else:
         words = list(table[column])
     classes = sorted(set(words) - {""})
@@ -87,15 +81,15 @@ class Attribute(Training):
         return with_body(self.net(self.config.nets.classifier_weights), self.run.get("identity"))
 
     def objective(self, net: nn.Module) -> nn.Module:
-        return ClassificationObjective(net)
+        return classification(net)
 
     def batches(self) -> Callable:
         return self.draw("clips", self.labels()[0], index=self.known("train"))
 
     def measure(self, net: nn.Module) -> dict[str, float]:
         held = self.known("val")
-        said = measure.leakage(self.run.logits(net, "clips", held), self.labels()[0][held])
-        return {"val_accuracy": said["all_frames"].value}
+        logits = self.run.logits(net, "clips", held)
+        return {"val_accuracy": measure.accuracy(logits, self.labels()[0][held]).value}
 
 
 def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
@@ -109,7 +103,7 @@ def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     """
     columns = attributes_of(run)
     for column in columns:
-        ensure(run, f"attribute/{column}")
+        run.ensure(f"attribute/{column}")
     names = approaches(run) if names is None else names
     ready = prepare(run, names, ("attack",))
     rows = [
@@ -121,8 +115,8 @@ def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
         truth = attribute_labels(run.table, column)[0]
         train, test = (truth[run.parts[part]] for part in ("train", "test"))
         best = np.bincount(train[train >= 0]).argmax()
-        said = measure.rate(test[test >= 0] == best)
-        commonest |= {column: said, f"{column}_retrained": said}
+        share = measure.rate(test[test >= 0] == best)
+        commonest |= {column: share, f"{column}_retrained": share}
     return [*rows, commonest]
 
 
@@ -164,8 +158,8 @@ def accuracy_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
 def accuracy_row(run: Run, name: str) -> dict:
     """One protector's row of `accuracy_table`."""
     row, index = {"approach": run.protector(name).title}, run.parts["test"]
-    said = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
-    hits = said.argmax(-1).numpy() == run.labels("emotion")[index]
+    logits = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
+    hits = measure.hits(logits, run.labels("emotion")[index])
     for column in attributes_of(run):
         labels, classes = attribute_labels(run.table, column)
         known = labels[index] >= 0

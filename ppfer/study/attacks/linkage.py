@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.measure import Linked
-from ppfer.method.networks import OnProtected, new_classifier, with_body
+from ppfer.method.networks import Objective, OnProtected, new_classifier, with_body
 from ppfer.run.run import Run
 from ppfer.run.stage import stage
 
@@ -36,18 +36,16 @@ class Embedder(nn.Module):
         return F.normalize(self.body(frames).float(), dim=-1)
 
 
-class LinkageObjective(nn.Module):
-    """1 − cosine between what is said of the protected and of the original frame."""
+class Unlike(nn.Module):
+    """1 − cosine between embeddings (B, D) and what a frozen teacher says of the originals."""
 
-    captures = True
-
-    def __init__(self, pupil: nn.Module, teacher: nn.Module):
+    def __init__(self, teacher: nn.Module):
         super().__init__()
-        self.pupil, self.teacher = pupil, nets.freeze(teacher)
+        self.teacher = nets.freeze(teacher)
 
-    def forward(self, protected: Tensor, original: Tensor) -> Tensor:
-        """The same frames (B, 3, H, W), protected and not → scalar."""
-        return (1 - (self.pupil(protected) * self.teacher(original)).sum(-1)).mean()
+    def forward(self, embeddings: Tensor, original: Tensor) -> Tensor:
+        """Of the same frames, protected, and (B, 3, H, W) as they were → scalar."""
+        return (1 - (embeddings * self.teacher(original)).sum(-1)).mean()
 
 
 def strangers(run: Run) -> np.ndarray:
@@ -109,20 +107,15 @@ class Linkage(OnProtected):
         return nets.freeze(self.start()).to(self.run.device)
 
     def objective(self, net: nn.Module) -> nn.Module:
-        return LinkageObjective(net, self.teacher())
+        return Objective(net, Unlike(self.teacher()))
 
     def batches(self) -> Callable:
-        ids, index = np.arange(len(self.run.table)), self.known("train")
-        # two streams with one seed draw the same clips, frames and shifts
-        protected, original = (
-            self.draw(store, ids, index=index) for store in (self.store, "clips")
-        )
-        return lambda step: (protected(step)[0], original(step)[0])
+        return self.pairs(self.known("train"))
 
     def measure(self, net: nn.Module) -> dict[str, float]:
         held = self.known("val")
         pupil, teacher = (
-            self.run.logits(judge, store, held, frames=True)
+            self.run.logits(judge, store, held, per_frame=True)
             for judge, store in ((net, self.store), (self.teacher(), "clips"))
         )
         return {"val_cosine": float((pupil * teacher).sum(-1).mean())}
@@ -132,8 +125,8 @@ class Linkage(OnProtected):
         train, test = run.parts["train"], run.parts["test"]
         probes = test[np.isin(actors[test], unseen)]
         gallery = np.concatenate([train[actors[train] == who][:ENROLLED] for who in unseen])
-        shown = clip_embeddings(run.logits(net, self.store, probes, frames=True))
-        known = clip_embeddings(run.logits(self.teacher(), "clips", gallery, frames=True))
+        shown = clip_embeddings(run.logits(net, self.store, probes, per_frame=True))
+        known = clip_embeddings(run.logits(self.teacher(), "clips", gallery, per_frame=True))
         people = torch.stack([known[actors[gallery] == who].mean(0) for who in unseen])
         result = linked(shown, actors[probes], F.normalize(people, dim=-1), unseen)
         return {"people": len(unseen), "test": result.to_dict()}

@@ -20,7 +20,7 @@ from ppfer import measure, nets
 from ppfer.base.errors import PpferError
 from ppfer.config import Train
 from ppfer.measure import Rate
-from ppfer.method.networks import ClassificationObjective
+from ppfer.method.networks import classification
 from ppfer.run.batches import augment
 from ppfer.run.run import Run
 from ppfer.run.stage import stage
@@ -133,21 +133,21 @@ class Probe(Training):
         return replace(full, steps=-(-full.steps // 3)) if self.sees.label == "actor" else full
 
     @property
-    def frames(self) -> bool:
+    def per_frame(self) -> bool:
         return not self.sees.over_time
 
     def settings(self) -> dict:
-        bands, said = self.config.bands, super().settings()
+        bands, settings = self.config.bands, super().settings()
         if self.sees.band == "frame":
-            return said
-        return said | {"wavelet": bands.wavelet, "mode": bands.mode, "level": self.sees.level}
+            return settings
+        return settings | {"wavelet": bands.wavelet, "mode": bands.mode, "level": self.sees.level}
 
     def net(self) -> nn.Module:
         classes = len(self.run.classes(self.sees.label))
         return nets.Classifier("resnet_small", classes, input_size=self.config.size)
 
     def objective(self, net: nn.Module) -> nn.Module:
-        return ClassificationObjective(net, self.train.label_smoothing)
+        return classification(net, self.train.label_smoothing)
 
     def pictures(self, clips: Tensor, times: Tensor) -> Tensor:
         """`View.pictures` with the run's wavelet."""
@@ -177,13 +177,13 @@ class Probe(Training):
         every, run = max(1, self.config.frames // 4), self.run  # four pictures of each test clip
         at = torch.arange(every // 2, self.config.frames, every)
 
-        def said(clips: Tensor) -> Tensor:
+        def answers(clips: Tensor) -> Tensor:
             seen = self.pictures(clips, at.expand(len(clips), -1))  # (b, 4, 3, H, W)
             return net(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
 
         net.eval()
         truth = run.labels(self.sees.label)[run.parts["test"]]
-        logits = run.logits(said, "clips", "test", frames=False)
+        logits = run.logits(answers, "clips", "test", per_frame=False)
         found = measure.leakage(logits, truth, seed=self.config.seed)
         classes = len(run.classes(self.sees.label))
         return {"test": {k: v.to_dict() for k, v in found.items()}, "classes": classes}
@@ -199,19 +199,6 @@ def result(run: Run, name: str, measure: str = "random_frame") -> Rate:
             log-probability).
     """
     return Rate(**run.summary(name)["test"][measure])
-
-
-def compare(a: Rate, b: Rate, names: tuple[str, str]) -> str:
-    """What the numbers allow to be said about a and b, in a sentence."""
-    d, low, high = measure.difference(a, b)
-    by = (
-        f"{100 * abs(d):.1f} points (95 % interval of the difference {100 * low:+.1f} to "
-        f"{100 * high:+.1f})"
-    )
-    if low <= 0 <= high:
-        return f"{names[0]} and {names[1]} cannot be told apart: they differ by {by}"
-    first, second = names if d > 0 else names[::-1]
-    return f"{first} is ahead of {second} by {by}"
 
 
 def explained(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.measure import Rate, as_rate, leakage
-from ppfer.method.networks import OnProtected
+from ppfer.method.clips import by_clip
+from ppfer.method.networks import Objective, OnProtected, leak
+from ppfer.protect import NamedApply
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, stage
 from ppfer.study.tables import (
@@ -22,9 +24,7 @@ from ppfer.study.tables import (
     all_asked,
     approaches,
     beyond,
-    ensure,
     left_out,
-    named_by,
     prepare,
     whole_row,
 )
@@ -52,20 +52,6 @@ class Recovery(nn.Module):
     def forward(self, protected: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] → a guess at the originals, not clamped."""
         return protected + self.net(protected)
-
-
-class RecoveryObjective(nn.Module):
-    """L1 between the U-Net's guess and the original frame (paper §4.5)."""
-
-    captures = True  # see `train.fit`
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, protected: Tensor, original: Tensor) -> Tensor:
-        """The same frames (B, 3, H, W), protected and not → scalar."""
-        return F.l1_loss(self.net(protected), original)
 
 
 def quality(recovered: Tensor, original: Tensor) -> dict[str, float]:
@@ -156,13 +142,10 @@ class RecoveryAttack(OnProtected):
         return Recovery(self.config.nets.recovery_width)
 
     def objective(self, net: nn.Module) -> nn.Module:
-        return RecoveryObjective(net)
+        return Objective(net, F.l1_loss)  # between the guess and the original frame
 
     def batches(self) -> Callable:
-        ids = np.arange(len(self.run.table))
-        # two streams with one seed draw the same clips, frames and shifts
-        protected, original = (self.draw(store, ids) for store in (self.store, "clips"))
-        return lambda step: (protected(step)[0], original(step)[0])
+        return self.pairs()
 
     @torch.inference_mode()
     def measure(self, net: nn.Module) -> dict[str, float]:
@@ -219,15 +202,15 @@ def table3_row(run: Run, name: str) -> dict:
     if protector.missing(run):
         return left_out(run, name)
     title = protector.title + (" (control)" if name == "none" else "")
-    return {"approach": title, "what_ran": protector.said(run)} | recovery_cells(run, name)
+    return {"approach": title, "what_ran": protector.description(run)} | recovery_cells(run, name)
 
 
-def guesses(run: Run, name: str) -> Callable[[Tensor, range], Tensor]:
-    """Clips and their rows → what a protector's recovery attack makes of them."""
-    net, protected = run.get(f"recovery/{name}"), run.tensor(f"protected/{name}")
+def guesses(run: Run, name: str) -> NamedApply:
+    """Clips and their names → what a protector's recovery attack makes of them."""
+    net, protected = run.get(f"recovery/{name}"), by_clip(run, run.tensor(f"protected/{name}"))
 
-    def guess(clips: Tensor, rows: range) -> Tensor:
-        frames = protected[rows.start : rows.stop].to(clips.device).float() / 255
+    def guess(clips: Tensor, names: Sequence[str]) -> Tensor:
+        frames = torch.stack([protected[n] for n in names]).to(clips.device).float() / 255
         return net(frames.flatten(0, 1)).clamp(0, 1).view(clips.shape)
 
     return guess
@@ -244,7 +227,7 @@ def recovered(name: str) -> Protector:
         "clips that a recovery U-Net made of protected ones",
         needs=(f"protected/{name}", f"recovery/{name}"),
         notebook="09",
-        rows=True,
+        named=True,
     )
 
 
@@ -258,8 +241,8 @@ def undone_row(run: Run, name: str) -> dict:
     back = run.summary(f"recovery/{name}")["test"]
     if not all_asked(run):
         return back
-    ensure(run, f"attack/recovered_{name}")
-    named = named_by(run, f"attack/recovered_{name}", f"protected/recovered_{name}")
+    run.ensure(f"attack/recovered_{name}")
+    named = leak(run, f"attack/recovered_{name}", f"protected/recovered_{name}", "test")
     return back | {"plr_retrained": named["random_frame"].to_dict()}
 
 

@@ -59,7 +59,7 @@ class OfAnotherFamily(Attack):
 class OnClips(Attack):
     """An R3D over identities, which also sees how people move."""
 
-    frames = False
+    per_frame = False
     best = (("val_clip", max),)
 
     def net(self, weights: str = "") -> nn.Module:

@@ -12,15 +12,15 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import protect
-from ppfer.measure import Rate, rate
+from ppfer.measure import Rate, accuracy
 from ppfer.method.networks import (
-    made_by,
+    classification,
     new_enhancer,
     new_recognizer,
+    protected_by,
     protection,
     start_enhancer,
     with_weights,
@@ -29,22 +29,6 @@ from ppfer.run.run import Run
 from ppfer.run.stage import Protector, stage
 from ppfer.run.training import Training, trainable
 from ppfer.study.tables import all_asked, prepare, table_row
-
-
-class JointObjective(nn.Module):
-    """Cross-entropy of F_u on what the enhancers make of clips; both learn (paper §4.6, tasks 2 and
-    6).
-    """
-
-    def __init__(self, enhancer: nn.Module, recognizer: nn.Module, label_smoothing: float):
-        super().__init__()
-        self.enhancer, self.recognizer, self.label_smoothing = enhancer, recognizer, label_smoothing
-
-    def forward(self, clips: Tensor, labels: Tensor) -> Tensor:
-        """Clips (B, T, 3, H, W), expression labels (B,) → scalar."""
-        return F.cross_entropy(
-            self.recognizer(self.enhancer(clips)), labels, label_smoothing=self.label_smoothing
-        )
 
 
 @stage(
@@ -59,7 +43,7 @@ class Joint(Training):
     in the summary.
     """
 
-    frames = False
+    per_frame = False
 
     def net(self) -> nn.Module:
         return new_enhancer(self.config, self.where)
@@ -73,7 +57,10 @@ class Joint(Training):
         fresh = new_recognizer(self.config, len(run.classes("emotion")))
         recognizer = with_weights(fresh, run.get("recognizer/none"))
         self.recognizer = trainable(recognizer, run.device)
-        return JointObjective(net, self.recognizer, smoothing)
+        # F_u on what the enhancers make of clips; both learn (paper §4.6, tasks 2 and 6)
+        objective = classification(nn.Sequential(net, self.recognizer), smoothing)
+        objective.captures = False  # a CUDA graph would hold all of its memory beside the clips
+        return objective
 
     def batches(self) -> Callable:
         return self.draw("clips", self.run.labels("emotion"))
@@ -81,9 +68,8 @@ class Joint(Training):
     def accuracy(self, net: nn.Module, part: str) -> Rate:
         """The jointly trained F_u on the enhanced clips of a part."""
         run, index = self.run, self.run.parts[part]
-        made = made_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
-        said = run.logits(self.recognizer, made)
-        return rate(said.argmax(-1).numpy() == run.labels("emotion")[index])
+        made = protected_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
+        return accuracy(run.logits(self.recognizer, made), run.labels("emotion")[index])
 
     def measure(self, net: nn.Module) -> dict[str, float]:
         leaks = protection(self.run, net, "clips")
@@ -194,7 +180,7 @@ def _protector(task: Task) -> Protector:
         task.description,
         needs=tuple(filter(None, (task.enhancer, task.compensation))),
         notebook="10",
-        source=task.source if task.compensator else "",
+        compensates=task.source if task.compensator else "",
     )
 
 

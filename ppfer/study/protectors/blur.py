@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.config import Train
-from ppfer.measure import leakage, rate
-from ppfer.method.networks import ClassificationObjective, made_by, new_recognizer, with_weights
+from ppfer.measure import accuracy
+from ppfer.method.networks import classification, new_recognizer, protected_by, with_weights
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.run.training import Training
@@ -87,20 +87,15 @@ class Bisection:
     reached: bool
 
     def __str__(self) -> str:
+        at, value, wanted = self.at, 100 * self.value, 100 * self.target
         if self.reached:
-            return (
-                f"σ = {self.at:.2f} px gave {100 * self.value:.1f} % on validation, for "
-                f"{100 * self.target:.1f} %"
-            )
-        (low, high), values = (
-            (self.tried[0][0], self.tried[1][0]),
-            [100 * value for _, value in self.tried],
-        )
+            return f"σ = {at:.2f} px gave {value:.1f} % on validation, for {wanted:.1f} %"
+        (low, _), (high, _), *_ = self.tried
+        values = [100 * value for _, value in self.tried]
         return (
-            f"the target of {100 * self.target:.1f} % is out of reach: σ from {low:.2f} to "
-            f"{high:.2f} px gave {min(values):.1f} % to "
-            f"{max(values):.1f} % on validation; σ = {self.at:.2f} px came closest, "
-            f"{100 * self.value:.1f} %"
+            f"the target of {wanted:.1f} % is out of reach: σ from {low:.2f} to {high:.2f} px gave "
+            f"{min(values):.1f} % to {max(values):.1f} % on validation; σ = {at:.2f} px came "
+            f"closest, {value:.1f} %"
         )
 
 
@@ -152,34 +147,6 @@ def sigma_range(size: int) -> tuple[float, float]:
     return 0.25, (size - 1) // 3
 
 
-class BlurredObjective(nn.Module):
-    """Cross-entropy of F_u on clips blurred with another σ at every step: one network for all
-    strengths.
-    """
-
-    def __init__(
-        self, net: nn.Module, sigmas: tuple[float, float], seed: int, label_smoothing: float
-    ):
-        super().__init__()
-        self.objective, self.sigmas, self.seed = (
-            ClassificationObjective(net, label_smoothing),
-            sigmas,
-            seed,
-        )
-        self.register_buffer(
-            "step", torch.zeros((), dtype=torch.long)
-        )  # kept in the checkpoint, so that a resumed run goes on
-
-    def forward(self, clips: Tensor, labels: Tensor) -> Tensor:
-        """Clips (B, T, 3, H, W), labels (B,) → scalar."""
-        low, high = self.sigmas
-        draw = torch.rand(
-            (), generator=torch.Generator().manual_seed(self.seed + int(self.step))
-        ).item()
-        self.step += 1
-        return self.objective(GaussianBlur(round(low * (high / low) ** draw, 1))(clips), labels)
-
-
 @stage("blurred", needs=("split", "recognizer/none"), notebook="08", study=True)
 class Blurred(Training):
     """F_u adapted to blur of every strength, so that the bisection for accuracy need not train a
@@ -187,7 +154,7 @@ class Blurred(Training):
     """
 
     trains = "adaptation"
-    frames = False
+    per_frame = False
 
     @property
     def train(self) -> Train:
@@ -201,11 +168,18 @@ class Blurred(Training):
         return with_weights(self.net(), self.run.get("recognizer/none"))
 
     def objective(self, net: nn.Module) -> nn.Module:
-        sigmas = sigma_range(self.config.size)
-        return BlurredObjective(net, sigmas, self.seed, self.train.label_smoothing)
+        return classification(net, self.train.label_smoothing)
 
     def batches(self) -> Callable:
-        return self.draw("clips", self.run.labels("emotion"))
+        clips_of = self.draw("clips", self.run.labels("emotion"))
+        low, high = sigma_range(self.config.size)
+
+        def blurred(step: int) -> tuple[Tensor, Tensor]:
+            clips, labels = clips_of(step)
+            draw = torch.rand((), generator=torch.Generator().manual_seed(self.seed + step)).item()
+            return GaussianBlur(round(low * (high / low) ** draw, 1))(clips), labels
+
+        return blurred
 
 
 @stage("blur/{target}", settings=("size",), notebook="08", study=True)
@@ -230,10 +204,8 @@ class Blur(Stage):
     def value(self, judge: str, pixels: Tensor) -> float:
         """The measure that is matched, of the validation part's clips."""
         run, index = self.run, self.run.parts["val"]
-        said = run.logits(judge, pixels)
-        if self.target == "plr":
-            return leakage(said, run.labels("actor")[index])["all_frames"].value
-        return rate(said.argmax(-1).numpy() == run.labels("emotion")[index]).value
+        column = "actor" if self.target == "plr" else "emotion"
+        return accuracy(run.logits(judge, pixels), run.labels(column)[index]).value
 
     def make(self, folder: Path) -> dict:
         run, index = self.run, torch.as_tensor(self.run.parts["val"])
@@ -243,7 +215,7 @@ class Blur(Stage):
             own, judge = ("recognizer/ppfer", "blurred")
 
         def at(sigma: float) -> float:
-            return self.value(judge, made_by(run, GaussianBlur(sigma), held, batch=32))
+            return self.value(judge, protected_by(run, GaussianBlur(sigma), held, batch=32))
 
         goal, ends = self.value(own, ppfer), sigma_range(self.config.size)
         found = bisect(at, goal, *ends, tolerance=0.25 / len(index))

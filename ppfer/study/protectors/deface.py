@@ -4,7 +4,7 @@ Where no face is found deface shows the frame as it was, and so do these rows: t
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ppfer.base.progress import Progress
+from ppfer.method.clips import by_clip
+from ppfer.protect import NamedApply
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.video.faces import enlarged, finder_missing, surest
@@ -44,16 +46,16 @@ class FoundFaces(Stage):
         return np.load(folder / "faces.npy")
 
 
-def build(run: Run, way: str) -> Callable[[Tensor, range], Tensor]:
-    """Clips (B, T, 3, S, S) and their rows → the same, defaced."""
+def build(run: Run, way: str) -> NamedApply:
+    """Clips (B, T, 3, S, S) and their names → the same, defaced."""
     from deface.deface import anonymize_frame  # an extra, and slow to import
 
-    found = run.get("deface_faces")
+    found = by_clip(run, run.get("deface_faces"))
 
-    def apply(clips: Tensor, rows: range) -> Tensor:
+    def apply(clips: Tensor, names: Sequence[str]) -> Tensor:
         big = enlarged(clips)
-        for pictures, faces in zip(big, found[list(rows)], strict=True):
-            for picture, face in zip(pictures, faces, strict=True):
+        for pictures, name in zip(big, names, strict=True):
+            for picture, face in zip(pictures, found[name], strict=True):
                 if not np.isnan(face[0]):
                     box = np.array([[*face[:4] * picture.shape[0], face[4]]])
                     anonymize_frame(box, picture, MASK, way, True, False, None, 20)
@@ -79,7 +81,7 @@ PROTECTORS = tuple(
         lambda run, way=way: build(run, way),
         lambda run, way=way: _said(run, way),
         needs=("deface_faces",),
-        rows=True,
+        named=True,
         missing=lambda run: finder_missing(),
     )
     for way, title in WAYS.items()

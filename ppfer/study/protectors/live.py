@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import protect
-from ppfer.measure import leakage, rate
+from ppfer.measure import accuracy
 from ppfer.method.networks import (
-    made_by,
     new_classifier,
     new_enhancer,
     new_recognizer,
+    protected_by,
     start_enhancer,
     with_weights,
 )
@@ -98,14 +98,14 @@ class LiveObjective(nn.Module):
         if not enhancing:
             shown = shown.mul(255).round().div(255)
         frames = shown[:, int(self.step) % 2 :: 2]  # (B, T/2, 3, H, W)
-        said = self.of_frames(frames.flatten(0, 1)), self.of_clips(shown)
+        answers = self.of_frames(frames.flatten(0, 1)), self.of_clips(shown)
         utility = F.cross_entropy(
             self.recognizer(shown), emotions, label_smoothing=self.label_smoothing
         )
         if enhancing:
-            return utility + self.weight * sum(privacy_loss(s, actors, "uniform") for s in said)
+            return utility + self.weight * sum(privacy_loss(s, actors, "uniform") for s in answers)
         names = actors.repeat_interleave(frames.shape[1])
-        return utility + F.cross_entropy(said[0], names) + F.cross_entropy(said[1], actors)
+        return utility + F.cross_entropy(answers[0], names) + F.cross_entropy(answers[1], actors)
 
 
 @stage(
@@ -120,7 +120,7 @@ class Live(Training):
     last step: a minimax has no best one.
     """
 
-    frames = False
+    per_frame = False
 
     def net(self) -> nn.Module:
         return LiveEnhancer(new_enhancer(self.config))
@@ -151,15 +151,13 @@ class Live(Training):
     def measure(self, net: nn.Module) -> dict[str, float]:
         """What the players read of the validation clips: expression, and identity twice."""
         run, index = self.run, self.run.parts["val"]
-        shown = made_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
+        shown = protected_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
         expression, frame, clip = (run.logits(player, shown) for player in self.players)
         actors = run.labels("actor")[index]
-        hits = expression.argmax(-1).numpy() == run.labels("emotion")[index]
-        named = leakage(frame, actors), leakage(clip, actors)
         return {
-            "val_accuracy": rate(hits).value,
-            "val_plr": named[0]["all_frames"].value,
-            "val_plr_clips": named[1]["clip"].value,
+            "val_accuracy": accuracy(expression, run.labels("emotion")[index]).value,
+            "val_plr": accuracy(frame, actors).value,
+            "val_plr_clips": accuracy(clip, actors).value,
         }
 
 

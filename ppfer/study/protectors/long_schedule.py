@@ -18,7 +18,7 @@ CURVE = ("enhanced", *(f"enhanced_long_{part}" for part in SHARES), "enhanced_lo
 
 
 def _said(run: Run, stage: str = ENHANCER) -> str:
-    train = run.describe(stage).train
+    train = run.stage(stage).train
     return f"Algorithm 1 for {train.steps} steps at lr {train.lr:g}, {train.select} weights"
 
 
@@ -51,7 +51,7 @@ PROTECTORS = (
         lambda run: _said(run) + "; F_fc under C_fc",
         needs=(ENHANCER, COMPENSATOR),
         notebook="10",
-        source="enhanced_long",
+        compensates="enhanced_long",
     ),
 )
 

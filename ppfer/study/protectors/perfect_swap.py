@@ -6,12 +6,13 @@ motion.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from ppfer import twin
-from ppfer.method.clips import twin_origin
+from ppfer.method.clips import by_clip, twin_origin
+from ppfer.protect import NamedApply
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.protectors.swap import twin_spec
@@ -19,15 +20,15 @@ from ppfer.twin.people import DONOR
 from ppfer.video import sample_positions
 
 
-def build_donor(run: Run) -> Callable[[Tensor, range], Tensor]:
-    """Clips (B, T, 3, H, W) and their rows → the same clips with the donor's face."""
-    origin, names, size = twin_origin(run.config), list(run.table["clip"]), run.config.size
-    face = twin.Actor(DONOR)
+def build_donor(run: Run) -> NamedApply:
+    """Clips (B, T, 3, H, W) and their names → the same clips with the donor's face."""
+    origin, face, size = twin_origin(run.config), twin.Actor(DONOR), run.config.size
+    specs = by_clip(run, (twin_spec(name, origin) for name in run.table["clip"]))
     times = sample_positions(origin["frames"], run.config.frames)  # as the store does
 
-    def drawn(clips: Tensor, rows: range) -> Tensor:
-        specs = [dataclasses.replace(twin_spec(names[row], origin), face=face) for row in rows]
-        return twin.render_clips(specs, size, clips.device, times=times).float() / 255
+    def drawn(clips: Tensor, names: Sequence[str]) -> Tensor:
+        swapped = [dataclasses.replace(specs[name], face=face) for name in names]
+        return twin.render_clips(swapped, size, clips.device, times=times).float() / 255
 
     return drawn
 
@@ -43,6 +44,6 @@ PROTECTOR = Protector(
     build_donor,
     "the twin's true motion, pose and light on one donor's head",
     needs=("clips",),
-    rows=True,
+    named=True,
     missing=donor_missing,
 )

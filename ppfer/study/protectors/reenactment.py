@@ -22,11 +22,10 @@ so, here MediaPipe's, whose blend shapes have the same names:
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -34,8 +33,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import nets
-from ppfer.base.device import lone_threads
+from ppfer.base.device import single_thread_pool
 from ppfer.method.clips import twin_origin
+from ppfer.protect import VideoProtector
 from ppfer.run import fast
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
@@ -60,7 +60,6 @@ SCALE = 1.0  # the donor is as large as people in front of a green screen
 LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
 GROUND = (0.06, 0.30, 0.11)  # linear light: a green screen, which anything can be put behind
 REST = 0.2  # share of a clip's frames in which an action is weaker than what counts as rest
-TYPICAL = 0.25  # root mean square of a lively clip's movements, for `even`
 FINE = 1.25  # large pictures are drawn this much larger and shrunk; small ones with 2 × 2 samples
 LARGE = 160  # pixels from which a picture is large
 ROOM = 2**23  # pixels drawn at a time on a GPU
@@ -81,18 +80,11 @@ class Reenactment(nn.Module):
             offset hides; 0 adds nothing, and a reader without a spread gets none. Runs say
             ``config.reenactment_offset``.
         find: where faces are in clips (B, T, 3, S, S) uint8, see `ppfer.video.faces.surest`; the
-            reader is shown the `sight` of them. None: heads are framed as those it learned from.
+            reader is shown the `view_square` of them. None: heads are framed as those it learned
+            from.
         neutral: show all clips the same face at `rest`, so that what is misread of a person
-            throughout goes; every expression held through a clip goes with it. It needs whole
-            clips; of those that it was shown while `listening` it knows the rest by name.
-        even: give all clips the same strength of movement, so that how lively somebody is does not
-            show; it needs whole clips.
-        passes: how often the actions, and how often the pose, are smoothed over time, see
-            `smoothed`.
-        donor: number of the twin's actor who is shown.
-
-    Attributes:
-        rate: frames per second of a video, see `ppfer.video.heads`; 0 for clips of a run.
+            throughout goes; every expression held through a clip goes with it. Of a video it must
+            know the whole.
     """
 
     def __init__(
@@ -101,124 +93,116 @@ class Reenactment(nn.Module):
         *,
         offset: float = 0.0,
         neutral: bool = False,
-        even: bool = False,
         find: Callable[[Tensor], np.ndarray] | None = None,
-        passes: tuple[int, int] = PASSES,
-        donor: int = DONOR,
     ):
         super().__init__()
-        self.passes, self.rate = passes, 0.0
-        self.reader, self.offset, self.find, self.donor = reader, offset, find, Actor(donor)
-        self.neutral, self.even = neutral, even
-        # numbers by name while listening, 110 bytes a frame; what they are at rest (55,) afterwards
-        self.heard: dict[str, list[Tensor]] | None = None
-        self.at_rest: dict[str, Tensor] = {}
+        self.reader, self.offset, self.neutral, self.find = reader, offset, neutral, find
 
-    def forward(self, clips: Tensor, names: Sequence[str] | None = None) -> Tensor:
-        """The clips redrawn.
+    def forward(self, clips: Tensor) -> Tensor:
+        """Whole clips (B, T, 3, H, W) in [0, 1], redrawn."""
+        return redrawn(self.numbers(clips), *clips.shape[-2:])
 
-        Args:
-            clips: (B, T, 3, H, W) in [0, 1].
-            names: of the B clips; those of one name get the same offset, as the parts of a video
-                must. None: each is named by its first frame, so that protecting it again gives the
-                same.
+    def for_video(self, rate: float) -> VideoProtector:
+        """As it protects a video of `rate` frames per second; neutral, it reads all of it first."""
+        video = ReenactedVideo(self, smoothing_passes(rate))
+        first_pass = video.first_pass if self.neutral else None
+        return VideoProtector(video.apply, video.context, view_square, first_pass)
+
+    def read(self, clips: Tensor, passes: tuple[int, int] = PASSES) -> Tensor:
+        """What the reader says of clips: (B, T, 55), the actions and the pose each smoothed over
+        time as often as `passes` says.
         """
-        if self.heard is not None:
-            for name, part in zip(names, self.read(clips), strict=True):
-                self.heard.setdefault(name, []).append(part.half().cpu())
-            return clips
-        numbers = self.numbers(clips, names)
-        aside = self.context if self.rate else 0
-        wanted = numbers[:, aside : len(numbers[0]) - aside]
-        height, width = clips.shape[-2:]
-        side = max(height, width)
-        drawn = self.drawn(wanted.flatten(0, 1), side)  # (B·wanted, 3, side, side)
-        top, left = (side - height) // 2, (side - width) // 2
-        drawn = drawn[..., top : top + height, left : left + width]
-        return F.pad(drawn.unflatten(0, wanted.shape[:2]), (0,) * 6 + (aside,) * 2)
+        seen = clips
+        if self.find:
+            seen = face_crops(clips, self.find(clips.float().mul(255).round().byte()))
+        read = self.reader(seen.flatten(0, 1)).float().to(clips.device)
+        split = read.unflatten(0, clips.shape[:2]).split((regressor.NUMBERS - 3, 3), -1)
+        return torch.cat([smoothed(part, p) for part, p in zip(split, passes, strict=True)], -1)
 
-    @property
-    def steadying(self) -> tuple[int, int]:
-        """How often actions and pose are smoothed: `passes`, or more in a video.
+    def numbers(self, clips: Tensor) -> Tensor:
+        """All that is let through of whole clips: (B, T, 55).
 
-        Clips of a run have about six frames a second, between which a face can do anything; a
-        video's thirty show a trembling that is the reader's. A pass has a standard deviation of √½
-        frames.
+        A clip's offset is drawn for its first frame, so that protecting it again gives the same.
         """
-        of_video = min(MOST, round(2 * (MOMENT * self.rate) ** 2))
-        moves, pose = self.passes
-        return max(moves, of_video), max(pose, of_video)
+        read = self.read(clips)
+        names = first_frame_names(clips[:, 0]) if self.offset else ()
+        return self.let_through(read - rest(read) if self.neutral else read, names)
+
+    def let_through(self, read: Tensor, names: Sequence[str]) -> Tensor:
+        """Numbers (B, T, 55) with the offsets of B names, within what a face can do."""
+        spread = getattr(self.reader, "spread", None)
+        if self.offset and spread is not None:
+            shift = torch.stack([_normal(name) for name in names]).to(read)  # (B, 55)
+            read = read + self.offset * spread * shift[:, None]
+        return clamped_to_a_face(read)
+
+
+@dataclass(frozen=True)
+class ReenactedVideo:
+    """Re-enactment of one video, in parts; a face's parts have one name and get one offset.
+
+    Attributes:
+        reenactment: as it is for any clips.
+        passes: how often actions and pose are smoothed, see `smoothing_passes`.
+        first_read: what was read of each name in the first pass, 110 bytes a frame.
+    """
+
+    reenactment: Reenactment
+    passes: tuple[int, int]
+    first_read: dict[str, list[Tensor]] = field(default_factory=dict)
 
     @property
     def context(self) -> int:
-        """Frames that it wants to see before and after those it is asked for; in a video they come
-        back black.
-        """
-        return max(self.steadying)
+        """Frames before and after those that are asked for, over which it smooths."""
+        return max(self.passes)
 
-    @staticmethod
-    def sight(box: np.ndarray) -> np.ndarray:
-        """The square (4,) of a picture that the reader is shown for a face's box (4,)."""
-        return head_square(box, NEAR, RISE)
+    def first_pass(self, clips: Tensor, names: Sequence[str]) -> Tensor:
+        """Reads clips (B, T, 3, H, W) and keeps what it read; they come back as they are."""
+        for name, read in zip(names, self.reenactment.read(clips, self.passes), strict=True):
+            self.first_read.setdefault(name, []).append(read.half().cpu())
+        return clips
 
-    @property
-    def whole(self) -> bool:
-        """Whether it wants to be shown a whole video, while `listening`, before it begins."""
-        return self.neutral
+    @functools.cached_property
+    def at_rest(self) -> dict[str, Tensor]:
+        """What the numbers of each name are at rest, (1, 55), once all of the video was read."""
+        whole = {name: torch.cat(parts).float() for name, parts in self.first_read.items()}
+        return {name: rest(numbers) for name, numbers in whole.items()}
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Within it clips come back as they are; afterwards it knows how those of a name are at
-        rest, and of earlier ones no more.
-        """
-        self.heard = {}
-        try:
-            yield
-            heard = {name: torch.cat(parts).float() for name, parts in self.heard.items()}
-            self.at_rest = {name: rest(numbers)[0] for name, numbers in heard.items()}
-        finally:
-            self.heard = None
-
-    def read(self, clips: Tensor) -> Tensor:
-        """What the reader says of clips, steadied: (B, T, 55)."""
-        seen = clips
-        if self.find:
-            seen = framed(clips, self.find(clips.float().mul(255).round().byte()))
-        read = self.reader(seen.flatten(0, 1)).float().to(clips.device)
-        moves, pose = read.unflatten(0, clips.shape[:2]).split((regressor.NUMBERS - 3, 3), -1)
-        often, oftener = self.steadying
-        return torch.cat([smoothed(moves, often), smoothed(pose, oftener)], -1)
-
-    def numbers(self, clips: Tensor, names: Sequence[str] | None = None) -> Tensor:
-        """All that is let through of clips: (B, T, 55)."""
-        numbers = self.read(clips)
-        if self.neutral:
-            still = rest(numbers)
-            for own, name in zip(still, names or (), strict=False):
+    def apply(self, clips: Tensor, names: Sequence[str]) -> Tensor:
+        """Clips (B, T, 3, H, W) in [0, 1], redrawn; their `context` comes back black."""
+        numbers = self.reenactment.read(clips, self.passes)
+        if self.reenactment.neutral:
+            still = rest(numbers)  # (B, 1, 55)
+            for own, name in zip(still, names, strict=True):
                 own[:] = self.at_rest.get(name, own)
             numbers = numbers - still
-        if self.even:
-            numbers = evened(numbers)
-        spread = getattr(self.reader, "spread", None)
-        if self.offset and spread is not None:
-            names = _named(clips[:, 0]) if names is None else names
-            shift = torch.stack([_normal(name) for name in names]).to(numbers)  # (B, 55)
-            numbers = numbers + self.offset * spread * shift[:, None]
-        return believed(numbers)
-
-    def drawn(self, numbers: Tensor, side: int) -> Tensor:
-        """The donor with numbers (N, 55): frames (N, 3, side, side) in [0, 1]."""
-        each = functools.partial(draw_donor, self.donor, side=side)
-        if numbers.device.type != "cpu":
-            return torch.cat([each(part) for part in numbers.split(max(1, ROOM // side**2))])
-        # as many as when rows were published: another number rounds otherwise
-        at_once = 4 if side >= LARGE else 2
-        with lone_threads() as pool:
-            return torch.cat(list(pool.map(each, numbers.split(at_once))))
+        asked = slice(self.context, clips.shape[1] - self.context)
+        drawn = redrawn(self.reenactment.let_through(numbers, names)[:, asked], *clips.shape[-2:])
+        return F.pad(drawn, (0,) * 6 + (self.context,) * 2)
 
 
-def framed(clips: Tensor, faces: np.ndarray) -> Tensor:
-    """The `Reenactment.sight` of the faces of clips.
+# --- what is read -----------------------------------------------------------------
+
+
+def smoothing_passes(rate: float) -> tuple[int, int]:
+    """How often actions and pose of a video of `rate` frames per second are smoothed: as `PASSES`
+    says of clips of a run, or more.
+
+    Clips of a run have about six frames a second, between which a face can do anything; a video's
+    thirty show a trembling that is the reader's. A pass has a standard deviation of √½ frames.
+    """
+    of_video = min(MOST, round(2 * (MOMENT * rate) ** 2))
+    moves, pose = PASSES
+    return max(moves, of_video), max(pose, of_video)
+
+
+def view_square(box: np.ndarray) -> np.ndarray:
+    """The square (4,) of a picture that the reader is shown for a face's box (4,)."""
+    return head_square(box, NEAR, RISE)
+
+
+def face_crops(clips: Tensor, faces: np.ndarray) -> Tensor:
+    """The `view_square` of the faces of clips.
 
     Args:
         clips: (B, T, 3, S, S) in [0, 1].
@@ -234,7 +218,7 @@ def framed(clips: Tensor, faces: np.ndarray) -> Tensor:
         if there.any():
             usual = np.median(found[there], axis=0)
             boxes = np.where(there[:, None], found, usual)
-            square[:] = [Reenactment.sight(box) for box in boxes]
+            square[:] = [view_square(box) for box in boxes]
     left, top, right, bottom = torch.as_tensor(squares, device=clips.device).flatten(0, 1).T
     zero = torch.zeros_like(left)
     rows = [right - left, zero, left + right - 1, zero, bottom - top, top + bottom - 1]
@@ -263,27 +247,37 @@ def rest(numbers: Tensor) -> Tensor:
     return torch.cat([low[..., :-3], middle[..., -3:]], -1)
 
 
-def evened(numbers: Tensor) -> Tensor:
-    """Numbers (B, T, 55) whose 52 actions move as strongly in every clip; its mean stays."""
-    moves, rest = numbers[..., :-3], numbers[..., -3:]
-    mean = moves.mean(1, keepdim=True)
-    strength = (moves - mean).square().sum(-1).mean(1).sqrt()[:, None, None]
-    moves = mean + (moves - mean) * TYPICAL / strength.clamp(min=TYPICAL / 4)
-    return torch.cat([moves, rest], -1)
-
-
-def believed(numbers: Tensor) -> Tensor:
+def clamped_to_a_face(numbers: Tensor) -> Tensor:
     """Numbers (..., 55) within what a face can do."""
     limits = [HARD_LIMIT if name.startswith(HARD) else LIMIT for name in actions()]
     high = numbers.new_tensor([*limits, TURN, TURN, TURN])
     return numbers.clamp(high.new_tensor([0.0] * len(limits) + [-TURN] * 3), high)
 
 
+# --- what is drawn ----------------------------------------------------------------
+
+
+def redrawn(numbers: Tensor, height: int, width: int) -> Tensor:
+    """The donor with numbers (B, T, 55): clips (B, T, 3, height, width) in [0, 1]."""
+    flat, side = numbers.flatten(0, 1), max(height, width)  # (B·T, 55)
+    each = functools.partial(draw_donor, side=side)
+    if flat.device.type != "cpu":
+        drawn = torch.cat([each(part) for part in flat.split(max(1, ROOM // side**2))])
+    else:
+        # as many as when rows were published: another number rounds otherwise
+        at_once = 4 if side >= LARGE else 2
+        with single_thread_pool() as pool:
+            drawn = torch.cat(list(pool.map(each, flat.split(at_once))))
+    top, left = (side - height) // 2, (side - width) // 2
+    drawn = drawn[..., top : top + height, left : left + width]
+    return drawn.unflatten(0, numbers.shape[:2])
+
+
 @torch.inference_mode()
-def draw_donor(donor: Actor, numbers: Tensor, side: int) -> Tensor:
+def draw_donor(numbers: Tensor, side: int) -> Tensor:
     """The donor with numbers (N, 55): (N, 3, side, side) in [0, 1]."""
     device, count, large = numbers.device, len(numbers), side >= LARGE
-    shape, lamp, ground = _stage(donor, device)
+    shape, lamp, ground = _stage(device)
     still = numbers.new_tensor([0, 0, SCALE]).expand(count, -1)
     fine = round(FINE * side) if large else side
     drawn = draw(
@@ -303,15 +297,15 @@ def draw_donor(donor: Actor, numbers: Tensor, side: int) -> Tensor:
 
 
 @functools.cache
-def _stage(donor: Actor, device: torch.device) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+def _stage(device: torch.device) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
     """The donor's head as `draw` takes it, the lamp (1, 9) and the background (1, 3, 1, 1)."""
-    shape = tuple(torch.as_tensor(part[None], device=device) for part in appearance(donor))
+    shape = tuple(torch.as_tensor(part[None], device=device) for part in appearance(Actor(DONOR)))
     lamp = torch.tensor([LAMP], device=device)
     lamp[:, :3] = F.normalize(lamp[:, :3])
     return shape, lamp, torch.tensor(GROUND, device=device).view(1, 3, 1, 1)
 
 
-def _named(frames: Tensor) -> list[str]:
+def first_frame_names(frames: Tensor) -> list[str]:
     """Names of frames (B, 3, H, W) by their pixels, the same at any precision."""
     pixels = frames.float().mul(255).round().to(torch.uint8).cpu()
     return [hashlib.sha256(frame.numpy().tobytes()).hexdigest() for frame in pixels]
@@ -354,7 +348,7 @@ PROTECTOR = Protector(
     needs=("regressor",),
     settings=("reenactment_offset",),
     notebook="11",
-    side=SIDE,
+    size=SIDE,
     version=3,
     missing=lambda run: "" if twin_origin(run.config) else finder_missing(),
 )

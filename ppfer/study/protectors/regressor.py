@@ -39,7 +39,7 @@ BIAS = 0.3  # weight of what is wrong about a person in all frames alike
 # How much more an error of the pose weighs. Heads of the crowd turn far more widely than heads of
 # people who speak, so that what is a tenth of its spread there is half of a nod here.
 POSE = 10.0
-DICE = 27  # random numbers a frame: one to mirror it, those of `taken`
+DICE = 27  # random numbers a frame: one to mirror it, those of `degraded`
 VARIED = 30  # actions that R² is taken over: those that move most
 
 
@@ -82,10 +82,10 @@ class RegressionObjective(nn.Module):
         wrong = (self.net(frames) - numbers) / self.net.std
         wrong = torch.cat([wrong[:, :-3], POSE * wrong[:, -3:]], 1)
         each = F.huber_loss(wrong, torch.zeros_like(wrong), delta=FAR)
-        return each + BIAS * shared(wrong).mean()
+        return each + BIAS * common_error(wrong).mean()
 
 
-def shared(wrong: Tensor, group: int = GROUP) -> Tensor:
+def common_error(wrong: Tensor, group: int = GROUP) -> Tensor:
     """Squares (P, 55) of each person's mean error, without what chance adds to them.
 
     Of two frames of a person, the product of their errors has just this expectation: the mean over
@@ -98,7 +98,7 @@ def shared(wrong: Tensor, group: int = GROUP) -> Tensor:
 # --- what it looks at -----------------------------------------------------------
 
 
-class Looks:
+class CrowdBatches:
     """Batches of a crowd as cameras and face finders give them, a pure function of (seed, step).
 
     Calling it with a step returns frames (P·GROUP, 3, SIDE, SIDE) in [0, 1] and their numbers.
@@ -128,7 +128,7 @@ class Looks:
         flip = (dice[::GROUP, 0] < 0.5).repeat_interleave(GROUP)  # a mirrored person is another
         frames = torch.where(flip[:, None, None, None], frames.flip(-1), frames)
         numbers = torch.where(flip[:, None], mirrored(numbers), numbers)
-        return taken(frames, dice[:, 1:]), numbers
+        return degraded(frames, dice[:, 1:]), numbers
 
 
 def mirrored(numbers: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def _side(name: str) -> str:
     return next((side for side in ("Left", "Right") if name.endswith(side)), "")
 
 
-def taken(frames: Tensor, dice: Tensor) -> Tensor:
+def degraded(frames: Tensor, dice: Tensor) -> Tensor:
     """Frames as they come out of bad cameras and uncertain face finders.
 
     Cut out and scaled, half hidden, grey or tinted, of low resolution, blurred, noisy, compressed.
@@ -178,8 +178,7 @@ def taken(frames: Tensor, dice: Tensor) -> Tensor:
     gain = (0.6 + 0.8 * tint[:, 1:2]) * (0.75 + 0.5 * tint[:, 2:5])  # light, colour
     frames = (frames * gain[:, :, None, None]).clamp(0, 1) ** _wide(0.7 + 0.7 * tint[:, 5])
     for k, (share, side) in enumerate(((0.12, 56), (0.05, 36))):
-        small = F.interpolate(frames, (side, side), mode="bilinear", antialias=True)
-        coarse = F.interpolate(small, (SIDE, SIDE), mode="bilinear")
+        coarse = nets.resize(nets.resize(frames, side), SIDE)
         frames = torch.where(_wide(rest[:, k] < share), coarse, frames)
     one, (focus, noise, step) = torch.ones_like(scale), rest[:, 2:5].square().T
     shots = torch.stack([one, zero, 0.01 * focus, 0.04 * noise, 0.08 * step], 1)
@@ -225,7 +224,7 @@ class Regression(Training):
     def settings(self) -> dict:
         if not self.config.regressor_weights:
             return super().settings()
-        path = weights_path(self.config)  # which may not be there: said when it is needed
+        path = weights_path(self.config)  # which may not be there: an error where it is needed
         return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""}
 
     def make(self, folder: Path) -> dict:
@@ -260,13 +259,13 @@ class Regression(Training):
         return RegressionObjective(net)
 
     def batches(self) -> Callable[[int], tuple]:
-        return Looks(self.crowd, self.train.batch, self.seed)
+        return CrowdBatches(self.crowd, self.train.batch, self.seed)
 
     def measure(self, net: Regressor) -> dict[str, float]:
         """R² over strangers, of the actions that vary most and of the pose, and which share of the
         error's variance is a person's own; the network is told its spread.
         """
-        looks, g = Looks(self.strangers, GROUP, 0), torch.Generator().manual_seed(0)
+        looks, g = CrowdBatches(self.strangers, GROUP, 0), torch.Generator().manual_seed(0)
         errors, numbers = [], []
         with torch.no_grad(), autocast(self.run.device, self.config.precision):
             for faces in torch.arange(len(self.strangers.frames)).split(32):
@@ -274,7 +273,7 @@ class Regression(Training):
                 errors.append(net(frames) - truth)
                 numbers.append(truth)
         wrong, truth = torch.cat(errors), torch.cat(numbers)
-        own = shared(wrong).mean(0).clamp(min=0)  # (55,)
+        own = common_error(wrong).mean(0).clamp(min=0)  # (55,)
         net.spread.copy_(own.sqrt())
         r2 = 1 - wrong.square().mean(0) / truth.var(0).clamp(min=1e-6)
         varied = truth[:, : NUMBERS - 3].std(0).topk(VARIED).indices

@@ -2,7 +2,7 @@
 for everybody, the control that must score chance.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ppfer.method.clips import by_clip
+from ppfer.protect import Apply, NamedApply
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.attacks.recovery import mean_image
@@ -52,19 +54,19 @@ def drawing(points: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(canvas.resize((size, size), Image.Resampling.BOX), np.float32) / 255
 
 
-def build_landmarks(run: Run) -> Callable[[Tensor, range], Tensor]:
-    """Clips (B, T, 3, H, W) and their rows → drawings of their landmarks, of the same shape."""
-    found = run.get("landmarks").numpy()  # (N, T, 68, 2)
+def build_landmarks(run: Run) -> NamedApply:
+    """Clips (B, T, 3, H, W) and their names → drawings of their landmarks, of the same shape."""
+    found = by_clip(run, run.get("landmarks").numpy())  # (T, 68, 2) each
 
-    def drawn(clips: Tensor, rows: range) -> Tensor:
-        pictures = [[drawing(points, clips.shape[-1]) for points in found[row]] for row in rows]
+    def drawn(clips: Tensor, names: Sequence[str]) -> Tensor:
+        pictures = [[drawing(points, clips.shape[-1]) for points in found[name]] for name in names]
         lines = torch.from_numpy(np.array(pictures)).to(clips.device)  # (B, T, H, W)
         return lines[:, :, None].expand_as(clips)
 
     return drawn
 
 
-def build_mean(run: Run) -> Callable[[Tensor], Tensor]:
+def build_mean(run: Run) -> Apply:
     """Clips → the mean training image in every frame."""
     picture = mean_image(run).to(run.device)
     return lambda clips: picture.expand_as(clips)
@@ -78,7 +80,7 @@ PROTECTORS = (
         build_landmarks,
         "68 facial landmarks as lines, nothing else",
         needs=("landmarks",),
-        rows=True,
+        named=True,
         missing=swap_missing,
     ),
     Protector("motion", "Motion alone", lambda run: motion_only, "x − mean over the clip's time"),

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ppfer.base.errors import PpferError
 from ppfer.config import Config
-from ppfer.measure import rate
+from ppfer.measure import accuracy
 from ppfer.method.networks import (
-    made_by,
     new_classifier,
     new_enhancer,
     new_recognizer,
+    protected_by,
     protection,
     start_enhancer,
     with_weights,
@@ -108,7 +108,7 @@ class ContrastObjective(nn.Module):
 class Contrast(Training):
     """f_B trained on original clips, before the minimax."""
 
-    frames = False
+    per_frame = False
 
     def net(self) -> nn.Module:
         return new_budget(self.config)
@@ -183,7 +183,7 @@ class Tradeoff(Training):
     used, since a minimax has no best one.
     """
 
-    frames = False
+    per_frame = False
 
     def net(self) -> nn.Module:
         return new_enhancer(self.config, "frames")
@@ -213,10 +213,9 @@ class Tradeoff(Training):
     def measure(self, net: nn.Module) -> dict[str, float]:
         run, index = self.run, self.run.parts["val"]
         leaks = protection(run, net, "clips")
-        made = made_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
-        said = run.logits(self.recognizer, made)
-        hits = said.argmax(-1).numpy() == run.labels("emotion")[index]
-        return leaks | {"val_accuracy": rate(hits).value}
+        made = protected_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
+        read = accuracy(run.logits(self.recognizer, made), run.labels("emotion")[index])
+        return leaks | {"val_accuracy": read.value}
 
 
 PROTECTOR = Protector(

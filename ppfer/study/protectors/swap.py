@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from ppfer import twin
 from ppfer.base.errors import PpferError
 from ppfer.base.progress import Progress
-from ppfer.method.clips import twin_origin
+from ppfer.method.clips import by_clip, twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.study.protectors.blur import GaussianBlur
@@ -65,11 +66,11 @@ class FaceSwap(nn.Module):
     Args:
         picture: the donor, (3, h, w) in [0, 1].
         points: the donor's landmarks (L, 2), shares of its width and height.
-        landmarks: those of all clips, (N, T, L, 2), same order; NaN in frames where no face was
+        landmarks: (T, L, 2) of each clip by its name, same order; NaN in frames where no face was
             found, which turn grey.
     """
 
-    def __init__(self, picture: Tensor, points: Tensor, landmarks: Tensor):
+    def __init__(self, picture: Tensor, points: Tensor, landmarks: Mapping[str, Tensor]):
         super().__init__()
         self.picture, self.points, self.landmarks, self.faces = (
             picture,
@@ -78,12 +79,10 @@ class FaceSwap(nn.Module):
             triangles(points),
         )
 
-    def forward(self, clips: Tensor, rows: range) -> Tensor:
-        """Clips (B, T, 3, H, W) in [0, 1], their places in the data set (B,) → the same shape in
-        [0, 1].
-        """
+    def forward(self, clips: Tensor, names: Sequence[str]) -> Tensor:
+        """Clips (B, T, 3, H, W) in [0, 1] and their names → the same shape in [0, 1]."""
         size, frames = clips.shape[-1], clips.flatten(0, 1)  # (n, 3, H, W)
-        points = self.landmarks[list(rows)].flatten(0, 1).to(clips.device)  # (n, L, 2)
+        points = torch.cat([self.landmarks[name] for name in names]).to(clips.device)  # (n, L, 2)
         found = ~points.isnan().flatten(1).any(1)
         corners = F.pad(
             points.nan_to_num() * size, (0, 1)
@@ -230,8 +229,9 @@ class Landmarks(Stage):
 
 
 def build_swap(run: Run) -> FaceSwap:
-    """The swap of a run's clips, called with their rows."""
-    return FaceSwap(*donor(2 * run.config.size, run.device), run.get("landmarks"))
+    """The swap of a run's clips, called with their names."""
+    landmarks = by_clip(run, run.get("landmarks"))
+    return FaceSwap(*donor(2 * run.config.size, run.device), landmarks)
 
 
 def swap_what(run: Run) -> str:
@@ -254,6 +254,6 @@ PROTECTOR = Protector(
     build_swap,
     swap_what,
     needs=("landmarks",),
-    rows=True,
+    named=True,
     missing=swap_missing,
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ppfer.measure import Rate, Worst, plain, write_table
+from ppfer.measure import Rate, Worst, json_rows, write_table
 from ppfer.show import tradeoff
 
 
@@ -24,7 +24,7 @@ def test_two_tables_of_a_folder_become_one(tmp_path):
     write_table(first, tmp_path, "table1")
     write_table([row("b", 6, 60, actions_r2=0.4), row("b", 1, 1)], tmp_path, "live")
     a, b = tradeoff.rows_of(tmp_path)
-    assert a == plain(first)[0] and b == {**plain(first)[1], "actions_r2": 0.4}
+    assert a == json_rows(first)[0] and b == {**json_rows(first)[1], "actions_r2": 0.4}
 
 
 def test_a_row_without_a_number_has_no_point():
@@ -34,6 +34,28 @@ def test_a_row_without_a_number_has_no_point():
     drawn = tradeoff.figure(rows, chance=0.1)
     assert len(drawn.axes) == 2  # nobody was retrained
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["1 a", "2 b"]
+
+
+def test_figure1_has_the_papers_points_and_those_of_the_frozen_validator(tmp_path):
+    named = {"plr": Rate(90, 100), "acc_retrained": Rate(80, 100)}
+    rows = [row("Gaussian blur 2", 95, 0, **named), row("PPFER (C)", 25, 0, **named)]
+    drawn = tradeoff.figure1([*rows, row("ours alone", 3, 0, **named), {"approach": "left out"}])
+    labels = [text.get_text() for text in drawn.legends[0].get_texts()]
+    kinds = ["ours, V_pl frozen", "the paper's, on CREMA-D"]
+    assert labels == ["1 Gaussian blur 2", "2 PPFER (C)", "3 ours alone", *kinds]
+    marks = [line.get_marker() for line in drawn.axes[0].get_lines()]
+    assert marks.count("x") == 2  # theirs, of approaches that they have
+    write_table(rows, tmp_path, "table1")
+    tradeoff.save_figure1(tmp_path)
+    assert "<svg" in (tmp_path / "figure1.svg").read_text()
+
+
+def test_without_the_worst_attack_the_next_is_drawn_and_some_may_be_hidden():
+    numbers = {"plr_retrained": Rate(50, 100), "acc": Rate(80, 100)}
+    rows = [{"approach": name} | numbers for name in "ab"]
+    drawn = tradeoff.figure(rows, shown=("a",))
+    assert drawn.axes[0].get_xlabel() == tradeoff.ATTACKERS["plr_retrained"]
+    assert len(drawn.axes[0].get_lines()) == 1 and len(drawn.legends[0].get_texts()) == 2
 
 
 def test_numbers_that_follow_each_other_are_printed_as_a_range():

@@ -1,0 +1,27 @@
+"""Pixels as bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ppfer.base.errors import PpferError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def as_uint8(frames: torch.Tensor | np.ndarray) -> np.ndarray:
+    """uint8 as it is; float in [0, 1] (clamped) rounded to [0, 255]. Of any device."""
+    if not isinstance(frames, np.ndarray):
+        frames = (
+            frames.detach().float().cpu().numpy()
+            if frames.is_floating_point()
+            else frames.cpu().numpy()
+        )
+    if frames.dtype == np.uint8:
+        return frames
+    if frames.dtype.kind != "f":
+        raise PpferError(f"frames are uint8 in [0, 255] or float in [0, 1], not {frames.dtype}")
+    return np.round(np.clip(frames, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,263 @@
+"""How data sets are recognised and read: a CREMA-D tree, a DFEW tree, a folder with `metadata.csv`.
+
+A reader gives a row per usable clip and the reason for every video it leaves out; `READERS` lists
+them. What their columns say is checked in `ppfer.data.index`, for all of them alike.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from ppfer.base.errors import PpferError
+from ppfer.base.files import normal
+from ppfer.data.words import DFEW_EMOTIONS, EMOTION_CODES, LEVELS, SENTENCES
+from ppfer.video.file import file_fault, is_video
+
+COLUMNS = ("clip", "path", "actor", "emotion", "sentence", "level", "sex", "age", "race")
+Found = tuple[list[dict], list[tuple[str, str]]]  # rows of usable clips; (path, reason) of others
+EMOTION_WORDS = {
+    "angry": ("anger",),
+    "disgust": ("disgusted",),
+    "fear": ("fearful", "afraid"),
+    "happy": ("happiness", "joy"),
+    "neutral": (),
+    "sad": ("sadness",),
+    "surprise": ("surprised", "sur"),
+}
+EMOTION_OF = {word: e for e, words in EMOTION_WORDS.items() for word in (e, *words)}
+EMOTION_OF |= {code.lower(): emotion for code, emotion in EMOTION_CODES.items()}
+KNOWN_FAULTS = {  # what the data set's own notes and its users report
+    "1064_IEO_DIS_MD": "a minute long, with every emotion in it",
+    "1064_TIE_SAD_XX": "cut short",
+    "1076_MTI_NEU_XX": "nearly empty",
+    "1076_MTI_SAD_XX": "nearly empty",
+}
+
+
+# --- CREMA-D ------------------------------------------------------------------
+
+
+def read_cremad(root: Path, keep_faults: bool, **_: object) -> Found:
+    """Clips whose names say what they show, 1001_DFA_ANG_XX, in any folder."""
+    keep_faults = keep_faults or (root / "twin.json").exists()
+    files = [root / "VideoDemographics.csv", root.parent / "VideoDemographics.csv"]
+    people = next((demographics(file) for file in files if file.exists()), {})
+    rows, rejected = [], []
+
+    # every video is a row, or has a fault: its name, its file, or what is known of the clip
+    for name in _videos(root):
+        row = cremad_labels(Path(name).stem, people)
+        if isinstance(row, dict):
+            stem, fault = row["clip"], file_fault(root / name)
+            if not fault and stem in KNOWN_FAULTS and not keep_faults:
+                fault = f"is a known CREMA-D fault: {KNOWN_FAULTS[stem]}"
+            row = fault or row | {"path": str(root / name)}
+        rejected.append((name, row)) if isinstance(row, str) else rows.append(row)
+
+    # nothing is named as CREMA-D's: more likely another data set than a broken one
+    if not rows and not any("odd name" not in reason for _, reason in rejected):
+        found = (
+            f"has {len(rejected)} videos, but none named as CREMA-D's"
+            if rejected
+            else "holds no video"
+        )
+        raise PpferError(
+            f"{root} {found} (1001_DFA_ANG_XX.flv), no DFEW tree (EmoLabel_DataSplit/) and no "
+            "metadata.csv; for your own videos write a metadata.csv with the columns path, actor, "
+            "emotion"
+        )
+    return rows, rejected
+
+
+def cremad_labels(stem: str, people: dict[str, dict]) -> dict | str:
+    """The row of a clip from its name, or the reason why there is none."""
+    match = re.fullmatch(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{2})", stem)
+    if not match or match[2] not in SENTENCES or match[4] not in LEVELS:
+        return "has an odd name: not ActorID_Sentence_Emotion_Level, such as 1001_DFA_ANG_XX"
+    emotion = EMOTION_OF.get(match[3].lower())
+    if not emotion:
+        return f"has an unknown emotion: {match[3]}"
+    labels = {
+        "clip": stem,
+        "actor": match[1],
+        "emotion": emotion,
+        "sentence": match[2],
+        "level": match[4],
+    }
+    return labels | people.get(match[1], {})
+
+
+def demographics(path: Path) -> dict[str, dict]:
+    table = _read_csv(path, ("actorid", "age", "sex", "race"))
+    return {
+        row.actorid: {"sex": row.sex.lower(), "age": row.age, "race": row.race}
+        for row in table.itertuples()
+    }
+
+
+# --- DFEW ---------------------------------------------------------------------
+
+
+def read_dfew(root: Path, fold: int, **_: object) -> Found:
+    """Clips that one of five folds deals out to train and test."""
+    media: dict[int, Path] = {}  # faces cut out at 224 first, then whole videos, then anything else
+    folders = sorted(p for p in (root / "Clip").glob("*") if p.is_dir())
+    for folder in sorted(folders, key=lambda p: ("clip_224x224", "original", p.name).index(p.name)):
+        for entry in sorted(folder.iterdir()):
+            if entry.stem.isdecimal() and (entry.is_dir() or is_video(entry)):
+                media.setdefault(int(entry.stem), entry)
+
+    # what the split lists is a row, or has a fault
+    rows, rejected, seen = [], [], set()
+    for part in ("train", "test"):
+        file = root / "EmoLabel_DataSplit" / f"{part}(single-labeled)" / f"set_{fold}.csv"
+        table = _read_csv(file, ("video_name", "label"))
+        for name, label in zip(table["video_name"], table["label"], strict=True):
+            number = int(name) if name.isdecimal() else -1
+            path, clip = media.get(number), f"{number:05d}"
+            if number < 0:
+                fault = "has an odd name: not a number"
+            elif label not in ("1", "2", "3", "4", "5", "6", "7"):
+                fault = f"has an unknown emotion: label {label}, not 1 to 7"
+            elif clip in seen:
+                fault = "is a duplicate: listed twice in the split"
+            elif path is None:
+                fault = "does not exist: it is in the split, but in no folder of Clip/"
+            else:
+                fault = None if path.is_dir() else file_fault(path)
+            seen.add(clip)
+            if fault:
+                rejected.append((str(path.relative_to(root)) if path else name, fault))
+            else:
+                emotion = DFEW_EMOTIONS[int(label) - 1]
+                rows.append({"clip": clip, "path": str(path), "emotion": emotion, "split": part})
+    return rows, rejected
+
+
+# --- a folder with metadata.csv -----------------------------------------------
+
+
+def read_metadata(root: Path, **_: object) -> Found:
+    """Clips as `metadata.csv` lists them, by paths from its folder or absolute ones."""
+    table, videos = _read_csv(root / "metadata.csv", ("path", "actor", "emotion")), _videos(root)
+    names = _as_on_disk(root, table["path"], videos)
+    records = table.to_dict("records")
+    labels_of: dict[str, set[tuple[str, str]]] = {}
+    for name, labels in zip(names, records, strict=True):
+        labels_of.setdefault(name, set()).add((labels["actor"], labels["emotion"].lower()))
+
+    # clips are called by their file's stem; by their whole path where two share one
+    stems = [normal(Path(name).stem) for name in names]
+    unique = len(set(stems)) == len({normal(name) for name in names})
+    rows, rejected, seen = [], [], set()
+    for name, stem, labels in zip(names, stems, records, strict=True):
+        emotion = EMOTION_OF.get(labels["emotion"].lower())
+        if Path(os.path.relpath(root / name, root)).parts[:1] == ("..",):
+            fault = "lies outside the folder; put it there, or a link to its folder"
+        elif len(labels_of[name]) > 1:
+            fault = "has labels in metadata.csv that disagree"
+        elif name in seen:
+            fault = "is a duplicate: listed twice in metadata.csv"
+        elif not emotion:
+            fault = f"has an unknown emotion: {labels['emotion'] or 'none'}"
+        elif not labels["actor"]:
+            fault = "has no actor in metadata.csv"
+        else:
+            fault = file_fault(root / name)
+        seen.add(name)
+        if fault:
+            rejected.append((name, fault))
+        else:
+            clip = stem if unique else name.replace(os.sep, "-")
+            known = {key: labels[key] for key in (*COLUMNS, "split") if key in labels}
+            known["sex"] = labels.get("sex", "").lower()
+            rows.append(known | {"clip": clip, "path": str(root / name), "emotion": emotion})
+    rejected += [(name, "is not listed in metadata.csv") for name in videos if name not in seen]
+    return rows, rejected
+
+
+def _as_on_disk(root: Path, paths: pd.Series, videos: list[str]) -> list[str]:
+    """A table's paths as the folder's own: relative to it, with one kind of slash, and in the
+    Unicode form that the disk has.
+    """
+    there, names = {normal(name): name for name in videos}, []
+    for path in paths:
+        name = os.path.normpath(path.replace("\\", "/"))
+        if os.path.isabs(name):
+            name = os.path.relpath(name, root.absolute())
+            if name.startswith(".."):  # perhaps by way of a link
+                name = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
+        names.append(name if os.path.exists(root / name) else there.get(normal(name), name))
+    return names
+
+
+# --- the list -----------------------------------------------------------------
+
+
+class DatasetReader(NamedTuple):
+    """How one kind of data set is read.
+
+    Attributes:
+        kind: as printed.
+        recognises: whether a folder is such a data set.
+        read: takes the folder and the options of `ppfer.data.index.index` as keywords; returns the
+            rows of usable clips (of `COLUMNS`, `clip`, `path` and `emotion` must be there; `split`
+            may be) and the videos left out, (path relative to the folder, reason). ``**_`` stands
+            for options of other kinds.
+    """
+
+    kind: str
+    recognises: Callable[[Path], bool]
+    read: Callable[..., Found]
+
+
+READERS = (  # tried in this order; the last one takes whatever is left
+    DatasetReader(
+        "folder with metadata.csv", lambda at: (at / "metadata.csv").exists(), read_metadata
+    ),
+    DatasetReader("DFEW tree", lambda at: (at / "EmoLabel_DataSplit").is_dir(), read_dfew),
+    DatasetReader("CREMA-D tree", lambda at: True, read_cremad),
+)
+
+
+def _videos(root: Path) -> list[str]:
+    """Video files below a folder, relative and sorted; follows links, leaves out hidden folders and
+    other data sets.
+    """
+    found, visited = [], set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real, here = os.path.realpath(folder), Path(folder)
+        other = here != root and any(reader.recognises(here) for reader in READERS[:-1])
+        if real in visited or other:
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found += [os.path.relpath(here / name, root) for name in files if is_video(name)]
+    return sorted(found)
+
+
+def _read_csv(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
+    """A CSV as text, columns in lower case, cells stripped; PpferError when it or a needed column
+    is missing.
+    """
+    try:
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+        )
+    except FileNotFoundError as error:
+        raise PpferError(f"{path} does not exist") from error
+    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
+        raise PpferError(f"{path} cannot be read as a comma-separated table: {error}") from error
+    table.columns = [str(column).strip().lower() for column in table.columns]
+    if missing := [column for column in needed if column not in table.columns]:
+        raise PpferError(
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}"
+        )
+    return table.fillna("").apply(lambda column: column.str.strip())

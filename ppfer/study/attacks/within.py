@@ -1,0 +1,265 @@
+"""Attacks from within: the attacker who has read this repository.
+
+Networks that learn from protected pixels are weak where few numbers pass. Whoever knows how clips
+were protected reads those numbers back: here with the public regressor, off the protected clip, or
+off what a recovery U-Net makes of it where the clip shows no face. Then seconds of training name
+people from them: a linear layer and a small network on statistics of the clip, and a convolution
+over its frames; of symbols, one who counts them (naive Bayes on each person's histogram) is
+strongest. He may hold several clips of a person, whose log-probabilities he adds up, and be as
+patient as he likes. Stages: numbers, within.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ppfer.base.files import atomic
+from ppfer.measure import Rate, Worst, rate
+from ppfer.run.run import Run
+from ppfer.run.stage import Stage, stage
+from ppfer.study.attacks.recovery import undo
+from ppfer.study.protectors.codebook import protected_symbols
+
+POOLED = (1, 4, 16)  # clips of a person that an attacker holds
+BATCH, RATE, DECAY, SMOOTHING = 512, 1e-3, 0.02, 0.05
+LOOKS = 10  # at the validation part while he trains; the best weights count
+QUANTILES = (0.2, 0.5, 0.8)
+PRIORS = (0.03, 0.1, 0.3, 1.0, 3.0)  # clips of each symbol that a person is taken to have shown
+FACELESS = ("live", "ppfer", "enhanced", "ppfer_long")  # read off what a recovery net makes of them
+
+
+# --- attackers --------------------------------------------------------------------
+
+
+def statistics(numbers: Tensor) -> Tensor:
+    """Mean, deviation and quantiles of clips' numbers (N, T, K): (N, 5 K)."""
+    at = torch.quantile(numbers, numbers.new_tensor(QUANTILES), 1)  # (3, N, K)
+    return torch.cat([numbers.mean(1), numbers.std(1), *at], 1)
+
+
+class OfStatistics(nn.Sequential):
+    """A small network on `statistics`: (N, K) → logits."""
+
+    def __init__(self, numbers: int, classes: int, width: int = 512):
+        layers = []
+        for size in (numbers, width):
+            layers += [nn.Linear(size, width), nn.ReLU(), nn.Dropout(0.3)]
+        super().__init__(*layers, nn.Linear(width, classes))
+
+
+class OfSequence(nn.Module):
+    """A convolution over frames: numbers (N, T, K) → logits."""
+
+    def __init__(self, numbers: int, classes: int, width: int = 256):
+        super().__init__()
+        layers = []
+        for size in (numbers, width):
+            layers += [nn.Conv1d(size, width, 3, padding=1), nn.ReLU(), nn.Dropout(0.2)]
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Linear(2 * width, width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, classes)
+        )
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        found = self.features(numbers.mT)  # (N, width, T)
+        return self.head(torch.cat([found.mean(2), found.amax(2)], 1))
+
+
+ATTACKERS: dict[str, tuple[Callable, Callable]] = {  # what it is given, what learns from it
+    "linear": (statistics, nn.Linear),
+    "network of statistics": (statistics, OfStatistics),
+    "convolution over frames": (lambda numbers: numbers, OfSequence),
+}
+
+
+def learned(
+    make: Callable[[int, int], nn.Module],
+    given: Tensor,
+    labels: Tensor,
+    parts: dict[str, Tensor],
+    steps: int,
+    seed: int,
+) -> Tensor:
+    """Train an attacker and take the log-probabilities of its best look.
+
+    Args:
+        make: numbers and classes → the network.
+        given: (N, …, K) of all clips.
+        labels: (N,) of all clips; those of the test part are not looked at.
+        parts: "train", "val" and "test" → rows.
+        steps: to train.
+        seed: of weights and batches.
+
+    Returns:
+        (n, classes) log-probabilities of the test part.
+    """
+    train, val, test = (parts[key] for key in ("train", "val", "test"))
+    known = given[train].flatten(0, -2)
+    scaled = (given - known.mean(0)) / (known.std(0) + 1e-4)
+    with torch.random.fork_rng(devices=[given.device] if given.is_cuda else []):
+        torch.manual_seed(seed)
+        net = make(given.shape[-1], int(labels.max()) + 1).to(given.device)
+        optimizer = torch.optim.AdamW(net.parameters(), RATE, weight_decay=DECAY)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+        best, found, size = -1.0, None, min(BATCH, max(8, len(train) // 4))
+        for step in range(steps):
+            rows = train[torch.randint(len(train), (size,), device=given.device)]
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(net(scaled[rows]), labels[rows], label_smoothing=SMOOTHING)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            # the look that names most of the validation part counts
+            if (step + 1) % max(1, steps // LOOKS) == 0:
+                net.eval()
+                with torch.no_grad():
+                    right = (net(scaled[val]).argmax(1) == labels[val]).float().mean().item()
+                    if right > best:
+                        best, found = right, net(scaled[test]).log_softmax(1)
+                net.train()
+    return found
+
+
+def counted(symbols: Tensor, labels: Tensor, parts: dict[str, Tensor], count: int) -> Tensor:
+    """Naive Bayes on each person's histogram of symbols; log-probabilities (n, classes) of the test
+    part.
+
+    Args:
+        symbols: (N,) of all clips, each one of `count`.
+        labels: (N,) of all clips.
+        parts: as for `learned`; the prior is the best of `PRIORS` on the validation part.
+        count: of symbols.
+    """
+    classes = int(labels.max()) + 1
+    seen = torch.zeros(classes, count, device=symbols.device)
+    ones = torch.ones(len(parts["train"]), device=symbols.device)
+    seen.index_put_((labels[parts["train"]], symbols[parts["train"]]), ones, accumulate=True)
+    common = (seen.sum(0) + 1) / (seen.sum() + count)  # how often anybody shows a symbol
+
+    def given(prior: float, rows: Tensor) -> Tensor:
+        own = seen + prior * count * common
+        return (own / own.sum(1, keepdim=True)).log()[:, symbols[rows]].T
+
+    def right(prior: float) -> int:
+        rows = parts["val"]
+        return int((given(prior, rows).argmax(1) == labels[rows]).sum())
+
+    return given(max(PRIORS, key=right), parts["test"]).log_softmax(1)
+
+
+def pooled(log_probabilities: Tensor, labels: np.ndarray, clips: int, seed: int = 0) -> Rate:
+    """How many groups of so many clips of one person are named, when log-probabilities are added.
+
+    Args:
+        log_probabilities: (n, classes) of clips.
+        labels: (n,) whose they are.
+        clips: of a group; what is left over of a person's is not asked.
+        seed: of the order in which a person's clips are dealt to groups.
+    """
+    rng, named = np.random.default_rng(seed), []
+    for who in np.unique(labels):
+        own = rng.permutation(np.flatnonzero(labels == who))
+        groups = own[: len(own) // clips * clips].reshape(-1, clips)
+        for group in groups:
+            named.append(int(log_probabilities[group].sum(0).argmax()) == who)
+    return rate(np.array(named, bool))
+
+
+# --- stages -------------------------------------------------------------------------
+
+
+@stage(
+    "numbers/{protector}", needs=("regressor", "protected/{protector}"), notebook="11", study=True
+)
+class Numbers(Stage):
+    """What the public regressor reads off a protector's clips, (N, T, 55)."""
+
+    def needs(self) -> tuple[str, ...]:
+        undone = (f"recovery/{self.protector}",) if self.protector in FACELESS else ()
+        return (*super().needs(), *undone)
+
+    def make(self, folder: Path) -> dict:
+        run, read = self.run, []
+        net, clips = run.get("regressor"), run.tensor(f"protected/{self.protector}")
+        undo_net = run.get(f"recovery/{self.protector}") if self.protector in FACELESS else None
+        for part in clips.split(64):
+            if undo_net is not None:
+                part = undo(undo_net, part, run.device)
+            with torch.inference_mode():
+                numbers = net(part.to(run.device).flatten(0, 1).float() / 255)
+            read.append(numbers.unflatten(0, part.shape[:2]).half().cpu())
+        with atomic(folder / "numbers.safetensors") as partial:
+            save_file({"numbers": torch.cat(read)}, partial)
+        return {"clips": len(clips), "recovered first": undo_net is not None}
+
+    def load(self, folder: Path) -> Tensor:
+        """(N, T, 55) on the run's device."""
+        found = load_file(folder / "numbers.safetensors", device=str(self.run.device))
+        return found["numbers"].float()
+
+
+@stage(
+    "within/{protector}",
+    needs=("split", "numbers/{protector}"),
+    settings=("within", "seed"),
+    notebook="11",
+    study=True,
+)
+class Within(Stage):
+    """Every attack from within on one protector's test clips, pooled; and how well expressions are
+    read from the same numbers.
+    """
+
+    def make(self, folder: Path) -> dict:
+        run, rows = self.run, []
+        numbers = run.get(f"numbers/{self.protector}")
+        parts = {k: torch.as_tensor(v).to(numbers.device) for k, v in run.parts.items()}
+        actors = torch.as_tensor(run.labels("actor")).to(numbers.device)
+        truth = run.labels("actor")[run.parts["test"]]
+
+        def asked(attack: str, steps: int, log_probabilities: Tensor) -> None:
+            for clips in POOLED:
+                named = pooled(log_probabilities.cpu(), truth, clips)
+                rows.append({"attack": attack, "steps": steps, "clips": clips, **named.to_dict()})
+
+        # networks, for every budget
+        for steps in (self.config.within // 10, self.config.within):
+            for attack, (see, make) in ATTACKERS.items():
+                said = learned(make, see(numbers), actors, parts, steps, self.config.seed)
+                asked(attack, steps, said)
+
+        # one who counts symbols, where there are any: they show what is drawn without an error
+        shown = protected_symbols(run, self.protector)
+        if shown is not None:
+            symbols, count = shown
+            asked("symbols counted", 0, counted(symbols.to(actors.device), actors, parts, count))
+
+        # what is left to be read of the expression
+        emotions = torch.as_tensor(run.labels("emotion")).to(numbers.device)
+        said = learned(OfSequence, numbers, emotions, parts, self.config.within, 0)
+        right = rate((said.argmax(1) == emotions[parts["test"]]).cpu())
+        return {"test": rows, "expression": right.to_dict()}
+
+    def load(self, folder: Path) -> list[dict]:
+        """Rows "attack", "steps", "clips", "k", "n"."""
+        return self.run.summary(self.name)["test"]
+
+
+def worst_within(run: Run, name: str, clips: int = 1) -> Worst | None:
+    """The most that an attack from within names of a protector's test clips, held `clips` at a
+    time; None where too few clips of a person are there.
+    """
+    rows = [r for r in run.get(f"within/{name}") if r["clips"] == clips and r["n"]]
+    if not rows:
+        return None
+    top = max(rows, key=lambda r: r["k"] / r["n"])
+    budget = f", {top['steps']} steps" if top["steps"] else ""
+    many = f", {clips} clips" if clips > 1 else ""
+    return Worst(top["k"], top["n"], f"from within: {top['attack']}{budget}{many}")

@@ -1,0 +1,230 @@
+"""How the codebook learns: synthetic strangers who act CREMA-D's clips, and an encoder that hides
+from two adversaries whose clip it was.
+
+Stages: strangers, codebook.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ppfer.base.files import atomic
+from ppfer.base.progress import Progress
+from ppfer.base.weights import load_weights, save_weights
+from ppfer.data.words import EMOTIONS
+from ppfer.method.privacy import privacy_loss
+from ppfer.run.stage import Stage, stage
+from ppfer.run.training import Training
+from ppfer.study.protectors import regressor
+from ppfer.study.protectors.codebook import (
+    CODE,
+    FRAMES,
+    HIDDEN,
+    NUMBERS,
+    Codebook,
+    probe,
+    shipped,
+    weights_path,
+)
+from ppfer.twin.acting import ClipSpec, actor_specs, motion
+from ppfer.twin.files import render_clips
+from ppfer.twin.people import DONOR, Actor
+
+NOISE = 0.1  # on the code while it is learned, so that what is finer than that is not used
+UPDATES = 2  # of the adversaries for each of the encoder
+FIRST = 20_001  # number of the first stranger: nobody else's
+HELD_OUT = 8  # one stranger of so many is kept for validation
+TOLD = 0.5  # weight of telling what the donor would have done
+AT_ONCE = 512  # clips rendered and read at a time
+
+
+@stage("strangers", needs=("regressor",), settings=("codebook_people",), notebook="11", study=True)
+class Strangers(Stage):
+    """Numbers of synthetic strangers who act all of CREMA-D's clips, and of the donor in each."""
+
+    def make(self, folder: Path) -> dict:
+        people, net = self.config.codebook_people, self.run.get("regressor")
+        specs = [s for i in range(people) for s in actor_specs(Actor(FIRST + i), FRAMES)]
+        progress = Progress("strangers: drawing and reading", len(specs), "clips")
+        numbers, device = [], self.run.device
+        for start in range(0, len(specs), AT_ONCE):
+            clips = render_clips(specs[start : start + AT_ONCE], regressor.SIDE, device)
+            with torch.inference_mode():
+                read = [net(part.flatten(0, 1).float() / 255) for part in clips.split(64)]
+            numbers.append(torch.cat(read).unflatten(0, (-1, FRAMES)).half().cpu())
+            progress.update(min(start + AT_ONCE, len(specs)))
+        acted = joblib.Parallel(n_jobs=-1, batch_size=64)(map(joblib.delayed(donors), specs))
+        tensors = {
+            "numbers": torch.cat(numbers),
+            "donors": torch.from_numpy(np.stack(acted)).half(),
+            "who": torch.tensor([s.actor.id - FIRST for s in specs]),
+            "emotion": torch.tensor([EMOTIONS.index(s.emotion) for s in specs]),
+        }
+        with atomic(folder / "strangers.safetensors") as partial:
+            save_file(tensors, partial)
+        return {"people": people, "clips": len(specs)}
+
+    def load(self, folder: Path) -> dict[str, Tensor]:
+        """Tensors "numbers", "donors" (N, FRAMES, 55), "who", "emotion" (N,)."""
+        found = load_file(folder / "strangers.safetensors", device=str(self.run.device))
+        return {key: x.float() if x.is_floating_point() else x for key, x in found.items()}
+
+
+def donors(spec: ClipSpec) -> np.ndarray:
+    """What the donor would have done in a clip: numbers (T, 55)."""
+    done = motion(replace(spec, actor=Actor(DONOR)))
+    return np.concatenate([done.actions, done.pose[:, :3]], 1).astype(np.float32)
+
+
+# --- training ----------------------------------------------------------------------
+
+
+class Adversary(nn.Sequential):
+    """Codes (B, CODE) to logits over people."""
+
+    def __init__(self, people: int, width: int):
+        super().__init__(
+            nn.Linear(CODE, width),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, people),
+        )
+
+
+class CodeObjective(nn.Module):
+    """The encoder's and the adversaries' steps on successive batches, as in `live`.
+
+    `UPDATES` steps of three train the adversaries on the code. The third trains the encoder:
+    CE(expression) + `TOLD` · squared error of the donor's numbers + weight · (CE to uniform of
+    both adversaries).
+
+    Args:
+        net: the codebook, of which the encoder learns.
+        people: whom the adversaries tell apart.
+        scale: mean and deviation (2, 55) of the donor's numbers.
+        weight: of privacy.
+    """
+
+    alternates = True  # see `ppfer.run.loop.fit`
+
+    def __init__(self, net: Codebook, people: int, scale: Tensor, weight: float):
+        super().__init__()
+        self.net, self.weight = net, weight
+        self.expression = Adversary(len(EMOTIONS), 512)  # it is no adversary, but looks like one
+        self.donor = nn.Sequential(
+            nn.Linear(CODE, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, FRAMES * NUMBERS)
+        )
+        self.adversaries = nn.ModuleList(Adversary(people, width) for width in (512, 1024))
+        self.register_buffer("scale", scale)
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def forward(self, numbers: Tensor, donors: Tensor, who: Tensor, emotion: Tensor) -> Tensor:
+        """Clips' numbers and the donor's (B, FRAMES, 55), labels (B,) → scalar."""
+        encoding = int(self.step) % (UPDATES + 1) == UPDATES
+        self.step += 1
+        for adversary in self.adversaries:
+            adversary.requires_grad_(not encoding)
+        with torch.set_grad_enabled(encoding):
+            code = self.net(numbers)
+            code = code + NOISE * torch.randn_like(code)
+        logits = [adversary(code) for adversary in self.adversaries]
+        if not encoding:
+            return sum(F.cross_entropy(each, who) for each in logits)
+        told = self.donor(code).unflatten(1, (FRAMES, NUMBERS))
+        mean, std = self.scale
+        loss = F.cross_entropy(self.expression(code), emotion)
+        loss = loss + TOLD * F.mse_loss(told, (donors - mean) / std)
+        hidden = sum(privacy_loss(each, who, "uniform") for each in logits)
+        return loss + self.weight * hidden
+
+
+@stage(
+    "codebook",
+    needs=("strangers",),
+    settings=("codebook_weights", "codebook_privacy"),
+    notebook="11",
+    study=True,
+)
+class CodebookTraining(Training):
+    """The codebook: the shipped weights where the config names them, else trained here."""
+
+    def needs(self) -> tuple[str, ...]:
+        return () if self.config.codebook_weights else super().needs()
+
+    def settings(self) -> dict:
+        if not self.config.codebook_weights:
+            return super().settings()
+        path = weights_path(self.config)  # which may not be there: said when it is needed
+        return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""}
+
+    def make(self, folder: Path) -> dict:
+        if self.config.codebook_weights:
+            save_weights(shipped(self.config), folder / "weights.safetensors")
+            return {"loaded": self.config.codebook_weights}
+        summary = super().make(folder)
+        net = load_weights(self.net(), folder / "weights.safetensors").to(self.run.device).eval()
+        with torch.inference_mode():
+            net.fill(*(self.known[key] for key in ("numbers", "donors", "emotion")))
+            net.probe.copy_(probe(self.run.get("regressor"), self.run.device))
+        save_weights(net, folder / "weights.safetensors")
+        return summary | self.strangers_named(net)
+
+    def net(self) -> Codebook:
+        return Codebook()
+
+    def start(self) -> Codebook:
+        net, numbers = self.net().to(self.run.device), self.known["numbers"]
+        net.mean.copy_(numbers.mean((0, 1)))
+        net.std.copy_(numbers.std((0, 1)) + 1e-3)
+        return net
+
+    @functools.cached_property
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The strangers to learn from, and those to validate on."""
+        found = self.run.get("strangers")
+        held = found["who"] % HELD_OUT == HELD_OUT - 1
+        return tuple({key: x[rows] for key, x in found.items()} for rows in (~held, held))
+
+    @property
+    def known(self) -> dict[str, Tensor]:
+        """The strangers to learn from."""
+        return self.parts[0]
+
+    def objective(self, net: Codebook) -> nn.Module:
+        donors, people = self.known["donors"], self.config.codebook_people
+        scale = torch.stack([donors.mean((0, 1)), donors.std((0, 1)) + 1e-2])
+        return CodeObjective(net, people, scale, self.config.codebook_privacy)
+
+    def batches(self) -> Callable[[int], tuple]:
+        data = [self.known[key] for key in ("numbers", "donors", "who", "emotion")]
+        count, size, seed = len(data[0]), self.train.batch, self.seed
+
+        def batch(step: int) -> tuple[Tensor, ...]:
+            g = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+            rows = torch.randint(count, (size,), generator=g).to(data[0].device)
+            return tuple(x[rows] for x in data)
+
+        return batch
+
+    def strangers_named(self, net: Codebook) -> dict:
+        """Of the strangers kept for validation: the share of clips whose expression the symbol
+        names, and symbols in use.
+        """
+        held, count = self.parts[1], self.config.codebook_symbols
+        with torch.inference_mode():
+            symbols = net.symbols(held["numbers"], count)
+            right = (net.expressions(symbols, count) == held["emotion"]).float().mean()
+        return {"val_expression": float(right), "val_symbols": len(symbols.unique())}
