@@ -128,10 +128,14 @@ def _indented(lines: list[str]) -> None:
 
 
 def _interrupt_kernels() -> None:
-    """Ctrl-C for the kernel: the training loop there writes a checkpoint before it stops."""
+    """Ctrl-C for the kernel: the training loop there writes a checkpoint before it stops.
+
+    A kernel that does not listen yet would answer with a traceback; it is ended.
+    """
     for child in psutil.Process().children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.send_signal(signal.SIGINT)
+        with contextlib.suppress(psutil.Error):
+            begun = child.net_connections("tcp")
+            child.send_signal(signal.SIGINT if begun else signal.SIGTERM)
 
 
 def without_people(path: Path, names: list[str]) -> None:
