@@ -19,7 +19,7 @@ from ppfer.run.stage import Protector, Stage
 # a module imports its own floor and those above it in this list
 FLOORS = (
     "ppfer config device cremad",
-    "banded wavelets nets uvit weights fast",
+    "wavelets nets uvit weights fast",
     "video duplicates data split children store twin",
     "train protect measure faces frames",
     "folders room stage run training sources method",
