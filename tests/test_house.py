@@ -19,7 +19,7 @@ from ppfer.study import catalogue
 # a module imports its own floor and those above it in this list
 FLOORS = (
     "ppfer base config",
-    "banded wavelets nets uvit measure",
+    "wavelets nets uvit measure",
     "protect",
     "data video",
     "run",
