@@ -144,7 +144,7 @@ class Config:
     # re-enactment by a codebook: how it learns, and of how many synthetic strangers, where no
     # weights are named
     codebook: Train = Train(9000, 512, 1e-3, weight_decay=0.01, select="last")
-    codebook_people: int = 400
+    codebook_people: int = 400  # synthetic strangers that it learns from
     codebook_weights: str = "data/codebook.safetensors"  # "" trains | a path
     codebook_privacy: float = 4.0  # weight of hiding from adversaries on the code
     codebook_symbols: int = 96  # how many performances there are

@@ -16,7 +16,7 @@ from ppfer.config import PROFILES, Config
 from ppfer.run.names import RUNS
 
 APPROACHES = {  # of `ppfer protect`, by what they stand on; a test compares them with the catalogue
-    "nothing: for anybody's video": ("reenactment", "reenactment_neutral"),
+    "nothing: for anybody's video": ("reenactment", "reenactment_neutral", "codebook"),
     "ppfer run": ("enhanced", "ppfer"),
     "ppfer run --notebooks all": (
         *("blur1", "blur2", "tradeoff", "flow", "swap", "live", "donor"),

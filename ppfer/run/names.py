@@ -100,3 +100,12 @@ def known_runs(runs_dir: Path) -> list[dict]:
             }
         )
     return rows
+
+
+def lost_key(folder: Path, settings: dict) -> str:
+    """The key of clips whose files are not there any more, from their stage's folder: as they were
+    when a run with these settings read them. What was trained on them is still of use. Else "".
+    """
+    about = read_json(folder / "manifest.json") or read_json(folder / CLEANED)
+    same = settings.items() <= about.get("settings", {}).items()
+    return about["key"] if about and same else ""

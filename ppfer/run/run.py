@@ -4,9 +4,6 @@ used again.
 ``runs/<name>/<stage>/`` holds a stage's weights (safetensors), ``metrics.jsonl`` and
 ``manifest.json``. The manifest's key is a digest of the settings the stage depends on and of the
 keys of the stages it stands on; a result whose key still matches is loaded instead of made again.
-
-What can be made is a list of stages and a list of protectors, given to the run; nothing is
-registered by being imported.
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ from ppfer.base.processes import is_main, wait_for_everyone
 from ppfer.base.progress import say
 from ppfer.config import Config, pick
 from ppfer.run.gpu_memory import Room
-from ppfer.run.names import ASIDE, CLEANED, RUNS, data_folders, differences, run_json, run_name
+from ppfer.run.names import ASIDE, RUNS, data_folders, differences, lost_key, run_json, run_name
 from ppfer.run.stage import Protector, Stage
 
 
@@ -205,7 +202,7 @@ class Run:
             try:
                 settings = stage.settings()
             except PpferError:
-                if key := self._key_of_lost_data(stage):
+                if key := lost_key(self.dir / stage.name, pick(self.config, *stage.named_settings)):
                     self._keys[name] = key
                     return key
                 raise
@@ -214,16 +211,6 @@ class Run:
             described |= {"version": stage.version} if stage.version != 1 else {}
             self._keys[name] = digest(described)
         return self._keys[name]
-
-    def _key_of_lost_data(self, stage: Stage) -> str:
-        """The key of clips whose files are not there any more: as they were when this run read
-        them. What was trained on them is still of use.
-        """
-        folder = self.dir / stage.name
-        about = read_json(folder / "manifest.json") or read_json(folder / CLEANED)
-        own = pick(self.config, *stage.named_settings)
-        same = own.items() <= about.get("settings", {}).items()
-        return about["key"] if about and same else ""
 
     def stage(self, name: str) -> Stage:
         """The stage of that name under this run's config.
