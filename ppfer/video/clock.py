@@ -1,4 +1,4 @@
-"""When the pictures of a video are shown."""
+"""When the pictures of a video are shown, and which of them a clip keeps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import av
 from ppfer.video.file import frame_rate
 
 RESTARTS = ("mpeg", "mpegts")  # formats in which the clock may start again midway
+
+
+def sample_positions(count: int, frames: int) -> list[int]:
+    """Mid-points of `frames` equal segments of `count` frames; a shorter clip repeats frames."""
+    return [(2 * i + 1) * count // (2 * frames) for i in range(frames)]
 
 
 class Clock:

@@ -135,8 +135,3 @@ class Linkage(OnProtected):
 def clip_embeddings(frames: Tensor) -> Tensor:
     """(n, T, D) of frames → (n, D) of clips, of length 1."""
     return F.normalize(frames.mean(1), dim=-1)
-
-
-def linkage(run: Run, name: str) -> Linked:
-    """What stage "linkage/<name>" found."""
-    return Linked(**run.summary(f"linkage/{name}")["test"])

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.measure import Rate, as_rate, leakage
-from ppfer.method.clips import by_clip
 from ppfer.method.networks import Objective, OnProtected, leak
 from ppfer.protect import NamedApply
+from ppfer.run.clips import by_clip
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, stage
 from ppfer.study.tables import (

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ppfer import twin
 from ppfer.base.errors import PpferError
 from ppfer.base.progress import Progress
-from ppfer.method.clips import by_clip, twin_origin
+from ppfer.run.clips import by_clip, twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.study.protectors.blur import GaussianBlur

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ def twin_origin(config: Config) -> dict | None:
         return None
     made = {"difficulty": 0.0} | json.loads(path.read_text())  # older twins do not say it
     return {key: made[key] for key in ("frames", "seed", "difficulty")}
+
+
+def has_motions(run: Any) -> bool:
+    """Whether the true actions are known: of a twin to which no clips of others were added."""
+    name = re.compile(r"\d{4}_[A-Z]{3}_[A-Z]{3}_(LO|MD|HI|XX)")
+    return twin_origin(run.config) is not None and all(map(name.fullmatch, run.table["clip"]))
 
 
 class Decoded(Stage):
