@@ -220,7 +220,7 @@ COMMANDS = {
         "ppfer twin --actors 2 --wild 0 --out more",
     ),
     "student": Command(
-        "commands",
+        "notebooks",
         _student,
         "copies of the notebooks to work in, without outputs and solutions",
         "ppfer student my_notebooks",
@@ -229,7 +229,7 @@ COMMANDS = {
         "settings", _settings, "list all settings, their values and meanings", "ppfer settings"
     ),
     "runs": Command(
-        "commands", _runs_dir, "list the runs there are and what tells them apart", "ppfer runs"
+        "runs", _runs_dir, "list the runs there are and what tells them apart", "ppfer runs"
     ),
     "cost": Command(
         "cost",
