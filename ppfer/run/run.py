@@ -30,7 +30,7 @@ from ppfer.base.processes import is_main, wait_for_everyone
 from ppfer.base.progress import say
 from ppfer.config import Config, pick
 from ppfer.run.gpu_memory import Room
-from ppfer.run.names import ASIDE, RUNS, data_folders, differences, lost_key, run_json, run_name
+from ppfer.run.names import ASIDE, RUNS, introduce, key_of_lost_data, run_name
 from ppfer.run.stage import Protector, Stage
 
 
@@ -202,10 +202,10 @@ class Run:
             try:
                 settings = stage.settings()
             except PpferError:
-                if key := lost_key(self.dir / stage.name, pick(self.config, *stage.named_settings)):
-                    self._keys[name] = key
-                    return key
-                raise
+                own = pick(self.config, *stage.named_settings)
+                if not (key := key_of_lost_data(self.dir / name, own)):
+                    raise
+                return self._keys.setdefault(name, key)
             described = {"stage": name, "settings": settings, "inputs": inputs}
             # version 1 is left out: keys from before there were versions stay what they were
             described |= {"version": stage.version} if stage.version != 1 else {}
@@ -281,12 +281,8 @@ class Run:
         return folder
 
     def introduce(self) -> None:
-        """Say in its folder what this run is, and whose clips it has ever held."""
-        about = {"profile": self.config.profile, "differs": differences(self.config)}
-        held = data_folders(about)
-        with contextlib.suppress(PpferError):  # there was no run yet
-            held |= data_folders(run_json(self.dir))
-        write_json(self.dir / "run.json", about | {"held": sorted(held)})
+        """Say in its folder what this run is."""
+        introduce(self.dir, self.config)
 
     def _finish(self, stage: Stage, folder: Path, summary: dict, seconds: float) -> None:
         if not is_main():
