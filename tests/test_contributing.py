@@ -28,10 +28,10 @@ import nbformat
 import papermill
 import torch
 
-from ppfer import data
+from ppfer.data.index import index
 from ppfer.cli import notebooks
 from ppfer.study import catalogue
-from ppfer.config import EMOTIONS, load_config
+from ppfer.config import load_config
 from ppfer.protect import protect
 from ppfer.study import tables
 
@@ -55,7 +55,7 @@ for name, actor in names.items():
     path = raw / f"Actor_{actor:02d}" / f"{name}.mp4"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(name)
-found = data.index(raw)
+found = index(raw)
 
 (book,) = notebooks.chosen("13")
 given = {"profile": "smoke", "settings": settings, "runs_dir": runs, "approaches": ["none", "veil"]}

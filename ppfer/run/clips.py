@@ -38,8 +38,8 @@ def twin_origin(config: Config) -> dict | None:
     path = data_path(config.data) / "twin.json"
     if not path.exists():
         return None
-    made = {"difficulty": 0.0} | json.loads(path.read_text())  # older twins do not say it
-    return {key: made[key] for key in ("frames", "seed", "difficulty")}
+    recipe = {"difficulty": 0.0} | json.loads(path.read_text())  # older twins do not say it
+    return {key: recipe[key] for key in ("frames", "seed", "difficulty")}
 
 
 def has_motions(run: Any) -> bool:
@@ -221,8 +221,8 @@ class Protected(Stage):
         if self.config.keep_protected:
             return ClipStore.open(folder / "store")
         there = self.run.tensor("clips").device  # where there is room for clips
-        made = torch.cat([part.to(there) for part in self.stream()])
-        return ClipStore.in_memory(made, self.run.table)
+        pixels = torch.cat([part.to(there) for part in self.stream()])
+        return ClipStore.in_memory(pixels, self.run.table)
 
 
 class ByClip(dict):

@@ -216,9 +216,9 @@ def generate(
             f"size >= 16, not actors={actors} from {first_actor}, wild={wild}, frames={frames}, "
             f"size={size}"
         )
-    made = {"size": size, "frames": frames, "seed": seed, "fps": FPS, "difficulty": difficulty}
+    recipe = {"size": size, "frames": frames, "seed": seed, "fps": FPS, "difficulty": difficulty}
     note = out / "twin.json"
-    if note.exists() and json.loads(note.read_text()) != made:
+    if note.exists() and json.loads(note.read_text()) != recipe:
         raise PpferError(
             f"{out} holds clips made with {note.read_text().strip()}; give an empty folder"
         )
@@ -230,7 +230,7 @@ def generate(
     if other:
         _write_wild_labels(other, out / "wild" / "EmoLabel_DataSplit")
     with atomic(note) as partial:
-        partial.write_text(json.dumps(made) + "\n")
+        partial.write_text(json.dumps(recipe) + "\n")
     todo = [job for job in jobs if not job[1].exists()]
     batches = [todo[i : i + BATCH] for i in range(0, len(todo), BATCH)]
     work = functools.partial(_write_clips, size=size, device=device)

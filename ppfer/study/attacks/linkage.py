@@ -113,9 +113,9 @@ class Linkage(OnProtected):
         return self.pairs(self.known("train"))
 
     def measure(self, net: nn.Module) -> dict[str, float]:
-        held = self.known("val")
+        validation = self.known("val")
         pupil, teacher = (
-            self.run.logits(judge, store, held, per_frame=True)
+            self.run.logits(judge, store, validation, per_frame=True)
             for judge, store in ((net, self.store), (self.teacher(), "clips"))
         )
         return {"val_cosine": float((pupil * teacher).sum(-1).mean())}

@@ -236,14 +236,14 @@ def build_swap(run: Run) -> FaceSwap:
 
 def swap_what(run: Run) -> str:
     """What ran, with the clips in which no face was found."""
-    made = run.summary("landmarks")
+    summary = run.summary("landmarks")
     lost = (
-        f"; no face found in {made['without_face']} clips, which are grey"
-        if made["without_face"]
+        f"; no face found in {summary['without_face']} clips, which are grey"
+        if summary["without_face"]
         else ""
     )
     return (
-        f"one synthetic donor, piecewise affine to 68 landmarks by {made['by']}, instead of "
+        f"one synthetic donor, piecewise affine to 68 landmarks by {summary['by']}, instead of "
         f"MobileFaceSwap{lost}"
     )
 
