@@ -38,9 +38,11 @@ class Clock:
 
     def __call__(self, picture: av.VideoFrame) -> tuple[int | Fraction, int | Fraction]:
         """The time and the duration of the next picture shown."""
+        # when it says that it is shown, or where that cannot be trusted, when it was decoded
         stamp, other = picture.pts, picture.dts
         if stamp is None or (other is not None and not self.ordered):
             stamp = other
+        # a step too far back or ahead begins another part of the recording
         if self.origin is None:
             self.origin, time = stamp or 0, 0
         elif self.last is None:  # the first after a jump

@@ -84,15 +84,16 @@ class FaceSwap(nn.Module):
         size, frames = clips.shape[-1], clips.flatten(0, 1)  # (n, 3, H, W)
         points = torch.cat([self.landmarks[name] for name in names]).to(clips.device)  # (n, L, 2)
         found = ~points.isnan().flatten(1).any(1)
-        corners = F.pad(
-            points.nan_to_num() * size, (0, 1)
-        )  # (n, L, 3): in pixels, all at one depth
+
+        # which triangle of the face each pixel lies in: (n, L, 3) in pixels, all at one depth
+        corners = F.pad(points.nan_to_num() * size, (0, 1))
         where, face, weights = raster.rasterize(
             corners,
             self.faces,
             size,
             double=torch.ones(len(self.faces), dtype=torch.bool, device=clips.device),
         )
+        # from where in the donor's picture it takes its colour
         source = raster.interpolate(
             self.points.expand(len(frames), -1, -1), self.faces, where // size**2, face, weights
         )  # (P, 2)
@@ -113,9 +114,9 @@ class FaceSwap(nn.Module):
             "border",
             align_corners=False,
         )
-        blend = (2 * GaussianBlur(size / 32)(covered) - 1).clamp(
-            0, 1
-        ) * covered  # 0 at the hull, 1 well inside
+
+        # no edge shows: the donor fades in, 0 at the hull, 1 well inside
+        blend = (2 * GaussianBlur(size / 32)(covered) - 1).clamp(0, 1) * covered
         swapped = torch.lerp(frames, warped, blend)
         return torch.where(found.view(-1, 1, 1, 1), swapped, 0.5).view_as(clips)
 
