@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
@@ -46,7 +47,8 @@ def start(
     Args:
         profile: smoke | demo | twin | paper.
         seed: one seed for python, numpy and torch.
-        runs_dir: where stage results are read and written.
+        runs_dir: where stage results are read and written; counts from the repository's folder of
+            notebooks, wherever the kernel works.
         settings: dotted overrides of the profile, e.g. ``{"data": "/videos", "privacy.steps":
             50}``.
         study: the run also makes what the method is compared with, `ppfer.study`.
@@ -61,16 +63,18 @@ def start(
     torch.manual_seed(seed)
     plots.theme()
     chosen = config.load_config(profile, {"seed": seed, **(settings or {})})
-    context = _open(chosen, runs_dir, study, stages)
+    folder = Path(os.path.abspath(config.REPO / "notebooks" / Path(runs_dir).expanduser()))
+    context = _open(chosen, folder, study, stages)
+    inside = context.dir.is_relative_to(config.REPO)
+    print(f"results in {context.dir.relative_to(config.REPO) if inside else context.dir}")
     print(
         f"profile {profile}, seed {seed}, {device_name(context.device)}, "
-        f"{context.config.frames} frames of {context.config.size}×{context.config.size}, run "
-        f"'{context.dir.name}'"
+        f"{context.config.frames} frames of {context.config.size}×{context.config.size}"
     )
     return context
 
 
-def _open(chosen: config.Config, runs_dir: str, study: bool, stages: Sequence[type[Stage]]) -> Run:
+def _open(chosen: config.Config, runs_dir: Path, study: bool, stages: Sequence[type[Stage]]) -> Run:
     """The run of a notebook; the study and the twin's renderer are imported where it needs them."""
     if study:
         from ppfer.study import catalogue
