@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NUMBERS = (  # files that hold no picture and no clip's name
     *("manifest.json", "started.json", "run.json", "metrics.jsonl", "weights.safetensors"),
-    *("last.safetensors", "checkpoint.pt", ".lock", CLEANED),
+    *("last.safetensors", "checkpoint.pt", ".lock", "calls.jsonl", CLEANED),
 )
 KINDS = {".npy": "clips", ".csv": "names", ".ipynb": "notebooks", ".png": "pictures"}
 PIECE, SHORTEST = 48, 6  # bytes of a frame, letters of a name: fewer would be found anywhere
