@@ -123,9 +123,9 @@ def notebook_list() -> str:
 
 def thumbnail(path: Path, side: int = 160) -> Image.Image | None:
     """The picture of the cell tagged "thumbnail", or the largest there is, made small."""
-    if not (png := telling_picture(path)):
+    if not (found := telling_picture(path)):
         return None
-    image = Image.open(io.BytesIO(png)).convert("RGB")
+    image = Image.open(io.BytesIO(found[0])).convert("RGB")
     image.thumbnail((side, side))
     return image
 

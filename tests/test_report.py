@@ -56,7 +56,7 @@ def finished(tiny_run, monkeypatch):
     write_table(PAGE, tiny_run.dir / "tables", "main")
     file = io.BytesIO()
     Image.new("RGB", (4, 4), "red").save(file, "PNG")
-    data = {"image/png": base64.b64encode(file.getvalue()).decode()}
+    data = {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": "faces"}
     cell = new_code_cell("1", outputs=[new_output("display_data", data)])
     (tiny_run.dir / "notebooks").mkdir()
     nbformat.write(new_notebook(cells=[cell]), tiny_run.dir / "notebooks" / "05_x.ipynb")
@@ -74,4 +74,5 @@ def test_one_page_has_results_pictures_what_it_took_and_on_what(finished):
     assert "2 calls of `ppfer run`, 7 min in all" in text and "torch" in text
     assert "| identity: validator as trained |" in text and "GiB of memory" in text
     assert (run.dir / "pictures" / "05.png").read_bytes() == png
+    assert "![faces](pictures/05.png)" in text and 'alt="faces"' in shown
     assert f"base64,{base64.b64encode(png).decode()}" in shown and "<table>" in shown

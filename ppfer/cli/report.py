@@ -135,26 +135,32 @@ def _against(published: list[dict], rows: list[dict], folder: Path) -> str:
 # --- pictures -------------------------------------------------------------------
 
 
-def telling_picture(notebook: Path) -> bytes | None:
-    """PNG of the cell tagged "thumbnail" of an executed notebook, or the largest there is."""
+def telling_picture(notebook: Path) -> tuple[bytes, str] | None:
+    """PNG of the cell tagged "thumbnail" of an executed notebook, or the largest there is, and what
+    it shows.
+    """
     found = []
     for cell in nbformat.read(notebook, as_version=4).cells:
         chosen = "thumbnail" in cell.metadata.get("tags", [])
         for output in cell.get("outputs", []):
             coded = output.get("data", {}).get("image/png")
-            found += [(chosen, len(coded), coded)] if coded else []
-    return base64.b64decode(max(found)[2]) if found else None
+            words = output.get("data", {}).get("text/plain", "")
+            found += [(chosen, len(coded), coded, words)] if coded else []
+    if not found:
+        return None
+    *_, coded, words = max(found)
+    return base64.b64decode(coded), words
 
 
-def keep_pictures(folder: Path) -> dict[str, Path]:
-    """One picture of each executed notebook, as a file: number → ``pictures/NN.png``."""
+def keep_pictures(folder: Path) -> dict[Path, str]:
+    """One picture of each executed notebook, as ``pictures/NN.png`` → what it shows."""
     kept = {}
     for book in sorted((folder / "notebooks").glob("[0-9]*.ipynb")):
-        if png := telling_picture(book):
+        if found := telling_picture(book):
             path = folder / "pictures" / f"{book.name[:2]}.png"
             with atomic(path) as partial:
-                partial.write_bytes(png)
-            kept[book.name[:2]] = path
+                partial.write_bytes(found[0])
+            kept[path] = found[1]
     return kept
 
 
@@ -181,7 +187,7 @@ def write_report(run: Run) -> Path:
     return path
 
 
-def report(run: Run, pictures: Mapping[str, Path]) -> str:
+def report(run: Run, pictures: Mapping[Path, str]) -> str:
     """The page as Markdown."""
     tables, parts = run.dir / "tables", [f"# Run {run.dir.name}"]
     changed = ", ".join(f"{key}={value}" for key, value in differences(run.config).items())
@@ -194,8 +200,9 @@ def report(run: Run, pictures: Mapping[str, Path]) -> str:
         if path.stem not in ("main", "results", "discrepancies"):
             parts += [f"### {path.stem}", path.read_text(encoding="utf-8")]
     if pictures:
-        shown = [f"![of notebook {n}](pictures/{path.name})" for n, path in pictures.items()]
-        parts += ["## Pictures", *shown]
+        parts.append("## Pictures")
+        for path, words in pictures.items():
+            parts += [f"![{words}](pictures/{path.name})", f"Notebook {path.stem}: {words}"]
 
     made, begun = made_in(run.dir), calls(run.dir)
     parts += ["## What it took", _in_all(begun)]

@@ -94,7 +94,8 @@ def _say_results(run: Run, seconds: float) -> None:
     print(f"\nReport: {page}")
     if picture.exists():
         print(f"Picture: {picture}")
-    print(f"Results: {made}, notebooks with pictures: {run.dir}/notebooks")
+    books = run.dir / "notebooks"
+    print(f"Results: {made}{f', notebooks with pictures: {books}' if books.exists() else ''}")
     total = 60 * sum(call["minutes"] for call in report.calls(run.dir))
     print(f"Done in {minutes(seconds)}; with earlier calls {minutes(total)}.")
     print(
