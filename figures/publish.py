@@ -27,7 +27,8 @@ from ppfer import measure
 from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.cli import audit, notebooks
-from ppfer.cli.report import COLUMNS, telling_picture
+from ppfer.cli.compare import COLUMNS
+from ppfer.cli.report import telling_picture
 from ppfer.config import REPO
 from ppfer.run.names import config_of, made_in
 from ppfer.run.run import Run

@@ -17,6 +17,7 @@ from nbconvert.filters import markdown2html
 from ppfer import measure
 from ppfer.base.device import device_name, versions
 from ppfer.base.files import atomic, owner_only, read_json
+from ppfer.cli.compare import COLUMNS, in_short
 from ppfer.cli.overview import WORDS, minutes
 from ppfer.config import REPO
 from ppfer.measure import as_rate, cell_text
@@ -24,13 +25,6 @@ from ppfer.run.names import differences, made_in
 from ppfer.run.run import Run
 
 CALLS = "calls.jsonl"  # in a run's folder: each call of `ppfer run`, and how long it took
-COLUMNS = {  # the main table's, in plain words
-    "approach": "approach",
-    "plr": "identity named: validator as trained",
-    "plr_retrained": "identity named: validator retrained",
-    "acc": "expression read: recognizer as trained",
-    "acc_retrained": "expression read: recognizer retrained",
-}
 ROWS = {  # the main table's, short
     "No privacy preservation": "originals (V)",
     "PPFER without compensation (G)": "protected (G)",
@@ -77,9 +71,9 @@ def main_in_words(rows: list[dict], guessing: Mapping[str, float]) -> list[dict]
         guessing: "actor" and "emotion" → share in [0, 1].
     """
     lines = []
-    for key, words in list(COLUMNS.items())[1:]:
+    for key in list(COLUMNS)[1:]:
         column = "actor" if key.startswith("plr") else "emotion"
-        line = {"share of test clips": re.sub(" (named|read)", "", words)}
+        line = {"share of test clips": in_short(key)}
         for row in rows:
             share = as_rate(row.get(key))
             short = cell_text(row.get(key, "")) if share is None else share.short
