@@ -195,9 +195,9 @@ def test_a_saved_picture_lies_in_the_run(panel):
 def test_a_redraw_is_quick_and_in_place(panel):
     image, seconds = panel.image, []
     for value in (1.0, 2.0, 4.0):
-        before, began = bytes(image.value), time.perf_counter()
+        before, began = bytes(image.value), time.process_time()
         panel.controls["gain"].value = value
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
         assert panel.image is image and bytes(image.value) != before
     assert min(seconds) < 0.1
 

@@ -17,20 +17,20 @@ from ppfer.show.band_picture import DETAILS, Setting, band_picture, kind
 
 CLIP, OWN = "clip of the run", "own file"
 ALL = "all bands"
-HINT = "path of a picture or clip, or upload up to 8 MB"
+HINT = "of a picture or clip"
+LIMIT = "up to 8 MB, which is what Jupyter lets through; give larger files by their path"
 
 
-def clip_of(run: Run, actor: str, expression: str) -> Tensor:
-    """The first clip of an actor's expression, (1, T, 3, S, S) in [0, 1].
-
-    Raises:
-        PpferError: the run has none.
+def clip_of(run: Run, actor: str, expression: str) -> tuple[Tensor, str]:
+    """The first clip of an actor's expression, (1, T, 3, S, S) in [0, 1], and what it is called;
+    another one of the actor where there is none.
     """
     table = run.table
-    found = table.index[(table.actor == actor) & (table.emotion == expression)]
-    if not len(found):
-        raise PpferError(f"this run has no clip in which {actor} is {expression}")
-    return run.tensor("clips")[int(found[0])][None].cpu().float() / 255
+    mine = table.index[table.actor == actor]
+    wanted = [i for i in mine if table.emotion[i] == expression]
+    first = int([*wanted, *mine][0])
+    title = f"{actor} {table.emotion[first]}"
+    return run.tensor("clips")[first][None].cpu().float() / 255, title
 
 
 class BandPanel(ipywidgets.HBox):
@@ -41,15 +41,15 @@ class BandPanel(ipywidgets.HBox):
     """
 
     def __init__(self, run: Run, start: dict):
-        """Args:
-        start: a case of `ppfer.show.explore.bands`, with every setting.
-        """
+        """Begin at `start`, a case of `ppfer.show.explore.bands` with every setting."""
         self.run, self.gains, self.own, self.quiet = run, dict(start["gains"]), None, False
         self._controls(start)
         self.reasons = ipywidgets.HTML()
         self.words = ipywidgets.HTML()
-        self.image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
-        super().__init__([self._column(), ipywidgets.VBox([self.image, self.words])])
+        self.image = ipywidgets.Image(format="png", layout={"max_width": "100%", "margin": "0"})
+        right = ipywidgets.VBox([self.image, self.words])
+        right.layout = {"flex": "1 1 0", "min_width": "0", "overflow": "hidden"}
+        super().__init__([self._column(), right])
         for control in self.controls.values():
             control.observe(self._moved, "value")
         self.upload.observe(self._uploaded, "value")
@@ -71,6 +71,7 @@ class BandPanel(ipywidgets.HBox):
             return ipywidgets.FloatSlider(start.get(name, 1.0), description=name, **how)
 
         actors, expressions = run.classes("actor"), run.classes("emotion")
+        deepest = max(3, start["level"])
         self.controls = {
             "picture": choice("picture", [CLIP, *sources.CARDS, OWN]),
             "actor": choice("actor", actors),
@@ -81,7 +82,7 @@ class BandPanel(ipywidgets.HBox):
             ),
             "wavelet": choice("wavelet", pywt.wavelist(kind="discrete")),
             "mode": choice("mode", pywt.Modes.modes),
-            "level": ipywidgets.IntSlider(start["level"], 1, 3, description="level"),
+            "level": ipywidgets.IntSlider(start["level"], 1, deepest, description="level"),
             "form": choice("form", ["subband", "image"]),
             "axes": choice("axes", ["hw", "t", "thw"]),
             "band": ipywidgets.Dropdown(options=[DETAILS], description="band"),
@@ -97,7 +98,7 @@ class BandPanel(ipywidgets.HBox):
         ipywidgets.jslink((self.play, "value"), (self.controls["frame"], "value"))
         self.play.value = start["frame"]
         accept = "image/*,video/*"
-        self.upload = ipywidgets.FileUpload(accept=accept, description="upload")
+        self.upload = ipywidgets.FileUpload(accept=accept, description="upload", tooltip=LIMIT)
         self.save = ipywidgets.Button(description="save PNG", icon="download")
         self.reset = ipywidgets.Button(description="all gains 1", icon="undo")
 
@@ -108,15 +109,16 @@ class BandPanel(ipywidgets.HBox):
             control.layout = {"width": "270px", "margin": "0 2px"}
         for button in (self.upload, self.save, self.reset):
             button.layout = {"width": "132px", "margin": "1px 2px"}
-        rows = dict(self.controls)
-        rows["path"] = ipywidgets.VBox(
-            [rows["path"], ipywidgets.HBox([self.upload, self.save], layout={"margin": "0"})]
-        )
-        rows["frame"] = ipywidgets.VBox([rows["frame"], self.play])
-        rows["gain"] = ipywidgets.VBox([rows["gain"]])
-        rows["noise"] = ipywidgets.VBox([rows["noise"], self.reset])
+        behind = {
+            "path": ipywidgets.HBox([self.upload, self.save]),
+            "frame": self.play,
+            "gain": self.reset,
+        }
+        rows = []
+        for name, control in self.controls.items():
+            rows += [control, behind[name]] if name in behind else [control]
         layout = {"width": "280px", "min_width": "280px"}
-        return ipywidgets.VBox([*rows.values(), self.reasons], layout=layout)
+        return ipywidgets.VBox([*rows, self.reasons], layout=layout)
 
     # --- what moving does -------------------------------------------------------------
 
@@ -134,7 +136,6 @@ class BandPanel(ipywidgets.HBox):
             with self.image.hold_sync():  # one message: the page shows the new picture once
                 self.image.value = file.getvalue()
                 self.image.width = str(image.width * 96 // plots.DPI)
-                self.image.layout.width = f"{image.width * 96 // plots.DPI}px"
             self.words.value = escape(words)
         except PpferError as error:
             self.words.value = f"<b>{escape(str(error))}</b>"
@@ -188,18 +189,24 @@ class BandPanel(ipywidgets.HBox):
             if reason:
                 notes.setdefault(reason, []).append(name.replace("_", " "))
         lines = [f"{', '.join(names)}: {reason}" for reason, names in notes.items()]
-        self.reasons.value = f"<small>{'<br>'.join(map(escape, lines))}</small>"
+        self.reasons.value = (
+            f"<div style='line-height: 1.3'>{'<br>'.join(map(escape, lines))}</div>"
+        )
 
     def _load(self) -> None:
         """The clip looked at, and what it is called."""
-        picture, actor, expression = (
-            self.controls[name].value for name in ("picture", "actor", "expression")
-        )
+        is_at, table = self.controls, self.run.table
+        picture, actor = is_at["picture"].value, is_at["actor"].value
+        acted = [
+            e for e in self.run.classes("emotion") if e in {*table.emotion[table.actor == actor]}
+        ]
+        _offer(is_at["expression"], acted, acted[0])
+        expression = is_at["expression"].value
         if picture == OWN and self.own is None:
-            self.controls["picture"].value = self.source
+            is_at["picture"].value = self.source
             raise PpferError("give a path or upload a file first")
         if picture == CLIP:
-            self.clip, self.title = clip_of(self.run, actor, expression), f"{actor} {expression}"
+            self.clip, self.title = clip_of(self.run, actor, expression)
         elif picture == OWN:
             self.clip, self.title = self.own, "own picture"
         else:
@@ -224,9 +231,10 @@ class BandPanel(ipywidgets.HBox):
         except PpferError as error:
             self.words.value = f"<b>{escape(str(error))}</b>"
         else:
-            if self.controls["picture"].value == OWN:
-                self._moved()
-            self.controls["picture"].value = OWN
+            self.quiet = True
+            self.controls["path"].value, self.controls["picture"].value = "", OWN
+            self.quiet = False
+            self._moved()
         finally:
             self.upload.value = ()
 

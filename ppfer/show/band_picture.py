@@ -91,24 +91,22 @@ def analyse(clip: Tensor, how: Setting) -> Bands:
     if how.noise:
         noise = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0))
         seen = seen + how.noise * noise
-    with warnings.catch_warnings():  # PyWavelets': an axis is short for so many levels
-        warnings.simplefilter("ignore", UserWarning)
-        split = how.split()
-        low, high = split.split(seen)
-        parts = split.coefficients(low, high, like=seen)
-        squares = {name: float(x.square().sum()) for name, x in parts.items()}
+    split = how.split()
+    low, high = split.split(seen)
+    parts = split.coefficients(low, high, like=seen)
+    squares = {name: float(x.square().sum()) for name, x in parts.items()}
 
-        # zero detail is 0.5 and both bands are affine in the coefficients: factors around it do
-        changed = high.clone()
-        for name, detail in split.details(changed, seen).items():  # views: this changes `changed`
-            kept = (1 - how.threshold / parts[name].abs().clamp_min(1e-9)).clamp_min(0)
-            parts[name] = parts[name] * kept
-            detail.sub_(0.5).mul_(how.gain(name) * kept).add_(0.5)
-        factor = how.gain("approximation")
-        if factor != 1:
-            nothing = split.split(torch.zeros_like(seen))[0]
-            low = nothing + factor * (low - nothing)
-        merged = split.merge(low, changed, like=seen)
+    # zero detail is 0.5 and both bands are affine in the coefficients: factors around it do
+    changed = high.clone()
+    for name, detail in split.details(changed, seen).items():  # views: this changes `changed`
+        kept = (1 - how.threshold / parts[name].abs().clamp_min(1e-9)).clamp_min(0)
+        parts[name] = parts[name] * kept
+        detail.sub_(0.5).mul_(how.gain(name) * kept).add_(0.5)
+    factor = how.gain("approximation")
+    if factor != 1:
+        nothing = split.split(torch.zeros_like(seen))[0]
+        low = nothing + factor * (low - nothing)
+    merged = split.merge(low, changed, like=seen)
     total = sum(squares.values()) or 1.0
     energy = {name: 100 * x / total for name, x in squares.items()}
     return Bands(seen, merged, frame if "t" in how.axes else 0, parts, energy)
@@ -127,11 +125,13 @@ def band_picture(clip: Tensor, title: str, how: Setting) -> tuple[Image.Image, s
     Raises:
         PpferError: the clip cannot be split in this way.
     """
-    found = analyse(clip, how)
     drawing = Canvas(WIDTH, HEIGHT)
-    _frames(drawing, found, title, how)
-    _wavelet(drawing, found, how)
-    _bands(drawing, found, how)
+    with warnings.catch_warnings():  # PyWavelets': an axis is short for so many levels
+        warnings.simplefilter("ignore", UserWarning)
+        found = analyse(clip, how)
+        _frames(drawing, found, title, how)
+        _wavelet(drawing, found, how)
+        _bands(drawing, found, how)
     words = ", ".join(f"{name} {share:.2f} %" for name, share in found.energy.items())
     gains = {name: how.gain(name) for name in found.parts if how.gain(name) != 1}
     moved = ", ".join(f"{name} × {gain:g}" for name, gain in gains.items()) or "no band changed"
@@ -206,7 +206,9 @@ def _bands(drawing: Canvas, found: Bands, how: Setting) -> None:
             words = "was split again" if split_again else f"{found.energy[name]:.2f} %{gain}"
             drawing.text((at + side // 2, y + 11), words, step - 4, "mm")
             low = name == "approximation"
-            pixels = canvas.stretched(x) if low else canvas.diverging(x.mean(0), top)
+            # the mean of a band's patch, so that an approximation has the frame's colours
+            unit = 2 ** (level * len(how.axes) / 2) if how.form == "subband" else 1
+            pixels = canvas.rgb(x / unit) if low else canvas.diverging(x.mean(0), top)
             drawing.tile((at, y + 22, side, side), pixels)
 
 

@@ -29,12 +29,6 @@ def rgb(image: Tensor) -> np.ndarray:
     return as_uint8(image).transpose(1, 2, 0)
 
 
-def stretched(image: Tensor) -> np.ndarray:
-    """(3, H, W) of any range to (H, W, 3) uint8, the least black, the greatest white."""
-    least, most = image.aminmax()
-    return rgb((image - least) / (most - least).clamp_min(1e-9))
-
-
 def diverging(values: Tensor, top: float) -> np.ndarray:
     """(H, W) to (H, W, 3) uint8: red positive, blue negative, full at `top`, white 0."""
     shade = values / (top or 1.0)

@@ -48,7 +48,7 @@ def static_bands(run: Run, case: dict) -> tuple[Image.Image, str]:
     picture, actor, expression = (how.pop(name) for name in ("picture", "actor", "expression"))
     drawn = config.generate or synthetic(config.data, config.wild)
     if picture == CLIP and drawn:
-        clip, title = clip_of(run, actor, expression), f"{actor} {expression}"
+        clip, title = clip_of(run, actor, expression)
     else:
         title = "chirp" if picture == CLIP else picture
         clip = sources.card(title, config.frames)

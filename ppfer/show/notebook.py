@@ -222,7 +222,8 @@ def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> i
 
 def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:
     """A control that picks any of the options; all at first."""
-    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options))
+    rows = min(len(options), 8)
+    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options), rows=rows)
 
 
 # --- words ----------------------------------------------------------------------
