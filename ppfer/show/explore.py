@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from ppfer.measure import as_rate
@@ -82,9 +83,11 @@ def tradeoff(run: Run, rows: Sequence[dict], names: Sequence[str]) -> None:
     start = {"approach": ours[0], "compared": tuple(titles), "attacker": attackers[0]}
     start["measure"] = "acc_retrained"
 
+    placed: list[Bbox] = []  # the axes: their layout is worked out once, a third of the time
+
     def draw(approach: str, compared: tuple, attacker: str, measure: str) -> tuple:
         names = titles[approach], {*compared, approach}
-        return tradeoff_picture(run, rows, *names, approach, attacker, measure)
+        return tradeoff_picture(run, rows, *names, approach, attacker, measure, placed)
 
     many = notebook.several(titles)
     controls = {"approach": list(titles), "compared": many, "attacker": attackers}
@@ -95,11 +98,20 @@ def tradeoff(run: Run, rows: Sequence[dict], names: Sequence[str]) -> None:
 
 def tradeoff_picture(
     run: Run, rows: Sequence[dict], name: str, compared: set, approach: str, attacker: str,
-    measure: str,
+    measure: str, placed: list[Bbox],
 ) -> tuple[Image.Image, str]:  # fmt: skip
-    """What the trade-off explorer shows for one setting, and its description."""
+    """What the trade-off explorer shows for one setting, and its description.
+
+    Args:
+        placed: where the axes were drawn before, or nothing; they are put there again.
+    """
     how = {"attacker": attacker, "utilities": (measure,), "shown": compared, "chosen": approach}
-    canvas = plots.drawn(figure(rows, **how))
+    drawing = figure(rows, **how)
+    if placed:
+        drawing.set_layout_engine("none")
+        drawing.axes[0].set_position(placed[0])
+    canvas = plots.drawn(drawing)
+    placed[:] = [drawing.axes[0].get_position()]
     test = run.parts["test"][0]
     at = torch.linspace(0, run.config.frames - 1, 6).long()
     clips = [run.tensor(f"protected/{kind}")[int(test)].cpu()[at] for kind in ("none", name)]
