@@ -23,6 +23,14 @@ def data_path(path: str) -> Path:
     return given.absolute() if given.is_absolute() or given.exists() else REPO / given
 
 
+def synthetic(*folders: str | Path) -> bool:
+    """Whether data folders hold clips that `ppfer twin` drew, of nobody; its wild clips lie in a
+    folder of theirs.
+    """
+    places = [data_path(str(folder)) for folder in folders]
+    return all(any((at / "twin.json").exists() for at in (f, f.parent)) for f in places)
+
+
 def differences(config: Config) -> dict[str, object]:
     """What a config has other than its profile, dotted names to values; the name is left out."""
     flat, own = dotted(to_dict(config)), dotted(to_dict(load_config(config.profile)))

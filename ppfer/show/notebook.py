@@ -188,8 +188,12 @@ def explore(draw: Callable[..., tuple], cases: Sequence[dict], **controls: Any) 
         for case in cases:
             picture(*draw(**case))
         return
-    widgets = control_panel(draw, cases[0], **controls)
-    data, notes = _bundle(*draw(**cases[0]))  # for whoever opens the file without a kernel
+    with_controls(control_panel(draw, cases[0], **controls), *draw(**cases[0]))
+
+
+def with_controls(widgets: ipywidgets.DOMWidget, image: Image.Image, alt: str) -> None:
+    """Show controls, and a picture for whoever opens the file without a kernel."""
+    data, notes = _bundle(image, alt)
     view = {WIDGET: {"version_major": 2, "version_minor": 0, "model_id": widgets.model_id}}
     display(data | view, metadata=notes, raw=True)
 
@@ -218,7 +222,8 @@ def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> i
 
 def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:
     """A control that picks any of the options; all at first."""
-    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options))
+    rows = min(len(options), 8)
+    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options), rows=rows)
 
 
 # --- words ----------------------------------------------------------------------
