@@ -219,7 +219,7 @@ def _first_pass(
     name: str,
 ) -> None:
     """Show a protector the whole video before it begins."""
-    looking = replace(protector, apply=protector.first_pass)
+    looking = replace(protector, apply=protector.first_pass, figure_square=None)
     with contextlib.ExitStack() as stack:
         frames = stack.enter_context(video.read_frames(source, options.start, options.end))
         plain, rate = replace(options, preview=False), float(frames.video.rate)
