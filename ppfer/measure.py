@@ -135,6 +135,9 @@ def rate(hits: np.ndarray | Tensor) -> Rate:
     return Rate(int(hits.sum()), int(hits.size))
 
 
+HELD = (1, 4, 16)  # clips of a person that an attacker holds
+
+
 # --- what networks say --------------------------------------------------------
 
 
@@ -209,6 +212,24 @@ def leakage(logits: Tensor, actors: np.ndarray, *, seed: int = 0) -> dict[str, R
         "all_frames": accuracy(logits, actors),
         "clip": accuracy(logits.log_softmax(-1).mean(1), actors),
     }
+
+
+def pooled(log_probabilities: Tensor, labels: np.ndarray, clips: int, seed: int = 0) -> Rate:
+    """How many groups of so many clips of one person are named, when log-probabilities are added.
+
+    Args:
+        log_probabilities: (n, classes) of clips.
+        labels: (n,) whose they are.
+        clips: of a group; what is left over of a person's is not asked.
+        seed: of the order in which a person's clips are dealt to groups.
+    """
+    rng, named = np.random.default_rng(seed), []
+    for who in np.unique(labels):
+        own = rng.permutation(np.flatnonzero(labels == who))
+        groups = own[: len(own) // clips * clips].reshape(-1, clips)
+        for group in groups:
+            named.append(int(log_probabilities[group].sum(0).argmax()) == who)
+    return rate(np.array(named, bool))
 
 
 def remapped_leakage(

@@ -60,7 +60,7 @@ def lab(tmp_path_factory):
     run = catalogue.open_run(load_config("smoke", {"seed": 0}), folder / "runs")
     for name in (*PIPELINE, "recognizer/none", "attack/none"):
         run.make(name)
-    for path in notebooks.student(books, solutions=True):
+    for path in notebooks.copies(books, solutions=True):
         text = path.read_text().replace('profile: str = \\"demo\\"', 'profile: str = \\"smoke\\"')
         start = text.index("runs_dir: str = ")
         end = text.index("  #", start)

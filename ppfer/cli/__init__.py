@@ -11,6 +11,7 @@ import sys
 from ppfer.base.errors import PpferError, out_of_memory, printable
 from ppfer.base.processes import end_with_the_others, world
 from ppfer.cli.options import COMMANDS, parser
+from ppfer.cli.settings import settings_of
 
 TROUBLE = {  # of a machine, in words
     errno.ENOSPC: "the disk is full",
@@ -27,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     end_with_the_others()
     try:
+        if hasattr(args, "set"):
+            settings_of(args, there=args.command != "protect")  # a mistake is said before PyTorch
         module = importlib.import_module(f"ppfer.cli.{COMMANDS[args.command].module}")
         return getattr(module, args.command)(args) or 0
     except PpferError as error:

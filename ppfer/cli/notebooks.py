@@ -1,7 +1,8 @@
-"""Which notebooks there are, and copies of them to work in."""
+"""Which notebooks there are, and copies of them to work in: ``ppfer student``."""
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
@@ -33,7 +34,16 @@ def chosen(which: str) -> list[Path]:
     return [found[n] for n in numbers]
 
 
-def student(folder: Path, *, solutions: bool = False) -> list[Path]:
+def student(args: argparse.Namespace) -> None:
+    """Copy the notebooks to work in."""
+    written = copies(args.folder, solutions=args.solutions)
+    kept = len(chosen("all")) - len(written)
+    print(
+        f"{args.folder}: {len(written)} notebooks written, {kept} that were there are as they were"
+    )
+
+
+def copies(folder: Path, *, solutions: bool = False) -> list[Path]:
     """Copies of the notebooks to work in, without outputs; files that are there already stay.
 
     Args:

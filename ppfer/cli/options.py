@@ -16,7 +16,7 @@ from ppfer.config import PROFILES, Config
 from ppfer.run.names import RUNS
 
 APPROACHES = {  # of `ppfer protect`, by what they stand on; a test compares them with the catalogue
-    "nothing: for anybody's video": ("reenactment", "reenactment_neutral"),
+    "nothing: for anybody's video": ("reenactment", "reenactment_neutral", "codebook"),
     "ppfer run": ("enhanced", "ppfer"),
     "ppfer run --notebooks all": (
         *("blur1", "blur2", "tradeoff", "flow", "swap", "live", "donor"),
@@ -208,19 +208,19 @@ COMMANDS = {
         ),
     ),
     "data": Command(
-        "commands",
+        "data",
         _data,
         "what is in a folder of clips: usable, rejected and why, and what is odd",
         "ppfer data data/twin",
     ),
     "twin": Command(
-        "commands",
+        "data",
         _twin,
         "make more synthetic clips with CREMA-D's shape",
         "ppfer twin --actors 2 --wild 0 --out more",
     ),
     "student": Command(
-        "commands",
+        "notebooks",
         _student,
         "copies of the notebooks to work in, without outputs and solutions",
         "ppfer student my_notebooks",
@@ -229,10 +229,10 @@ COMMANDS = {
         "settings", _settings, "list all settings, their values and meanings", "ppfer settings"
     ),
     "runs": Command(
-        "commands", _runs_dir, "list the runs there are and what tells them apart", "ppfer runs"
+        "runs", _runs_dir, "list the runs there are and what tells them apart", "ppfer runs"
     ),
     "cost": Command(
-        "commands",
+        "cost",
         _of_a_run,
         "memory and time of a profile's stages, before anyone starts them",
         "ppfer cost --profile paper",

@@ -62,10 +62,14 @@ def run(args: argparse.Namespace) -> None:
             run.introduce()  # where all its stages are another run's, nobody has
             write_side_by_side(results_of([run.dir]), run.dir / "tables", "results")
             print(f"Picture: {run.dir}/tables/results.png")
+        print(
+            "Next: `make lab` to step through them, `ppfer protect VIDEO --out DIR` for your own "
+            "video, --data DIR for your own clips."
+        )
 
 
 def _report(run: Run, seconds: float, *, executed: bool) -> None:
-    """The results table, its picture, and where to look next."""
+    """The results table, and where everything lies."""
     made = run.dir / "tables"
     for name in ("main", "table2"):
         path = made / f"{name}.json"
@@ -79,7 +83,3 @@ def _report(run: Run, seconds: float, *, executed: bool) -> None:
                 )
     books = f", notebooks with pictures: {run.dir}/notebooks" if executed else ""
     print(f"\nDone in {seconds / 60:.1f} min. Results: {made}{books}")
-    print(
-        "Next: `make lab` to step through them, `ppfer protect VIDEO --out DIR` for your own "
-        "video, --data DIR for your own clips."
-    )

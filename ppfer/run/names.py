@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from ppfer.base.errors import PpferError
-from ppfer.base.files import digest, read_json
+from ppfer.base.files import digest, read_json, write_json
 from ppfer.config import REPO, Config, dotted, load_config, to_dict
 
 RUNS = REPO / "runs"  # wherever the command is given
@@ -70,6 +71,28 @@ def data_folders(about: dict) -> set[str]:
     now = usual | differs
     own = [] if now["generate"] else [str(data_path(str(now[k])).resolve()) for k in DATA]
     return {*about.get("held", ()), *own}
+
+
+def introduce(folder: Path, config: Config) -> None:
+    """Say in a run's folder what it is, and whose clips it has ever held."""
+    about = {"profile": config.profile, "differs": differences(config)}
+    held = data_folders(about)
+    with contextlib.suppress(PpferError):  # there was no run yet
+        held |= data_folders(run_json(folder))
+    write_json(folder / "run.json", about | {"held": sorted(held)})
+
+
+def key_of_lost_data(folder: Path, settings: dict) -> str:
+    """The key of clips whose files are not there any more, as they were when they were read; "" if
+    that was with other settings. What was trained on them is still of use.
+
+    Args:
+        folder: of the stage.
+        settings: what the config says of it.
+    """
+    about = read_json(folder / "manifest.json") or read_json(folder / CLEANED)
+    same = settings.items() <= about.get("settings", {}).items()
+    return about["key"] if about and same else ""
 
 
 def config_of(folder: Path) -> Config:

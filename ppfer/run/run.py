@@ -4,9 +4,6 @@ used again.
 ``runs/<name>/<stage>/`` holds a stage's weights (safetensors), ``metrics.jsonl`` and
 ``manifest.json``. The manifest's key is a digest of the settings the stage depends on and of the
 keys of the stages it stands on; a result whose key still matches is loaded instead of made again.
-
-What can be made is a list of stages and a list of protectors, given to the run; nothing is
-registered by being imported.
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ from ppfer.base.processes import is_main, wait_for_everyone
 from ppfer.base.progress import say
 from ppfer.config import Config, pick
 from ppfer.run.gpu_memory import Room
-from ppfer.run.names import ASIDE, CLEANED, RUNS, data_folders, differences, run_json, run_name
+from ppfer.run.names import ASIDE, RUNS, introduce, key_of_lost_data, run_name
 from ppfer.run.stage import Protector, Stage
 
 
@@ -205,25 +202,15 @@ class Run:
             try:
                 settings = stage.settings()
             except PpferError:
-                if key := self._key_of_lost_data(stage):
-                    self._keys[name] = key
-                    return key
-                raise
+                own = pick(self.config, *stage.named_settings)
+                if not (key := key_of_lost_data(self.dir / name, own)):
+                    raise
+                return self._keys.setdefault(name, key)
             described = {"stage": name, "settings": settings, "inputs": inputs}
             # version 1 is left out: keys from before there were versions stay what they were
             described |= {"version": stage.version} if stage.version != 1 else {}
             self._keys[name] = digest(described)
         return self._keys[name]
-
-    def _key_of_lost_data(self, stage: Stage) -> str:
-        """The key of clips whose files are not there any more: as they were when this run read
-        them. What was trained on them is still of use.
-        """
-        folder = self.dir / stage.name
-        about = read_json(folder / "manifest.json") or read_json(folder / CLEANED)
-        own = pick(self.config, *stage.named_settings)
-        same = own.items() <= about.get("settings", {}).items()
-        return about["key"] if about and same else ""
 
     def stage(self, name: str) -> Stage:
         """The stage of that name under this run's config.
@@ -294,12 +281,8 @@ class Run:
         return folder
 
     def introduce(self) -> None:
-        """Say in its folder what this run is, and whose clips it has ever held."""
-        about = {"profile": self.config.profile, "differs": differences(self.config)}
-        held = data_folders(about)
-        with contextlib.suppress(PpferError):  # there was no run yet
-            held |= data_folders(run_json(self.dir))
-        write_json(self.dir / "run.json", about | {"held": sorted(held)})
+        """Say in its folder what this run is."""
+        introduce(self.dir, self.config)
 
     def _finish(self, stage: Stage, folder: Path, summary: dict, seconds: float) -> None:
         if not is_main():

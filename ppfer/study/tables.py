@@ -35,9 +35,10 @@ MORE = (
     "mean",
     "live",
     "reenactment",
+    "codebook",
     "donor",
 )
-BEYOND = ("none", "ppfer", "live", "reenactment", "donor")  # rows of notebook 11
+BEYOND = ("none", "ppfer", "live", "reenactment", "codebook", "donor")  # rows of notebook 11
 WHOLE_BEYOND = (*BEYOND, "ppfer_long")  # where all are asked for
 SUITE = {  # attackers of every row: the stage that trains each on protected clips
     "attack": "validator retrained",
@@ -124,19 +125,41 @@ def measure_leakage(
     return rates | {"remapped": again}
 
 
-def worst_leakage(run: Run, name: str) -> Worst:
-    """The most any attacker of the suite names by any decision, on the test part: the validator as
-    trained, its best renaming of people, and every member of `suite`.
+def worst_leakage(run: Run, name: str, clips: int = 1) -> Worst | None:
+    """The most any attacker that was tried names, on the test part, and which one: the validator as
+    trained, its best renaming of people, every member of `suite`, and from within where that was
+    tried (`ppfer.study.attacks.within`).
+
+    Args:
+        clips: of one person, which the attacker holds; he adds up their log-probabilities. None is
+            returned where no person has as many test clips.
     """
-    attacks = {"validator as trained": measure_leakage(run, name)}
+    store, truth = f"protected/{name}", run.labels("actor")[run.parts["test"]]
+    attacks = {"validator as trained": "identity"}
     for stage, title in suite(run).items():
-        attacks[title] = leak(run, f"{stage}/{name}", f"protected/{name}", "test")
-    every = [
-        Worst(rate.k, rate.n, f"{title}, {by.replace('_', ' ')}")
-        for title, rates in attacks.items()
-        for by, rate in rates.items()
-    ]
-    return max(every, key=lambda rate: rate.value)
+        steps = run.stage(f"{stage}/{name}").train.steps
+        attacks[f"{title}, {steps} steps"] = f"{stage}/{name}"
+
+    every = []
+    for title, network in attacks.items():
+        if clips == 1:
+            rates = leak(run, network, store, "test")
+            if network == "identity":
+                rates = measure_leakage(run, name)
+        else:
+            answers = run.logits(network, store, "test").log_softmax(-1)
+            whole = answers.mean(1) if answers.ndim == 3 else answers  # (n, actors)
+            rates = {"added up": measure.pooled(whole, truth, clips)}
+        every += [
+            Worst(rate.k, rate.n, f"{title}, {by.replace('_', ' ')}") for by, rate in rates.items()
+        ]
+    if run.has(f"within/{name}"):
+        rows = [row for row in run.get(f"within/{name}") if row["clips"] == clips]
+        for row in rows:
+            steps = f", {row['steps']} steps" if row["steps"] else ""
+            every.append(Worst(row["k"], row["n"], f"from within: {row['attack']}{steps}"))
+    every = [rate for rate in every if rate.n]
+    return max(every, key=lambda rate: rate.value) if every else None
 
 
 def measure_accuracy(
@@ -198,15 +221,18 @@ def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = Tr
 
 
 def whole_row(run: Run, name: str, *, more: bool = True) -> dict:
-    """`table_row` with the worst attack of the suite and flicker; with `more` also linkage of
-    strangers and, of a twin, R² of the facial actions. Makes what is missing, all at once, while
-    the protector's clips are at hand.
+    """`table_row` with the worst attack on one, four and sixteen clips and flicker; with `more`
+    also attacks from within, linkage of strangers and, of a twin, R² of the facial actions. Makes
+    what is missing, all at once, while the protector's clips are at hand.
     """
     kinds = ["recognizer", *suite(run), "steadiness"]
-    kinds += ["linkage"] * more + ["actions"] * (more and has_motions(run))
+    kinds += ["within", "linkage"] * more + ["actions"] * (more and has_motions(run))
     for kind in kinds:
         run.ensure(f"{kind}/{name}")
     row = table_row(run, name) | {"plr_worst": worst_leakage(run, name)}
+    for clips in measure.HELD[1:]:
+        if worst := worst_leakage(run, name, clips):
+            row[f"plr_worst_{clips}"] = worst
     if more:
         row["linkage"] = linkage(run, name)
     if more and has_motions(run):

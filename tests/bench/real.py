@@ -10,8 +10,7 @@ people are named by holding out each sentence in turn. Expressions are also read
 by what was learned from the other half of them, both ways. Of a codebook the attacker holds the
 symbols, so no attacker on its pictures can know more. Where its encoder has not seen the people,
 naming them is linkage, too: anyone can turn originals of theirs into symbols. `CODEBOOKS` are the
-codebooks; another is anything that learns as `within.Names` does and whose symbols mean the same
-whomever it learned from.
+codebooks beside the shipped one; their symbols are names of expressions, learned from the data.
 
 ``live.json``: the attackers of Table 1, who learn from pixels, and dlib's face recogniser (extra
 ``landmarks``) where it is installed: it knows everybody's other clips, and is shown what ``ppfer
@@ -31,14 +30,15 @@ import common
 import numpy as np
 import pandas as pd
 import torch
-from within import ON_NUMBERS, Names, counting, folds, held_out, pooled
+from within import ATTACKERS, Names, by_numbers, by_symbols, folds, held_out
 
 from ppfer.base.files import write_json
 from ppfer.base.progress import Progress
 from ppfer.cli import main as ppfer
 from ppfer.config import load_config
 from ppfer.data.index import index
-from ppfer.measure import Rate, write_table
+from ppfer.data.words import EMOTIONS
+from ppfer.measure import HELD, Rate, pooled, write_table
 from ppfer.run.run import Run
 from ppfer.study.attacks.linkage import strangers
 from ppfer.study.catalogue import open_run, tables
@@ -46,10 +46,9 @@ from ppfer.study.protectors import reenactment
 from ppfer.video import decode_clip, read_video
 
 BASE = ("clips", "split", "identity", "protected/none", "recognizer/none")
-ROWS = ("none", "reenactment", "reenactment_neutral")
+ROWS = ("none", "reenactment", "reenactment_neutral", "codebook")
 LOOKS = 4  # frames of a clip that dlib is shown
 FRAMES = 16  # of a clip, whose numbers are read
-HELD = (1, 4, 16)  # clips of a person that an attacker holds
 CODEBOOKS = {"Codebook of names": Names(), "Codebook of names, clip by clip": Names(own=False)}
 
 # --- from within --------------------------------------------------------------------
@@ -66,55 +65,64 @@ def within(table: pd.DataFrame, runs: dict[str, Run]) -> Iterator[dict]:
     halves = people % 2
     for reader, run in runs.items():
         numbers = read(run, table["path"], f"originals by {reader}")
-        protectors = {name: run.protector(name).build(run) for name in ROWS[1:]}
         shown = {"No privacy preservation": numbers}
-        for name, protector in protectors.items():
-            title = run.protector(name).title
+        for name in ROWS[1:3]:
+            protector, title = run.protector(name).build(run), run.protector(name).title
             shown[title] = read_back(protector, table["path"], f"{title} by {reader}")
         for title, seen in shown.items():
-            for attack, fit in ON_NUMBERS.items():
-                torch.manual_seed(0)
-                named = held_out(fit, seen, people, said)
-                known, unknown = (held_out(fit, seen, felt, by) for by in (said, halves))
+            for attack in ATTACKERS:
+                named = held_out(by_numbers(attack, seen, people), people, said)
                 yield from rows(title, reader, attack, named, people)
-                yield from read_rows(title, reader, attack, (known, unknown), felt)
+                for split, by in (("known", said), ("unknown", halves)):
+                    named = held_out(by_numbers(attack, seen, felt), felt, by).argmax(1).numpy()
+                    yield cell(title, reader, split, "expression", attack, 1, named == felt)
+
+        # the shipped codebook, which learned from no person and with the regressor alone
+        if reader == "regressor":
+            yield from shipped_rows(run, numbers, table, people, said)
         for title, codebook in CODEBOOKS.items():
             for split, by in (("known", said), ("unknown", halves)):
-                symbols, means = np.empty((2, len(table)), int)
+                names = np.empty(len(table), int)
                 for learned, held in folds(by):
-                    made = codebook.learn(numbers, people, felt, learned)
-                    symbols[held], means[held] = (part[held] for part in made)
-                named = held_out(counting, symbols, people, said)
-                yield from rows(title, reader, "counts symbols", named, people, split)
-                right = int((means == felt).sum())
-                yield cell(title, reader, split, "expression", "as named", 1, right, len(felt))
+                    names[held] = codebook.learn(numbers, people, felt, learned)[held]
+                named = held_out(by_symbols(names, people), people, said)
+                yield from rows(title, reader, "symbols counted", named, people, split)
+                yield cell(title, reader, split, "expression", "as named", 1, names == felt)
+
+
+def shipped_rows(
+    run: Run, numbers: np.ndarray, table: pd.DataFrame, people: np.ndarray, said: np.ndarray
+) -> Iterator[dict]:
+    """Rows of the shipped codebook, clip by clip."""
+    protector = run.protector("codebook").build(run)
+    for count in (6, protector.count):
+        with torch.inference_mode():
+            symbols = protector.book.symbols(torch.as_tensor(numbers), count)
+            named = protector.book.expressions(symbols, count).numpy()
+        title = f"{run.protector('codebook').title}, {count} symbols"
+        guessed = held_out(by_symbols(symbols.numpy(), people), people, said)
+        yield from rows(title, "regressor", "symbols counted", guessed, people, "unknown")
+        right = np.array(EMOTIONS)[named] == table["emotion"].to_numpy()
+        yield cell(title, "regressor", "unknown", "expression", "as named", 1, right)
 
 
 def rows(
-    title: str, reader: str, attack: str, named: np.ndarray, people: np.ndarray, split="known"
+    title: str, reader: str, attack: str, named: torch.Tensor, people: np.ndarray, split="known"
 ) -> Iterator[dict]:
     """Who is named, by log-probabilities (n, K), from several numbers of clips."""
     for clips in HELD:
-        right, tried = pooled(named, people, clips)
-        if tried:
-            yield cell(title, reader, split, "identity", attack, clips, right, tried)
-
-
-def read_rows(
-    title: str, reader: str, probe: str, read: tuple[np.ndarray, np.ndarray], felt: np.ndarray
-) -> Iterator[dict]:
-    """Which expressions are read, of known and of unknown people, by log-probabilities (n, K)."""
-    for split, named in zip(("known", "unknown"), read, strict=True):
-        right = int((named.argmax(1) == felt).sum())
-        yield cell(title, reader, split, "expression", probe, 1, right, len(felt))
+        share = pooled(named, people, clips)
+        if share.n:
+            hits = np.arange(share.n) < share.k
+            yield cell(title, reader, split, "identity", attack, clips, hits)
 
 
 def cell(
-    approach: str, reader: str, split: str, measure: str, attack: str, clips: int, k: int, n: int
+    approach: str, reader: str, split: str, measure: str, attack: str, clips: int, hits: np.ndarray
 ) -> dict:
     """A row: `split` says whether what names or reads has learned from these people."""
     made = {"approach": approach, "reader": reader, "split": split, "measure": measure}
-    made |= {"attack": attack, "clips": clips, "k": k, "n": n}
+    made |= {"attack": attack, "clips": clips, "k": int(hits.sum()), "n": len(hits)}
     print(*made.values(), flush=True)
     return made
 

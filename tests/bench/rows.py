@@ -26,7 +26,7 @@ from ppfer.base.files import read_json, write_json
 from ppfer.cli.batch import Batch, run_batch
 from ppfer.cli.grid import Cell, cells_of
 from ppfer.config import REPO, load_config
-from ppfer.measure import over_seeds, plain, write_table
+from ppfer.measure import json_rows, over_seeds, write_table
 from ppfer.run.run import Run
 from ppfer.study import paper, tables
 from ppfer.study.attacks import attributes, recovery
@@ -143,7 +143,7 @@ class Rows(Batch):
 
     def end(self, cell: Cell, run: Run) -> None:
         name, folder = cell.values["approach"], self.out / run.dir.name
-        rows = [(table, plain([row])[0]) for table, row in GRIDS[self.grid][0](run, name)]
+        rows = [(table, json_rows([row])[0]) for table, row in GRIDS[self.grid][0](run, name)]
         about = {"seed": run.config.seed, "rows": rows}
         write_json(folder / "rows" / f"{self.grid} {name}.json", about)
         made = read_json(folder / "manifest.json") | common.publish.made_in(run.dir)

@@ -49,6 +49,10 @@ class Untrained(Run):
         if name.startswith("protected/"):
             clips = super().get("clips")
             return ClipStore.in_memory(255 - clips.to("cpu"), clips.table)
+        if name == "strangers":  # whom to draw and to read takes a minute
+            g, who = torch.Generator().manual_seed(0), torch.arange(64) % 2
+            numbers, donors = torch.rand(2, 64, 16, 55, generator=g)
+            return {"numbers": numbers, "donors": donors, "who": who, "emotion": who}
         if name == "motions":  # nobody knows how a coloured bar's face moves
             return np.random.default_rng(0).random((len(super().get("clips").table), 4, 52))
         return super().get(name)
@@ -56,7 +60,7 @@ class Untrained(Run):
 
 def objectives(folder: Path) -> dict[str, dict]:
     """Of every training stage: its version, and loss and gradient of its first batch."""
-    made = coloured_run(load_config("smoke", SMALL), folder)
+    made = coloured_run(load_config("smoke", SMALL | {"codebook_people": 2}), folder)
     run = Untrained(
         made.config, folder, "cpu",
         stages=made.stages.values(), protectors=made.protectors.values(),

@@ -20,19 +20,23 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ppfer import twin
 from ppfer.base.files import atomic
-from ppfer.measure import Rate, Worst, rate
+from ppfer.measure import HELD, pooled, rate
+from ppfer.method.clips import twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.study.attacks.recovery import undo
 from ppfer.study.protectors.codebook import protected_symbols
+from ppfer.study.protectors.swap import twin_spec
+from ppfer.video import sample_positions
 
-POOLED = (1, 4, 16)  # clips of a person that an attacker holds
 BATCH, RATE, DECAY, SMOOTHING = 512, 1e-3, 0.02, 0.05
 LOOKS = 10  # at the validation part while he trains; the best weights count
 QUANTILES = (0.2, 0.5, 0.8)
 PRIORS = (0.03, 0.1, 0.3, 1.0, 3.0)  # clips of each symbol that a person is taken to have shown
 FACELESS = ("live", "ppfer", "enhanced", "ppfer_long")  # read off what a recovery net makes of them
+MOTION = ("donor",)  # show the true motion: what a reader without an error would read
 
 
 # --- attackers --------------------------------------------------------------------
@@ -154,22 +158,13 @@ def counted(symbols: Tensor, labels: Tensor, parts: dict[str, Tensor], count: in
     return given(max(PRIORS, key=right), parts["test"]).log_softmax(1)
 
 
-def pooled(log_probabilities: Tensor, labels: np.ndarray, clips: int, seed: int = 0) -> Rate:
-    """How many groups of so many clips of one person are named, when log-probabilities are added.
-
-    Args:
-        log_probabilities: (n, classes) of clips.
-        labels: (n,) whose they are.
-        clips: of a group; what is left over of a person's is not asked.
-        seed: of the order in which a person's clips are dealt to groups.
-    """
-    rng, named = np.random.default_rng(seed), []
-    for who in np.unique(labels):
-        own = rng.permutation(np.flatnonzero(labels == who))
-        groups = own[: len(own) // clips * clips].reshape(-1, clips)
-        for group in groups:
-            named.append(int(log_probabilities[group].sum(0).argmax()) == who)
-    return rate(np.array(named, bool))
+def true_motion(run: Run) -> Tensor:
+    """What moves in a twin's clips, as it was before anything was drawn: (N, T, 55)."""
+    origin = twin_origin(run.config)
+    times = sample_positions(origin["frames"], run.config.frames)  # as the store does
+    moves = [twin.motion(twin_spec(name, origin)) for name in run.table["clip"]]
+    parts = [np.concatenate([m.actions[times], m.pose[times][:, :3]], 1) for m in moves]
+    return torch.from_numpy(np.stack(parts)).half()
 
 
 # --- stages -------------------------------------------------------------------------
@@ -182,10 +177,14 @@ class Numbers(Stage):
     """What the public regressor reads off a protector's clips, (N, T, 55)."""
 
     def needs(self) -> tuple[str, ...]:
+        if self.protector in MOTION:
+            return ("clips",)
         undone = (f"recovery/{self.protector}",) if self.protector in FACELESS else ()
         return (*super().needs(), *undone)
 
     def make(self, folder: Path) -> dict:
+        if self.protector in MOTION:
+            return self.keep(folder, true_motion(self.run), by="nobody: the true motion")
         run, read = self.run, []
         net, clips = run.get("regressor"), run.tensor(f"protected/{self.protector}")
         undo_net = run.get(f"recovery/{self.protector}") if self.protector in FACELESS else None
@@ -195,9 +194,15 @@ class Numbers(Stage):
             with torch.inference_mode():
                 numbers = net(part.to(run.device).flatten(0, 1).float() / 255)
             read.append(numbers.unflatten(0, part.shape[:2]).half().cpu())
+        by = "the regressor" + ", of what a recovery net made" * (undo_net is not None)
+        return self.keep(folder, torch.cat(read), by=by)
+
+    @staticmethod
+    def keep(folder: Path, numbers: Tensor, by: str) -> dict:
+        """Write numbers (N, T, 55); says who read them."""
         with atomic(folder / "numbers.safetensors") as partial:
-            save_file({"numbers": torch.cat(read)}, partial)
-        return {"clips": len(clips), "recovered first": undo_net is not None}
+            save_file({"numbers": numbers}, partial)
+        return {"clips": len(numbers), "read by": by}
 
     def load(self, folder: Path) -> Tensor:
         """(N, T, 55) on the run's device."""
@@ -225,7 +230,7 @@ class Within(Stage):
         truth = run.labels("actor")[run.parts["test"]]
 
         def asked(attack: str, steps: int, log_probabilities: Tensor) -> None:
-            for clips in POOLED:
+            for clips in HELD:
                 named = pooled(log_probabilities.cpu(), truth, clips)
                 rows.append({"attack": attack, "steps": steps, "clips": clips, **named.to_dict()})
 
@@ -250,16 +255,3 @@ class Within(Stage):
     def load(self, folder: Path) -> list[dict]:
         """Rows "attack", "steps", "clips", "k", "n"."""
         return self.run.summary(self.name)["test"]
-
-
-def worst_within(run: Run, name: str, clips: int = 1) -> Worst | None:
-    """The most that an attack from within names of a protector's test clips, held `clips` at a
-    time; None where too few clips of a person are there.
-    """
-    rows = [r for r in run.get(f"within/{name}") if r["clips"] == clips and r["n"]]
-    if not rows:
-        return None
-    top = max(rows, key=lambda r: r["k"] / r["n"])
-    budget = f", {top['steps']} steps" if top["steps"] else ""
-    many = f", {clips} clips" if clips > 1 else ""
-    return Worst(top["k"], top["n"], f"from within: {top['attack']}{budget}{many}")

@@ -231,8 +231,15 @@ class CodebookReenactment(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """Whole clips, performed."""
-        done = self.book.performed(self.symbols(clips), self.count, clips.shape[1])
-        return reenactment.redrawn(done, *clips.shape[-2:])
+        symbols = self.symbols(clips).tolist()
+        return torch.stack([self.drawn(s, clips.shape[1], *clips.shape[-2:]) for s in symbols])
+
+    @functools.cache  # noqa: B019  there are few symbols, and drawing takes longest
+    def drawn(self, symbol: int, frames: int, height: int, width: int) -> Tensor:
+        """A symbol's performance: (frames, 3, height, width) in [0, 1]."""
+        symbols = torch.tensor([symbol], device=self.book.centres.device)
+        done = self.book.performed(symbols, self.count, frames)
+        return reenactment.redrawn(done, height, width)[0]
 
     def symbols(self, clips: Tensor) -> Tensor:
         """All that is let through of whole clips (B, T, 3, H, W): one symbol each, (B,)."""

@@ -196,6 +196,8 @@ class CodebookTraining(Training):
         """The strangers to learn from, and those to validate on."""
         found = self.run.get("strangers")
         held = found["who"] % HELD_OUT == HELD_OUT - 1
+        if not held.any():  # too few to keep one
+            return found, found
         return tuple({key: x[rows] for key, x in found.items()} for rows in (~held, held))
 
     @property

@@ -1,0 +1,39 @@
+"""``ppfer data`` and ``ppfer twin``: what is in a folder of clips, and a folder of drawn ones."""
+
+from __future__ import annotations
+
+import argparse
+
+from ppfer.base.errors import printable
+from ppfer.base.progress import Progress
+from ppfer.data.decoding import inspected
+from ppfer.data.index import index
+
+
+def data(args: argparse.Namespace) -> None:
+    """Say what is in a folder of clips."""
+    found = index(args.folder)
+    if not args.quick:
+        progress = Progress("looking into files", len(found.table), "files")
+        found = inspected(found, on_file=progress.update)
+    print(found.summary())
+    for row in found.rejected.itertuples():
+        print(printable(f"rejected {row.path}: {row.reason}"))
+    for path, remark in found.remarks:
+        print(printable(f"remark {path}: {remark}"))
+
+
+def twin(args: argparse.Namespace) -> None:
+    """Draw synthetic clips."""
+    from ppfer.twin import generate  # seconds, which `ppfer data` does without
+
+    generate(
+        args.out,
+        actors=args.actors,
+        size=args.size,
+        frames=args.frames,
+        seed=args.seed,
+        difficulty=args.difficulty,
+        wild=args.wild,
+        device=args.device,
+    )
