@@ -59,6 +59,19 @@ def leaked(run: Run, name: str) -> str:
     return "\n".join([*lines, promise])
 
 
+def in_short(protector: Protector, run: Run) -> str:
+    """Two lines for the end of a call: the worst that was measured of a protector, and where the
+    rest stands (`leaked`, `leaked_by`).
+    """
+    told = leaked_by(protector) if protector.size else leaked(run, protector.name)
+    worst = [line.strip() for line in told.splitlines() if "worst" in line]
+    measured = f"still named {worst[-1]}" if worst else "how much it leaks was not measured"
+    return (
+        f"{protector.title}: {measured}.\nNot promised: that nobody is known by a way of moving, "
+        "voice, body, clothes or surroundings; all that was measured: figures/README.md"
+    )
+
+
 def leaked_by(protector: Protector, paths: Sequence[Path] = LIVE, real: Path = REAL) -> str:
     """What a protector of anybody leaked on the synthetic actors, by the first of the files that
     has it, and on real people, and what it does not promise.

@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TypeVar
 
@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppfer.base.errors import PpferError
-from ppfer.base.files import digest
 from ppfer.protect import VideoProtector, protect_all
 from ppfer.video import Frame
-from ppfer.video.faces import Finder, Tracker, head_square
+from ppfer.video.face_log import FaceLog
+from ppfer.video.faces import Finder, Head, Tracker, head_square
+from ppfer.video.protect_options import ProtectOptions
 from ppfer.video.scene import (
     GREY,
     SOFT,
@@ -42,62 +42,6 @@ from ppfer.video.scene import (
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class ProtectOptions:
-    """How videos are protected.
-
-    Attributes:
-        size: side of the squares that the protector was trained at, pixels.
-        device: where the protector runs.
-        frame: "face": each head is protected and pasted back into the full picture. "whole": the
-            picture's centre square is protected and is the result, `size` pixels wide.
-        outside: with "face", what becomes of the rest: "blur", "black" or "keep".
-        start, end: seconds; None is the beginning or the end.
-        quality: x264's crf; smaller is better and larger.
-        exact: colour keeps its full resolution, which fewer players show.
-        preview: the original to the left of the protected picture, written as ``name.preview.mp4``.
-        keep_audio: copy the sound.
-        overwrite: replace older results.
-        chunk: frames the protector sees at once.
-        batch: clips per pass.
-        precision: see `ppfer.base.device.autocast`.
-        protector: what tells this protector from others, such as a digest of its weights; a result
-            made with another one is not taken for this one's.
-    """
-
-    size: int
-    device: torch.device
-    frame: str = "face"
-    outside: str = "blur"
-    start: float | None = None
-    end: float | None = None
-    quality: int = 18
-    exact: bool = False
-    preview: bool = False
-    keep_audio: bool = False
-    overwrite: bool = False
-    chunk: int = 16
-    batch: int = 4
-    precision: str = "auto"
-    protector: str = ""
-
-    def __post_init__(self) -> None:
-        if self.frame not in ("face", "whole"):
-            raise PpferError(f"frame is face or whole, not '{self.frame}'")
-        if self.outside not in ("blur", "black", "keep"):
-            raise PpferError(f"outside is blur, black or keep, not '{self.outside}'")
-        start, end = self.start or 0, math.inf if self.end is None else self.end
-        if not 0 <= start < end:
-            raise PpferError(f"there is nothing from second {start:g} to second {end:g}")
-        if not 0 <= self.quality <= 51:
-            raise PpferError(f"quality is from 0 (best) to 51 (smallest), not {self.quality}")
-
-    def settings(self) -> str:
-        """A short digest of all that changes a result."""
-        aside = ("device", "overwrite", "batch")
-        return digest({key: value for key, value in vars(self).items() if key not in aside})
-
-
 @dataclass
 class Tally:
     """What was counted on the way.
@@ -105,11 +49,13 @@ class Tally:
     Attributes:
         frames: frames that went through; faceless: those in which no face was found.
         tracks: faces followed; one who leaves and comes back counts twice.
+        faces: where they were.
     """
 
     frames: int = 0
     faceless: int = 0
     tracks: set[int] = field(default_factory=set)
+    faces: FaceLog = field(default_factory=FaceLog)
 
 
 @dataclass
@@ -152,6 +98,7 @@ def protected_frames(
     rate: float,
     tally: Tally,
     name: str = "",
+    known: FaceLog | None = None,
 ) -> Iterator[Picture]:
     """Every frame of a video as it is to be written, in order; close it if it is left early.
 
@@ -163,12 +110,59 @@ def protected_frames(
         rate: frames per second, about.
         tally: counts as the frames go by.
         name: tells this video from others.
+        known: where the faces are, of a first pass; they are not looked for again then.
     """
-    pictures = _ahead((Picture(f.pixels, f.time, f.duration) for f in frames), 4)
-    shots = _whole_shots(pictures, options)
-    if options.frame == "face":
-        shots = _face_shots(pictures, options, Tracker(finder, rate), tally, protector)
+    shots = _shots(protector, frames, options, finder, rate, tally, known)
     return _ahead(_protected(protector, _ahead(shots, 4), options, tally, name), 2)
+
+
+def first_pass(
+    protector: VideoProtector,
+    frames: Iterable[Frame],
+    options: ProtectOptions,
+    finder: Finder | None,
+    rate: float,
+    tally: Tally,
+    name: str = "",
+) -> Iterator[int]:
+    """Show a protector's ``first_pass`` all of a video, as `protected_frames` will show it again;
+    yields how many frames went by.
+    """
+    looking = replace(protector, apply=protector.first_pass, figure_square=None)
+    plain = replace(options, preview=False)
+    shots = _ahead(_shots(looking, frames, plain, finder, rate, tally, None, shown=False), 4)
+    with contextlib.closing(shots):
+        for window, group in _windows(shots, plain.chunk, looking.context):
+            _patches(looking, window, plain, name)
+            tally.frames += len(group)
+            yield tally.frames
+
+
+def _shots(
+    protector: VideoProtector,
+    frames: Iterable[Frame],
+    options: ProtectOptions,
+    finder: Finder | None,
+    rate: float,
+    tally: Tally,
+    known: FaceLog | None,
+    shown: bool = True,
+) -> Iterator[Shot]:
+    pictures = _ahead((Picture(f.pixels, f.time, f.duration) for f in frames), 4)
+    if options.frame == "whole":
+        return _whole_shots(pictures, options)
+    if known:
+        followed = zip(pictures, itertools.chain(known, itertools.repeat([])), strict=False)
+    else:
+        tracker = Tracker(finder, rate, sure=options.threshold)
+        followed = itertools.chain.from_iterable(map(tracker.push, pictures))
+        followed = itertools.chain(followed, _at_last(tracker))
+    return _face_shots(pictures, followed, options, tally, protector, shown)
+
+
+def _at_last(tracker: Tracker) -> Iterator[tuple[Picture, list[Head]]]:
+    """What a tracker gives out once all was pushed."""
+    yield from tracker.finish()
 
 
 def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
@@ -202,32 +196,33 @@ def _whole_shots(pictures: Iterator[Picture], options: ProtectOptions) -> Iterat
 
 def _face_shots(
     pictures: Iterator[Picture],
+    followed: Iterable[tuple[Picture, list[Head]]],
     options: ProtectOptions,
-    tracker: Tracker,
     tally: Tally,
     protector: VideoProtector,
+    shown: bool,
 ) -> Iterator[Shot]:
     with contextlib.closing(pictures):
-        followed = itertools.chain.from_iterable(map(tracker.push, pictures))
-        for picture, heads in itertools.chain(followed, tracker.finish()):
+        for picture, heads in followed:
             sure = {head.track for head in heads if head.sure}
             tally.tracks |= sure
             tally.faceless += not sure
+            tally.faces.add(float(picture.time), heads)
             # Where the rest is kept, nothing else hides a face that was seen badly.
             everything = sure and options.outside == "keep"
             boxes = {head.track: head.box for head in heads if head.sure or everything}
-            squares = {track: _square(box) for track, box in boxes.items()}
+            squares = {t: _square(box, options.mask_scale) for t, box in boxes.items()}
             seen, places = (
                 {track: _whole_pixels(of(box)) for track, box in boxes.items()} if of else squares
                 for of in (protector.view_square, protector.figure_square)
             )
-            yield _shot(picture, squares, seen, places, options)
+            yield _shot(picture, squares, seen, places, options, shown)
 
 
-def _square(box: np.ndarray) -> Square:
-    """Left, top and side of what is protected: the head and the soft edge round it."""
+def _square(box: np.ndarray, scale: float) -> Square:
+    """Left, top and side of what is hidden: the head, `scale` times, and the soft edge round it."""
     left, top, right, _ = head_square(box).tolist()
-    side = max(2, math.ceil((right - left) / (1 - 2 * SOFT)))
+    side = max(2, math.ceil(scale * (right - left) / (1 - 2 * SOFT)))
     margin = (side - (right - left)) / 2
     return round(left - margin), round(top - margin), side
 
@@ -244,6 +239,7 @@ def _shot(
     seen: dict[int, Square],
     places: dict[int, Square],
     options: ProtectOptions,
+    shown: bool = True,
 ) -> Shot:
     """What is kept of a picture. Without a square, nothing of it is shown.
 
@@ -251,6 +247,7 @@ def _shot(
         squares: what is hidden, by track.
         seen: what the protector is shown of each.
         places: what its results fill; figures fill others than what is hidden.
+        shown: whether a picture will be composed at all.
     """
     pixels = picture.pixels
     height, width = pixels.shape[:2]
@@ -260,10 +257,12 @@ def _shot(
     }  # (3, S, S) each
     ground = cells = np.zeros((1, 1, 3), np.uint8)
     hidden = [without_edge(square) for square in squares.values()] if places is not squares else []
-    if options.frame == "face" and squares and options.outside == "keep":
+    if not (shown and squares) or options.frame == "whole":
+        pass
+    elif options.outside == "keep":
         ground = pixels
         cells = blurred(pixels, hidden) if hidden else cells
-    elif options.frame == "face" and squares and options.outside == "blur":
+    elif options.outside == "blur":
         ground = blurred(pixels, hidden)
     kept = pixels if options.preview else np.empty((0, 0, 3), np.uint8)
     frame = Picture(kept, picture.time, picture.duration)
@@ -281,18 +280,28 @@ def _protected(
     name: str,
 ) -> Iterator[Picture]:
     """Frames as they are written; `chunk` at a time are protected, one clip for each track."""
-    context, before, ahead = protector.context, [], []
     with contextlib.closing(shots):
-        while group := ahead + list(itertools.islice(shots, options.chunk - len(ahead))):
-            ahead = list(itertools.islice(shots, context))
-            window = [*before, *group, *[None] * (options.chunk - len(group)), *ahead]
-            window = [None] * (context - len(before)) + window + [None] * (context - len(ahead))
+        for window, group in _windows(shots, options.chunk, protector.context):
             made = _patches(protector, window, options, name)
             for i, shot in enumerate(group):
                 pixels = _composed(shot, {track: made[track][i] for track in shot.crops}, options)
                 tally.frames += 1
                 yield Picture(pixels, shot.frame.time, shot.frame.duration)
-            before = group[len(group) - context :]
+
+
+def _windows(
+    shots: Iterator[Shot], chunk: int, context: int
+) -> Iterator[tuple[list[Shot | None], list[Shot]]]:
+    """`chunk` frames with `context` on either side, None where there is none, and the frames
+    without it.
+    """
+    before, ahead = [], []
+    while group := ahead + list(itertools.islice(shots, chunk - len(ahead))):
+        ahead = list(itertools.islice(shots, context))
+        window = [*before, *group, *[None] * (chunk - len(group)), *ahead]
+        window = [None] * (context - len(before)) + window + [None] * (context - len(ahead))
+        yield window, group
+        before = group[len(group) - context :]
 
 
 def _patches(
