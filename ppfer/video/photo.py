@@ -29,7 +29,7 @@ def read_photo(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise PpferError(f"{path} cannot be decoded: it is damaged or no picture") from error
 
