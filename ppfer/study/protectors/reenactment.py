@@ -298,9 +298,9 @@ def _drawn(numbers: Tensor, side: int, **how: bool) -> Tensor:
     if flat.device.type != "cpu":
         drawn = torch.cat([each(part) for part in flat.split(max(1, ROOM // side**2))])
     else:
-        # of clips as many as when rows were published, another number rounds otherwise; figures
-        # one by one, which needs least memory
-        at_once = 1 if how else 4 if side >= LARGE else 2
+        # of clips as many as when rows were published, another number rounds otherwise; of figures
+        # few, which need less memory
+        at_once = 4 if side >= LARGE and not how else 2
         with single_thread_pool() as pool:
             drawn = torch.cat(list(pool.map(each, flat.split(at_once))))
     return drawn.unflatten(0, numbers.shape[:2])
