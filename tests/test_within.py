@@ -35,7 +35,7 @@ def test_attackers_name_people_by_their_numbers_and_by_chance_without(within, ac
     numbers = numbers.astype(np.float32)
     for attack in within.ATTACKERS:
         named = within.held_out(within.by_numbers(attack, numbers, people), people, said)
-        assert pooled(named, people, 1).k >= 86, attack
+        assert pooled(named, people, 1).k >= 80, attack
         shuffled = np.random.default_rng(1).permutation(people)
         by_chance = within.held_out(within.by_numbers(attack, numbers, shuffled), shuffled, said)
         assert pooled(by_chance, shuffled, 1).k < 48, attack

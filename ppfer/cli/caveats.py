@@ -20,13 +20,10 @@ NAMED = {  # columns of a table, in words
 }
 REAL = REPO / "figures" / "real" / "live.json"  # the same of real people
 LIVE = tuple(REPO / "figures" / profile / "live.json" for profile in ("twin", "demo"))  # measured
+WITHIN = tuple(REPO / "figures" / folder / "within.json" for folder in ("twin", "real"))
 PROMISE = (
-    "Those attackers learn from pixels. Whoever reads the 55 numbers a frame back with the public "
-    "regressor names, of 91 synthetic people, 6.0 % from one clip (135/2238; neutral 8.2 %, "
-    "184/2238) and 41 % from sixteen clips of a person (37/91; neutral 62 %, 56/91), and of ten "
-    "real people 81 % (194/240; neutral 67 %, 161/240): how somebody moves is who he is. Not "
-    "promised either: that nobody is known by spectacles that are read as a movement, by voice, "
-    "body, clothes or surroundings; nor that what it shows is what was felt."
+    "How somebody moves is who he is. Not promised: that nobody is known by voice, body, clothes "
+    "or surroundings; nor that what it shows is what was felt. More: figures/README.md"
 )
 
 
@@ -64,17 +61,26 @@ def in_short(protector: Protector, run: Run) -> str:
     rest stands (`leaked`, `leaked_by`).
     """
     told = leaked_by(protector) if protector.size else leaked(run, protector.name)
-    worst = [line.strip() for line in told.splitlines() if "worst" in line]
-    measured = f"still named {worst[-1]}" if worst else "how much it leaks was not measured"
+    lines = [line.strip() for line in told.splitlines()]
+    worst = [line for line in lines if "worst" in line and ":" in line][-1:]
+    read_back = [line for line in lines if ", from one clip:" in line][-1:]
+    measured = f"still named {'; read back, of '.join(worst + read_back)}"
+    if not worst + read_back:
+        measured = "how much it leaks was not measured"
     return (
         f"{protector.title}: {measured}.\nNot promised: that nobody is known by a way of moving, "
         "voice, body, clothes or surroundings; all that was measured: figures/README.md"
     )
 
 
-def leaked_by(protector: Protector, paths: Sequence[Path] = LIVE, real: Path = REAL) -> str:
+def leaked_by(
+    protector: Protector,
+    paths: Sequence[Path] = LIVE,
+    real: Path = REAL,
+    within: Sequence[Path] = WITHIN,
+) -> str:
     """What a protector of anybody leaked on the synthetic actors, by the first of the files that
-    has it, and on real people, and what it does not promise.
+    has it, and on real people; what whoever reads it back got; and what it does not promise.
     """
     lines = []
     if row := _row(protector, paths):
@@ -84,10 +90,38 @@ def leaked_by(protector: Protector, paths: Sequence[Path] = LIVE, real: Path = R
         people, strangers = row["people"], row["strangers"]
         lines.append(f"{people} real people, of whom {strangers} are the strangers:")
         lines += _named(row)
+    lines += _read_back(protector, *within)
     first = f"People still named behind {protector.title}, when it was measured"
     if not lines:
         first = f"How much {protector.title} leaks was not measured: {paths[0]} says nothing of it"
     return "\n".join([f"{first}.", *lines, PROMISE])
+
+
+def _read_back(protector: Protector, twin: Path, real: Path) -> list[str]:
+    """The most that attackers from within named, a line for each number of clips they held; and
+    what passes, where it is symbols.
+    """
+    lines = []
+    for path, people in ((twin, "synthetic people"), (real, "ten real people")):
+        rows = [r for r in read_json(path, []) if r["approach"].startswith(protector.title)]
+        rows = [r for r in rows if r["approach"].removeprefix(protector.title)[:1] in ("", ",")]
+        rows = [r for r in rows if r.get("measure", "identity") == "identity"]
+        exact = [r for r in rows if r["approach"] == protector.title] or rows
+        for clips in dict.fromkeys(r["clips"] for r in exact):
+            tried = [r for r in exact if r["clips"] == clips]
+            most = max(tried, key=lambda r: r["k"] / r["n"])
+            held = "from one clip" if clips == 1 else f"from {clips} clips of a person"
+            share = cell_text({"k": most["k"], "n": most["n"]})
+            lines.append(f"  {people}, {held}: {share} ({most['attack']})")
+    if not lines:
+        return []
+    lines.insert(0, "By who reads what passes back off the video, the most that was tried:")
+    if protector.name == "codebook":
+        lines.append(
+            "  What passes is one of 96 performances, a new one every second: of K people nobody "
+            "names more than 96/K from one of them, whatever he knows, and several say more"
+        )
+    return lines
 
 
 def _row(protector: Protector, paths: Sequence[Path]) -> dict:

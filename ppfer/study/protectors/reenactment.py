@@ -32,6 +32,7 @@ from ppfer.run import fast
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.protectors import landmarker, regressor
+from ppfer.study.protectors.figure import calm, figure_square
 from ppfer.twin.acting import HARD, HARD_LIMIT, LIMIT
 from ppfer.twin.head import draw, load_head
 from ppfer.twin.people import DONOR, Actor, appearance
@@ -51,10 +52,6 @@ MOMENT, MOST = 0.03, 2  # s: in a video nothing changes faster; and so many pass
 SCALE = 1.0  # the donor is as large as people in front of a green screen
 LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
 GROUND = (0.06, 0.30, 0.11)  # linear light: a green screen, which anything can be put behind
-DONOR_FACE = (0.27, 0.23, 0.74, 0.88)  # a `Finder`'s box of the donor, shares of the picture
-# The donor's face at rest looks cross: the corners of the mouth fall, the brows are low. In a video
-# these actions are added, so that he is calm where nothing is done.
-CALM = {"mouthSmile": 0.3, "browInnerUp": 0.4, "browOuterUp": -0.2}
 REST = 0.2  # share of a clip's frames in which an action is weaker than what counts as rest
 FINE = 1.25  # large pictures are drawn this much larger and shrunk; small ones with 2 × 2 samples
 LARGE = 160  # pixels from which a picture is large
@@ -271,24 +268,6 @@ def figures(numbers: Tensor, side: int) -> Tensor:
         (B, T, 4, side, side) in [0, 1]: colour times coverage, and coverage.
     """
     return _drawn(numbers + calm().to(numbers), side, alone=True)
-
-
-def figure_square(box: np.ndarray) -> np.ndarray:
-    """The square (4,) that a figure fills, for a face's box (4,) that the donor's is to equal."""
-    left, top, right, bottom = box[:4]
-    side = max(right - left, bottom - top) / (DONOR_FACE[3] - DONOR_FACE[1])
-    x = (left + right) / 2 - (DONOR_FACE[0] + DONOR_FACE[2]) / 2 * side
-    y = (top + bottom) / 2 - (DONOR_FACE[1] + DONOR_FACE[3]) / 2 * side
-    return np.array([x, y, x + side, y + side], np.float32)
-
-
-@functools.cache
-def calm() -> Tensor:
-    """What is added to the numbers of a figure, (55,), see `CALM`."""
-    added = torch.zeros(regressor.NUMBERS)
-    for row, name in enumerate(actions()):
-        added[row] = CALM.get(name.removesuffix("Left").removesuffix("Right"), 0.0)
-    return added
 
 
 def _drawn(numbers: Tensor, side: int, **how: bool) -> Tensor:
