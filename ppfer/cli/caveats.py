@@ -63,10 +63,8 @@ def in_short(protector: Protector, run: Run) -> str:
     told = leaked_by(protector) if protector.size else leaked(run, protector.name)
     lines = [line.strip() for line in told.splitlines()]
     worst = [line for line in lines if "worst" in line and ":" in line][-1:]
-    read_back = [line for line in lines if ", from one clip:" in line][-1:]
-    measured = f"still named {'; read back, of '.join(worst + read_back)}"
-    if not worst + read_back:
-        measured = "how much it leaks was not measured"
+    worst += [f"read back, of {line}" for line in lines if ", from one clip:" in line][-1:]
+    measured = f"still named {'; '.join(worst)}" if worst else "how much it leaks was not measured"
     return (
         f"{protector.title}: {measured}.\nNot promised: that nobody is known by a way of moving, "
         "voice, body, clothes or surroundings; all that was measured: figures/README.md"
