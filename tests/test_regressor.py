@@ -18,7 +18,13 @@ from ppfer.video.faces import surest
 
 CPU, NUMBERS = torch.device("cpu"), regressor.NUMBERS
 CLIP = REPO / "data" / "twin" / "VideoMP4" / "1001_DFA_HAP_XX.mp4"
-FEW = {"regressor_people": 1, "regressor.steps": 2, "regressor.batch": 16, "regressor.evals": 1}
+FEW = {
+    "regressor_weights": "",
+    "regressor_people": 1,
+    "regressor.steps": 2,
+    "regressor.batch": 16,
+    "regressor.evals": 1,
+}
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,14 @@ def data_path(path: str) -> Path:
     return given.absolute() if given.is_absolute() or given.exists() else REPO / given
 
 
+def synthetic(*folders: str | Path) -> bool:
+    """Whether data folders hold clips that `ppfer twin` drew, of nobody; its wild clips lie in a
+    folder of theirs.
+    """
+    places = [data_path(str(folder)) for folder in folders]
+    return all(any((at / "twin.json").exists() for at in (f, f.parent)) for f in places)
+
+
 def differences(config: Config) -> dict[str, object]:
     """What a config has other than its profile, dotted names to values; the name is left out."""
     flat, own = dotted(to_dict(config)), dotted(to_dict(load_config(config.profile)))
@@ -77,10 +85,10 @@ def data_folders(about: dict) -> set[str]:
 def introduce(folder: Path, config: Config) -> None:
     """Say in a run's folder what it is, and whose clips it has ever held."""
     about = {"profile": config.profile, "differs": differences(config)}
-    held = data_folders(about)
+    folders = data_folders(about)
     with contextlib.suppress(PpferError):  # there was no run yet
-        held |= data_folders(run_json(folder))
-    write_json(folder / "run.json", about | {"held": sorted(held)})
+        folders |= data_folders(run_json(folder))
+    write_json(folder / "run.json", about | {"held": sorted(folders)})
 
 
 def key_of_lost_data(folder: Path, settings: dict) -> str:
@@ -111,7 +119,7 @@ def known_runs(runs_dir: Path) -> list[dict]:
     for path in sorted(runs_dir.glob("*/run.json")):
         folder, about = path.parent, read_json(path)
         aside = folder / ASIDE
-        made = [read_json(m) for m in folder.rglob("manifest.json") if aside not in m.parents]
+        manifests = [read_json(m) for m in folder.rglob("manifest.json") if aside not in m.parents]
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         differs = ", ".join(f"{key}={value}" for key, value in about.get("differs", {}).items())
         rows.append(
@@ -119,7 +127,7 @@ def known_runs(runs_dir: Path) -> list[dict]:
                 "run": folder.name,
                 "profile": about.get("profile", "?"),
                 "differs": (differs or "–") if about else "its run.json cannot be read",
-                "finished stages": sum("stage" in manifest for manifest in made),
+                "finished stages": sum("stage" in manifest for manifest in manifests),
                 "MB": round(size / 1e6),
             }
         )

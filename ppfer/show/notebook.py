@@ -192,37 +192,42 @@ def explore(draw: Callable[..., tuple], cases: Sequence[dict], **controls: Any) 
         for case in cases:
             picture(*draw(**case))
         return
-    widgets = control_panel(draw, cases[0], **controls)
-    data, notes = _bundle(*draw(**cases[0]))  # for whoever opens the file without a kernel
+    with_controls(control_panel(draw, cases[0], **controls), *draw(**cases[0]))
+
+
+def with_controls(widgets: ipywidgets.DOMWidget, image: Image.Image, alt: str) -> None:
+    """Show controls, and a picture for whoever opens the file without a kernel."""
+    data, notes = _bundle(image, alt)
     view = {WIDGET: {"version_major": 2, "version_minor": 0, "model_id": widgets.model_id}}
     display(data | view, metadata=notes, raw=True)
 
 
 def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> ipywidgets.VBox:
     """Controls, the picture and its description; a moved control redraws the picture in place."""
-    made = ipywidgets.interactive(lambda **values: None, **controls).children[:-1]
+    widgets = ipywidgets.interactive(lambda **values: None, **controls).children[:-1]
     shown, words = ipywidgets.Image(format="png", layout={"max_width": "100%"}), ipywidgets.HTML()
-    for control in made:
+    for control in widgets:
         control.value = first.get(control.description, control.value)
 
     def redraw(change: dict | None = None) -> None:
-        image, description = draw(**{control.description: control.value for control in made})
+        image, description = draw(**{control.description: control.value for control in widgets})
         file = io.BytesIO()
         image.save(file, "PNG", compress_level=1)
         with shown.hold_sync():  # one message: the page shows the new picture once
             shown.value, shown.width = file.getvalue(), str(image.width * 96 // plots.DPI)
         words.value = escape(description)
 
-    for control in made:
+    for control in widgets:
         control.observe(redraw, "value")
     redraw()
     row = ipywidgets.Layout(flex_flow="row wrap")
-    return ipywidgets.VBox([ipywidgets.Box(made, layout=row), shown, words])
+    return ipywidgets.VBox([ipywidgets.Box(widgets, layout=row), shown, words])
 
 
 def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:
     """A control that picks any of the options; all at first."""
-    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options))
+    rows = min(len(options), 8)
+    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options), rows=rows)
 
 
 # --- words ----------------------------------------------------------------------

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from ppfer import twin
 from ppfer.base.files import atomic
-from ppfer.measure import HELD, pooled, rate
-from ppfer.method.clips import twin_origin
+from ppfer.measure import HELD, Worst, as_rate, pooled, rate
+from ppfer.run.clips import twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.study.attacks.recovery import undo
@@ -255,3 +255,19 @@ class Within(Stage):
     def load(self, folder: Path) -> list[dict]:
         """Rows "attack", "steps", "clips", "k", "n"."""
         return self.run.summary(self.name)["test"]
+
+
+def pooled_row(run: Run, name: str) -> dict:
+    """The most that attackers from within name of a protector's test clips, a column for each
+    number of clips that they hold; and the expression that is read from the same numbers.
+    """
+    row = {"approach": run.protector(name).title}
+    for clips in HELD:
+        tried = [r for r in run.get(f"within/{name}") if r["clips"] == clips and r["n"]]
+        if tried:
+            most = max(tried, key=lambda r: r["k"] / r["n"])
+            steps = f", {most['steps']} steps" if most["steps"] else ""
+            held = "1 clip" if clips == 1 else f"{clips} clips"
+            row[held] = Worst(most["k"], most["n"], most["attack"] + steps)
+    read = as_rate(run.summary(f"within/{name}")["expression"])
+    return row | {"expression read from numbers": read}

@@ -14,8 +14,8 @@ import torch
 from ppfer import video
 from ppfer.base.errors import PpferError
 from ppfer.config import REPO
-from ppfer.method.clips import by_clip
 from ppfer.protect import VideoProtector
+from ppfer.run.clips import by_clip
 from ppfer.video import heads
 from ppfer.video import protect_files as deploying
 from ppfer.video.heads import ProtectOptions
@@ -35,7 +35,7 @@ def painted(clips):
 class OffTheScreen:
     """Finds the twin's heads: they are what is not green."""
 
-    def __init__(self, side=480):
+    def __init__(self, side=480, threshold=0.25):
         self.side = side
 
     def find(self, picture):
