@@ -122,7 +122,7 @@ def protect(
     Raises:
         PpferError: naming the protector, if it changed the shape, returned NaN or left [0, 1].
     """
-    return _checked(*_begin(protector, clips, None, name, precision), name)
+    return _checked(*_begin(protector, clips, None, name, precision, 3), name)
 
 
 @torch.inference_mode()
@@ -132,6 +132,7 @@ def _begin(
     names: Sequence[str] | None,
     name: str,
     precision: str,
+    channels: int,
 ) -> tuple[Tensor, Tensor]:
     """What `protect` returns, still unchecked, and its least and greatest value: nothing here waits
     for a GPU.
@@ -140,10 +141,12 @@ def _begin(
     with autocast(clips.device, precision):
         out = protector(pixels) if names is None else protector(pixels, names)
     out = out.float()
-    if out.shape != pixels.shape:
+    wanted = (*pixels.shape[:-3], channels, *pixels.shape[-2:])
+    if out.shape != wanted:
+        keeps = "keeps the shape" if channels == 3 else f"of figures returns {wanted}"
         raise PpferError(
             f"{name} returned shape {tuple(out.shape)} for clips of shape {tuple(pixels.shape)}; "
-            "a protector keeps the shape"
+            f"a protector {keeps}"
         )
     bounds = torch.stack(out.aminmax())
     return out.clamp(0, 1).mul_(255).round_().to(torch.uint8), bounds
@@ -168,6 +171,7 @@ def protect_all(
     names: Sequence[str] | None = None,
     on_batch: Callable[[int], None] | None = None,
     precision: str = "auto",
+    channels: int = 3,
 ) -> Iterator[Tensor]:
     """Protect a whole (N, T, 3, H, W) uint8 tensor batch by batch; yields uint8 batches on
     `device`, in order.
@@ -176,7 +180,8 @@ def protect_all(
     work.
 
     With `names`, of the N clips, the protector is called as ``protector(clips, names)``: for one
-    that knows more of a clip than its pixels, such as where the landmarks of the face are.
+    that knows more of a clip than its pixels, such as where the landmarks of the face are. One of
+    figures (`VideoProtector`) has 4 `channels`.
     """
     if isinstance(protector, nn.Module):
         protector.eval()
@@ -184,7 +189,8 @@ def protect_all(
     for start in range(0, len(clips), batch):
         part = slice(start, start + batch)
         told, shown = names and names[part], clips[part].to(device)
-        ahead, begun = begun, _begin(protector, shown, told, name, precision)
+        ahead = begun
+        begun = _begin(protector, shown, told, name, precision, channels)
         if ahead:
             yield _checked(*ahead, name)
             if on_batch:
@@ -211,12 +217,16 @@ class VideoProtector:
             bottom in pixels; None: the square that its result is pasted into.
         first_pass: called as `apply` is, with the whole video, before that begins. What it returns
             is not shown: the clips as they are will do.
+        figure_square: of a protector that draws *figures*, heads without a ground: a face's box →
+            the square that the figure fills. `apply` returns (B, T, 4, S, S) then, colour times
+            coverage and coverage, and it is composed before the scene (`ppfer.video.scene`).
     """
 
     apply: NamedApply
     context: int = 0
     view_square: Callable[[np.ndarray], np.ndarray] | None = None
     first_pass: NamedApply | None = None
+    figure_square: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @runtime_checkable

@@ -35,7 +35,7 @@ def painted(clips):
 class OffTheScreen:
     """Finds the twin's heads: they are what is not green."""
 
-    def __init__(self, side=480):
+    def __init__(self, side=480, threshold=0.25):
         self.side = side
 
     def find(self, picture):

@@ -9,6 +9,7 @@ from ppfer.cli.protect import _config
 from ppfer.cli.settings import meanings, settings_of
 from ppfer.config import PATHS, dotted, load_config, pick, to_dict
 from ppfer.study import catalogue, tables
+from ppfer.video.covers import COVERS
 
 
 def test_paths_count_from_where_the_command_is_given(tmp_path, monkeypatch):
@@ -49,7 +50,7 @@ def test_every_setting_has_a_meaning(capsys):
 
 def test_help_says_what_each_approach_stands_on():
     anybody, run, every = map(set, APPROACHES.values())
-    assert anybody == {p.name for p in catalogue.PROTECTORS if p.size}
+    assert anybody == set(COVERS) | {p.name for p in catalogue.PROTECTORS if p.size}
     assert run == {p.name for p in catalogue.PROTECTORS if not p.study} - {"none"}
     assert every == {*tables.TABLE1, *tables.MORE} - anybody - run - {"none"}
 

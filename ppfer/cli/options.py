@@ -16,11 +16,14 @@ from ppfer.config import PROFILES, Config
 from ppfer.run.names import RUNS
 
 APPROACHES = {  # of `ppfer protect`, by what they stand on; a test compares them with the catalogue
-    "nothing: for anybody's video": ("reenactment", "reenactment_neutral", "codebook"),
+    "nothing: for anybody's video": (
+        *("reenactment", "reenactment_neutral", "codebook"),
+        *("blur", "mosaic", "solid"),
+    ),
     "ppfer run": ("enhanced", "ppfer"),
     "ppfer run --notebooks all": (
         *("blur1", "blur2", "tradeoff", "flow", "swap", "live", "donor"),
-        *("mosaic", "landmarks", "motion", "mean", "deface_blur", "ppfer_long"),
+        *("landmarks", "motion", "mean", "deface_blur", "ppfer_long"),
     ),
 }
 
@@ -155,14 +158,19 @@ def _twin(parser: argparse.ArgumentParser) -> None:
 def _protect(parser: argparse.ArgumentParser) -> None:
     _of_a_run(parser)
     add = parser.add_argument
-    add("videos", type=Path, help="a video file or a folder of them")
+    given = "videos, photos (jpg, png), folders of them, globs"
+    add("videos", type=Path, nargs="+", metavar="FILE", help=given)
     add("--out", type=Path, required=True, help="folder for the protected files")
-    which = "the protector (default: reenactment); below, what each stands on"
+    which = "how heads are protected (default: reenactment); below: what needs a run, what does not"
     add("--approach", default="reenactment", help=which)
     how = "face: each head in the full picture; whole: the centre square (default: face)"
     add("--frame", choices=("face", "whole"), default="face", help=how)
     rest = "with --frame face, what becomes of the rest (default: blur)"
     add("--outside", choices=("blur", "black", "keep"), default="blur", help=rest)
+    size = "hide so many times the head's size (default: 1, with hair, ears and chin)"
+    add("--mask-scale", type=float, default=1.0, help=size)
+    least = "score from which a face counts; lower finds more and errs more (default: 0.5)"
+    add("--threshold", type=float, default=0.5, help=least)
     add("--start", type=float, help="seconds")
     add("--end", type=float, help="seconds")
     add("--quality", type=int, default=18, help="x264's crf: 0 best to 51 smallest (default: 18)")
@@ -198,8 +206,11 @@ COMMANDS = {
     "protect": Command(
         "protect",
         _protect,
-        "protect a video or a folder of videos, with or without a finished run",
-        "ppfer protect holiday.mp4 --out protected\n\nwhat an approach stands on:\n"
+        "protect videos and photos, with or without a finished run",
+        "ppfer protect holiday.mp4 --out protected\n"
+        "  ppfer protect a.mp4 b.jpg 'clips/*.mov' --out protected --approach mosaic\n\n"
+        "Beside each result, a .json says frame by frame where faces were found, bridged from\n"
+        "frames before and after, or missed.\n\nwhat an approach needs:\n"
         + "\n".join(
             textwrap.fill(
                 f"{needs}: {', '.join(names)}", 96, initial_indent="  ", subsequent_indent="    "

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+
+import torch
 
 from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import digest
-from ppfer.cli.caveats import closed_set, leaked, leaked_by
+from ppfer.cli.caveats import closed_set, in_short
 from ppfer.cli.settings import settings_of
 from ppfer.config import Config, load_config
 from ppfer.run.fast import deployed
 from ppfer.run.names import RUNS, run_json
 from ppfer.run.run import MissingInput, Run
 from ppfer.study import catalogue
+from ppfer.video.covers import COVERS, SIDE
 from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
 
 BATCH = 4  # clips at a time
-PASSED_ON = ("frame", "outside", "start", "end", "quality", "exact", "preview", "keep_audio")
+PASSED_ON = (
+    *("frame", "outside", "start", "end", "quality", "exact", "preview", "keep_audio"),
+    *("overwrite", "mask_scale", "threshold"),
+)
+COVERED = (
+    "Such covers hide faces from a look; a network that was trained on covered faces still names "
+    "people.\nWhat is promised and what is not: figures/README.md"
+)
 
 
 def protect(args: argparse.Namespace) -> int:
-    """Protect a video or a folder of them; 1 if one could not be."""
+    """Protect videos and photos; 1 if one could not be."""
+    given = {name: getattr(args, name) for name in PASSED_ON} | {"batch": BATCH, "report": True}
+    if args.approach in COVERS:
+        options = ProtectOptions(SIDE, torch.device("cpu"), protector=args.approach, **given)
+        return _protected(args, COVERS[args.approach], options, False, lambda: COVERED)
     run = catalogue.open_run(_config(args), args.runs_dir)
     config, protector = run.config, run.protector(args.approach)
     try:
@@ -35,29 +50,38 @@ def protect(args: argparse.Namespace) -> int:
     options = ProtectOptions(
         protector.size or config.size,
         run.device,
-        batch=BATCH,
         precision=config.precision,
-        overwrite=args.overwrite,
         protector=_key(run, args.approach),
-        **{name: getattr(args, name) for name in PASSED_ON},
+        **given,
     )
-
     # what is known before the first video is said before it, what was done after the last
     if not protector.size:
         print(closed_set(run), flush=True)
+    built = deployed(built, BATCH, precision=config.precision, compile=config.compile)
+    return _protected(args, built, options, protector.named, lambda: in_short(protector, run))
+
+
+def _protected(
+    args: argparse.Namespace,
+    built: Callable,
+    options: ProtectOptions,
+    named: bool,
+    caveat: Callable[[], str],
+) -> int:
+    """Protect what was given; says what is not promised where something was made."""
     outcomes = protect_files(
-        deployed(built, BATCH, precision=config.precision, compile=config.compile),
+        built,
         args.videos,
         args.out,
         options,
-        named=protector.named,
+        named=named,
         on_outcome=lambda outcome: print(printable(outcome), flush=True),
     )
     videos = [outcome for outcome in outcomes if outcome.state != "passed over"]
     good = sum(outcome.ok for outcome in videos)
     print(printable(f"{good} of {len(videos)} done; results are in {args.out.resolve()}"))
-    if good:
-        print(leaked_by(protector) if protector.size else leaked(run, args.approach))
+    if any(outcome.state == "written" for outcome in videos):
+        print(caveat())
     return 0 if good == len(videos) else 1
 
 

@@ -12,6 +12,7 @@ from ppfer.config import REPO, Config, dotted, load_config, to_dict
 RUNS = REPO / "runs"  # wherever the command is given
 DATA = ("data", "wild")  # settings that name a folder of clips
 CLEANED = "cleaned.json"  # the manifest of a stage whose clips were removed
+OF_A_STAGE = ("seconds", "peak_gib", "seed", "device", "versions", "key")  # kept of a manifest
 ASIDE = "earlier"  # in a run's folder: finished results that its settings have left behind
 
 
@@ -21,6 +22,14 @@ def data_path(path: str) -> Path:
     """
     given = Path(path).expanduser()
     return given.absolute() if given.is_absolute() or given.exists() else REPO / given
+
+
+def synthetic(*folders: str | Path) -> bool:
+    """Whether data folders hold clips that `ppfer twin` drew, of nobody; its wild clips lie in a
+    folder of theirs.
+    """
+    places = [data_path(str(folder)) for folder in folders]
+    return all(any((at / "twin.json").exists() for at in (f, f.parent)) for f in places)
 
 
 def differences(config: Config) -> dict[str, object]:
@@ -123,3 +132,19 @@ def known_runs(runs_dir: Path) -> list[dict]:
             }
         )
     return rows
+
+
+def made_in(folder: Path) -> dict[str, dict]:
+    """Stage → what its manifest says of its making, for all that is finished in a run's folder."""
+    made = {}
+    for path in sorted(folder.rglob("manifest.json")):
+        manifest = read_json(path)
+        if "stage" not in manifest or folder / ASIDE in path.parents:  # a store's, or left behind
+            continue
+        summary = manifest["summary"]
+        made[manifest["stage"]] = (
+            {key: summary[key] for key in ("steps", "best_step") if key in summary}
+            | {"training_seconds": summary.get("seconds", 0)}
+            | {key: manifest[key] for key in OF_A_STAGE if key in manifest}
+        )
+    return made

@@ -81,7 +81,7 @@ def new_autoencoder() -> nn.Module:
         from diffusers import AutoencoderKL  # an extra
     except ImportError as error:
         raise PpferError(
-            "the latent compensator's cost needs diffusers; run: pip install 'ppfer[latent]'"
+            "the latent compensator's cost needs diffusers; run: pip install -e '.[latent]'"
         ) from error
     return AutoencoderKL(
         in_channels=3,

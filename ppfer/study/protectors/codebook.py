@@ -254,7 +254,13 @@ class CodebookReenactment(nn.Module):
     def for_video(self, rate: float) -> VideoProtector:
         """As it protects a video of `rate` frames per second, all of which it reads first."""
         video = PerformedVideo(self, rate)
-        return VideoProtector(video.apply, 0, reenactment.view_square, video.first_pass)
+        return VideoProtector(
+            video.apply,
+            0,
+            reenactment.view_square,
+            video.first_pass,
+            figure_square=reenactment.figure_square,
+        )
 
 
 @dataclass(frozen=True)
@@ -322,7 +328,7 @@ class PerformedVideo:
         return total / weight
 
     def apply(self, clips: Tensor, names: Sequence[str]) -> Tensor:
-        """Clips (B, T, 3, H, W) in [0, 1], parts in their order, performed."""
+        """Clips (B, T, 3, S, S) in [0, 1], parts in their order, performed by figures."""
         parts = []
         for clip, name in zip(clips, names, strict=True):
             begin = self.shown.get(name, 0)
@@ -330,7 +336,7 @@ class PerformedVideo:
             whole = self.performances[name]
             rows = torch.arange(begin, begin + len(clip)).clamp(max=len(whole) - 1)
             parts.append(whole[rows])
-        return reenactment.redrawn(torch.stack(parts).to(clips), *clips.shape[-2:])
+        return reenactment.figures(torch.stack(parts).to(clips), clips.shape[-1])
 
 
 def probe(reader: reenactment.Reader, device: torch.device) -> Tensor:

@@ -32,6 +32,7 @@ from ppfer.run.clips import twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.protectors import landmarker, regressor
+from ppfer.study.protectors.figure import calm, figure_square
 from ppfer.twin.acting import HARD, HARD_LIMIT, LIMIT
 from ppfer.twin.head import draw, load_head
 from ppfer.twin.people import DONOR, Actor, appearance
@@ -98,7 +99,9 @@ class Reenactment(nn.Module):
         """As it protects a video of `rate` frames per second; neutral, it reads all of it first."""
         video = ReenactedVideo(self, smoothing_passes(rate))
         first_pass = video.first_pass if self.neutral else None
-        return VideoProtector(video.apply, video.context, view_square, first_pass)
+        return VideoProtector(
+            video.apply, video.context, view_square, first_pass, figure_square=figure_square
+        )
 
     def read(self, clips: Tensor, passes: tuple[int, int] = PASSES) -> Tensor:
         """What the reader says of clips: (B, T, 55), the actions and the pose each smoothed over
@@ -162,7 +165,7 @@ class ReenactedVideo:
         return {name: rest(numbers) for name, numbers in whole.items()}
 
     def apply(self, clips: Tensor, names: Sequence[str]) -> Tensor:
-        """Clips (B, T, 3, H, W) in [0, 1], redrawn; their `context` comes back black."""
+        """Clips (B, T, 3, S, S) in [0, 1] to `figures`; their `context` comes back empty."""
         numbers = self.reenactment.read(clips, self.passes)
         if self.reenactment.neutral:
             still = rest(numbers)  # (B, 1, 55)
@@ -170,7 +173,7 @@ class ReenactedVideo:
                 own[:] = self.at_rest.get(name, own)
             numbers = numbers - still
         asked = slice(self.context, clips.shape[1] - self.context)
-        drawn = redrawn(self.reenactment.let_through(numbers, names)[:, asked], *clips.shape[-2:])
+        drawn = figures(self.reenactment.let_through(numbers, names)[:, asked], clips.shape[-1])
         return F.pad(drawn, (0,) * 6 + (self.context,) * 2)
 
 
@@ -252,25 +255,44 @@ def clamped_to_a_face(numbers: Tensor) -> Tensor:
 
 def redrawn(numbers: Tensor, height: int, width: int) -> Tensor:
     """The donor with numbers (B, T, 55): clips (B, T, 3, height, width) in [0, 1]."""
-    flat, side = numbers.flatten(0, 1), max(height, width)  # (B·T, 55)
-    each = functools.partial(draw_donor, side=side)
+    side = max(height, width)
+    drawn = _drawn(numbers, side)
+    top, left = (side - height) // 2, (side - width) // 2
+    return drawn[..., top : top + height, left : left + width]
+
+
+def figures(numbers: Tensor, side: int) -> Tensor:
+    """The donor with numbers (B, T, 55) and without a ground, as a video is to show him.
+
+    Returns:
+        (B, T, 4, side, side) in [0, 1]: colour times coverage, and coverage.
+    """
+    return _drawn(numbers + calm().to(numbers), side, alone=True)
+
+
+def _drawn(numbers: Tensor, side: int, **how: bool) -> Tensor:
+    """The donor with numbers (B, T, 55) as `draw_donor` draws him: (B, T, C, side, side)."""
+    flat = numbers.flatten(0, 1)  # (B·T, 55)
+    each = functools.partial(draw_donor, side=side, **how)
     if flat.device.type != "cpu":
         drawn = torch.cat([each(part) for part in flat.split(max(1, ROOM // side**2))])
     else:
-        # as many as when rows were published: another number rounds otherwise
-        at_once = 4 if side >= LARGE else 2
+        # of clips as many as when rows were published, another number rounds otherwise; of figures
+        # few, which need less memory
+        at_once = 4 if side >= LARGE and not how else 2
         with single_thread_pool() as pool:
             drawn = torch.cat(list(pool.map(each, flat.split(at_once))))
-    top, left = (side - height) // 2, (side - width) // 2
-    drawn = drawn[..., top : top + height, left : left + width]
     return drawn.unflatten(0, numbers.shape[:2])
 
 
 @torch.inference_mode()
-def draw_donor(numbers: Tensor, side: int) -> Tensor:
-    """The donor with numbers (N, 55): (N, 3, side, side) in [0, 1]."""
+def draw_donor(numbers: Tensor, side: int, alone: bool = False) -> Tensor:
+    """The donor with numbers (N, 55): (N, 3, side, side) in [0, 1]; `alone`, without a ground: (N,
+    4, side, side), colour times coverage and coverage.
+    """
     device, count, large = numbers.device, len(numbers), side >= LARGE
     shape, lamp, ground = _stage(device)
+    ground = ground * (not alone)  # before black, colour comes times coverage
     still = numbers.new_tensor([0, 0, SCALE]).expand(count, -1)
     fine = round(FINE * side) if large else side
     drawn = draw(
@@ -283,7 +305,7 @@ def draw_donor(numbers: Tensor, side: int) -> Tensor:
         ground.expand(count, -1, fine, fine),
         fine,
         1 if large else 2,
-    )[:, :3].float()
+    )[:, : 3 + alone].float()
     if large:
         drawn = F.interpolate(drawn, (side, side), mode="bilinear", antialias=True)
     return drawn / 255

@@ -187,7 +187,7 @@ def swap_missing(run: Run) -> str:
         return ""
     return (
         "image swapping needs facial landmarks; for real video install the extra: pip install "
-        "'ppfer[landmarks]'"
+        "-e '.[landmarks]'"
     )
 
 

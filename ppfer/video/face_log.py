@@ -1,0 +1,65 @@
+"""Where the faces of a video were, frame by frame: for a second pass, and for whoever checks."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ppfer.base.files import atomic
+from ppfer.video.faces import Head
+
+FIELDS = 8  # numbers a face: frame, track, box, score, sure
+
+
+class FaceLog:
+    """The heads of a video's frames in their order, 64 bytes each."""
+
+    def __init__(self) -> None:
+        self.times, self._rows = array("d"), array("d")
+
+    def add(self, time: float, heads: Sequence[Head]) -> None:
+        """The heads of the next frame, which is shown at `time`, seconds."""
+        for track, box, sure, score in heads:
+            self._rows.extend((len(self.times), track, *box, score, sure))
+        self.times.append(time)
+
+    def __iter__(self) -> Iterator[list[Head]]:
+        """The heads of each frame."""
+        rows = np.array(self._rows).reshape(-1, FIELDS)
+        first = np.searchsorted(rows[:, 0], np.arange(len(self.times) + 1))
+        for start, end in zip(first[:-1], first[1:], strict=True):
+            yield [Head(int(r[1]), r[2:6], bool(r[7]), float(r[6])) for r in rows[start:end]]
+
+    def write(self, path: Path, about: dict) -> None:
+        """Write as JSON, a frame a line, what was covered.
+
+        A frame is "found" where every sure face was seen in it, "bridged" where one was not but
+        before or after it, "missed" where there is none: then nothing of it is shown.
+
+        Args:
+            path: of the file.
+            about: what to say of all frames.
+        """
+        frames = []
+        for time, heads in zip(self.times, self, strict=True):
+            faces = [_face(head) for head in heads]
+            sure = [face for face in faces if face["sure"]]
+            seen = all(face["score"] is not None for face in sure)
+            state = "missed" if not sure else "found" if seen else "bridged"
+            frames.append({"time": round(time, 4), "state": state, "faces": faces})
+        head = json.dumps(about | {"frames": []}, indent=1).removesuffix("[]\n}")
+        lines = ",\n".join(f"  {json.dumps(frame)}" for frame in frames)
+        with atomic(path) as partial:
+            partial.write_text(f"{head}[\n{lines}\n ]\n}}\n")
+
+
+def _face(head: Head) -> dict:
+    """A head as JSON: its box in pixels, and no score where it was not seen."""
+    score = None if math.isnan(head.score) else round(head.score, 3)
+    box = [round(float(edge), 1) for edge in head.box]
+    return {"track": head.track, "box": box, "score": score, "sure": head.sure}

@@ -1,0 +1,235 @@
+"""Which files are protected, where the results go, and which were made earlier."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ppfer import video
+from ppfer.base.errors import PpferError, printable
+from ppfer.base.files import digest
+from ppfer.data.index import normal
+from ppfer.video import photo
+from ppfer.video.file import comment
+from ppfer.video.heads import Tally
+from ppfer.video.protect_options import ProtectOptions
+
+MARK = "protected by ppfer"  # so begins the comment in the header of every result
+
+
+@dataclass
+class Outcome:
+    """What became of one video.
+
+    Attributes:
+        source: the video.
+        state: "written"; "finished": made earlier from the same input with the same settings;
+            "passed over": hidden files, earlier results, links that lead in circles; "exists":
+            another file is in the way; "left out"; "failed".
+        result: the file made.
+        notes: why, or what one should know of the result.
+        tally: frames, those without a face, faces followed.
+        seconds: how long it took. length: seconds of video. width, height: of the result, pixels.
+        sound: whether the result has sound.
+    """
+
+    source: Path
+    state: str
+    result: Path | None = None
+    notes: list[str] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    seconds: float = 0.0
+    length: float = 0.0
+    width: int = 0
+    height: int = 0
+    sound: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is left to do about this video."""
+        return self.state in ("written", "finished", "passed over")
+
+    @property
+    def speed(self) -> float:
+        """Frames per second."""
+        return self.tally.frames / max(self.seconds, 1e-9)
+
+    def __str__(self) -> str:
+        made = f" → {self.result}" if self.result else ""
+        notes = ": " + "; ".join(self.notes) if self.notes else ""
+        return printable(f"{self.state}: {self.source}{made}{notes}")
+
+
+# --- which files ----------------------------------------------------------------------------------
+
+
+def plan(
+    sources: Sequence[Path], out: Path, options: ProtectOptions
+) -> tuple[list[Outcome], list[tuple[Path, Path]]]:
+    """What of files, folders and globs is not protected and why, and (file, result) of what is.
+
+    Raises:
+        PpferError: there is nothing to be protected.
+    """
+    sources = list(dict.fromkeys(itertools.chain.from_iterable(map(_expanded, sources))))
+    outcomes: list[Outcome] = []
+    roots: dict[Path, Path] = {}  # of each file, the folder that its result's place is counted from
+    alike: Counter = Counter()
+    for source in sources:
+        root = source if source.is_dir() else source.parent
+        files = [source]
+        if source.is_dir():
+            found = list(_walk(source, out, outcomes))
+            files = [path for path in found if not _is_result(path)]
+            old = [path for path in found if path not in set(files)]
+            why = ["an earlier result"]
+            outcomes += [Outcome(path, "passed over", notes=why) for path in old]
+            beside = files
+        else:
+            beside = [p for p in root.glob("*") if _stem(p) == _stem(source)]
+            beside = [path for path in beside if video.is_video(path) and not _is_result(path)]
+        files = [path for path in files if path not in roots]
+        roots |= dict.fromkeys(files, root)
+        alike |= Counter(map(_stem, filter(video.is_video, beside)))
+    if not roots:
+        but = "".join(f"\n{outcome}" for outcome in outcomes[:3])
+        where = ", ".join(map(str, sources))
+        raise PpferError(f"there is no video in {where} to be protected{but}")
+    faults = {path: video.file_fault(path) for path in roots}
+    if len(sources) == 1 and (fault := faults.get(sources[0])):
+        raise PpferError(f"{sources[0]} {fault}")
+    originals = {_inode(path): path for path in roots if not faults[path]}
+    taken, jobs = set(), []
+    for path, root in roots.items():
+        keep = alike[_stem(path)] > 1 and path.suffix.lower() != ".mp4" and video.is_video(path)
+        name = path.name if keep else path.stem
+        suffix = path.suffix if photo.is_photo(path) else ".mp4"
+        place = out / path.parent.relative_to(root) / name
+        target = _target(place, suffix, options, taken)
+        over = originals.get(_inode(target)) if target.exists() else None
+        if faults[path]:
+            outcomes.append(Outcome(path, "failed", notes=[f"it {faults[path]}"]))
+        elif over:
+            why = f"its result would be written over {over}; give another folder"
+            outcomes.append(Outcome(path, "left out", notes=[why]))
+        else:
+            jobs.append((path, target))
+    return outcomes, jobs
+
+
+def _expanded(source: Path) -> list[Path]:
+    """A path as it is, or what a glob stands for where no shell did that."""
+    if source.exists() or not glob.has_magic(str(source)):
+        return [source]
+    return sorted(map(Path, glob.glob(str(source), recursive=True))) or [source]
+
+
+def _walk(folder: Path, out: Path, outcomes: list[Outcome]) -> Iterator[Path]:
+    """The videos of a folder, sorted; what is passed over goes to `outcomes`."""
+    root, results = folder.resolve(), out.resolve()
+    visited = {root}
+    for here, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in list(folders):
+            path = Path(here, name)
+            if why := _why_not(path, root, results, visited):
+                folders.remove(name)
+                outcomes.append(Outcome(path, "passed over", notes=[why]))
+            visited.add(path.resolve())
+        others = []
+        for path in sorted(Path(here, name) for name in files):
+            if video.is_video(path) or photo.is_photo(path):
+                yield path
+            elif not path.name.startswith("."):
+                others.append(path.name)
+            elif path.suffix.lower() in video.VIDEO_SUFFIXES:
+                mac = path.name.startswith("._")
+                why = "a Mac's note beside a file, no video" if mac else "hidden"
+                outcomes.append(Outcome(path, "passed over", notes=[why]))
+        if others:
+            why = f"no videos by their names: {len(others)}, e.g. {others[0]}"
+            outcomes.append(Outcome(Path(here), "passed over", notes=[why]))
+
+
+def _why_not(path: Path, root: Path, results: Path, visited: set[Path]) -> str | None:
+    """Why a folder below the root is not looked into."""
+    real, linked = path.resolve(), path.is_symlink()
+    if path.name.startswith("."):
+        return "a hidden folder"
+    if real == results or linked and results in real.parents:
+        return "the folder of results"
+    if linked and (real == root or real in root.parents):
+        return "a link to a folder that it lies in"
+    if linked and root in real.parents:
+        return f"a link to {real.relative_to(root)}, which has its turn"
+    return "a folder that was met before" if real in visited else None
+
+
+def _stem(path: Path) -> tuple[Path, str]:
+    """What two files share whose results would have one name, on any disk."""
+    return path.parent, normal(path.stem).casefold()
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _target(path: Path, suffix: str, options: ProtectOptions, taken: set[str]) -> Path:
+    """Where a result goes; no two to one place, also where a disk does not tell a from A."""
+    suffix = ".preview" * options.preview + suffix
+    for number in itertools.count(1):
+        target = path.with_name(path.name + (f".{number}" if number > 1 else "") + suffix)
+        key = normal(str(target)).casefold()
+        if key not in taken:
+            taken.add(key)
+            return target
+
+
+# --- what is done already -------------------------------------------------------------------------
+
+
+def _said(path: Path) -> str:
+    return photo.photo_comment(path) if photo.is_photo(path) else comment(path)
+
+
+def _is_result(path: Path) -> bool:
+    of_ours = path.suffix.lower() == ".mp4" or photo.is_photo(path)
+    return of_ours and _said(path).startswith(MARK)
+
+
+def mark(source: Path, options: ProtectOptions) -> str:
+    """What the header of a result says: that it is one, and a digest of all it was made of."""
+    made_of = {"input": fingerprint(source), "settings": options.settings()}
+    return f"{MARK} {digest(made_of)}"
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 of a file's size and of nine pieces of it: quick, and the same after a copy."""
+    size, piece = path.stat().st_size, 1 << 16
+    made = hashlib.sha256(str(size).encode())
+    with contextlib.suppress(OSError), path.open("rb") as file:  # a bad sector: what can be read
+        for part in range(9):
+            file.seek(max(0, size - piece) * part // 8)
+            made.update(file.read(piece))
+    return made.hexdigest()
+
+
+def earlier(path: Path, target: Path, options: ProtectOptions) -> Outcome | None:
+    """What to say of a video whose result is there; None if it is to be made."""
+    if not target.exists() or options.overwrite:
+        return None
+    said = _said(target)
+    if said == mark(path, options):
+        return Outcome(path, "finished", target, ["made earlier"])
+    ours = said.startswith(MARK)
+    why = "from another input or with other settings" if ours else "by something else"
+    note = f"{target} is there, made {why}; give another folder, or --overwrite"
+    return Outcome(path, "exists", notes=[note])
