@@ -2,6 +2,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
+# Threads wait asleep, see ppfer/__init__.py; a kernel of JupyterLab's loads PyTorch before ppfer.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: run test test-faults test-browser tables lab lint notebooks bench install clean
 
 run: install  ## the whole method on the shipped clips: notebooks 00-07 and 12

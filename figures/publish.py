@@ -10,7 +10,6 @@ Runs on synthetic clips only: pictures of people stay out of the repository.
 from __future__ import annotations
 
 import argparse
-import base64
 import io
 import json
 import re
@@ -26,10 +25,12 @@ from PIL import Image
 
 from ppfer import measure
 from ppfer.base.errors import PpferError
-from ppfer.base.files import read_json, write_json
+from ppfer.base.files import write_json
 from ppfer.cli import audit, notebooks
+from ppfer.cli.compare import COLUMNS
+from ppfer.cli.report import telling_picture
 from ppfer.config import REPO
-from ppfer.run.names import ASIDE, config_of
+from ppfer.run.names import config_of, made_in
 from ppfer.run.run import Run
 from ppfer.show import diagram, plots, tradeoff
 from ppfer.study import catalogue
@@ -43,14 +44,6 @@ MAP = (
     "frozen identity controllers makes protected (G), the compensator (F_fc) makes compensated "
     "(C), which the recognizer (F_u) and the leakage validator (V_pl) read"
 )
-README_COLUMNS = {  # the main table's, in plain words
-    "approach": "approach",
-    "plr": "identity named: validator as trained",
-    "plr_retrained": "identity named: validator retrained",
-    "acc": "expression read: recognizer as trained",
-    "acc_retrained": "expression read: recognizer retrained",
-}
-OF_A_STAGE = ("seconds", "peak_gib", "seed", "device", "versions", "key")  # kept of a manifest
 
 
 def publish(folder: Path) -> None:
@@ -131,15 +124,9 @@ def notebook_list() -> str:
 
 def thumbnail(path: Path, side: int = 160) -> Image.Image | None:
     """The picture of the cell tagged "thumbnail", or the largest there is, made small."""
-    found = []
-    for cell in nbformat.read(path, as_version=4).cells:
-        chosen = "thumbnail" in cell.metadata.get("tags", [])
-        for output in cell.get("outputs", []):
-            coded = output.get("data", {}).get("image/png")
-            found += [(chosen, len(coded), coded)] if coded else []
-    if not found:
+    if not (found := telling_picture(path)):
         return None
-    image = Image.open(io.BytesIO(base64.b64decode(max(found)[2]))).convert("RGB")
+    image = Image.open(io.BytesIO(found[0])).convert("RGB")
     image.thumbnail((side, side))
     return image
 
@@ -178,23 +165,7 @@ def readme_rows(rows: list[dict]) -> list[dict]:
     Args:
         rows: of ``main.json``.
     """
-    return [{plain: row[key] for key, plain in README_COLUMNS.items()} for row in rows]
-
-
-def made_in(folder: Path) -> dict[str, dict]:
-    """Stage → what its manifest says of its making, for all that is finished in a run's folder."""
-    made = {}
-    for path in sorted(folder.rglob("manifest.json")):
-        manifest = read_json(path)
-        if "stage" not in manifest or folder / ASIDE in path.parents:  # a store's, or left behind
-            continue
-        summary = manifest["summary"]
-        made[manifest["stage"]] = (
-            {key: summary[key] for key in ("steps", "best_step") if key in summary}
-            | {"training_seconds": summary.get("seconds", 0)}
-            | {key: manifest[key] for key in OF_A_STAGE if key in manifest}
-        )
-    return made
+    return [{plain: row[key] for key, plain in COLUMNS.items()} for row in rows]
 
 
 def keep_seeds(folders: Sequence[Path]) -> None:

@@ -324,7 +324,7 @@ def load_autoencoder(path: str | Path) -> nn.Module:
         from diffusers import AutoencoderKL
     except ImportError as error:
         raise PpferError(
-            "the latent compensator needs diffusers; run: pip install 'ppfer[latent]'"
+            "the latent compensator needs diffusers; run: pip install -e '.[latent]'"
         ) from error
     try:
         return AutoencoderKL.from_pretrained(path, local_files_only=True)

@@ -28,10 +28,10 @@ import nbformat
 import papermill
 import torch
 
-from ppfer import data
+from ppfer.data.index import index
 from ppfer.cli import notebooks
 from ppfer.study import catalogue
-from ppfer.config import EMOTIONS, load_config
+from ppfer.config import load_config
 from ppfer.protect import protect
 from ppfer.study import tables
 
@@ -55,7 +55,7 @@ for name, actor in names.items():
     path = raw / f"Actor_{actor:02d}" / f"{name}.mp4"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(name)
-found = data.index(raw)
+found = index(raw)
 
 (book,) = notebooks.chosen("13")
 given = {"profile": "smoke", "settings": settings, "runs_dir": runs, "approaches": ["none", "veil"]}
@@ -69,9 +69,9 @@ print(json.dumps({
     "box": {"shape": box.shape, "spread": [float(x.float().std()) for x in (clips, box)]},
     "table1": [name for name in tables.TABLE1 if name in ready],
     "veil": {"shape": moved.shape, "most": int(moved.abs().max())},
-    "stage": [run.stage("flicker/veil").needs(), run.stage("flicker/veil").origin()],
-    "flicker": {name: run.get(f"flicker/{name}") for name in given["approaches"]},
-    "shown": json.loads((run.dir / "tables" / "flicker.json").read_text()),
+    "stage": [run.stage("jitter/veil").needs(), run.stage("jitter/veil").origin()],
+    "jitter": {name: run.get(f"jitter/{name}") for name in given["approaches"]},
+    "shown": json.loads((run.dir / "tables" / "jitter.json").read_text()),
     "data": {"kind": found.kind, "rows": found.table[["clip", "actor", "emotion"]].values.tolist(),
              "rejected": dict(found.rejected.values.tolist())},
     "tables": [path.name for path in notebooks.chosen("tables")],
@@ -122,7 +122,7 @@ def test_a_trained_protector_is_trained_and_protects(tried):
 
 def test_a_stage_says_what_it_needs_and_is_made(tried):
     assert tried["stage"] == [["split", "protected/veil"], [True, "13"]]
-    assert all(0 < levels < 255 for levels in tried["flicker"].values())
+    assert all(0 < levels < 255 for levels in tried["jitter"].values())
 
 
 def test_a_data_set_is_read_and_nothing_left_out_unsaid(tried):
@@ -137,9 +137,9 @@ def test_a_data_set_is_read_and_nothing_left_out_unsaid(tried):
 
 
 def test_a_notebook_is_found_and_runs(tried):
-    assert tried["tables"][-1] == "13_flicker.ipynb"
+    assert tried["tables"][-1] == "13_jitter.ipynb"
     assert tried["shown"] == [
-        {"approach": name, "levels": levels} for name, levels in tried["flicker"].items()
+        {"approach": name, "levels": levels} for name, levels in tried["jitter"].items()
     ]
 
 

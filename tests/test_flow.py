@@ -43,9 +43,9 @@ def test_flow_pictures_are_the_colour_wheel_with_the_last_shown_twice():
 
 def test_missing_opencv_names_the_extra(monkeypatch, tiny_run):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    assert "pip install 'ppfer[flow]'" in flow_missing(tiny_run)
+    assert "pip install -e '.[flow]'" in flow_missing(tiny_run)
     row = left_out(tiny_run, "flow")
-    assert row["approach"] == "Optical flow" and "ppfer[flow]" in row["what_ran"]
+    assert row["approach"] == "Optical flow" and ".[flow]" in row["what_ran"]
     assert "plr" not in row
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,13 @@ FLOORS = (
     "cli __main__",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
-LONGEST, IMPORTS_INSIDE, DEEPEST = 400, 20, 1
+LONGEST, IMPORTS_INSIDE, DEEPEST, ENTRIES, MOST_FLOORS = 400, 20, 1, 16, 11
+CORE = {"config", "nets", "uvit", "protect", "measure", "wavelets", "method"}  # it is the paper
+GROUND = {"ppfer", "base", "run"}  # what the core stands on
+CORE_LINES, METHOD_LINES = 2_800, 6_800
+NOTEBOOK_LINES = {"00": 8_000, "01": 8_000, "02": 8_300, "12": 8_600} | dict.fromkeys(
+    ("03", "04", "05", "06", "07"), 8_000
+)
 VALUES = {  # of the stages' arguments
     "protector": "none",
     "where": "frames",
@@ -140,11 +147,61 @@ def test_imports_only_point_up():
 
 
 def test_imports_inside_functions_are_few():
-    assert len(imports_in_functions()) <= IMPORTS_INSIDE, "\n".join(imports_in_functions())
+    """The command line's apart: a command imports what it needs as it begins."""
+    found = [line for line in imports_in_functions() if not line.startswith("ppfer.cli.")]
+    assert len(found) <= IMPORTS_INSIDE, "\n".join(found)
 
 
 def test_functions_are_not_nested_twice():
     assert not {where: depth for where, depth in nested().items() if depth > DEEPEST}
+
+
+def test_few_things_stand_at_the_door():
+    here = {path.name for path in (REPO / "ppfer").iterdir()}
+    assert len(here - {"__init__.py", "__main__.py", "__pycache__"}) <= ENTRIES
+    assert len(FLOORS) <= MOST_FLOORS
+
+
+# --- closures -----------------------------------------------------------------
+
+LOADED = """
+import json, sys
+for statement in json.load(sys.stdin):
+    exec(statement)
+files = {name: getattr(module, "__file__", "") for name, module in sys.modules.items()}
+print(json.dumps([name for name in files if name.split(".")[0] == "ppfer" and files[name]]))
+"""
+
+
+def closure(*statements: str) -> int:
+    """Lines of all of the package's modules that a fresh process has after these imports."""
+    command = [sys.executable, "-c", LOADED]
+    given = json.dumps(statements)
+    done = subprocess.run(command, input=given, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    count = lines()
+    return sum(count[name] for name in json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_the_core_is_thin_and_imports_no_wing():
+    core = [name for name in FILES if room(name) in CORE]
+    assert sum(lines()[name] for name in core) <= CORE_LINES
+    wings = {other for name in core for other in EDGES[name] if room(other) not in CORE | GROUND}
+    assert not wings
+
+
+def test_the_method_pulls_in_little():
+    assert 0 < closure("import ppfer.method") <= METHOD_LINES
+
+
+@pytest.mark.parametrize("number", NOTEBOOK_LINES)
+def test_a_notebook_pulls_in_little(number):
+    (path,) = (REPO / "notebooks").glob(f"{number}_*.ipynb")
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    trees = [ast.parse("".join(cell["source"])) for cell in cells]
+    found = [ast.unparse(node) for tree in trees for node, _ in inside(tree, IMPORTS)]
+    assert "ppfer.show" in "".join(found)
+    assert closure("import ppfer.show.notebook", *found) <= NOTEBOOK_LINES[number]
 
 
 # --- lists --------------------------------------------------------------------

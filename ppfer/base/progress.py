@@ -21,10 +21,18 @@ class Progress:
     Lines go to the file named by ``PPFER_PROGRESS`` if set (`ppfer run` relays it to the terminal
     while papermill holds the kernel's output), else to stdout outside a notebook, else to one line
     that is redrawn in the notebook.
+
+    Args:
+        label: what is being done, e.g. a stage.
+        total: how much there is to do.
+        unit: what is counted.
+        every: seconds between lines.
+        done: how much an earlier call has done: it took none of this one's time.
     """
 
-    def __init__(self, label: str, total: int, unit: str, every: float = 5.0):
+    def __init__(self, label: str, total: int, unit: str, every: float = 5.0, *, done: int = 0):
         self.label, self.total, self.unit, self.every = label, total, unit, every
+        self.first = done
         self.start = self.shown = time.monotonic()
         self.file = os.environ.get(FILE)
         self.handle = None
@@ -37,8 +45,9 @@ class Progress:
         self.shown = now
         elapsed = now - self.start
         left = ""
-        if 0 < done < self.total:
-            left = f", {elapsed / done * (self.total - done):.0f} s left"
+        if self.first < done < self.total:
+            left = elapsed / (done - self.first) * (self.total - done)
+            left = f", {left:.0f} s left"
         words = (self.label, f"{done}/{self.total}", self.unit, note, f"{elapsed:.0f} s{left}")
         self._say(" ".join(word for word in words if word))
 
@@ -59,7 +68,7 @@ class Progress:
 def say(line: str) -> None:
     """A line for whoever waits: into the file that is followed, if there is one, else printed."""
     if file := os.environ.get(FILE):
-        with open(file, "a") as stream:
+        with open(file, "a", encoding="utf-8") as stream:
             stream.write(line + "\n")
     elif is_main():
         print(line, flush=True)
@@ -75,11 +84,11 @@ def following(
         file: made empty; what goes there is named by ``PPFER_PROGRESS``.
         show: called every so many seconds, and at the end, with the lines that came; often none.
     """
-    file.write_text("")
+    file.write_text("", encoding="utf-8")
     over = threading.Event()
 
     def follow() -> None:
-        with file.open() as stream:
+        with file.open(encoding="utf-8") as stream:
             while not over.wait(every):
                 show(stream.read().splitlines())
             show(stream.read().splitlines())

@@ -17,14 +17,14 @@ import numpy as np
 
 from ppfer.base.errors import PpferError
 from ppfer.cli.terminal import table
-from ppfer.run.names import CLEANED, data_folders, data_path, run_json
+from ppfer.run.names import CLEANED, data_folders, run_json, synthetic
 
 if TYPE_CHECKING:
     from ppfer.run.run import Run
 
 NUMBERS = (  # files that hold no picture and no clip's name
     *("manifest.json", "started.json", "run.json", "metrics.jsonl", "weights.safetensors"),
-    *("last.safetensors", "checkpoint.pt", ".lock", CLEANED),
+    *("last.safetensors", "checkpoint.pt", ".lock", "calls.jsonl", CLEANED),
 )
 KINDS = {".npy": "clips", ".csv": "names", ".ipynb": "notebooks", ".png": "pictures"}
 PIECE, SHORTEST = 48, 6  # bytes of a frame, letters of a name: fewer would be found anywhere
@@ -87,14 +87,6 @@ def folders_of(run: Path) -> set[Path] | None:
         if path.is_absolute() and not any(at in path.parents for at in places or ()):
             places = {*(places or ()), path.parent}
     return places
-
-
-def synthetic(*folders: str | Path) -> bool:
-    """Whether data folders hold clips that `ppfer twin` drew, of nobody; its wild clips lie in a
-    folder of theirs.
-    """
-    places = [data_path(str(folder)) for folder in folders]
-    return all(any((at / "twin.json").exists() for at in (f, f.parent)) for f in places)
 
 
 def private_clip_names(run: Run) -> list[str] | None:

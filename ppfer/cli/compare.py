@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,14 @@ from ppfer.config import dotted, load_config, to_dict
 from ppfer.measure import as_rate, cell_text
 from ppfer.run.names import run_json
 from ppfer.show import plots
+
+COLUMNS = {  # the main table's, in plain words
+    "approach": "approach",
+    "plr": "identity named: validator as trained",
+    "plr_retrained": "identity named: validator retrained",
+    "acc": "expression read: recognizer as trained",
+    "acc_retrained": "expression read: recognizer retrained",
+}
 
 
 class Result(NamedTuple):
@@ -97,7 +106,7 @@ def write_side_by_side(results: Sequence[Result], folder: Path, name: str) -> li
     rows = side_by_side(results)
     matplotlib.use("Agg")
     plots.theme()
-    figure = plots.compared(rows)
+    figure = plots.compared([{COLUMNS.get(k, k): v for k, v in row.items()} for row in rows])
     with atomic(folder / f"{name}.png") as partial:
         figure.savefig(partial, bbox_inches="tight", dpi=110)
     plt.close(figure)
@@ -113,9 +122,16 @@ def by_approach(rows: list[dict]) -> str:
             at = list(row).index("approach")
             settings, measured = list(row)[1:at], list(row)[at + 1 :]
             label = " ".join(f"{k.split('.')[-1]}={cell_text(row[k])}" for k in settings)
-            lines.append({"run": label or row["run"], **{k: short(row[k]) for k in measured}})
+            lines.append(
+                {"run": label or row["run"], **{in_short(k): short(row[k]) for k in measured}}
+            )
         shown.append(f"\n{approach}\n{table(lines)}")
     return "\n".join(shown)
+
+
+def in_short(key: str) -> str:
+    """A column of the main table in words that fit a terminal; any other as it is."""
+    return re.sub(" (named|read)", "", COLUMNS.get(key, key))
 
 
 def short(cell: object) -> str:

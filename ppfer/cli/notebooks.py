@@ -47,7 +47,7 @@ def copies(folder: Path, *, solutions: bool = False) -> list[Path]:
     """Copies of the notebooks to work in, without outputs; files that are there already stay.
 
     Args:
-        folder: links and `runs_dir` are made to fit wherever it is.
+        folder: links are made to fit wherever it is.
         solutions: whether the cells with solutions are kept.
 
     Returns:
@@ -55,7 +55,7 @@ def copies(folder: Path, *, solutions: bool = False) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     here, written = Path(os.path.relpath(REPO, folder.resolve())).as_posix(), []
-    moved = {"](../": f"]({here}/", '"../runs"': f'"{here}/runs"'}
+    moved = {"](../": f"]({here}/"}
     moved |= {f"]({name})": f"]({here}/notebooks/{name})" for name in ("README.md", "GLOSSARY.md")}
     for path in chosen("all"):
         copy = folder / path.name

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
+import textwrap
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from ppfer.base.errors import PpferError
+from ppfer.base.files import read_json
 from ppfer.base.processes import is_main
-from ppfer.cli import audit, execute, notebooks
+from ppfer.cli import audit, execute, notebooks, report
 from ppfer.cli.compare import results_of, short, write_side_by_side
+from ppfer.cli.overview import Overview, minutes, overview
 from ppfer.cli.settings import config_of, settings_of
 from ppfer.cli.terminal import table
-from ppfer.measure import as_rate
 from ppfer.method.networks import band_split
 from ppfer.run.run import Run
 from ppfer.show import tradeoff
@@ -41,6 +44,21 @@ def run(args: argparse.Namespace) -> None:
         if is_main():
             print(store.summary(), flush=True)
 
+    ended = "stopped"
+    try:
+        with overview(run, [path.name[:2] for path in books]) as shown:
+            _make(run, args, books, shown)
+        ended = "finished"
+    finally:
+        if is_main():
+            seconds = time.monotonic() - began
+            report.note_call(run, args.notebooks, seconds, ended)
+    if is_main():
+        _say_results(run, seconds)
+
+
+def _make(run: Run, args: argparse.Namespace, books: Sequence[Path], shown: Overview) -> None:
+    """The notebooks, or the stages and tables that they make."""
     if args.no_notebooks:
         if args.notebooks != "tables":
             tables.run_all(run)
@@ -48,38 +66,39 @@ def run(args: argparse.Namespace) -> None:
             catalogue.compare(run)
             if is_main():
                 tradeoff.save_figure1(run.dir / "tables")
-    else:
-        hide = None if args.allow_real_faces else audit.private_clip_names(run)
-        parameters = {"profile": args.profile, "seed": args.seed, "settings": settings_of(args)}
-        parameters["runs_dir"] = args.runs_dir.resolve()
-        for number, path in enumerate(books, 1):
-            print(f"[{number}/{len(books)}] {path.name}", flush=True)
-            out = run.dir / "notebooks" / path.name
-            execute.execute(path, out, hide, **parameters)
-    if is_main():
-        _report(run, time.monotonic() - began, executed=not args.no_notebooks)
-        if (run.dir / "tables" / "main.json").exists():
-            run.introduce()  # where all its stages are another run's, nobody has
-            write_side_by_side(results_of([run.dir]), run.dir / "tables", "results")
-            print(f"Picture: {run.dir}/tables/results.png")
-        print(
-            "Next: `make lab` to step through them, `ppfer protect VIDEO --out DIR` for your own "
-            "video, --data DIR for your own clips."
-        )
+        return
+    hide = None if args.allow_real_faces else audit.private_clip_names(run)
+    parameters = {"profile": args.profile, "seed": args.seed, "settings": settings_of(args)}
+    parameters["runs_dir"] = args.runs_dir.resolve()
+    for number, path in enumerate(books, 1):
+        shown.begin(number, path.name[:2])
+        print(f"[{number}/{len(books)}] {path.name}", flush=True)
+        execute.execute(path, run.dir / "notebooks" / path.name, hide, **parameters)
 
 
-def _report(run: Run, seconds: float, *, executed: bool) -> None:
-    """The results table, and where everything lies."""
+def _say_results(run: Run, seconds: float) -> None:
+    """What came out, whether it should, the picture that shows most, and where to look next."""
     made = run.dir / "tables"
-    for name in ("main", "table2"):
-        path = made / f"{name}.json"
-        if path.exists():
-            rows = json.loads(path.read_text())
-            print("\n" + table(rows, short))
-            if name == "main" and (named := as_rate(rows[0]["plr"])).value < 0.5:
-                print(
-                    f"The validator names {named} of the originals: too few for its word on "
-                    "protected clips to mean anything."
-                )
-    books = f", notebooks with pictures: {run.dir}/notebooks" if executed else ""
-    print(f"\nDone in {seconds / 60:.1f} min. Results: {made}{books}")
+    if rows := read_json(made / "main.json", []):
+        run.introduce()  # where all its stages are another run's, nobody has
+        write_side_by_side(results_of([run.dir]), made, "results")
+        guessing = {column: run.chance(column) for column in ("actor", "emotion")}
+        print("\n" + table(report.main_in_words(rows, guessing)))
+        if classes := read_json(made / "table2.json", []):
+            print(f"\nexpression read, by class; guessing: {100 * guessing['emotion']:.1f} %")
+            print(table(classes, short))
+        print("\n" + textwrap.fill(report.judgement(run, rows), 100, break_on_hyphens=False))
+    page = report.write_report(run)
+    picture = run.dir / "pictures" / f"{report.TELLING}.png"
+    picture = picture if picture.exists() else made / "results.png"
+    print(f"\nReport: {page}")
+    if picture.exists():
+        print(f"Picture: {picture}")
+    books = run.dir / "notebooks"
+    print(f"Results: {made}{f', notebooks with pictures: {books}' if books.exists() else ''}")
+    total = 60 * sum(call["minutes"] for call in report.calls(run.dir))
+    print(f"Done in {minutes(seconds)}; with earlier calls {minutes(total)}.")
+    print(
+        "Next: `make lab` to step through them, `ppfer protect VIDEO --out DIR` for your own "
+        "video, --data DIR for your own clips."
+    )

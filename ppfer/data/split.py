@@ -64,8 +64,8 @@ def split(
 
     # the test part: held-out values, the data set's own, or a share of each actor
     if by:
-        held = _held_out(table, by, test, rng)
-        in_test = table[by].isin(held).to_numpy()[order]
+        values = _held_out(table, by, test, rng)
+        in_test = table[by].isin(values).to_numpy()[order]
         tested, rest = order[in_test], order[~in_test]
     elif official:
         part = parts_given.to_numpy(str)[order]
@@ -119,8 +119,8 @@ def actor_folds(
         raise PpferError(f"{len(actors)} actors are too few for {k} folds that share none")
     rng, folds = np.random.default_rng(seed), []
     column = table["actor"].reset_index(drop=True)
-    for held in np.array_split(rng.permutation(actors), k):
-        tested = column.isin(held)
+    for people in np.array_split(rng.permutation(actors), k):
+        tested = column.isin(people)
         checked = (
             column.isin(_held_out(table[~tested.to_numpy()], "actor", val, rng))
             if val
@@ -157,14 +157,14 @@ def _carve(
     actor, emotion = (table[column].to_numpy(str)[rows] for column in ("actor", "emotion"))
     actors, sizes = np.unique(actor, return_counts=True)
     words, kind = np.unique(emotion, return_inverse=True)
-    owed, taken = np.zeros(len(words)), []  # what rounding has kept from each emotion so far
+    owed, drawn = np.zeros(len(words)), []  # what rounding has kept from each emotion so far
     for name, seats in zip(actors, _apportion(sizes, total, 0, rng), strict=True):
         cells = [rows[(actor == name) & (kind == k)] for k in range(len(words))]
         counts = np.array([len(cell) for cell in cells])
         places = _apportion(counts, seats, owed, rng)
         owed += counts * (seats / counts.sum()) - places
-        taken += [rng.permutation(cell)[:n] for cell, n in zip(cells, places, strict=True)]
-    chosen = np.concatenate(taken)
+        drawn += [rng.permutation(cell)[:n] for cell, n in zip(cells, places, strict=True)]
+    chosen = np.concatenate(drawn)
     return chosen, rows[~np.isin(rows, chosen)]
 
 

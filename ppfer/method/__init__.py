@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ppfer import protect
 from ppfer.config import Config
-from ppfer.method import clips, compensation, identity, privacy, recognition
+from ppfer.method import compensation, identity, privacy, recognition
+from ppfer.run import clips
 from ppfer.run.names import RUNS
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage

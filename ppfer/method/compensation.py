@@ -62,8 +62,8 @@ class Expression(Training):
         """Places of the training and of the held-out clips; an eighth is held out."""
         usable = np.flatnonzero(self.labels() >= 0)
         order = np.random.default_rng(self.seed).permutation(usable)
-        held = len(order) // 8
-        return order[held:], order[:held]
+        count = len(order) // 8
+        return order[count:], order[:count]
 
     def net(self, weights: str = "") -> nn.Module:
         return new_classifier(self.config, len(self.run.classes("emotion")), weights)
@@ -78,8 +78,10 @@ class Expression(Training):
         return self.draw("wild", self.labels(), index=self.part()[0])
 
     def measure(self, net: nn.Module) -> dict[str, float]:
-        held = self.part()[1]
-        return expression_measures(self.run.logits(net, "wild", held), self.labels()[held])
+        validation = self.part()[1]
+        return expression_measures(
+            self.run.logits(net, "wild", validation), self.labels()[validation]
+        )
 
     def report(self, net: nn.Module) -> dict:
         masked = int((self.labels() < 0).sum())

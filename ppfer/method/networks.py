@@ -165,24 +165,24 @@ def validation_frames(run: Run, store: str, part: str = "val") -> Tensor:
     """Clips of a part to look at while training: all frames where time is split, else about four of
     each.
     """
-    held = run.tensor(store)[torch.as_tensor(run.parts[part])]
-    return held if whole_clips(run.config) else held[:, :: max(1, held.shape[1] // 4)]
+    clips = run.tensor(store)[torch.as_tensor(run.parts[part])]
+    return clips if whole_clips(run.config) else clips[:, :: max(1, clips.shape[1] // 4)]
 
 
 def protected_by(run: Run, protector: protect.Apply, clips: Tensor, batch: int = 16) -> Tensor:
     """Clips (n, T, 3, H, W) uint8 as a protector that is still sought or trained makes them."""
     how = {"device": run.device, "precision": run.config.precision, "batch": batch}
-    made = protect.protect_all(protector, clips, name=type(protector).__name__, **how)
-    return torch.cat(list(made))
+    batches = protect.protect_all(protector, clips, name=type(protector).__name__, **how)
+    return torch.cat(list(batches))
 
 
 def protection(run: Run, protector: protect.Apply, store: str) -> dict[str, float]:
     """Validation measures of a protector under training: PLR of the frozen validator and L1 to its
     input.
     """
-    held = validation_frames(run, store)
-    out = protected_by(run, protector, held, batch=32)
-    distance = (out.float() - held.to(out.device).float()).abs().mean() / 255
+    clips = validation_frames(run, store)
+    out = protected_by(run, protector, clips, batch=32)
+    distance = (out.float() - clips.to(out.device).float()).abs().mean() / 255
     named = accuracy(run.logits("identity", out), run.labels("actor")[run.parts["val"]])
     return {"val_plr": named.value, "val_l1": float(distance)}
 

@@ -60,9 +60,9 @@ class Pretrain(OnBands):
     @torch.inference_mode()
     def measure(self, net: nn.Module) -> dict[str, float]:
         index = torch.as_tensor(self.run.parts["val"][:64])
-        held = self.run.tensor("clips")[index][:, ::4].to(self.run.device).float() / 255
-        held = held.flatten(0, 1) if self.per_frame else held
-        return {"val_l1": float(self.objective(net)(held))}
+        frames = self.run.tensor("clips")[index][:, ::4].to(self.run.device).float() / 255
+        frames = frames.flatten(0, 1) if self.per_frame else frames
+        return {"val_l1": float(self.objective(net)(frames))}
 
 
 def privacy_loss(logits: Tensor, labels: Tensor, preset: str) -> Tensor:

@@ -298,8 +298,8 @@ def deployed(
     """
     owner = getattr(protector, "__self__", protector)
     ours = isinstance(owner, (PrivacyEnhancer, FrameEnhancer, PPFER))
-    made = deploy(owner, precision) if ours else owner
-    if made is owner:
+    quick = deploy(owner, precision) if ours else owner
+    if quick is owner:
         return protector
-    apply = made if isinstance(protector, nn.Module) else getattr(made, protector.__name__)
+    apply = quick if isinstance(protector, nn.Module) else getattr(quick, protector.__name__)
     return compiled(apply, batch) if compile else apply

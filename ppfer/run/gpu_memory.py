@@ -65,5 +65,5 @@ class Room:
         """Whether so many bytes of clips leave half of the device's free memory free."""
         if self.device.type != "cuda":
             return True
-        held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return 2 * size < torch.cuda.mem_get_info(self.device)[0] + held
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return 2 * size < torch.cuda.mem_get_info(self.device)[0] + unused

@@ -214,7 +214,7 @@ def fit(
     state, steps = loop.state, config.steps
     look_every = max(1, math.ceil(steps / max(1, config.evals)))
     log_every = max(1, steps // 40)
-    progress = Progress(name, steps, "steps")
+    progress = Progress(name, steps, "steps", done=state["step"])
     began = saved_at = time.monotonic()
     before, first = state["seconds"], state["step"]
     start = total(net)

@@ -12,6 +12,7 @@ from ppfer.config import REPO, Config, dotted, load_config, to_dict
 RUNS = REPO / "runs"  # wherever the command is given
 DATA = ("data", "wild")  # settings that name a folder of clips
 CLEANED = "cleaned.json"  # the manifest of a stage whose clips were removed
+OF_A_STAGE = ("seconds", "peak_gib", "seed", "device", "versions", "key")  # kept of a manifest
 ASIDE = "earlier"  # in a run's folder: finished results that its settings have left behind
 
 
@@ -21,6 +22,14 @@ def data_path(path: str) -> Path:
     """
     given = Path(path).expanduser()
     return given.absolute() if given.is_absolute() or given.exists() else REPO / given
+
+
+def synthetic(*folders: str | Path) -> bool:
+    """Whether data folders hold clips that `ppfer twin` drew, of nobody; its wild clips lie in a
+    folder of theirs.
+    """
+    places = [data_path(str(folder)) for folder in folders]
+    return all(any((at / "twin.json").exists() for at in (f, f.parent)) for f in places)
 
 
 def differences(config: Config) -> dict[str, object]:
@@ -76,10 +85,10 @@ def data_folders(about: dict) -> set[str]:
 def introduce(folder: Path, config: Config) -> None:
     """Say in a run's folder what it is, and whose clips it has ever held."""
     about = {"profile": config.profile, "differs": differences(config)}
-    held = data_folders(about)
+    folders = data_folders(about)
     with contextlib.suppress(PpferError):  # there was no run yet
-        held |= data_folders(run_json(folder))
-    write_json(folder / "run.json", about | {"held": sorted(held)})
+        folders |= data_folders(run_json(folder))
+    write_json(folder / "run.json", about | {"held": sorted(folders)})
 
 
 def key_of_lost_data(folder: Path, settings: dict) -> str:
@@ -110,7 +119,7 @@ def known_runs(runs_dir: Path) -> list[dict]:
     for path in sorted(runs_dir.glob("*/run.json")):
         folder, about = path.parent, read_json(path)
         aside = folder / ASIDE
-        made = [read_json(m) for m in folder.rglob("manifest.json") if aside not in m.parents]
+        manifests = [read_json(m) for m in folder.rglob("manifest.json") if aside not in m.parents]
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         differs = ", ".join(f"{key}={value}" for key, value in about.get("differs", {}).items())
         rows.append(
@@ -118,8 +127,24 @@ def known_runs(runs_dir: Path) -> list[dict]:
                 "run": folder.name,
                 "profile": about.get("profile", "?"),
                 "differs": (differs or "–") if about else "its run.json cannot be read",
-                "finished stages": sum("stage" in manifest for manifest in made),
+                "finished stages": sum("stage" in manifest for manifest in manifests),
                 "MB": round(size / 1e6),
             }
         )
     return rows
+
+
+def made_in(folder: Path) -> dict[str, dict]:
+    """Stage → what its manifest says of its making, for all that is finished in a run's folder."""
+    made = {}
+    for path in sorted(folder.rglob("manifest.json")):
+        manifest = read_json(path)
+        if "stage" not in manifest or folder / ASIDE in path.parents:  # a store's, or left behind
+            continue
+        summary = manifest["summary"]
+        made[manifest["stage"]] = (
+            {key: summary[key] for key in ("steps", "best_step") if key in summary}
+            | {"training_seconds": summary.get("seconds", 0)}
+            | {key: manifest[key] for key in OF_A_STAGE if key in manifest}
+        )
+    return made

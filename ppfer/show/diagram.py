@@ -5,13 +5,15 @@ their switches.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from ppfer.study.protectors.ablation import Task
+if TYPE_CHECKING:
+    from ppfer.study.protectors.ablation import Task
 
 FACES = {"learns": "0.92", "frozen": "0.35", "plain": "none", "today": "#ffe08a"}
 MAP = {  # box: where its middle is, what it says, how it is drawn

@@ -5,93 +5,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from ppfer.measure import as_rate
+from ppfer.run.names import synthetic
 from ppfer.run.run import Run
-from ppfer.show import notebook, plots
+from ppfer.show import notebook, plots, sources
+from ppfer.show.band_panel import CLIP, BandPanel, clip_of
+from ppfer.show.band_picture import DETAILS, Setting, band_picture
+from ppfer.show.canvas import on_white
 from ppfer.show.tradeoff import ATTACKERS, figure
-from ppfer.wavelets import BandSplit, analysis_matrix
-
-WAVELETS = ("haar", "db2", "db4", "sym4", "sym5", "bior2.2", "bior4.4")
-BANDS = ("all details", "approximation", "horizontal", "vertical", "diagonal", "temporal")
 
 
 def bands(run: Run, cases: Sequence[dict] = ({},)) -> None:
-    """The band explorer: the original frame, its bands with their energy, the frame put together
-    again with one band made stronger or weaker, and the matrix that did it.
+    """The band explorer: a frame, the frame put together again with its bands made stronger or
+    weaker, the wavelet that split it, and the bands with their energy.
+
+    With a person there, every control of `BandPanel`, beginning with the first case.
 
     Args:
         cases: settings that differ from the run's own, each a static picture where nobody can move
-            a control: actor, expression, frame, wavelet, level, form, axes, band, gain.
+            a control: picture (one of `ppfer.show.sources.CARDS`, or clips of the run), actor,
+            expression, and those of `band_picture.Setting`. Where clips may be of people, a test
+            card is drawn instead: what a notebook saves shows nobody.
     """
-    ours, frames = run.config.bands, run.config.frames
-    actors, expressions = run.classes("actor"), run.classes("emotion")
-    start = {"actor": actors[0], "expression": expressions[0], "frame": frames // 2}
-    start |= {"wavelet": ours.wavelet, "level": ours.level, "form": ours.form, "axes": ours.axes}
-    start |= {"band": "all details", "gain": 0.0}
-    wavelets = list(dict.fromkeys([ours.wavelet, *WAVELETS]))
-    controls = {"actor": actors, "expression": expressions, "frame": (0, frames - 1)}
-    controls |= {"wavelet": wavelets, "level": (1, 3), "form": ["subband", "image"]}
-    controls |= {"axes": ["hw", "t", "thw"], "band": list(BANDS), "gain": (0.0, 4.0, 0.25)}
-
-    def draw(**values: object) -> tuple[Image.Image, str]:
-        return band_picture(run, **values)
-
-    notebook.explore(draw, [start | case for case in cases], **controls)
+    ours = run.config.bands
+    start = {"picture": CLIP, "actor": run.classes("actor")[0]}
+    start |= {"expression": run.classes("emotion")[0], "frame": run.config.frames // 2}
+    start |= {"wavelet": ours.wavelet, "mode": ours.mode, "level": ours.level, "form": ours.form}
+    start |= {"axes": ours.axes, "gains": {DETAILS: 0.0}, "threshold": 0.0, "noise": 0.0}
+    start |= {"one_scale": False}
+    cases = [start | case for case in cases]
+    if notebook.interactive():
+        return notebook.with_controls(BandPanel(run, cases[0]), *static_bands(run, cases[0]))
+    for case in cases:
+        notebook.picture(*static_bands(run, case))
 
 
-def band_picture(
-    run: Run, actor: str, expression: str, frame: int, wavelet: str, level: int, form: str,
-    axes: str, band: str, gain: float,
-) -> tuple[Image.Image, str]:  # fmt: skip
-    """What the band explorer shows for one setting, and its description."""
-    table = run.table
-    mine = table.index[(table.actor == actor) & (table.emotion == expression)]
-    clip = run.tensor("clips")[int([*mine, *table.index[table.actor == actor]][0])][None]
-    clip = clip.cpu().float() / 255  # (1, T, 3, H, W)
-    seen = clip if "t" in axes else clip[:, frame : frame + 1]
-    at = min(frame, seen.shape[1] - 1)
-    split = BandSplit(wavelet, level, run.config.bands.mode, form, axes)
-    low, high = split.split(seen)
-
-    # what the chosen band adds to the frame: the frame without it tells
-    names = [n for n in split.names[1:] if band in ("all details", n.rstrip("_0123456789"))]
-    names = list(split.names[1:]) if form == "image" and band != "approximation" else names
-    rest, without = high.clone(), low
-    for name in split.names[1:] if band == "approximation" else names:
-        split.details(rest, seen)[name].fill_(0.5)  # a view of one clip: this changes `rest`
-    added = split.merge(without, rest, like=seen)
-    added = added if band == "approximation" else seen - added
-    changed = seen + (gain - 1) * added
-
-    parts = split.coefficients(low, high, like=seen)
-    squares = {name: float(x.square().sum()) for name, x in parts.items()}
-    energy = {name: 100 * x / sum(squares.values()) for name, x in squares.items()}
-    matrix = analysis_matrix(seen.shape[1] if axes == "t" else seen.shape[-1], wavelet, level)
-    top = [seen[0, at], changed[0, at], 0.5 + (changed - seen)[0, at] / 2]
-    called = "all details" if form == "image" and band != "approximation" else band
-    called = called if names or band == "approximation" else f"no {band} band"
-    titles = ("original", f"{called} × {gain:g}", "change", f"matrix, {wavelet}")
-    upper = plots.image_row([*top, plots.signed(matrix)], titles, cell=1.9)
-
-    # a row for each level, the deepest first: what its approximation was split into
-    rows, titles, wide = [], [], 1 + (len(parts) - 1) // (level if form == "subband" else 1)
-    for deep in range(level, 0, -1):
-        one = BandSplit(wavelet, deep, run.config.bands.mode, form, axes)
-        row = list(one.coefficients(*one.split(seen), like=seen).items())[:wide]
-        share = sum(x for name, x in energy.items() if name.endswith(f"_{deep}"))
-        titles.append(
-            f"{actor} {expression}\nlevel {deep}" + (f": {share:.2f}\u00a0%" if share else "")
-        )
-        rows.append({})
-        for name, x in row:
-            share = f" {energy[name]:.2f}\u00a0%" if level == 1 else ""
-            title = name.rstrip("_0123456789").replace("_", " ") + share
-            rows[-1][title] = x[min(at * len(x) // seen.shape[1], len(x) - 1)]
-    lower = plots.bands(rows, titles, cell=min(1.5 if level == 1 else 1.1, 6.4 / wide))
-    words = ", ".join(f"{name} {share:.2f} %" for name, share in energy.items())
-    return stacked(upper, lower), f"{actor} {expression}, frame {frame}: energy {words}"
+def static_bands(run: Run, case: dict) -> tuple[Image.Image, str]:
+    """What a notebook saves of one setting, on white paper, and its description."""
+    how, config = dict(case), run.config
+    picture, actor, expression = (how.pop(name) for name in ("picture", "actor", "expression"))
+    drawn = config.generate or synthetic(config.data, config.wild)
+    if picture == CLIP and drawn:
+        clip, title = clip_of(run, actor, expression)
+    else:
+        title = "chirp" if picture == CLIP else picture
+        clip = sources.card(title, config.frames)
+    image, words = band_picture(clip, title, Setting(**how))
+    return on_white(image), words
 
 
 def stacked(*images: Image.Image) -> Image.Image:
@@ -120,9 +83,11 @@ def tradeoff(run: Run, rows: Sequence[dict], names: Sequence[str]) -> None:
     start = {"approach": ours[0], "compared": tuple(titles), "attacker": attackers[0]}
     start["measure"] = "acc_retrained"
 
+    placed: list[Bbox] = []  # the axes: their layout is worked out once, a third of the time
+
     def draw(approach: str, compared: tuple, attacker: str, measure: str) -> tuple:
         names = titles[approach], {*compared, approach}
-        return tradeoff_picture(run, rows, *names, approach, attacker, measure)
+        return tradeoff_picture(run, rows, *names, approach, attacker, measure, placed)
 
     many = notebook.several(titles)
     controls = {"approach": list(titles), "compared": many, "attacker": attackers}
@@ -133,11 +98,20 @@ def tradeoff(run: Run, rows: Sequence[dict], names: Sequence[str]) -> None:
 
 def tradeoff_picture(
     run: Run, rows: Sequence[dict], name: str, compared: set, approach: str, attacker: str,
-    measure: str,
+    measure: str, placed: list[Bbox],
 ) -> tuple[Image.Image, str]:  # fmt: skip
-    """What the trade-off explorer shows for one setting, and its description."""
+    """What the trade-off explorer shows for one setting, and its description.
+
+    Args:
+        placed: where the axes were drawn before, or nothing; they are put there again.
+    """
     how = {"attacker": attacker, "utilities": (measure,), "shown": compared, "chosen": approach}
-    canvas = plots.drawn(figure(rows, **how))
+    drawing = figure(rows, **how)
+    if placed:
+        drawing.set_layout_engine("none")
+        drawing.axes[0].set_position(placed[0])
+    canvas = plots.drawn(drawing)
+    placed[:] = [drawing.axes[0].get_position()]
     test = run.parts["test"][0]
     at = torch.linspace(0, run.config.frames - 1, 6).long()
     clips = [run.tensor(f"protected/{kind}")[int(test)].cpu()[at] for kind in ("none", name)]

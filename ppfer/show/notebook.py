@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
@@ -46,7 +47,8 @@ def start(
     Args:
         profile: smoke | demo | twin | paper.
         seed: one seed for python, numpy and torch.
-        runs_dir: where stage results are read and written.
+        runs_dir: where stage results are read and written; counts from the repository's folder of
+            notebooks, wherever the kernel works.
         settings: dotted overrides of the profile, e.g. ``{"data": "/videos", "privacy.steps":
             50}``.
         study: the run also makes what the method is compared with, `ppfer.study`.
@@ -61,16 +63,18 @@ def start(
     torch.manual_seed(seed)
     plots.theme()
     chosen = config.load_config(profile, {"seed": seed, **(settings or {})})
-    context = _open(chosen, runs_dir, study, stages)
+    folder = Path(os.path.abspath(config.REPO / "notebooks" / Path(runs_dir).expanduser()))
+    context = _open(chosen, folder, study, stages)
+    inside = context.dir.is_relative_to(config.REPO)
+    print(f"results in {context.dir.relative_to(config.REPO) if inside else context.dir}")
     print(
         f"profile {profile}, seed {seed}, {device_name(context.device)}, "
-        f"{context.config.frames} frames of {context.config.size}×{context.config.size}, run "
-        f"'{context.dir.name}'"
+        f"{context.config.frames} frames of {context.config.size}×{context.config.size}"
     )
     return context
 
 
-def _open(chosen: config.Config, runs_dir: str, study: bool, stages: Sequence[type[Stage]]) -> Run:
+def _open(chosen: config.Config, runs_dir: Path, study: bool, stages: Sequence[type[Stage]]) -> Run:
     """The run of a notebook; the study and the twin's renderer are imported where it needs them."""
     if study:
         from ppfer.study import catalogue
@@ -188,37 +192,42 @@ def explore(draw: Callable[..., tuple], cases: Sequence[dict], **controls: Any) 
         for case in cases:
             picture(*draw(**case))
         return
-    widgets = control_panel(draw, cases[0], **controls)
-    data, notes = _bundle(*draw(**cases[0]))  # for whoever opens the file without a kernel
+    with_controls(control_panel(draw, cases[0], **controls), *draw(**cases[0]))
+
+
+def with_controls(widgets: ipywidgets.DOMWidget, image: Image.Image, alt: str) -> None:
+    """Show controls, and a picture for whoever opens the file without a kernel."""
+    data, notes = _bundle(image, alt)
     view = {WIDGET: {"version_major": 2, "version_minor": 0, "model_id": widgets.model_id}}
     display(data | view, metadata=notes, raw=True)
 
 
 def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> ipywidgets.VBox:
     """Controls, the picture and its description; a moved control redraws the picture in place."""
-    made = ipywidgets.interactive(lambda **values: None, **controls).children[:-1]
+    widgets = ipywidgets.interactive(lambda **values: None, **controls).children[:-1]
     shown, words = ipywidgets.Image(format="png", layout={"max_width": "100%"}), ipywidgets.HTML()
-    for control in made:
+    for control in widgets:
         control.value = first.get(control.description, control.value)
 
     def redraw(change: dict | None = None) -> None:
-        image, description = draw(**{control.description: control.value for control in made})
+        image, description = draw(**{control.description: control.value for control in widgets})
         file = io.BytesIO()
         image.save(file, "PNG", compress_level=1)
         with shown.hold_sync():  # one message: the page shows the new picture once
             shown.value, shown.width = file.getvalue(), str(image.width * 96 // plots.DPI)
         words.value = escape(description)
 
-    for control in made:
+    for control in widgets:
         control.observe(redraw, "value")
     redraw()
     row = ipywidgets.Layout(flex_flow="row wrap")
-    return ipywidgets.VBox([ipywidgets.Box(made, layout=row), shown, words])
+    return ipywidgets.VBox([ipywidgets.Box(widgets, layout=row), shown, words])
 
 
 def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:
     """A control that picks any of the options; all at first."""
-    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options))
+    rows = min(len(options), 8)
+    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options), rows=rows)
 
 
 # --- words ----------------------------------------------------------------------

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -60,10 +61,10 @@ def svg(figure: Figure, alt: str) -> str:
 
 def drawn(figure: Figure) -> Image.Image:
     """A figure's pixels, at 144 dpi; it is closed."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI)
+    canvas, figure.dpi = FigureCanvasAgg(figure), DPI
+    canvas.draw()  # once; `savefig` draws twice, and writes a file
     plt.close(figure)
-    return Image.open(file).convert("RGB")
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 # --- grids of pictures ----------------------------------------------------------

@@ -102,7 +102,7 @@ def compare(run: Run) -> None:
 
     # every row's clips first: a protector that breaks the protocol ends it here
     names = tables.prepare(run, tables.approaches(run), ())
-    made = {
+    makers = {
         "table1": tables.table1,
         "table1_attackers": lambda run: tables.leakage_table(run, names),
         "table1_attributes": lambda run: attributes.attribute_table(run, names),
@@ -113,8 +113,8 @@ def compare(run: Run) -> None:
         "live": recovery.beyond_table,
     }
     if not attributes.attributes_of(run):
-        del made["table1_attributes"], made["table1_groups"]
-    for name, table in made.items():
+        del makers["table1_attributes"], makers["table1_groups"]
+    for name, table in makers.items():
         rows = table(run)
         if is_main():
             write_table(rows, folder, name)

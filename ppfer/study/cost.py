@@ -81,7 +81,7 @@ def new_autoencoder() -> nn.Module:
         from diffusers import AutoencoderKL  # an extra
     except ImportError as error:
         raise PpferError(
-            "the latent compensator's cost needs diffusers; run: pip install 'ppfer[latent]'"
+            "the latent compensator's cost needs diffusers; run: pip install -e '.[latent]'"
         ) from error
     return AutoencoderKL(
         in_channels=3,
@@ -111,13 +111,13 @@ def count(stage: Training, bytes_per_value: int = 4) -> tuple[float, float, int]
     shape = (some, *frame) if stage.per_frame else (some, config.frames, *frame)
     bands, pixels = band_split(config), torch.zeros(shape)
     bands.merge(*bands.split(pixels), like=shape)  # its matrices are made before tensors turn fake
-    held: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     keep: list[Tensor] = []  # alive until the end, so that no two tensors share an id
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()._cdata
         if storage not in weights and tensor.is_floating_point():
-            held[storage] = max(held.get(storage, 0), tensor.numel() * bytes_per_value)
+            sizes[storage] = max(sizes.get(storage, 0), tensor.numel() * bytes_per_value)
             keep.append(tensor)
         return tensor
 
@@ -132,7 +132,7 @@ def count(stage: Training, bytes_per_value: int = 4) -> tuple[float, float, int]
             objective(pixels, target).backward()
     learn = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     every = sum(p.numel() for p in objective.parameters())
-    memory = 4 * every + 12 * learn + sum(held.values()) * batch / some
+    memory = 4 * every + 12 * learn + sum(sizes.values()) * batch / some
     return counter.get_total_flops() * batch / some, memory, learn
 
 

@@ -11,9 +11,8 @@ from ppfer.base.processes import is_main
 from ppfer.measure import Rate, Worst
 from ppfer.method import PIPELINE
 from ppfer.method.networks import leak
+from ppfer.run.clips import has_motions
 from ppfer.run.run import Run
-from ppfer.study.attacks.actions import has_motions
-from ppfer.study.attacks.linkage import linkage
 
 MAIN = ("none", "enhanced", "ppfer")  # what every run measures
 TABLE1 = (  # the paper's approaches
@@ -234,7 +233,7 @@ def whole_row(run: Run, name: str, *, more: bool = True) -> dict:
         if worst := worst_leakage(run, name, clips):
             row[f"plr_worst_{clips}"] = worst
     if more:
-        row["linkage"] = linkage(run, name)
+        row["linkage"] = measure.as_rate(run.summary(f"linkage/{name}")["test"])
     if more and has_motions(run):
         row["actions_r2"] = run.summary(f"actions/{name}")["test"]["actions_r2"]
     return row | {"flicker": run.get(f"steadiness/{name}")}

@@ -9,7 +9,7 @@ from pathlib import Path
 from ppfer.base.progress import Progress
 from ppfer.config import Config
 from ppfer.data.store import ClipStore
-from ppfer.method.clips import Clips, Wild
+from ppfer.run.clips import Clips, Wild
 from ppfer.run.stage import Stage
 from ppfer.twin.files import generate_arrays
 

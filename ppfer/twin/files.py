@@ -216,12 +216,14 @@ def generate(
             f"size >= 16, not actors={actors} from {first_actor}, wild={wild}, frames={frames}, "
             f"size={size}"
         )
-    made = {"size": size, "frames": frames, "seed": seed, "fps": FPS, "difficulty": difficulty}
+    # clips of other settings are never mixed into a folder
+    recipe = {"size": size, "frames": frames, "seed": seed, "fps": FPS, "difficulty": difficulty}
     note = out / "twin.json"
-    if note.exists() and json.loads(note.read_text()) != made:
+    if note.exists() and json.loads(note.read_text()) != recipe:
         raise PpferError(
             f"{out} holds clips made with {note.read_text().strip()}; give an empty folder"
         )
+    # labels first: they are small, and say what the folder will hold
     main = main_specs(actors, frames, seed, first_actor, difficulty)
     other = wild_specs(wild, frames, seed, difficulty)
     jobs = _places(main, out / "VideoMP4") + _places(other, out / "wild" / "Clip" / "original")
@@ -230,7 +232,8 @@ def generate(
     if other:
         _write_wild_labels(other, out / "wild" / "EmoLabel_DataSplit")
     with atomic(note) as partial:
-        partial.write_text(json.dumps(made) + "\n")
+        partial.write_text(json.dumps(recipe) + "\n")
+    # what an earlier, interrupted call has drawn stays
     todo = [job for job in jobs if not job[1].exists()]
     batches = [todo[i : i + BATCH] for i in range(0, len(todo), BATCH)]
     work = functools.partial(_write_clips, size=size, device=device)

@@ -74,6 +74,7 @@ class Head:
     def __init__(self, device: torch.device, path: Path = HEAD_MODEL) -> None:
         with np.load(path) as data:
             self.model = {key: data[key] for key in data.files}
+        # the head without lashes, unrolled around its axis
         mean, faces, part = (self.model[key] for key in ("mean", "faces", "face_part"))
         faces = faces.astype(np.int64)
         self.parts = [str(name) for name in self.model["part_names"]]
@@ -82,6 +83,7 @@ class Head:
         theta = np.arctan2(mean[:, 0], mean[:, 2] - AXIS)
         chart = np.stack([theta, mean[:, 1]], -1)
 
+        # a second skin over the scalp, which `hair_shell` lifts off
         hairy = (np.abs(theta) > 0.75) | (mean[:, 1] > 0.25)  # not on the face, neck and shoulders
         hairy &= (mean[:, 1] > -1.35) & (np.abs(mean[:, 0]) < 0.85)
         scalp = (part == 0) & hairy[faces].all(1)
@@ -96,6 +98,7 @@ class Head:
         names = [str(name) for name in self.model["action_names"]]
         self.action = {name: i for i, name in enumerate(names)}
 
+        # on the device, once: every clip is drawn with these
         put = functools.partial(torch.as_tensor, device=device)
         self.device, self.faces, self.part = device, put(faces), put(part.astype(np.int64))
         self.actions = put(actions.reshape(len(names), -1))
@@ -286,6 +289,7 @@ def draw(
         (N, 4, size, size) uint8: sRGB and the head's coverage.
     """
     n, fine = len(which), size * supersample
+    # where everything is, and which triangle each pixel shows
     vertices = pose_vertices(model, neutral[which], actions, pose)
     normals = smooth_normals(vertices, model.faces, model.around)
     points = project(vertices, pose, fine)
@@ -294,6 +298,7 @@ def draw(
     pixel, face, weights = rasterize(points, model.faces, fine, shown[which], is_hair)
     frame = pixel // (fine * fine)
 
+    # what is seen there is lit
     carried = torch.cat([normals, model.surface.expand(n, -1, -1)], -1)  # (N, V, 7)
     seen = interpolate(carried, model.faces, frame, face, weights)
     normal = F.normalize(seen[:, :3], dim=-1)
@@ -304,6 +309,7 @@ def draw(
     toward, key, fill = lamp.view(-1, 3, 3).unbind(1)
     colour = light(normal, albedo, gloss, toward, key, fill) * lit[:, None]
 
+    # mean over the finer pixels before the background: edges stay soft
     canvas = torch.zeros(n * fine * fine, 4, device=pixel.device)
     canvas.index_copy_(0, pixel, torch.cat([colour, torch.ones_like(colour[:, :1])], 1))
     if supersample > 1:

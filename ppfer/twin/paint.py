@@ -98,6 +98,7 @@ def hair_shell(look: Look, scalp: np.ndarray, chart: np.ndarray) -> tuple[np.nda
         (S, 3) how far the hair stands off the skin, under the skin where there is none; and (S,)
         how much grows there, in [0, 1].
     """
+    # outward from the head, level below the crown
     theta, y = chart.T
     above_ears = (y > 0.25) & (y < 0.4)
     wide = np.abs(scalp[above_ears, 0]).max()  # hair runs over the ears, not around them
@@ -110,6 +111,7 @@ def hair_shell(look: Look, scalp: np.ndarray, chart: np.ndarray) -> tuple[np.nda
     if HAIR[look.style] is None:
         return -0.06 * direction, np.zeros(len(scalp))
 
+    # how thick it is, and where it begins: the hairline by angle
     line, (top, side, back) = HAIR[look.style]
     angle = np.abs(theta)
     lowest = np.interp(angle, *np.array(line).T)

@@ -64,6 +64,7 @@ class Actor:
 def look(actor: Actor) -> Look:
     """The face of an actor, drawn around what the head model knows of sex, age and ancestry."""
     rng, person = seeded(actor.seed, "look", actor.id), actor.demographics
+    # the shape: what is known of such people, and chance around it
     male, race, age = person["Sex"] == "Male", person["Race"], person["Age"]
     white = race == "Caucasian"
     model = load_head(torch.device("cpu")).model
@@ -72,6 +73,7 @@ def look(actor: Actor) -> Look:
         [1, male, grown, rng.beta(3, 3), race == "African American", race == "Asian"], np.float64
     )
     shape = known @ model["regression"] + 0.8 * model["residual"] * rng.normal(size=60)
+    # colours, hair greying with age
     fair, dark = np.array(SKIN[race])
     skin = fair + (dark - fair) * rng.random() + rng.normal(0, 0.012, 3)
     shares = (0.25, 0.35, 0.2, 0.08, 0.12) if white else (0.85, 0.15, 0, 0, 0)
@@ -83,6 +85,7 @@ def look(actor: Actor) -> Look:
         lip = skin * [0.88, 0.62, 0.62]
     else:
         lip = skin * [0.92, rng.uniform(0.45, 0.65), rng.uniform(0.5, 0.65)]
+    # what tells people of one kind apart
     bearded = male * (rng.random() < 0.45)
     thick = rng.uniform(0.9, 1.5) if male else rng.uniform(0.6, 1.1)
     return Look(

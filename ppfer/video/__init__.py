@@ -8,7 +8,8 @@ What stands here is imported when it is asked for: whoever lists files reads non
 import importlib
 
 _HOMES = {
-    "clips": ("decode_clip", "sample_positions", "square"),
+    "clips": ("decode_clip", "square"),
+    "clock": ("sample_positions",),
     "file": ("VIDEO_SUFFIXES", "file_fault", "is_video"),
     "reader": ("Frame", "Frames", "Video", "inspect", "probe", "read_frames", "read_video"),
 }

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ppfer.base.errors import PpferError
+from ppfer.video.clock import sample_positions
 from ppfer.video.file import WHOLE, is_early, survey
 from ppfer.video.reader import inspect, read_frames
 
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
     import torch
 
 PICTURES = (".jpg", ".jpeg", ".png")
-
-
-def sample_positions(count: int, frames: int) -> list[int]:
-    """Mid-points of `frames` equal segments of `count` frames; a shorter clip repeats frames."""
-    return [(2 * i + 1) * count // (2 * frames) for i in range(frames)]
 
 
 def decode_clip(

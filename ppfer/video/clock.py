@@ -1,4 +1,4 @@
-"""When the pictures of a video are shown."""
+"""When the pictures of a video are shown, and which of them a clip keeps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import av
 from ppfer.video.file import frame_rate
 
 RESTARTS = ("mpeg", "mpegts")  # formats in which the clock may start again midway
+
+
+def sample_positions(count: int, frames: int) -> list[int]:
+    """Mid-points of `frames` equal segments of `count` frames; a shorter clip repeats frames."""
+    return [(2 * i + 1) * count // (2 * frames) for i in range(frames)]
 
 
 class Clock:
@@ -33,9 +38,11 @@ class Clock:
 
     def __call__(self, picture: av.VideoFrame) -> tuple[int | Fraction, int | Fraction]:
         """The time and the duration of the next picture shown."""
+        # when it says that it is shown, or where that cannot be trusted, when it was decoded
         stamp, other = picture.pts, picture.dts
         if stamp is None or (other is not None and not self.ordered):
             stamp = other
+        # a step too far back or ahead begins another part of the recording
         if self.origin is None:
             self.origin, time = stamp or 0, 0
         elif self.last is None:  # the first after a jump

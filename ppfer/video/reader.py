@@ -233,6 +233,7 @@ class Frames(Iterator[Frame]):
 
     def _describe(self, picture: av.VideoFrame) -> Video:
         container, stream, view = self.container, self.stream, self.view
+        # how long it is: by its header, else by its packets where that is quick
         declared = self.declared = declared_seconds(container, stream)
         seconds = declared or (container.duration or 0) / av.time_base
         if not declared and (not seconds or container.size < SMALL):  # better than an estimate
@@ -349,6 +350,7 @@ def inspect(path: str | Path) -> tuple[str | None, list[str]]:
                 dull = all(np.array_equal(frame.pixels[::4, ::4], looks[0]) for frame in frames)
     except PpferError as error:
         return str(error).removeprefix(f"{path} "), []
+    # what is odd but usable
     remarks = {
         f"rotated by {video.rotation}°, turned upright": video.rotation,
         "mirrored by its header": video.mirrored,

@@ -149,6 +149,7 @@ class Writer:
             raise PpferError(
                 f"{self.path} takes frames (H, W, 3) uint8 of {width}x{height}, not {pixels.shape}"
             )
+        # the first frame is time 0, of the sound too
         time = self.until if time is None else _exactly(time)
         if self.first is None:
             self.first = time
@@ -156,6 +157,7 @@ class Writer:
                 self.sound.begin(time)
         moment = time - self.first
         self.ticks = max(self.ticks + 1, round(moment / self.unit))  # times rise
+        # even sides, as 4:2:0 needs them
         if (stream := self.stream).height > height:
             pixels = np.concatenate([pixels, pixels[-1:]])
         if stream.width > width:

@@ -301,12 +301,12 @@ def _made_plan(wavelet, level, mode, form, axes, sizes, device, dtype) -> Plan:
 
 def tiles(matrix: Tensor, to: tuple[torch.device, torch.dtype]) -> Tiles:
     """A matrix, in `CUT` as tiles along its diagonal, without the zeros beside them."""
-    cut, made = to[0].type in CUT, []
+    cut, tiles = to[0].type in CUT, []
     for rows in matrix.tensor_split(max(1, round(min(matrix.shape) / 32)) if cut else 1):
         used = (rows != 0).any(0).nonzero().flatten().tolist() if cut else []
         first, last = (used[0], used[-1]) if used else (0, matrix.shape[1] - 1)
-        made.append((first, rows[:, first : last + 1].to(*to).contiguous()))
-    return made
+        tiles.append((first, rows[:, first : last + 1].to(*to).contiguous()))
+    return tiles
 
 
 def multiply(products: list[tuple[int, Tiles]], x: Tensor) -> Tensor:

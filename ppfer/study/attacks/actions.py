@@ -7,7 +7,6 @@ it tells.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ppfer import twin
-from ppfer.method.clips import twin_origin
 from ppfer.method.networks import Objective, OnProtected, new_recognizer, with_body
-from ppfer.run.run import Run
+from ppfer.run.clips import twin_origin
 from ppfer.run.stage import Stage, stage
 from ppfer.study.protectors.swap import twin_spec
 from ppfer.twin.head import load_head
@@ -115,9 +113,3 @@ def r_squared(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     off = ((predicted - true) ** 2).sum((0, 1))
     around = ((true - true.mean((0, 1))) ** 2).sum((0, 1))
     return 1 - off / np.maximum(around, 1e-9)
-
-
-def has_motions(run: Run) -> bool:
-    """Whether the true actions are known: of a twin to which no clips of others were added."""
-    name = re.compile(r"\d{4}_[A-Z]{3}_[A-Z]{3}_(LO|MD|HI|XX)")
-    return twin_origin(run.config) is not None and all(map(name.fullmatch, run.table["clip"]))

@@ -87,9 +87,9 @@ class Attribute(Training):
         return self.draw("clips", self.labels()[0], index=self.known("train"))
 
     def measure(self, net: nn.Module) -> dict[str, float]:
-        held = self.known("val")
-        logits = self.run.logits(net, "clips", held)
-        return {"val_accuracy": measure.accuracy(logits, self.labels()[0][held]).value}
+        validation = self.known("val")
+        logits = self.run.logits(net, "clips", validation)
+        return {"val_accuracy": measure.accuracy(logits, self.labels()[0][validation]).value}
 
 
 def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:

@@ -113,9 +113,9 @@ class Linkage(OnProtected):
         return self.pairs(self.known("train"))
 
     def measure(self, net: nn.Module) -> dict[str, float]:
-        held = self.known("val")
+        validation = self.known("val")
         pupil, teacher = (
-            self.run.logits(judge, store, held, per_frame=True)
+            self.run.logits(judge, store, validation, per_frame=True)
             for judge, store in ((net, self.store), (self.teacher(), "clips"))
         )
         return {"val_cosine": float((pupil * teacher).sum(-1).mean())}
@@ -135,8 +135,3 @@ class Linkage(OnProtected):
 def clip_embeddings(frames: Tensor) -> Tensor:
     """(n, T, D) of frames → (n, D) of clips, of length 1."""
     return F.normalize(frames.mean(1), dim=-1)
-
-
-def linkage(run: Run, name: str) -> Linked:
-    """What stage "linkage/<name>" found."""
-    return Linked(**run.summary(f"linkage/{name}")["test"])

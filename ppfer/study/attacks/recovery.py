@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.measure import Rate, as_rate, leakage
-from ppfer.method.clips import by_clip
 from ppfer.method.networks import Objective, OnProtected, leak
 from ppfer.protect import NamedApply
+from ppfer.run.clips import by_clip
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, stage
 from ppfer.study.tables import (
@@ -150,11 +150,11 @@ class RecoveryAttack(OnProtected):
     @torch.inference_mode()
     def measure(self, net: nn.Module) -> dict[str, float]:
         run = self.run
-        held, wanted = (
+        protected, wanted = (
             some_frames(run.tensor(store), run.parts["val"], 2) for store in (self.store, "clips")
         )
-        made = undo(net, held, run.device)
-        return {"val_l1": float((made.float() - wanted.cpu().float()).abs().mean() / 255)}
+        recovered = undo(net, protected, run.device)
+        return {"val_l1": float((recovered.float() - wanted.cpu().float()).abs().mean() / 255)}
 
     def report(self, net: nn.Module) -> dict:
         run, index = self.run, self.run.parts["test"]

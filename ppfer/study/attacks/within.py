@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ppfer import twin
 from ppfer.base.files import atomic
 from ppfer.measure import HELD, Worst, as_rate, pooled, rate
-from ppfer.method.clips import twin_origin
+from ppfer.run.clips import twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.study.attacks.recovery import undo

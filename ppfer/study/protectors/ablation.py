@@ -68,8 +68,8 @@ class Joint(Training):
     def accuracy(self, net: nn.Module, part: str) -> Rate:
         """The jointly trained F_u on the enhanced clips of a part."""
         run, index = self.run, self.run.parts[part]
-        made = protected_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
-        return accuracy(run.logits(self.recognizer, made), run.labels("emotion")[index])
+        enhanced = protected_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
+        return accuracy(run.logits(self.recognizer, enhanced), run.labels("emotion")[index])
 
     def measure(self, net: nn.Module) -> dict[str, float]:
         leaks = protection(self.run, net, "clips")

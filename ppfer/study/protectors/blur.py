@@ -209,13 +209,13 @@ class Blur(Stage):
 
     def make(self, folder: Path) -> dict:
         run, index = self.run, torch.as_tensor(self.run.parts["val"])
-        held, ppfer = run.tensor("clips")[index], run.tensor("protected/ppfer")[index]
+        originals, ppfer = run.tensor("clips")[index], run.tensor("protected/ppfer")[index]
         own, judge = ("identity", "identity")
         if self.target == "acc":
             own, judge = ("recognizer/ppfer", "blurred")
 
         def at(sigma: float) -> float:
-            return self.value(judge, protected_by(run, GaussianBlur(sigma), held, batch=32))
+            return self.value(judge, protected_by(run, GaussianBlur(sigma), originals, batch=32))
 
         goal, ends = self.value(own, ppfer), sigma_range(self.config.size)
         found = bisect(at, goal, *ends, tolerance=0.25 / len(index))

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ppfer.base.progress import Progress
-from ppfer.method.clips import by_clip
 from ppfer.protect import NamedApply
+from ppfer.run.clips import by_clip
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.video.faces import enlarged, finder_missing, surest

@@ -130,7 +130,7 @@ def flow_missing(run: Run) -> str:
     if run.config.flow_weights or importlib.util.find_spec("cv2"):
         return ""
     return (
-        "optical flow needs OpenCV; install the extra: pip install 'ppfer[flow]', or give "
+        "optical flow needs OpenCV; install the extra: pip install -e '.[flow]', or give "
         "flow_weights=PATH for RAFT"
     )
 

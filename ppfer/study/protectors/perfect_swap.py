@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ppfer import twin
-from ppfer.method.clips import by_clip, twin_origin
 from ppfer.protect import NamedApply
+from ppfer.run.clips import by_clip, twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.protectors.swap import twin_spec

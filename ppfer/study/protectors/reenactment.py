@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.base.device import single_thread_pool
-from ppfer.method.clips import twin_origin
 from ppfer.protect import VideoProtector
 from ppfer.run import fast
+from ppfer.run.clips import twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.protectors import landmarker, regressor

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ppfer.method.clips import by_clip
 from ppfer.protect import Apply, NamedApply
+from ppfer.run.clips import by_clip
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.attacks.recovery import mean_image

@@ -213,8 +213,8 @@ class Tradeoff(Training):
     def measure(self, net: nn.Module) -> dict[str, float]:
         run, index = self.run, self.run.parts["val"]
         leaks = protection(run, net, "clips")
-        made = protected_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
-        read = accuracy(run.logits(self.recognizer, made), run.labels("emotion")[index])
+        protected = protected_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
+        read = accuracy(run.logits(self.recognizer, protected), run.labels("emotion")[index])
         return leaks | {"val_accuracy": read.value}
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ppfer import twin
 from ppfer.base.errors import PpferError
 from ppfer.base.progress import Progress
-from ppfer.method.clips import by_clip, twin_origin
+from ppfer.run.clips import by_clip, twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.study.protectors.blur import GaussianBlur
@@ -84,15 +84,16 @@ class FaceSwap(nn.Module):
         size, frames = clips.shape[-1], clips.flatten(0, 1)  # (n, 3, H, W)
         points = torch.cat([self.landmarks[name] for name in names]).to(clips.device)  # (n, L, 2)
         found = ~points.isnan().flatten(1).any(1)
-        corners = F.pad(
-            points.nan_to_num() * size, (0, 1)
-        )  # (n, L, 3): in pixels, all at one depth
+
+        # which triangle of the face each pixel lies in: (n, L, 3) in pixels, all at one depth
+        corners = F.pad(points.nan_to_num() * size, (0, 1))
         where, face, weights = raster.rasterize(
             corners,
             self.faces,
             size,
             double=torch.ones(len(self.faces), dtype=torch.bool, device=clips.device),
         )
+        # from where in the donor's picture it takes its colour
         source = raster.interpolate(
             self.points.expand(len(frames), -1, -1), self.faces, where // size**2, face, weights
         )  # (P, 2)
@@ -113,9 +114,9 @@ class FaceSwap(nn.Module):
             "border",
             align_corners=False,
         )
-        blend = (2 * GaussianBlur(size / 32)(covered) - 1).clamp(
-            0, 1
-        ) * covered  # 0 at the hull, 1 well inside
+
+        # no edge shows: the donor fades in, 0 at the hull, 1 well inside
+        blend = (2 * GaussianBlur(size / 32)(covered) - 1).clamp(0, 1) * covered
         swapped = torch.lerp(frames, warped, blend)
         return torch.where(found.view(-1, 1, 1, 1), swapped, 0.5).view_as(clips)
 
@@ -186,7 +187,7 @@ def swap_missing(run: Run) -> str:
         return ""
     return (
         "image swapping needs facial landmarks; for real video install the extra: pip install "
-        "'ppfer[landmarks]'"
+        "-e '.[landmarks]'"
     )
 
 
@@ -236,14 +237,14 @@ def build_swap(run: Run) -> FaceSwap:
 
 def swap_what(run: Run) -> str:
     """What ran, with the clips in which no face was found."""
-    made = run.summary("landmarks")
+    summary = run.summary("landmarks")
     lost = (
-        f"; no face found in {made['without_face']} clips, which are grey"
-        if made["without_face"]
+        f"; no face found in {summary['without_face']} clips, which are grey"
+        if summary["without_face"]
         else ""
     )
     return (
-        f"one synthetic donor, piecewise affine to 68 landmarks by {made['by']}, instead of "
+        f"one synthetic donor, piecewise affine to 68 landmarks by {summary['by']}, instead of "
         f"MobileFaceSwap{lost}"
     )
 

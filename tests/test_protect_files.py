@@ -14,8 +14,8 @@ import torch
 from ppfer import video
 from ppfer.base.errors import PpferError
 from ppfer.config import REPO
-from ppfer.method.clips import by_clip
 from ppfer.protect import VideoProtector
+from ppfer.run.clips import by_clip
 from ppfer.video import heads
 from ppfer.video import protect_files as deploying
 from ppfer.video.heads import ProtectOptions

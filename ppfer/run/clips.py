@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,14 @@ def twin_origin(config: Config) -> dict | None:
     path = data_path(config.data) / "twin.json"
     if not path.exists():
         return None
-    made = {"difficulty": 0.0} | json.loads(path.read_text())  # older twins do not say it
-    return {key: made[key] for key in ("frames", "seed", "difficulty")}
+    recipe = {"difficulty": 0.0} | json.loads(path.read_text())  # older twins do not say it
+    return {key: recipe[key] for key in ("frames", "seed", "difficulty")}
+
+
+def has_motions(run: Any) -> bool:
+    """Whether the true actions are known: of a twin to which no clips of others were added."""
+    name = re.compile(r"\d{4}_[A-Z]{3}_[A-Z]{3}_(LO|MD|HI|XX)")
+    return twin_origin(run.config) is not None and all(map(name.fullmatch, run.table["clip"]))
 
 
 class Decoded(Stage):
@@ -214,8 +221,8 @@ class Protected(Stage):
         if self.config.keep_protected:
             return ClipStore.open(folder / "store")
         there = self.run.tensor("clips").device  # where there is room for clips
-        made = torch.cat([part.to(there) for part in self.stream()])
-        return ClipStore.in_memory(made, self.run.table)
+        pixels = torch.cat([part.to(there) for part in self.stream()])
+        return ClipStore.in_memory(pixels, self.run.table)
 
 
 class ByClip(dict):
