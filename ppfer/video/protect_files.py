@@ -249,6 +249,8 @@ def _summary(outcome: Outcome, options: ProtectOptions) -> str:
     tally = outcome.tally
     size, length = f"{outcome.width}×{outcome.height}", f"{outcome.length:.1f} s"
     text = f"{tally.frames} frames of {size}, {length}, {outcome.speed:.0f} frames/s"
+    if is_photo(outcome.source):
+        text = f"a photo of {size}"
     if options.frame == "face":
         faces = len(tally.tracks)
         text += f", {faces} face{'' if faces == 1 else 's'} followed"
