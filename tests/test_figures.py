@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_deploy import CLIPS, OffTheScreen, options, painted, people, read, write  # noqa: F401
+from test_protect_files import CLIPS, OffTheScreen, options, painted, people, read, write  # noqa: F401
 
 from ppfer.base.errors import PpferError
 from ppfer.cli import main
