@@ -37,7 +37,7 @@ from ppfer.study import tables
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-runs, raw = Path("runs"), Path("raw")
+runs, raw = Path("runs").resolve(), Path("raw")
 few = {f"{stage}.{key}": 2 for stage in ("identity", "privacy") for key in ("steps", "batch")}
 settings = {"actors": 2, "clips_per_actor": 12, "size": 16, **few}
 run = catalogue.open_run(load_config("smoke", settings), runs, "cpu")

@@ -167,7 +167,7 @@ def test_what_to_install_is_said(monkeypatch, missing):
     else:
         pytest.importorskip("cv2")
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(PpferError, match=r"pip install 'ppfer\[faces\]'"):
+    with pytest.raises(PpferError, match=r"pip install -e '\.\[faces\]'"):
         Finder()
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ppfer.base.errors import PpferError
+from ppfer.base.files import write_json
 from ppfer.config import REPO
 from ppfer.run.stage import Protector
 from ppfer.study.protectors.ablation import FULL, TASKS
@@ -92,32 +93,25 @@ def test_one_picture_for_everybody_is_chance_to_every_attacker(tiny_run):
 def test_rows_made_side_by_side_are_those_of_the_tables(tiny_run, monkeypatch):
     monkeypatch.syspath_prepend(str(REPO / "tests" / "bench"))
     rows = importlib.import_module("rows")
-    wanted = list(rows.jobs())
-    names = [job.name for job in wanted]
-    assert len(set(names)) == len(names)
-    asked = {name.removeprefix("row ") for name in names if name.startswith("row ")}
-    assert {*approaches(tiny_run), "enhanced"} <= asked
-    assert {f"task {task.number}" for task in (*TASKS, FULL)} <= set(names)
-    for job in wanted:  # what it waits for is what some job before it makes, or a typing mistake
-        assert all(tiny_run.stage(need) for need in job.needs)
+    asked = rows.GRIDS["row"][1]["approach"]
+    assert {*approaches(tiny_run), "enhanced"} <= set(asked) and len(set(asked)) == len(asked)
+    assert {task.protector for task in (*TASKS, FULL)} <= set(rows.GRIDS["task"][1]["approach"])
+    for _, axes in rows.GRIDS.values():  # each is a protector there is, and no typing mistake
+        assert all(tiny_run.protector(name) for name in axes["approach"])
 
 
 def test_rows_of_several_seeds_and_settings_become_tables(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(REPO / "tests" / "bench"))
     rows = importlib.import_module("rows")
-    lines = []
     for seed, run, k in ((1, "smoke-seed1", 3), (0, "smoke", 4), (0, "smoke-x", 5)):
         title = "Live controllers" + (", weight 1" if run == "smoke-x" else "")
         row = {"approach": title, "setting": "weight", "acc": {"k": k, "n": 21}, "linkage": 0}
-        tables_of = ("dials",) if run == "smoke-x" else ("dials", "live", "table1")
-        said = [[table, row] for table in tables_of]
-        line = {"job": "row live", "seed": seed, "run": run, "rows": said, "manifest": {}}
-        lines.append(json.dumps(line) + "\n")
-    (tmp_path / "0.jsonl").write_text("".join(lines))
+        found = [[table, row] for table in (("dials",) if run == "smoke-x" else ("live", "table1"))]
+        grid = "dial weight" if run == "smoke-x" else "row"
+        write_json(tmp_path / run / "rows" / f"{grid} live.json", {"seed": seed, "rows": found})
     rows.collect(argparse.Namespace(out=tmp_path))
     read = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*.json")}
     found = [(row["approach"], row["seed"], row["acc"]["k"]) for row in read["dials"]]
-    live = "Live controllers"
-    assert found == [(live, 0, 4), (live, 1, 3), (f"{live}, weight 1", 0, 5)]
+    assert found == [("Live controllers, weight 1", 0, 5)]
     assert [row["linkage"] for row in read["beyond_seeds"]] == [0, 0]
     assert read["seeds"][0]["acc"] == {"k": [4, 3], "n": 21} and read["seeds"][0]["seeds"] == "0, 1"
