@@ -1,5 +1,6 @@
 """A grid of cells: what they share is made once, what fails stays apart, what is there is used."""
 
+import itertools
 import json
 import os
 import re
@@ -17,11 +18,11 @@ from ppfer import measure
 from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.base.processes import interruptible
-from ppfer.cli import batch, grid, main, notebooks
+from ppfer.cli import batch, compare, grid, main, notebooks
 from ppfer.config import load_config
 from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
-from ppfer.show import notebook
+from ppfer.show import notebook, plots
 
 
 @stage("shared", settings=("size",), notebook="00")
@@ -229,6 +230,17 @@ def test_a_stage_that_another_program_makes_is_waited_for(tmp_path, capsys):
 
 
 # --- runs side by side ----------------------------------------------------------------
+
+
+def test_titles_of_compared_measures_lie_apart():
+    """As `ppfer compare` names them: long, side by side, and one row of panels above the other."""
+    measures = [title for key, title in compare.COLUMNS.items() if key != "approach"]
+    row = {"run": "demo", "approach": "PPFER (C)"} | dict.fromkeys(measures, measure.Rate(22, 295))
+    figure = plots.compared([row])
+    figure.canvas.draw()
+    boxes = [axis.get_tightbbox() for axis in figure.axes]  # with titles and labels of ticks
+    assert len(boxes) == len(measures) == 4
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_runs_are_compared(tmp_path, capsys):

@@ -105,6 +105,14 @@ def test_a_blurred_scene_continues_where_heads_were():
     assert (blurred(picture, [(-50, -50, 300)]) == GREY).all()  # all of it is head
 
 
+def test_a_scene_that_heads_fill_fades_instead_of_flickering():
+    """A face that moves by a pixel shows a sliver of scene in one frame and none in the next."""
+    picture = np.full((96, 96, 3), (40, 160, 60), np.uint8)
+    seen = [blurred(picture, [(0, 0, side)])[0, 0].astype(int) for side in range(80, 97)]
+    assert np.abs(seen[0] - (40, 160, 60)).max() <= 2 and (seen[-1] == GREY).all()
+    assert max(np.abs(a - b).max() for a, b in zip(seen, seen[1:])) <= 20
+
+
 def test_a_protector_of_figures_is_held_to_its_shape():
     with pytest.raises(PpferError, match="of figures"):
         clips = torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8)

@@ -311,7 +311,7 @@ def compared(rows: Sequence[Mapping]) -> Figure:
     lines, named = list(table.run.unique()), list(table.approach.unique())
     shift = table.approach.map(named.index) - (len(named) - 1) / 2
     table["line"] = table.run.map(lines.index) + 0.6 * shift / max(1, len(named))
-    height = 1.6 + 0.3 * len(lines)
+    height = 1.9 + 0.3 * len(lines)
     look = {"height": height, "aspect": 3.2 / height, "facet_kws": {"sharex": False}}
     what = {"x": "value", "y": "line", "hue": "approach", "style": "approach"}
     grid = sns.relplot(table, **what, col="measure", col_wrap=2, **look)
@@ -319,10 +319,10 @@ def compared(rows: Sequence[Mapping]) -> Figure:
         own = table[table.measure == name]
         axis.hlines(own.line, own.low, own.high, color="0.6", linewidth=1, zorder=0)
         axis.set_xlim((-2, 102) if name.endswith("%") else None)
+        axis.set_title(name.replace(": ", "\n"), fontsize="medium")
     grid.set(yticks=range(len(lines)), yticklabels=lines, xlabel="", ylabel="")
-    grid.set_titles("{col_name}")
-    grid.axes.flat[0].invert_yaxis()
-    return grid.figure
+    grid.set(ylim=(len(lines) - 0.5, -0.5))
+    return grid.tight_layout().figure
 
 
 def confusion(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:

@@ -24,6 +24,7 @@ CELLS = (
 KNOWN = 0.25  # share of a cell outside heads from which it counts whole; below, others fill it
 NEARER = 3  # of a cell that is filled, others count by their distance to this power
 GREY = 112  # behind a figure where nothing of the scene is to be seen
+ENOUGH = 0.1  # share of a picture outside heads below which its scene fades to grey, by degrees
 FOOT = 0.14  # share of a figure, at the bottom, over which its neck fades
 
 
@@ -56,6 +57,8 @@ def blurred(pixels: np.ndarray, hidden: Iterable[Square] = ()) -> np.ndarray:
     weights = apart**-NEARER * known[known > 0]  # (n, m), Shepard 1968
     around = weights @ cells[known > 0] / np.maximum(weights.sum(1, keepdims=True), 1e-9)
     cells[known < 1] = around + (cells[known < 1] - around) * known[known < 1][:, None]
+    # by degrees, too: where heads fill the picture, a sliver of scene comes and goes
+    cells = GREY + (cells - GREY) * min(1.0, share.mean() / ENOUGH)
     return np.rint(cells).clip(0, 255).astype(np.uint8)
 
 
