@@ -301,3 +301,11 @@ def test_a_verdict_says_what_the_interval_allows(rate, against, found, capsys):
     assert said.startswith(f"C: {rate} is ")
     assert ("clearly " + found in said) == (found != "like")
     assert ("points, 95 % interval" in said) == isinstance(against, Rate)
+
+
+def test_some_clips_of_a_sorted_part_are_of_all_its_people():
+    """Not its first ones, which are one or two people's."""
+    actors = np.repeat(np.arange(12), 25)
+    picked = notebook.some(np.arange(300), 48)
+    assert len(set(picked)) == 48 and set(actors[picked]) == set(range(12))
+    assert list(notebook.some([7, 9], 48)) == [7, 9]

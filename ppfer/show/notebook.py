@@ -259,6 +259,23 @@ def verdict(rate: Rate, *, against: float | Rate, name: str = "", than: str = "g
     return found
 
 
+def happened(*sentences: str) -> None:
+    """What this run measured and what that means, under the figure or table it was read from.
+
+    Args:
+        sentences: computed, with this run's own numbers; Markdown.
+    """
+    display(Markdown(f"**What happened here.** {' '.join(sentences)}"))
+
+
+def some(places: Sequence[int], count: int) -> np.ndarray:
+    """Up to `count` of the places, evenly spread: a part of a split is sorted by actor, and its
+    first clips are one or two people's.
+    """
+    places = np.asarray(places)
+    return places[np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)]
+
+
 def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> None:
     """Print a table as Markdown; with a name and a run, also write it to the run's ``tables``
     folder (json and md).
