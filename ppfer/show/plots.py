@@ -211,7 +211,7 @@ def bands(
         low = (low - low.min()) / (low.max() - low.min()).clamp_min(1e-9)
         rows.append([low, *(signed(x, top) for x in details)])
         title = row_titles[i] if i < len(row_titles) else ""
-        titles.append(f"{title}\nfull colour: ±{top:.2g}".strip())
+        titles.append(f"{title}\nred +{top:.2g}\nblue −{top:.2g}".strip())
     return image_grid(rows, titles, list(coefficients[0]), cell=cell)
 
 
