@@ -60,7 +60,7 @@ def test_it_begins_with_a_question_and_has_a_readers_size(path):
     title = book.cells[0].source.splitlines()[0]
     assert book.cells[0].cell_type == "markdown"
     assert re.fullmatch(rf"# {path.name[:2]} · .*\?", title), title
-    assert 15 <= len(book.cells) <= 40
+    assert 15 <= len(book.cells) <= 52
     assert path.stat().st_size <= 1_000_000
     lengths = [len(c.source.splitlines()) for c in cells(path)]
     assert max(lengths) <= 15 and statistics.median(lengths) <= 8
