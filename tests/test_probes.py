@@ -9,7 +9,7 @@ from conftest import coloured_run
 from ppfer.base.errors import PpferError
 from ppfer.config import Train
 from ppfer.measure import Rate, difference
-from ppfer.study.attacks.probes import View, explained, result
+from ppfer.study.attacks.probes import View, result
 from ppfer.wavelets import BandSplit
 
 CLIPS = torch.rand(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -94,17 +94,3 @@ def test_newcombes_interval_is_the_published_one():
     d, low, high = difference(Rate(56, 70), Rate(48, 80))
     assert (d, low, high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
     assert difference(Rate(48, 80), Rate(56, 70)) == pytest.approx((-d, -high, -low))
-
-
-def test_explained_variance():
-    labels = torch.arange(60) % 3
-    g = torch.Generator().manual_seed(0)
-    noise = torch.randn(60, 3, 4, 4, generator=g, dtype=torch.float64)
-    between, total = explained(noise, torch.zeros(60, dtype=torch.long))
-    assert between.abs().max() < 1e-12  # one group explains nothing
-    torch.testing.assert_close(total, noise.var(0, correction=0).sum(0))
-    between, total = explained(labels.double()[:, None, None, None].expand(60, 3, 4, 4), labels)
-    torch.testing.assert_close(between, total)  # a picture that is its label is explained whole
-    between, total = explained(noise, labels)
-    within = sum(noise[labels == k].var(0, correction=0).sum(0) / 3 for k in range(3))
-    torch.testing.assert_close(between + within, total)

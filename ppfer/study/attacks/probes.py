@@ -199,26 +199,3 @@ def result(run: Run, name: str, measure: str = "random_frame") -> Rate:
             log-probability).
     """
     return Rate(**run.summary(name)["test"][measure])
-
-
-def explained(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Per pixel, how much of the variance lies between the groups of a label: the correlation ratio
-    η², without training.
-
-    Args:
-        pixels: (N, 3, H, W) of one view.
-        labels: (N,) int64.
-
-    Returns:
-        between (H, W) and total (H, W) variance, colours summed; η² = between / total. Groups drawn
-        at random give about (groups − 1) / (N − 1).
-    """
-    x = pixels.double().flatten(1)
-    x = x - x.mean(0)
-    counts = torch.bincount(labels).double()
-    sums = torch.zeros(len(counts), x.shape[1], dtype=x.dtype, device=x.device).index_add_(
-        0, labels, x
-    )
-    means = sums / counts.clamp(min=1)[:, None]
-    between, total = (counts[:, None] * means**2).sum(0) / len(x), (x**2).mean(0)
-    return between.view(pixels.shape[1:]).sum(0), total.view(pixels.shape[1:]).sum(0)
