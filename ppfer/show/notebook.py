@@ -234,7 +234,7 @@ def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:
 
 
 def verdict(rate: Rate | np.ndarray, **how: Any) -> str:
-    """Print the sentence of `compared`, which takes the same; returns "above", "below" or "like"."""
+    """Print the sentence of `compared`, which takes the same; return "above", "below" or "like"."""
     found, sentence = compared(rate, **how)
     print(sentence)
     return found
