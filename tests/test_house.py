@@ -284,4 +284,4 @@ def test_what_is_counted_would_be_seen():
     tree = ast.parse("def a():\n class B:\n  def c(self):\n   def d(): import os")
     assert {node.name: n for node, n in inside(tree, FUNCTIONS)} == {"a": 0, "c": 1, "d": 2}
     assert [n for _, n in inside(tree, IMPORTS)] == [3]
-    assert {"ppfer.method", "ppfer.method.networks", "ppfer.run"} <= EDGES["ppfer.show.plots"]
+    assert {"ppfer.method", "ppfer.run", "ppfer.run.run"} <= EDGES["ppfer.show.notebook"]

@@ -86,14 +86,8 @@ PROTECTORS = (
 
 PIPELINE = (
     *("clips", "wild", "split", "identity", "pretrain", "privacy"),
-    *(
-        "protected/none",
-        "protected/copies",
-        "protected/enhanced",
-        "expression",
-        "compensation",
-        "protected/ppfer",
-    ),
+    *("protected/none", "protected/copies", "protected/enhanced"),
+    *("expression", "compensation", "protected/ppfer"),
     *("recognizer/none", "recognizer/enhanced", "recognizer/ppfer"),
     *("attack/none", "attack/enhanced", "attack/ppfer"),
 )

@@ -233,19 +233,9 @@ def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:
 # --- words ----------------------------------------------------------------------
 
 
-def verdict(
-    rate: Rate | np.ndarray,
-    *,
-    against: float | Rate | np.ndarray,
-    name: str = "",
-    than: str = "guessing",
-) -> str:
-    """Print the sentence of `compared`.
-
-    Returns:
-        "above", "below" or "like".
-    """
-    found, sentence = compared(rate, against=against, name=name, than=than)
+def verdict(rate: Rate | np.ndarray, **how: Any) -> str:
+    """Print the sentence of `compared`, which takes the same; return "above", "below" or "like"."""
+    found, sentence = compared(rate, **how)
     print(sentence)
     return found
 
@@ -273,7 +263,7 @@ def compared(
     this = rate if isinstance(rate, Rate) else measure.rate(rate)
     if isinstance(against, np.ndarray):
         here, there, p = measure.mcnemar(rate, against)
-        found = "like" if p >= 0.05 else "above" if here > there else "below"
+        low, high = (0, 0) if p >= 0.05 else (here - there, here - there)
         only = f"right here alone {here}, there alone {there}, McNemar's p = {p:.2g}"
         other = f"{measure.rate(against)} ({only})"
     elif isinstance(against, Rate):
@@ -283,8 +273,7 @@ def compared(
     else:
         low, high = (edge - against for edge in this.interval)
         other = f"{100 * against:.1f} %"
-    if not isinstance(against, np.ndarray):
-        found = "above" if low > 0 else "below" if high < 0 else "like"
+    found = "above" if low > 0 else "below" if high < 0 else "like"
     words = {"above": "clearly above", "below": "clearly below", "like": "not to be told from"}
     return found, f"{name + ': ' if name else ''}{this} is {words[found]} {than}, {other}."
 

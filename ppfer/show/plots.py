@@ -306,32 +306,37 @@ def answers(said: Mapping[str, np.ndarray], truth: np.ndarray, names: Sequence[s
         axis.set_title(title, fontsize=10)
         axis.set_xticks(at if few else [], names if few else [], rotation=90, fontsize=8)
         axis.set_xlabel("" if few else f"{len(names)} names")
+        axis.grid(visible=False, axis="x")
     axes[0, 0].set_ylabel("clips given this name")
     _legend(figure, *axes[0, 0].get_legend_handles_labels())
     return figure
 
 
-def scattered(points: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> Figure:
-    """Points in a plane: a column for each set of them, a row for each way to colour them.
+def scattered(features: Mapping[str, Tensor], labels: Mapping[str, np.ndarray]) -> Figure:
+    """Features in the plane in which they vary most (PCA) and its share of their variance: a column
+    for each set of them, a row for each way to colour them.
 
     Args:
-        points: title → (n, 2).
+        features: title → (n, d).
         labels: what the colour shows → (n,) names; a legend where they are few.
     """
-    shape, size = (len(labels), len(points)), (WIDE + 1, 2.4 * len(labels))
+    shape, size = (len(labels), len(features)), (WIDE + 1, 2.4 * len(labels))
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
-    for row, (what, names) in zip(axes, labels.items(), strict=True):
-        kinds = sorted(set(names))
-        colours = sns.color_palette("husl" if len(kinds) > 10 else "colorblind", len(kinds))
-        for axis, (title, xy) in zip(row, points.items(), strict=True):
+    for column, (title, x) in zip(axes.T, features.items(), strict=True):
+        u, s, _ = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+        xy, share = (u * s)[:, :2].numpy(), float(s[:2].square().sum() / s.square().sum())
+        for axis, (what, names) in zip(column, labels.items(), strict=True):
+            kinds = sorted(set(names))
+            colours = sns.color_palette("husl" if len(kinds) > 10 else "colorblind", len(kinds))
             for i, (kind, colour) in enumerate(zip(kinds, colours, strict=True)):
                 look = {"color": [colour], "marker": MARKERS[i % len(MARKERS)], "label": kind}
                 axis.scatter(*xy[names == kind].T, s=10, linewidths=0, **look)
             axis.set(xticks=[], yticks=[])
             axis.set_title(f"{title}, by {what}", fontsize=9)
-        if len(kinds) <= 12:
-            place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "handletextpad": 0}
-            row[-1].legend(fontsize=7, markerscale=1.6, **place)
+            if axis in axes[:, -1] and len(kinds) <= 12:
+                place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "handletextpad": 0}
+                axis.legend(fontsize=7, markerscale=1.6, **place)
+        column[-1].set_xlabel(f"{100 * share:.0f} % of the variance", fontsize=8)
     return figure
 
 
