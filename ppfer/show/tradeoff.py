@@ -135,7 +135,10 @@ def figure(
     # the legend: what each number stands for, then what the other marks are
     marks = [plt.Line2D([], [], linestyle="", **_mark(number)) for number in numbers.values()]
     titles = [f"{number} {name}" for name, number in numbers.items()]
-    others = {"ours, V_pl frozen": (frozen, CIRCLE), "the paper's, on CREMA-D": (published, CROSS)}
+    others = {
+        "ours, V_pl as trained": (frozen, CIRCLE),
+        "the paper's, on CREMA-D": (published, CROSS),
+    }
     for title, (there, style) in others.items():
         if there:
             marks.append(plt.Line2D([], [], linestyle="", **style))
