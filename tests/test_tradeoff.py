@@ -33,7 +33,11 @@ def test_a_row_without_a_number_has_no_point():
     assert tradeoff.points(rows, "acc") == [("a", 0.05, 0.5), ("b", 0.06, 0.6)]
     drawn = tradeoff.figure(rows, chance=0.1)
     assert len(drawn.axes) == 2  # nobody was retrained
-    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["1 a", "2 b"]
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == [
+        "1 a",
+        "2 b",
+        "chance, 10.0 %",
+    ]
 
 
 def test_figure1_has_the_papers_points_and_those_of_the_frozen_validator(tmp_path):
@@ -41,7 +45,7 @@ def test_figure1_has_the_papers_points_and_those_of_the_frozen_validator(tmp_pat
     rows = [row("Gaussian blur 2", 95, 0, **named), row("PPFER (C)", 25, 0, **named)]
     drawn = tradeoff.figure1([*rows, row("ours alone", 3, 0, **named), {"approach": "left out"}])
     labels = [text.get_text() for text in drawn.legends[0].get_texts()]
-    kinds = ["ours, V_pl frozen", "the paper's, on CREMA-D"]
+    kinds = ["ours, V_pl as trained", "the paper's, on CREMA-D"]
     assert labels == ["1 Gaussian blur 2", "2 PPFER (C)", "3 ours alone", *kinds]
     marks = [line.get_marker() for line in drawn.axes[0].get_lines()]
     assert marks.count("x") == 2  # theirs, of approaches that they have

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from ppfer.base.files import atomic
 from ppfer.measure import Rate, as_rate
@@ -104,38 +105,49 @@ def figure(
     rows = [row for row in rows if attacker in row]
     numbers = {row["approach"]: i for i, row in enumerate(rows, 1)}
     panels = [key for key in utilities if points(rows, key, attacker)]
-    size = (4.2 * len(panels) + 3 * (len(panels) == 1), 4.4)
+    beside = len(panels) == 1  # the legend: beside one panel, below several
+    height = 4.4 if beside else 4.3 + 0.2 * -(-len(rows) // len(panels))
+    size = (4.2 * len(panels) + 3 * beside, height)
     drawn, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
     visible = [row for row in rows if not shown or row["approach"] in {*shown, chosen}]
 
     # a panel per utility: the attacker's points above what they are compared with
     for axis, key in zip(axes[0], panels, strict=True):
+        spots, small, marks = [], [], []  # (share named, utility, number) of labels and of marks
         if frozen:
-            _from_frozen(axis, visible, key, attacker)
-        spots = []
+            marks += _from_frozen(axis, visible, key, attacker)
         for name, named, left in points(visible, key, attacker):
             axis.plot(100 * named, left, **_mark(numbers[name]), ms=13 if name == chosen else 8)
             spots.append((named, left, numbers[name]))
-        _label(axis, spots)
         if published and key == "acc_retrained":
-            _crosses(axis, {numbers[n]: c for n, c in published.items() if n in numbers})
+            theirs = {numbers[n]: c for n, c in published.items() if n in numbers}
+            small = [(c["plr"] / 100, c["acc"] / 100, number) for number, c in theirs.items()]
+            for x, y, _ in small:
+                axis.plot(100 * x, y, **CROSS)
+        _label(axis, spots, small, marks)
         if chance is not None:
             axis.axvline(100 * chance, color="0.5", linestyle="--", linewidth=1)
-        axis.set(xlabel=ATTACKERS[attacker], ylabel=UTILITY[key], xlim=(-9, 109))
-        axis.set_ylim(min(0, axis.get_ylim()[0]), 1.03)
-    if chance is not None:
-        axes[0][0].text(100 * chance + 1, 0.02, "chance", color="0.4")
+        axis.set(xlabel=ATTACKERS[attacker], ylabel=UTILITY[key], xlim=(-6, 126))
+        axis.set(xticks=range(0, 101, 20), ylim=(min(0, axis.get_ylim()[0]), 1.03))
+        if key != "actions_r2":
+            axis.yaxis.set_major_formatter(PercentFormatter(1, 0))
 
     # the legend: what each number stands for, then what the other marks are
     marks = [plt.Line2D([], [], linestyle="", **_mark(number)) for number in numbers.values()]
     titles = [f"{number} {name}" for name, number in numbers.items()]
-    others = {"ours, V_pl frozen": (frozen, CIRCLE), "the paper's, on CREMA-D": (published, CROSS)}
+    others = {
+        "ours, V_pl as trained": (frozen, CIRCLE),
+        "the paper's, on CREMA-D": (published, CROSS),
+    }
     for title, (there, style) in others.items():
         if there:
             marks.append(plt.Line2D([], [], linestyle="", **style))
             titles.append(title)
-    place = {"loc": "outside right upper"} if len(panels) == 1 else {"loc": "outside lower center"}
-    drawn.legend(marks, titles, fontsize=8, ncols=1 if len(panels) == 1 else 3, **place)
+    if chance is not None:
+        marks.append(plt.Line2D([], [], color="0.5", linestyle="--", linewidth=1))
+        titles.append(f"chance, {100 * chance:.1f} %")
+    place = "outside right upper" if beside else "outside lower center"
+    drawn.legend(marks, titles, fontsize=8, ncols=len(panels), loc=place)
     return drawn
 
 
@@ -148,31 +160,61 @@ def _mark(number: int) -> dict:
     return {"marker": MARKERS[(number - 1) % len(MARKERS)], "color": f"C{(number - 1) % 10}"}
 
 
-def _from_frozen(axis: Axes, rows: Sequence[Mapping], utility: str, attacker: str) -> None:
+def _from_frozen(
+    axis: Axes, rows: Sequence[Mapping], utility: str, attacker: str
+) -> list[tuple[float, float, int]]:
     """Where the frozen validator puts each approach, and a line to where the attacker does."""
     before = {name: named for name, named, _ in points(rows, utility, "plr")}
+    found = []
     for name, named, left in points(rows, utility, attacker):
         if name in before:
             axis.plot([100 * before[name], 100 * named], [left, left], color="0.6", linewidth=0.8)
             axis.plot(100 * before[name], left, **CIRCLE)
+            found.append((before[name], left, 0))
+    return found
 
 
-def _crosses(axis: Axes, published: Mapping[int, Mapping[str, float]]) -> None:
-    """The paper's points under our numbers."""
-    for number, cells in published.items():
-        at = (cells["plr"], cells["acc"] / 100)
-        axis.plot(*at, **CROSS)
-        small = {"fontsize": 8, "color": "0.45", "style": "italic"}
-        axis.annotate(str(number), at, (5, -9), textcoords="offset points", **small)
+SCALE = (210, 240)  # points (1/72 inch) on paper of a share of 1, across and up: a narrow panel's
+AROUND = ((8, 0), (7, 9), (7, -9), (-8, 0), (-7, 9), (-7, -9), (0, 13), (0, -13), (16, 0))
 
 
-def _label(axis: Axes, spots: Sequence[tuple]) -> None:
-    """Numbers beside points (share named, utility, number); near ones share a label."""
-    for named, left, *numbers in grouped(spots, 0.06):
-        where = {"xytext": (-8, 0), "ha": "right"} if named > 0.5 else {"xytext": (8, 0)}
-        at = (100 * named, left)
-        where |= {"va": "center", "textcoords": "offset points", "fontsize": 9}
-        axis.annotate(numbered(numbers), at, **where)
+def _label(axis: Axes, spots: Sequence, small: Sequence, marks: Sequence) -> None:
+    """Numbers beside our points, one label where points lie close, and small ones beside the
+    paper's, each where it covers no mark and no other number.
+
+    Args:
+        spots, small, marks: (share named, utility, number): ours, the paper's, and other marks.
+    """
+    taken = [_box(x, y, 10, 10, (0, 0)) for x, y, _ in (*spots, *small, *marks)]
+    taken.append(_box(0.5, 1.14, 1000, 48, (0, 0)))  # above the panel
+    plain = {"fontsize": 9, "zorder": 5}
+    grey = {"fontsize": 8, "color": "0.45", "style": "italic"}
+    groups = [(group, plain) for group in grouped(spots, 0.06)] + [([*s], grey) for s in small]
+    right = {number: x for x, _, number in spots}
+    for (x, y, *numbers), look in groups:
+        x = max([x, *(right[n] for n in numbers if look is plain)])
+        text = "\n".join(numbered(numbers[i : i + 3]) for i in range(0, len(numbers), 3))
+        lines = text.split("\n")
+        size = 0.6 * look["fontsize"] * max(map(len, lines)), 1.3 * look["fontsize"] * len(lines)
+        free = (at for at in AROUND if not _covers(_box(x, y, *size, at), taken))
+        at = next(free, AROUND[0])
+        taken.append(_box(x, y, *size, at))
+        side = "left" if at[0] > 0 else "right" if at[0] < 0 else "center"
+        how = {"ha": side, "va": "center", "textcoords": "offset points", "linespacing": 1.1}
+        axis.annotate(text, (100 * x, y), at, **how, **look)
+
+
+def _box(x: float, y: float, width: float, height: float, at: tuple) -> tuple[float, ...]:
+    """Left, bottom, right and top, in points on paper, of what stands `at` a place's side."""
+    x, y = x * SCALE[0] + at[0], y * SCALE[1] + at[1]
+    left = x - width * (0 if at[0] > 0 else 1 if at[0] < 0 else 0.5)
+    return left, y - height / 2, left + width, y + height / 2
+
+
+def _covers(box: tuple, others: Sequence[tuple]) -> bool:
+    """Whether it lies on one of the others."""
+    x0, y0, x1, y1 = box
+    return any(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in others)
 
 
 def grouped(spots: Sequence[tuple], reach: float) -> list[list]:

@@ -1,4 +1,4 @@
-"""Gaussian blur (paper §4.3), its strength found by bisection: Gaussian Blur 1 meets PPFER's
+"""Gaussian blur (paper §4.3), its strength read off a curve: Gaussian Blur 1 meets PPFER's
 leakage, 2 its accuracy.
 """
 
@@ -25,7 +25,7 @@ from ppfer.run.stage import Protector, Stage, stage
 from ppfer.run.training import Training
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def blur_matrix(n: int, sigma: float) -> Tensor:
     """Gaussian blur along an axis of length n, reflected at its ends, is a matrix: (n, n) float32,
     rows summing to 1.
@@ -70,76 +70,85 @@ class GaussianBlur(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Bisection:
-    """What a bisection found.
+class Match:
+    """The strength that comes closest to a target, and the curve it was read off.
 
     Attributes:
-        at: the strength whose value came closest to the target. value: that value. target: what was
-            asked for.
-        tried: every (strength, value), in order; the first two are the ends of the range.
-        reached: whether the ends' values enclose the target.
+        at: the strength. value: what was measured there. target: what was asked for.
+        tried: every (strength, value), first the even steps, then those between two of them.
     """
 
     at: float
     value: float
     target: float
     tried: list[tuple[float, float]]
-    reached: bool
+
+    @property
+    def reached(self) -> bool:
+        """Whether some strength gives as much as the target, and some as little."""
+        values = [value for _, value in self.tried]
+        return min(values) <= self.target <= max(values)
 
     def __str__(self) -> str:
         at, value, wanted = self.at, 100 * self.value, 100 * self.target
         if self.reached:
             return f"σ = {at:.2f} px gave {value:.1f} % on validation, for {wanted:.1f} %"
-        (low, _), (high, _), *_ = self.tried
-        values = [100 * value for _, value in self.tried]
+        strengths, values = zip(*self.tried, strict=True)
         return (
-            f"the target of {wanted:.1f} % is out of reach: σ from {low:.2f} to {high:.2f} px gave "
-            f"{min(values):.1f} % to {max(values):.1f} % on validation; σ = {at:.2f} px came "
-            f"closest, {value:.1f} %"
+            f"{wanted:.1f} % is out of reach: σ from {min(strengths):.2f} to "
+            f"{max(strengths):.2f} px gave {100 * min(values):.1f} % to {100 * max(values):.1f} % "
+            f"on validation; σ = {at:.2f} px came closest, {value:.1f} %"
         )
 
 
-def bisect(
+def match(
     measure: Callable[[float], float],
     target: float,
     low: float,
     high: float,
     *,
-    steps: int = 10,
+    grid: int = 12,
+    steps: int = 3,
     tolerance: float = 0.0,
-) -> Bisection:
-    """Find the strength at which a falling measure meets a target, halving the range's logarithm.
+) -> Match:
+    """The strongest blur whose measure still comes to the target.
 
-    Where the two ends do not enclose the target, the range is searched in even steps of its
-    logarithm instead.
+    What a network makes of blurred clips need not fall everywhere, so that halving the whole range
+    could end on a branch that rises. The curve is measured in even steps of the strength's
+    logarithm; the last two neighbours between which it falls past the target enclose it, and only
+    what lies between them is halved. Where it never falls past the target, the closest of all is
+    taken, the weaker one of equals.
 
     Args:
-        measure: strength → value, roughly falling.
+        measure: strength → value.
         target: the value wanted.
         low, high: positive ends of the range.
-        steps: at most this many measurements between the ends.
+        grid: even steps, at least 2. steps: at most this many halvings between two of them.
         tolerance: a value this close to the target is good enough.
-
-    Returns:
-        The strength whose value came closest, the weaker one of equals.
     """
-    tried = [(low, measure(low)), (high, measure(high))]
-    reached = tried[1][1] <= target <= tried[0][1]
-    if not reached:
-        tried += [
-            (s, measure(s))
-            for s in (low * (high / low) ** (i / (steps + 1)) for i in range(1, steps + 1))
-        ]
-    while (
-        reached
-        and len(tried) < steps + 2
-        and min(abs(value - target) for _, value in tried) > tolerance
-    ):
-        middle = math.sqrt(low * high)
-        tried.append((middle, measure(middle)))
-        low, high = (middle, high) if tried[-1][1] > target else (low, middle)
-    at, value = min(tried, key=lambda pair: (abs(pair[1] - target), pair[0]))
-    return Bisection(at, value, target, tried, reached)
+    even = [low * (high / low) ** (i / (grid - 1)) for i in range(grid)]
+    curve = [(strength, measure(strength)) for strength in even]
+    tried, near = list(curve), list(curve)
+    falls = [pair for pair in zip(curve, curve[1:], strict=False) if _falls(*pair, target)]
+    for (low, _), (high, _) in falls[-1:]:
+        near = list(falls[-1])
+        while len(tried) < grid + steps and _away(near, target) > tolerance:
+            middle = math.sqrt(low * high)
+            tried.append((middle, measure(middle)))
+            near.append(tried[-1])
+            low, high = (middle, high) if tried[-1][1] > target else (low, middle)
+    at, value = min(near, key=lambda pair: (abs(pair[1] - target), pair[0]))
+    return Match(at, value, target, tried)
+
+
+def _falls(before: tuple[float, float], after: tuple[float, float], target: float) -> bool:
+    """Whether the curve falls past the target between two of its points."""
+    return before[1] >= target >= after[1] and before[1] > after[1]
+
+
+def _away(near: list[tuple[float, float]], target: float) -> float:
+    """How far the closest value is from the target."""
+    return min(abs(value - target) for _, value in near)
 
 
 def sigma_range(size: int) -> tuple[float, float]:
@@ -147,10 +156,14 @@ def sigma_range(size: int) -> tuple[float, float]:
     return 0.25, (size - 1) // 3
 
 
-@stage("blurred", needs=("split", "recognizer/none"), notebook="08", study=True)
+@stage("blurred", needs=("split", "recognizer/none"), notebook="08", study=True, version=2)
 class Blurred(Training):
-    """F_u adapted to blur of every strength, so that the bisection for accuracy need not train a
+    """F_u adapted to blur of every strength, so that the search for an accuracy need not train a
     network per σ.
+
+    Every clip of a batch has its own σ. With one σ a batch, batch normalization would see a single
+    strength while it trains and all of them together when it is asked, and read a sharp clip worse
+    than a blurred one.
     """
 
     trains = "adaptation"
@@ -175,14 +188,18 @@ class Blurred(Training):
         low, high = sigma_range(self.config.size)
 
         def blurred(step: int) -> tuple[Tensor, Tensor]:
-            clips, labels = clips_of(step)
-            draw = torch.rand((), generator=torch.Generator().manual_seed(self.seed + step)).item()
-            return GaussianBlur(round(low * (high / low) ** draw, 1))(clips), labels
+            clips, labels = clips_of(step)  # (B, T, 3, H, W)
+            draws = torch.rand(
+                len(clips), generator=torch.Generator().manual_seed(self.seed + step)
+            )
+            sigmas = [round(low * (high / low) ** draw, 1) for draw in draws.tolist()]
+            pairs = zip(sigmas, clips, strict=True)
+            return torch.stack([GaussianBlur(sigma)(clip) for sigma, clip in pairs]), labels
 
         return blurred
 
 
-@stage("blur/{target}", settings=("size",), notebook="08", study=True)
+@stage("blur/{target}", settings=("size",), notebook="08", study=True, version=2)
 class Blur(Stage):
     """σ on the validation part: "plr" meets PPFER's leakage (Gaussian Blur 1), "acc" its accuracy
     (Gaussian Blur 2).
@@ -218,12 +235,12 @@ class Blur(Stage):
             return self.value(judge, protected_by(run, GaussianBlur(sigma), originals, batch=32))
 
         goal, ends = self.value(own, ppfer), sigma_range(self.config.size)
-        found = bisect(at, goal, *ends, tolerance=0.25 / len(index))
-        write_json(folder / "bisection.json", dataclasses.asdict(found))
+        found = match(at, goal, *ends, tolerance=0.25 / len(index))
+        write_json(folder / "match.json", dataclasses.asdict(found))
         return {"sigma": found.at, "said": str(found)}
 
-    def load(self, folder: Path) -> Bisection:
-        return Bisection(**json.loads((folder / "bisection.json").read_text()))
+    def load(self, folder: Path) -> Match:
+        return Match(**json.loads((folder / "match.json").read_text()))
 
 
 def matched(number: int, target: str) -> Protector:
