@@ -20,8 +20,15 @@ from pathlib import Path
 
 import matplotlib
 import nbformat
+import numpy as np
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
+
+try:
+    from figures import headline
+except ModuleNotFoundError:  # run as a script, which has this folder on its path
+    import headline
 
 from ppfer import measure
 from ppfer.base.errors import PpferError
@@ -36,7 +43,11 @@ from ppfer.show import diagram, plots, tradeoff
 from ppfer.study import catalogue
 
 FIGURES = REPO / "figures"
-PAGES = ("README.md", "figures/README.md", "figures/bench/README.md")  # hold tables from files
+PAGES = (  # hold tables from files
+    *("README.md", "figures/README.md", "figures/columns.md", "figures/dials.md"),
+    *("figures/history.md", "figures/bench/README.md", "figures/demo/README.md"),
+    *("figures/twin/README.md", "figures/real/README.md", "data/README.md"),
+)
 LIST = re.compile(r"<!-- notebooks -->.*?<!-- end -->", re.DOTALL)
 TABLE = re.compile(r"<!-- (?P<file>figures/\S+\.md) -->.*?<!-- end -->", re.DOTALL)
 MAP = (
@@ -64,6 +75,7 @@ def publish(folder: Path) -> None:
             print(f"{path.name} stays as it is: {executed} was executed from another text")
     kept = keep_tables(folder / "tables", run.config.profile, len(run.classes("actor")))
     write_json(kept / "manifest.json", made_in(folder))
+    (kept / "colour.md").write_text(of_colour(run))
     draw_overview(run, kept)
     list_notebooks()
 
@@ -149,6 +161,7 @@ def keep_tables(made: Path, profile: str, people: int) -> Path:
     main = folder / "main.json"
     if main.exists():
         measure.write_table(readme_rows(json.loads(main.read_text())), folder, "readme")
+        (folder / "words.md").write_text(in_words(json.loads(main.read_text())))
     plots.theme()
     if (folder / "table1.json").exists():
         drawn = tradeoff.figure1(json.loads((folder / "table1.json").read_text()))
@@ -166,6 +179,42 @@ def readme_rows(rows: list[dict]) -> list[dict]:
         rows: of ``main.json``.
     """
     return [{plain: row[key] for key, plain in COLUMNS.items()} for row in rows]
+
+
+def in_words(rows: list[dict]) -> str:
+    """What the main table says, in sentences."""
+    named = {row["approach"]: measure.as_rate(row["plr"]).short for row in rows}
+    again = measure.as_rate(rows[-1]["plr_retrained"]).short
+    before, *others, after = named
+    said = [f"As trained, the validator names {named[before]} of the originals"]
+    said += [f"{named[name]} of {in_text(name)}" for name in (*others, after)]
+    lines = [", ".join(said) + f"; retrained, it names {again} of {in_text(after)}."]
+    first, last = rows[0]["acc_retrained"], rows[-1]["acc_retrained"]
+    by, low, high = measure.difference(measure.as_rate(last), measure.as_rate(first))
+    how = "more" if low > 0 else "less" if high < 0 else "neither more nor less"
+    lines.append(
+        f"F_u, retrained, reads {how} of {in_text(after)} than of originals ({100 * by:+.1f} "
+        f"points; 95 % interval {100 * low:+.1f} to {100 * high:+.1f})."
+    )
+    return " ".join(lines) + "\n"
+
+
+def in_text(approach: str) -> str:
+    """An approach's name within a sentence."""
+    return approach if approach[:2].isupper() else approach[0].lower() + approach[1:]
+
+
+def of_colour(run: Run) -> str:
+    """How many test clips the mean colour names, in a sentence: the nearest of the actors' means
+    over training clips.
+    """
+    means = torch.stack([clip.float().mean((0, 2, 3)) for clip in run.tensor("clips")]).cpu()
+    actors, train, test = run.labels("actor"), run.parts["train"], run.parts["test"]
+    everybody = np.unique(actors)
+    centres = torch.stack([means[train][actors[train] == who].mean(0) for who in everybody])
+    nearest = everybody[torch.cdist(means[test], centres).argmin(1).numpy()]
+    named = measure.rate(nearest == actors[test])
+    return f"The mean colour of a clip, three numbers, already names {named} of test clips.\n"
 
 
 def keep_seeds(folders: Sequence[Path]) -> None:
@@ -232,6 +281,7 @@ def main() -> int:
         print(f"publish: {error}", file=sys.stderr)
         return 2
     draw_maps()
+    headline.publish(FIGURES)
     fill_pages()
     return 0
 

@@ -14,10 +14,7 @@ from figures import publish
 from ppfer.cli.options import parser
 from ppfer.config import REPO
 
-PAGES = [
-    REPO / name
-    for name in ("README.md", "CONTRIBUTING.md", "figures/README.md", "figures/bench/README.md")
-]
+PAGES = [REPO / name for name in ("CONTRIBUTING.md", *publish.PAGES)]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
 
 TRIED = """
@@ -81,7 +78,7 @@ print(json.dumps({
 
 def diffs() -> list[str]:
     """The unified diffs of CONTRIBUTING.md, in order."""
-    return re.findall(r"^```diff\n(.*?)^```", PAGES[1].read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```diff\n(.*?)^```", PAGES[0].read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
