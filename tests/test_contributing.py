@@ -170,7 +170,7 @@ def test_files_and_links_exist(page):
     links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
     assert not [link for link in links if not (page.parent / link).exists()]
     named = r"`((?:ppfer|tests|notebooks|figures)/[\w./]*|[\w/]+\.(?:py|yml|cff))`"
-    roots = REPO, REPO / "ppfer"
+    roots = REPO, REPO / "ppfer", page.parent
     files = re.findall(named, text)
     assert not [name for name in files if not any((root / name).exists() for root in roots)]
 

@@ -2,7 +2,6 @@
 in a drawing overlap or are cut.
 """
 
-import itertools
 import json
 import re
 from collections import defaultdict
@@ -173,12 +172,10 @@ def test_equal_rows_have_equal_counts_wherever_they_are_shown():
 
 
 def first_line(path: Path) -> str:
-    """What the first code cell that says anything says: profile, seed, processor."""
-    for cell in nbformat.read(path, as_version=4).cells:
-        for output in cell.get("outputs", []):
-            if output.get("text"):
-                return output["text"].splitlines()[0]
-    return ""
+    """What a notebook says it was run on: profile, seed, processor, frames."""
+    outputs = (o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", []))
+    said = (re.search(r"^profile .*", o.get("text", ""), re.MULTILINE) for o in outputs)
+    return next((match[0] for match in said if match), "")
 
 
 def test_all_notebooks_were_run_on_one_processor():
