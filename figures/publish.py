@@ -52,8 +52,8 @@ LIST = re.compile(r"<!-- notebooks -->.*?<!-- end -->", re.DOTALL)
 TABLE = re.compile(r"<!-- (?P<file>figures/\S+\.md) -->.*?<!-- end -->", re.DOTALL)
 MAP = (
     "Map of the method: original (V) is split into bands, one enhancer each (F_hpr, F_lpr) under "
-    "frozen identity controllers makes protected (G), the compensator (F_fc) makes compensated "
-    "(C), which the recognizer (F_u) and the leakage validator (V_pl) read"
+    "frozen identity controllers, merged into protected (G); the compensator (F_fc) makes "
+    "compensated (C), which the recognizer (F_u) and the frozen leakage validator (V_pl) read"
 )
 
 
