@@ -45,6 +45,8 @@ class Nets:
     classifier: Literal["resnet50", "resnet18", "resnet_small"] = "resnet_small"
     recognizer: Literal["r3d_18", "r3d_small"] = "r3d_small"  # reads expressions from clips
     unet_width: int = 12  # channels of the enhancers' first level; 64 in the paper
+    # an enhancer's answer is added to its input; without it a short training can't copy faces
+    unet_residual: bool = True
     recovery_width: int = 16  # the same of the network that recovers originals
     # pixel (C) | latent (A, needs H/2 and the Stable-Diffusion autoencoder)
     compensator: Literal["pixel", "latent"] = "pixel"
@@ -105,9 +107,9 @@ class Config:
     identity: Train = Train(150, 128, 3e-3)
     # one U-Net that gives bands back as they are: what the enhancers start from
     pretrain: Train = Train(100, 32, 1e-3, weight_decay=0.0, evals=2)
-    # Algorithm 1 is private within some 20 steps: look often, and keep the least changed frames
+    # Algorithm 1 is private within some 30 steps: look often, and keep the least changed frames
     # among private ones. select = "last" keeps what the paper's text does: the end of the training.
-    privacy: Train = Train(50, 32, 1e-4, weight_decay=0.0, evals=16, select="least-change")
+    privacy: Train = Train(40, 32, 1e-3, weight_decay=0.0, evals=16, select="least-change")
     # the same run long, as a row of its own: the frozen controller's gradients eat the face
     privacy_long: Train = Train(250, 32, 5e-4, weight_decay=0.0, evals=5, select="last")
     # the expression controller C_fc, on wild clips

@@ -46,16 +46,18 @@ class UNet(nn.Module):
     Args:
         width: channels of the first level; 64 is SPAct's, 17.27 M parameters.
         out: "sigmoid" for outputs in [0, 1], or "linear".
+        residual: what it makes is added to its input, before the sigmoid (then input has the same
+            3 channels, in [0, 1]), so that a minute of training is enough to copy. Not the paper's.
 
     Source: paper §3.3; Dave et al., SPAct (CVPR 2022).
     """
 
-    def __init__(self, width: int = 64, out: str = "sigmoid") -> None:
+    def __init__(self, width: int = 64, out: str = "sigmoid", residual: bool = False) -> None:
         super().__init__()
         if out not in ("sigmoid", "linear"):
             raise PpferError(f"UNet: out is 'sigmoid' or 'linear', got '{out}'")
         c = [width * m for m in (1, 2, 4, 8, 8)]
-        self.out = out
+        self.out, self.residual = out, residual
         self.encoder = nn.ModuleList(_double_conv(i, o, o) for i, o in zip([3, *c], c))
         # each level meets its skip with as many channels as the skip, and leaves with the next
         # skip's
@@ -69,7 +71,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, 3, H, W) in [0, 1] to (N, 3, H, W), in [0, 1] where `out` is "sigmoid"."""
-        skips = []
+        start, skips = x, []
         for i, level in enumerate(self.encoder):
             x = level(F.max_pool2d(x, 2, ceil_mode=True) if i else x)
             skips.append(x)
@@ -78,6 +80,7 @@ class UNet(nn.Module):
             skip = skips.pop()
             x = level(torch.cat([skip, self.upsample(x, i, skip.shape[-2:])], dim=1))
         x = self.head(x)
+        x = x + start.clamp(1 / 512, 511 / 512).logit() if self.residual else x
         return x.sigmoid() if self.out == "sigmoid" else x
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ppfer import protect
 from ppfer.config import Config
-from ppfer.method import compensation, identity, privacy, recognition
+from ppfer.method import compensation, identity, networks, privacy, recognition
 from ppfer.run import clips
 from ppfer.run.names import RUNS
 from ppfer.run.run import Run
@@ -42,6 +42,15 @@ PROTECTORS = (
         notebook="00",
     ),
     Protector(
+        "copies",
+        "Copies, before Algorithm 1",
+        networks.start_enhancer,
+        "one U-Net trained to give both bands back as they are",
+        needs=("pretrain",),
+        study=False,
+        notebook="04",
+    ),
+    Protector(
         "enhanced",
         "PPFER without compensation (G)",
         lambda run: run.get("privacy"),
@@ -63,7 +72,14 @@ PROTECTORS = (
 
 PIPELINE = (
     *("clips", "wild", "split", "identity", "pretrain", "privacy"),
-    *("protected/none", "protected/enhanced", "expression", "compensation", "protected/ppfer"),
+    *(
+        "protected/none",
+        "protected/copies",
+        "protected/enhanced",
+        "expression",
+        "compensation",
+        "protected/ppfer",
+    ),
     *("recognizer/none", "recognizer/enhanced", "recognizer/ppfer"),
     *("attack/none", "attack/enhanced", "attack/ppfer"),
 )

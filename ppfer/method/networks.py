@@ -44,15 +44,18 @@ def new_recognizer(config: Config, classes: int, weights: str = "") -> nets.Reco
     return nets.Recognizer(config.nets.recognizer, classes, weights=weights)
 
 
+def new_unet(config: Config) -> nets.UNet:
+    """The U-Net of an enhancer; random weights."""
+    return nets.UNet(config.nets.unet_width, residual=config.nets.unet_residual)
+
+
 def new_enhancer(config: Config, where: str = "bands") -> nn.Module:
     """Two U-Nets behind the transform, or with "frames" one without it; random weights."""
-    width = config.nets.unet_width
     if where == "frames":
-        return protect.FrameEnhancer(nets.UNet(width=width))
+        return protect.FrameEnhancer(new_unet(config))
     if where != "bands":
         raise PpferError(f"an enhancer works on bands or frames, not on '{where}'")
-    low, high = nets.UNet(width=width), nets.UNet(width=width)
-    return protect.PrivacyEnhancer(band_split(config), low, high)
+    return protect.PrivacyEnhancer(band_split(config), new_unet(config), new_unet(config))
 
 
 def start_enhancer(run: Run, where: str = "bands") -> nn.Module:

@@ -17,6 +17,7 @@ from ppfer.method.networks import (
     OnBands,
     band_split,
     new_enhancer,
+    new_unet,
     privacy_rule,
     protection,
     start_enhancer,
@@ -45,14 +46,19 @@ class ReconstructionObjective(nn.Module):
         return F.l1_loss(self.net(low), low) + F.l1_loss(self.net(high), high)
 
 
-@stage("pretrain", needs=("clips", "split"), settings=("bands", "nets.unet_width"), notebook="04")
+@stage(
+    "pretrain",
+    needs=("clips", "split"),
+    settings=("bands", "nets.unet_width", "nets.unet_residual"),
+    notebook="04",
+)
 class Pretrain(OnBands):
     """The U-Net that both enhancers start from, trained to reproduce its input."""
 
     best = (("val_l1", min),)
 
     def net(self) -> nn.Module:
-        return nets.UNet(width=self.config.nets.unet_width)
+        return new_unet(self.config)
 
     def objective(self, net: nn.Module) -> nn.Module:
         return ReconstructionObjective(net, band_split(self.config))
