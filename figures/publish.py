@@ -2,7 +2,7 @@
 
     python figures/publish.py runs/demo                    all that the run has made
     python figures/publish.py runs/demo runs/demo-seed1    and runs of other seeds as one table
-    python figures/publish.py                              maps and pages alone
+    python figures/publish.py                              maps, drawings and pages alone
 
 Runs on synthetic clips only: pictures of people stay out of the repository.
 """
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ PAGES = (  # hold tables from files
     *("figures/history.md", "figures/bench/README.md", "figures/demo/README.md"),
     *("figures/twin/README.md", "figures/real/README.md", "data/README.md"),
 )
+PEOPLE = {"demo": 12, "twin": 91}  # whose names a guess is among
 LIST = re.compile(r"<!-- notebooks -->.*?<!-- end -->", re.DOTALL)
 TABLE = re.compile(r"<!-- (?P<file>figures/\S+\.md) -->.*?<!-- end -->", re.DOTALL)
 MAP = (
@@ -147,7 +149,7 @@ def thumbnail(path: Path, side: int = 160) -> Image.Image | None:
 
 
 def keep_tables(made: Path, profile: str, people: int) -> Path:
-    """Copy tables to ``figures/<profile>/``, which is returned, and draw what is drawn of tables.
+    """Copy tables to ``figures/<profile>/``, which is returned, and draw what is drawn of them.
 
     Args:
         made: folder of the tables.
@@ -158,6 +160,16 @@ def keep_tables(made: Path, profile: str, people: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for table in sorted(made.glob("*.*")):
         shutil.copy(table, folder / table.name)
+    draw_tables(folder, people)
+    return folder
+
+
+def draw_tables(folder: Path, people: int) -> None:
+    """What is drawn and said of the tables of a folder.
+
+    Args:
+        people: whose names a guess is among.
+    """
     main = folder / "main.json"
     if main.exists():
         measure.write_table(readme_rows(json.loads(main.read_text())), folder, "readme")
@@ -169,7 +181,7 @@ def keep_tables(made: Path, profile: str, people: int) -> Path:
     if (folder / "live.json").exists():
         drawn = tradeoff.figure(tradeoff.rows_of(folder), 1 / people)
         (folder / "curve.svg").write_text(plots.svg(drawn, tradeoff.ALT))
-    return folder
+    plt.close("all")
 
 
 def readme_rows(rows: list[dict]) -> list[dict]:
@@ -281,6 +293,8 @@ def main() -> int:
         print(f"publish: {error}", file=sys.stderr)
         return 2
     draw_maps()
+    for profile, people in PEOPLE.items():
+        draw_tables(FIGURES / profile, people)
     headline.publish(FIGURES)
     fill_pages()
     return 0

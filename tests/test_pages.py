@@ -2,18 +2,24 @@
 in a drawing overlap or are cut.
 """
 
+import itertools
 import json
 import re
 from collections import defaultdict
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import torch
+import words_in_svg
+from PIL import ImageDraw
 
 from figures import headline, publish
 from ppfer.cli import notebooks
 from ppfer.config import REPO
 from ppfer.measure import Rate, as_rate
+from ppfer.show import plots
 
 SKIPPED = {".venv", "runs", "my_notebooks", "build", "node_modules"}
 MARKDOWN = [
@@ -182,3 +188,61 @@ def test_all_notebooks_were_run_on_one_processor():
     said = {first_line(path) for path in BOOKS} - {""}
     assert len(said) <= 1, said
     assert all("profile demo" in line for line in said)
+
+
+# --- pictures -------------------------------------------------------------------
+
+DRAWN = {str(path.relative_to(REPO)): path for path in sorted(publish.FIGURES.rglob("*.svg"))}
+
+
+def drawings(path: Path) -> list[str]:
+    """The SVG of a file, or of a notebook's outputs."""
+    if path.suffix == ".svg":
+        return [path.read_text()]
+    outputs = (o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", []))
+    found = (o.get("data", {}).get("image/svg+xml") for o in outputs)
+    return [svg for svg in found if svg]
+
+
+@pytest.mark.parametrize("path", [*DRAWN.values(), *BOOKS], ids=lambda p: str(p.relative_to(REPO)))
+def test_no_words_overlap_are_cut_or_lie_on_data(path):
+    for svg in drawings(path):
+        title = re.search(r'aria-label="([^"]*)"', svg)[1]
+        assert not words_in_svg.overlapping(svg), title
+        assert not words_in_svg.cut(svg), title
+        assert not words_in_svg.under_legends(svg), title
+
+
+def test_words_that_overlap_or_are_cut_would_be_seen():
+    plots.theme()
+    figure, axis = plt.subplots(figsize=(3, 2))
+    axis.plot([i / 20 for i in range(21)], [i / 20 for i in range(21)], "o", label="points")
+    axis.text(0.5, 0.5, "one label")
+    axis.text(0.52, 0.5, "another")
+    axis.set_xlabel("a label that is much longer than the drawing is wide, and so is cut")
+    axis.legend(loc="upper right")
+    svg = plots.svg(figure, "a test")
+    plt.close(figure)
+    assert ("one label", "another") in words_in_svg.overlapping(svg)
+    assert words_in_svg.cut(svg) and words_in_svg.under_legends(svg) > 1
+
+
+@pytest.mark.parametrize("cell", [0.4, 0.8, 1.4])
+def test_titles_of_picture_grids_have_room(cell, monkeypatch):
+    boxes, write = [], ImageDraw.ImageDraw.multiline_text
+
+    def noted(pen, at, text, fill, font, **how):
+        anchor = {"font": font, "anchor": how["anchor"], "align": how["align"]}
+        boxes.append(pen.multiline_textbbox(at, text, **anchor))
+        write(pen, at, text, fill, font, **how)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "multiline_text", noted)
+    rows = ["as filmed", "re-enactment by a codebook", "PPFER without compensation (G)"]
+    columns = ["1001 angry", "validator as trained", "compensated (C)", "0.2 s"]
+    pictures = [[torch.zeros(3, 64, 64)] * len(columns)] * len(rows)
+    grid = plots.image_grid(pictures, rows, columns, cell=cell)
+    assert len(boxes) == len(rows) + len(columns)
+    for left, top, right, bottom in boxes:
+        assert left >= 0 and top >= 0 and right <= grid.width and bottom <= grid.height
+    for a, b in itertools.combinations(boxes, 2):
+        assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1]), (a, b)

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ImageFont
 
 SVG = "{http://www.w3.org/2000/svg}"
-SLACK = 1.5  # points that two boxes may share, or that one may stand out
+SHARED, OUTSIDE = 1.5, 0.5  # points that two boxes may share, and that one may stand out
 CAP, DESCENT = 0.73, 0.12  # of a font's size: above and below the baseline, letters without tails
 
 
@@ -35,7 +35,7 @@ class Words(NamedTuple):
         """Whether the two boxes share more than a hair."""
         across = min(self.right, other.right) - max(self.left, other.left)
         down = min(self.bottom, other.bottom) - max(self.top, other.top)
-        return across > SLACK and down > SLACK
+        return across > SHARED and down > SHARED
 
 
 @functools.cache
@@ -126,7 +126,7 @@ def cut(svg: str) -> list[str]:
     return [
         w.text
         for w in words(svg)
-        if min(w.left - x, w.top - y, x + width - w.right, y + height - w.bottom) < -SLACK
+        if min(w.left - x, w.top - y, x + width - w.right, y + height - w.bottom) < -OUTSIDE
     ]
 
 
