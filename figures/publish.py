@@ -10,7 +10,6 @@ Runs on synthetic clips only: pictures of people stay out of the repository.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import re
 import shutil
@@ -27,16 +26,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 try:
-    from figures import headline
+    from figures import headline, thumbnails
 except ModuleNotFoundError:  # run as a script, which has this folder on its path
     import headline
+    import thumbnails
 
 from ppfer import measure
 from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.cli import audit, notebooks
 from ppfer.cli.compare import COLUMNS
-from ppfer.cli.report import telling_picture
 from ppfer.config import REPO
 from ppfer.method.networks import band_split
 from ppfer.run.names import config_of, made_in
@@ -80,7 +79,8 @@ def publish(folder: Path) -> None:
     write_json(kept / "manifest.json", made_in(folder))
     (kept / "colour.md").write_text(of_colour(run))
     draw_overview(run, kept)
-    list_notebooks()
+    for number, picture in thumbnails.drawn(run).items():
+        (FIGURES / "thumbs" / f"{number}.png").write_bytes(plots.png(picture))
 
 
 # --- notebooks ----------------------------------------------------------------
@@ -115,12 +115,7 @@ def keep_outputs(executed: Path, target: Path) -> bool:
 
 
 def list_notebooks() -> None:
-    """The list of notebooks in their README, from their first cells, with a picture of each."""
-    folder = FIGURES / "thumbs"
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in notebooks.chosen("all"):
-        if picture := thumbnail(path):
-            (folder / f"{path.name[:2]}.png").write_bytes(plots.png(picture))
+    """The list of notebooks in their README, from their first cells."""
     page = notebooks.NOTEBOOKS / "README.md"
     page.write_text(LIST.sub(lambda _: notebook_list(), page.read_text()))
 
@@ -135,15 +130,6 @@ def notebook_list() -> str:
         seen = f"![{question}](../figures/thumbs/{path.name[:2]}.png)"
         lines.append(f"| {seen} | [{path.name[:2]} {question}]({path.name}) {row}")
     return "\n".join(["<!-- notebooks -->", "", *lines, "", "<!-- end -->"])
-
-
-def thumbnail(path: Path, side: int = 160) -> Image.Image | None:
-    """The picture of the cell tagged "thumbnail", or the largest there is, made small."""
-    if not (found := telling_picture(path)):
-        return None
-    image = Image.open(io.BytesIO(found[0])).convert("RGB")
-    image.thumbnail((side, side))
-    return image
 
 
 # --- tables and pictures ------------------------------------------------------
@@ -349,6 +335,7 @@ def main() -> int:
         print(f"publish: {error}", file=sys.stderr)
         return 2
     draw_maps()
+    list_notebooks()
     for profile, people in PEOPLE.items():
         draw_tables(FIGURES / profile, people)
     headline.publish(FIGURES)
