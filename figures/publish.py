@@ -2,7 +2,7 @@
 
     python figures/publish.py runs/demo                    all that the run has made
     python figures/publish.py runs/demo runs/demo-seed1    and runs of other seeds as one table
-    python figures/publish.py                              maps and pages alone
+    python figures/publish.py                              maps, drawings and pages alone
 
 Runs on synthetic clips only: pictures of people stay out of the repository.
 """
@@ -10,7 +10,6 @@ Runs on synthetic clips only: pictures of people stay out of the repository.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import re
 import shutil
@@ -19,17 +18,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+
+try:
+    from figures import headline, thumbnails
+except ModuleNotFoundError:  # run as a script, which has this folder on its path
+    import headline
+    import thumbnails
 
 from ppfer import measure
 from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.cli import audit, notebooks
 from ppfer.cli.compare import COLUMNS
-from ppfer.cli.report import telling_picture
 from ppfer.config import REPO
 from ppfer.method.networks import band_split
 from ppfer.run.names import config_of, made_in
@@ -38,13 +44,18 @@ from ppfer.show import diagram, plots, tradeoff
 from ppfer.study import catalogue
 
 FIGURES = REPO / "figures"
-PAGES = ("README.md", "figures/README.md", "figures/bench/README.md")  # hold tables from files
+PAGES = (  # hold tables from files
+    *("README.md", "figures/README.md", "figures/columns.md", "figures/dials.md"),
+    *("figures/history.md", "figures/bench/README.md", "figures/demo/README.md"),
+    *("figures/twin/README.md", "figures/real/README.md", "data/README.md"),
+)
+PEOPLE = {"demo": 12, "twin": 91}  # whose names a guess is among
 LIST = re.compile(r"<!-- notebooks -->.*?<!-- end -->", re.DOTALL)
 TABLE = re.compile(r"<!-- (?P<file>figures/\S+\.md) -->.*?<!-- end -->", re.DOTALL)
 MAP = (
     "Map of the method: original (V) is split into bands, one enhancer each (F_hpr, F_lpr) under "
-    "frozen identity controllers makes protected (G), the compensator (F_fc) makes compensated "
-    "(C), which the recognizer (F_u) and the leakage validator (V_pl) read"
+    "frozen identity controllers, merged into protected (G); the compensator (F_fc) makes "
+    "compensated (C), which the recognizer (F_u) and the frozen leakage validator (V_pl) read"
 )
 
 
@@ -66,8 +77,10 @@ def publish(folder: Path) -> None:
             print(f"{path.name} stays as it is: {executed} was executed from another text")
     kept = keep_tables(folder / "tables", run.config.profile, len(run.classes("actor")))
     write_json(kept / "manifest.json", made_in(folder))
+    (kept / "colour.md").write_text(of_colour(run))
     draw_overview(run, kept)
-    list_notebooks()
+    for number, picture in thumbnails.drawn(run).items():
+        (FIGURES / "thumbs" / f"{number}.png").write_bytes(plots.png(picture))
 
 
 # --- notebooks ----------------------------------------------------------------
@@ -102,12 +115,7 @@ def keep_outputs(executed: Path, target: Path) -> bool:
 
 
 def list_notebooks() -> None:
-    """The list of notebooks in their README, from their first cells, with a picture of each."""
-    folder = FIGURES / "thumbs"
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in notebooks.chosen("all"):
-        if picture := thumbnail(path):
-            (folder / f"{path.name[:2]}.png").write_bytes(plots.png(picture))
+    """The list of notebooks in their README, from their first cells."""
     page = notebooks.NOTEBOOKS / "README.md"
     page.write_text(LIST.sub(lambda _: notebook_list(), page.read_text()))
 
@@ -124,20 +132,11 @@ def notebook_list() -> str:
     return "\n".join(["<!-- notebooks -->", "", *lines, "", "<!-- end -->"])
 
 
-def thumbnail(path: Path, side: int = 160) -> Image.Image | None:
-    """The picture of the cell tagged "thumbnail", or the largest there is, made small."""
-    if not (found := telling_picture(path)):
-        return None
-    image = Image.open(io.BytesIO(found[0])).convert("RGB")
-    image.thumbnail((side, side))
-    return image
-
-
 # --- tables and pictures ------------------------------------------------------
 
 
 def keep_tables(made: Path, profile: str, people: int) -> Path:
-    """Copy tables to ``figures/<profile>/``, which is returned, and draw what is drawn of tables.
+    """Copy tables to ``figures/<profile>/``, which is returned, and draw what is drawn of them.
 
     Args:
         made: folder of the tables.
@@ -148,9 +147,20 @@ def keep_tables(made: Path, profile: str, people: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for table in sorted(made.glob("*.*")):
         shutil.copy(table, folder / table.name)
+    draw_tables(folder, people)
+    return folder
+
+
+def draw_tables(folder: Path, people: int) -> None:
+    """What is drawn and said of the tables of a folder.
+
+    Args:
+        people: whose names a guess is among.
+    """
     main = folder / "main.json"
     if main.exists():
         measure.write_table(readme_rows(json.loads(main.read_text())), folder, "readme")
+        (folder / "words.md").write_text(in_words(json.loads(main.read_text())))
     plots.theme()
     if (folder / "table1.json").exists():
         drawn = tradeoff.figure1(json.loads((folder / "table1.json").read_text()))
@@ -158,7 +168,7 @@ def keep_tables(made: Path, profile: str, people: int) -> Path:
     if (folder / "live.json").exists():
         drawn = tradeoff.figure(tradeoff.rows_of(folder), 1 / people)
         (folder / "curve.svg").write_text(plots.svg(drawn, tradeoff.ALT))
-    return folder
+    plt.close("all")
 
 
 def readme_rows(rows: list[dict]) -> list[dict]:
@@ -168,6 +178,42 @@ def readme_rows(rows: list[dict]) -> list[dict]:
         rows: of ``main.json``.
     """
     return [{plain: row[key] for key, plain in COLUMNS.items()} for row in rows]
+
+
+def in_words(rows: list[dict]) -> str:
+    """What the main table says, in sentences."""
+    named = {row["approach"]: measure.as_rate(row["plr"]).short for row in rows}
+    again = measure.as_rate(rows[-1]["plr_retrained"]).short
+    before, *others, after = named
+    said = [f"As trained, the validator names {named[before]} of the originals"]
+    said += [f"{named[name]} of {in_text(name)}" for name in (*others, after)]
+    lines = [", ".join(said) + f"; retrained, it names {again} of {in_text(after)}."]
+    first, last = rows[0]["acc_retrained"], rows[-1]["acc_retrained"]
+    by, low, high = measure.difference(measure.as_rate(last), measure.as_rate(first))
+    how = "more" if low > 0 else "less" if high < 0 else "neither more nor less"
+    lines.append(
+        f"F_u, retrained, reads {how} of {in_text(after)} than of originals ({100 * by:+.1f} "
+        f"points; 95 % interval {100 * low:+.1f} to {100 * high:+.1f})."
+    )
+    return " ".join(lines) + "\n"
+
+
+def in_text(approach: str) -> str:
+    """An approach's name within a sentence."""
+    return approach if approach[:2].isupper() else approach[0].lower() + approach[1:]
+
+
+def of_colour(run: Run) -> str:
+    """How many test clips the mean colour names, in a sentence: the nearest of the actors' means
+    over training clips.
+    """
+    means = torch.stack([clip.float().mean((0, 2, 3)) for clip in run.tensor("clips")]).cpu()
+    actors, train, test = run.labels("actor"), run.parts["train"], run.parts["test"]
+    everybody = np.unique(actors)
+    centres = torch.stack([means[train][actors[train] == who].mean(0) for who in everybody])
+    nearest = everybody[torch.cdist(means[test], centres).argmin(1).numpy()]
+    named = measure.rate(nearest == actors[test])
+    return f"The mean colour of a clip, three numbers, already names {named} of test clips.\n"
 
 
 def keep_seeds(folders: Sequence[Path]) -> None:
@@ -289,6 +335,10 @@ def main() -> int:
         print(f"publish: {error}", file=sys.stderr)
         return 2
     draw_maps()
+    list_notebooks()
+    for profile, people in PEOPLE.items():
+        draw_tables(FIGURES / profile, people)
+    headline.publish(FIGURES)
     fill_pages()
     return 0
 

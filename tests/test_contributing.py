@@ -14,10 +14,7 @@ from figures import publish
 from ppfer.cli.options import parser
 from ppfer.config import REPO
 
-PAGES = [
-    REPO / name
-    for name in ("README.md", "CONTRIBUTING.md", "figures/README.md", "figures/bench/README.md")
-]
+PAGES = [REPO / name for name in ("CONTRIBUTING.md", *publish.PAGES)]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
 
 TRIED = """
@@ -81,7 +78,7 @@ print(json.dumps({
 
 def diffs() -> list[str]:
     """The unified diffs of CONTRIBUTING.md, in order."""
-    return re.findall(r"^```diff\n(.*?)^```", PAGES[1].read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```diff\n(.*?)^```", PAGES[0].read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +170,7 @@ def test_files_and_links_exist(page):
     links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
     assert not [link for link in links if not (page.parent / link).exists()]
     named = r"`((?:ppfer|tests|notebooks|figures)/[\w./]*|[\w/]+\.(?:py|yml|cff))`"
-    roots = REPO, REPO / "ppfer"
+    roots = REPO, REPO / "ppfer", page.parent
     files = re.findall(named, text)
     assert not [name for name in files if not any((root / name).exists() for root in roots)]
 

@@ -20,6 +20,7 @@ from ppfer.measure import Rate, as_rate
 from ppfer.method import PIPELINE
 from ppfer.show.notebook import WIDGET
 from ppfer.study import catalogue, paper
+from ppfer.study.protectors import reenactment
 from ppfer.study.tables import MAIN
 
 BOOKS = sorted(notebooks.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
@@ -267,12 +268,14 @@ def leakage(run):
 
 
 def own_video(run):
-    """12: one protected file, of the length of the one it was made from."""
-    (result,) = (run.dir / "protected_video").glob("1*.mp4")
-    source = next(p for p in run.table["path"] if result.stem in p)
-    (before, fps), (after, same) = video.read_video(source), video.read_video(result)
-    assert len(after) == len(before) and fps == pytest.approx(same, abs=0.01)
-    assert after.shape[-1] == run.config.size
+    """12: a protected file by each protector, of the length of the one it was made from."""
+    folder, paths = run.dir / "protected_video", run.table["path"]
+    for name, side in (("codebook", reenactment.SIDE), ("ppfer", run.config.size)):
+        (result,) = (folder / name).glob("1*.mp4")
+        source = next(path for path in paths if result.stem in path)
+        (before, fps), (after, same) = video.read_video(source), video.read_video(result)
+        assert len(after) == len(before) and fps == pytest.approx(same, abs=0.01)
+        assert after.shape[-1] == side
 
 
 RESULTS = {

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import nbformat
 from matplotlib.figure import Figure
 
-from figures import publish
+from figures import publish, thumbnails
 from ppfer import measure
 from ppfer.base.files import write_json
 from ppfer.cli import compare, main, notebooks, terminal
@@ -99,6 +99,18 @@ def test_the_readmes_pictures_are_lines_and_grids_with_words(tiny_run):
         "protected",
     }
     assert all(len(words) > 20 for _, words in drawn.values())
+
+
+def test_a_thumbnail_is_one_pair_and_what_is_missing_is_said(tiny_run, capsys):
+    drawn = thumbnails.drawn(tiny_run)
+    assert {"00", "01", "02", "03", "05"} <= set(drawn)
+    heights = {picture.height for picture in drawn.values()}
+    assert heights == {thumbnails.SIDE + thumbnails.WORDS}
+    assert all(
+        picture.width <= 3 * (thumbnails.SIDE + thumbnails.GAP) for picture in drawn.values()
+    )
+    said = capsys.readouterr().out
+    assert {"08", "09", "10", "11"} == {n for n in ("08", "09", "10", "11") if f"{n}.png" in said}
 
 
 def test_maps_are_what_the_code_draws():

@@ -4,7 +4,7 @@ earn a row?
     python tests/bench/composed.py [--profile twin] [--runs DIR] --out DIR
 
 It makes what it needs of a run, the U-ViT on G stopped early and on G of the long run, and writes
-``composed.json`` with how it was made. Numbers and the answer are in figures/README.md.
+``composed.json`` with how it was made. Numbers and the answer are in figures/dials.md.
 """
 
 from __future__ import annotations
