@@ -20,6 +20,7 @@ from pathlib import Path
 
 import matplotlib
 import nbformat
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -30,6 +31,7 @@ from ppfer.cli import audit, notebooks
 from ppfer.cli.compare import COLUMNS
 from ppfer.cli.report import telling_picture
 from ppfer.config import REPO
+from ppfer.method.networks import band_split
 from ppfer.run.names import config_of, made_in
 from ppfer.run.run import Run
 from ppfer.show import diagram, plots, tradeoff
@@ -178,11 +180,66 @@ def keep_seeds(folders: Sequence[Path]) -> None:
 
 def draw_overview(run: Run, folder: Path) -> None:
     """The README's pictures of a run."""
-    for name, (figure, alt) in plots.overview(run).items():
+    for name, (figure, alt) in overview_pictures(run).items():
         if isinstance(figure, Figure):
             (folder / f"{name}.svg").write_text(plots.svg(figure, alt))
         else:
             (folder / f"{name}.png").write_bytes(plots.png(figure))
+
+
+def overview_pictures(run: Run, *, count: int = 8) -> dict[str, tuple[Figure | Image.Image, str]]:
+    """The README's pictures and what they show, from a finished run on synthetic clips: "bands",
+    "protected" and two of training curves.
+
+    "bands": one frame of two actors, split. "protected": V, both enhanced bands merged (G) and
+    compensated (C) for the apex-side middle frame of `count` test clips, the first of each (actor,
+    expression) pair in turn. "curves_protection": Algorithms 1 and 2 under the frozen controllers.
+    "curves_readers": F_u and V_pl, each learning to read V, G and C.
+    """
+    split = band_split(run.config)
+    table, test = run.table, run.parts["test"]
+
+    # "protected": a few test clips as original, protected and compensated
+    turn = table.loc[test].groupby("actor").cumcount()
+    chosen = turn.sort_values(kind="stable").index[:count].to_numpy()
+    stores = {
+        "original (V)": run.tensor("clips"),
+        "protected (G)": run.tensor("protected/enhanced"),
+        "compensated (C)": run.tensor("protected/ppfer"),
+    }
+    middle = run.config.frames // 2
+    rows = [[pixels[i, middle] for i in chosen] for pixels in stores.values()]
+    labels = [f"{table.actor[i]} {table.emotion[i]}" for i in chosen]
+    alt = "original frames, protected frames and compensated frames, in rows"
+    pictures = {"protected": (plots.image_grid(rows, list(stores), labels, cell=1.1), alt)}
+
+    # "bands": only where frames are split one by one
+    if "t" not in run.config.bands.axes:
+        faces = torch.stack([stores["original (V)"][i, middle] for i in chosen[:2]])
+        faces = faces.float().cpu() / 255
+        parts = split.coefficients(*split.split(faces), like=faces)
+        two = [{n: x[i] for n, x in parts.items()} for i in range(2)]
+        drawn = plots.bands(two, labels[:2])
+        pictures["bands"] = drawn, "one frame of two actors, split into bands"
+
+    # curves: what protects, then who reads
+    guessing = dict.fromkeys(("val_plr", "val_all_frames"), run.chance("actor"))
+    stages = {"Algorithm 1": "privacy", "Algorithm 2": "compensation"}
+    keys = ("val_plr", "val_l1", "val_accuracy")
+    alt = "identity named, distortion and expressions read while both algorithms train"
+    drawn = plots.curves(run, stages, keys, decided=keys[:1], chance=guessing)
+    pictures["curves_protection"] = drawn, alt
+    readers = {
+        f"{kind} on {short}": f"{stage}/{name}"
+        for stage, kind in (("recognizer", "F_u"), ("attack", "V_pl"))
+        for name, short in (("none", "V"), ("enhanced", "G"), ("ppfer", "C"))
+        if run.has(f"{stage}/{name}")
+    }
+    keys = ("loss", "val_accuracy", "val_all_frames")
+    alt = "recognizer and validator learning to read V, G and C: loss and what they read"
+    drawn = plots.curves(run, readers, keys, decided=keys[1:], chance=guessing)
+    pictures["curves_readers"] = drawn, alt
+    return pictures
 
 
 def draw_maps() -> None:

@@ -16,6 +16,7 @@ from jupyter_client.manager import start_new_kernel
 from PIL import Image
 
 from ppfer.measure import Rate
+from ppfer.measure import rate as share
 from ppfer.show import canvas, explore, notebook, plots, sources
 from ppfer.show.band_panel import CLIP, OWN, BandPanel
 from ppfer.show.band_picture import Setting, analyse, band_picture
@@ -301,6 +302,19 @@ def test_a_verdict_says_what_the_interval_allows(rate, against, found, capsys):
     assert said.startswith(f"C: {rate} is ")
     assert ("clearly " + found in said) == (found != "like")
     assert ("points, 95 % interval" in said) == isinstance(against, Rate)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "found"), [(44, 23, "above"), (23, 44, "below"), (7, 5, "like")]
+)
+def test_a_verdict_on_the_same_clips_is_decided_by_those_that_differ(gained, lost, found, capsys):
+    """Two independent intervals of 200 and 179 of 295 clips would overlap."""
+    here = np.repeat([True, False, True, False], [150, 70, gained, lost])
+    there = np.repeat([True, False, False, True], [150, 70, gained, lost])
+    assert notebook.verdict(here, against=there, name="C", than="G") == found
+    said = capsys.readouterr().out
+    assert said.startswith(f"C: {share(here)} is ") and f"G, {share(there)}" in said
+    assert f"right here alone {gained}, there alone {lost}" in said
 
 
 def test_some_clips_of_a_sorted_part_are_of_all_its_people():

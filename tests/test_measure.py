@@ -1,6 +1,7 @@
 """Counts, intervals and the three attackers, against closed forms and libraries."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from ppfer.measure import (
     leakage,
     logits,
     markdown,
+    mcnemar,
     over_seeds,
     per_class,
     private_first,
@@ -43,6 +45,17 @@ def test_the_papers_interval():
     low, high = Rate(45, 2232).interval
     assert (round(100 * low, 1), round(100 * high, 1)) == (1.5, 2.7)
     assert str(Rate(45, 2232)) == "2.0 % (45/2232; 1.5–2.7)"
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_mcnemar_is_a_binomial_test_of_the_clips_that_differ(pairs):
+    a, b = np.array(pairs).T
+    only_a, only_b, p = mcnemar(a, b)
+    assert only_a - only_b == a.sum() - b.sum() and only_a + only_b == (a != b).sum()
+    assert mcnemar(b, a) == (only_b, only_a, p)
+    n, off = only_a + only_b, abs(only_a - only_b)
+    coin = {k: math.comb(n, k) / 2**n for k in range(n + 1)}
+    assert p == pytest.approx(sum(share for k, share in coin.items() if abs(2 * k - n) >= off))
 
 
 def logits_naming(names: torch.Tensor, classes: int) -> torch.Tensor:

@@ -253,7 +253,9 @@ def recognition(run):
 
 def leakage(run):
     """07: six rows of attackers, with which the table a run ends with and Table 2 agree."""
-    attackers, main = read_table(run, "leakage"), read_table(run, "main")
+    attackers, (first, copies, *others) = (read_table(run, name) for name in ("leakage", "main"))
+    assert "plr_retrained" not in copies, "copies are asked about by networks as trained alone"
+    main = [first, *others]
     assert [row["validator"] for row in attackers] == ["frozen", "retrained"] * 3
     every = len(run.parts["test"]) * run.config.frames
     assert all(row["all_frames"]["n"] == every for row in attackers)

@@ -91,7 +91,7 @@ def test_a_notebook_is_found_by_its_number():
 
 
 def test_the_readmes_pictures_are_lines_and_grids_with_words(tiny_run):
-    drawn = plots.overview(tiny_run, count=2)
+    drawn = publish.overview_pictures(tiny_run, count=2)
     lines = {name for name, (figure, _) in drawn.items() if isinstance(figure, Figure)}
     plt.close("all")
     assert lines == {"curves_protection", "curves_readers"} and set(drawn) - lines == {

@@ -6,19 +6,22 @@ import argparse
 import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
 import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
 
 from ppfer import measure
 from ppfer.base.errors import PpferError, near
 from ppfer.base.files import atomic, digest, read_json
 from ppfer.cli.terminal import table
 from ppfer.config import dotted, load_config, to_dict
-from ppfer.measure import as_rate, cell_text
+from ppfer.measure import Rate, as_rate, cell_text
 from ppfer.run.names import run_json
 from ppfer.show import plots
 
@@ -106,11 +109,50 @@ def write_side_by_side(results: Sequence[Result], folder: Path, name: str) -> li
     rows = side_by_side(results)
     matplotlib.use("Agg")
     plots.theme()
-    figure = plots.compared([{COLUMNS.get(k, k): v for k, v in row.items()} for row in rows])
+    figure = pictured([{COLUMNS.get(k, k): v for k, v in row.items()} for row in rows])
     with atomic(folder / f"{name}.png") as partial:
         figure.savefig(partial, bbox_inches="tight", dpi=110)
     plt.close(figure)
     return measure.write_table(rows, folder, name)
+
+
+def pictured(rows: Sequence[Mapping]) -> Figure:
+    """Runs side by side: a panel per measure, a line per run or combination of settings, a colour
+    per approach; every share in % with its 95 % interval, other numbers as they are.
+
+    Args:
+        rows: as `side_by_side` gives them; means over seeds are left out, since each
+            seed has its point.
+    """
+    # a point per share: which line, which approach, which measure
+    points = []
+    for row in rows:
+        at = list(row).index("approach")
+        rest = [f"{k.split('.')[-1]}={row[k]}" for k in list(row)[1:at] if k != "seed"]
+        for key in list(row)[at + 1 :]:
+            share, spread = as_rate(row[key]), [row[key]] * 3
+            if isinstance(share, Rate):
+                key, spread = f"{key}, %", [100 * v for v in (share.value, *share.interval)]
+            if share is None or isinstance(share, Rate):
+                points.append((", ".join(rest) or row["run"], row["approach"], key, *spread))
+    data = pd.DataFrame(points, columns=["run", "approach", "measure", "value", "low", "high"])
+
+    # approaches side by side within a line, intervals behind them, one scale for all shares
+    lines, named = list(data.run.unique()), list(data.approach.unique())
+    shift = data.approach.map(named.index) - (len(named) - 1) / 2
+    data["line"] = data.run.map(lines.index) + 0.6 * shift / max(1, len(named))
+    height = 1.6 + 0.3 * len(lines)
+    look = {"height": height, "aspect": 3.2 / height, "facet_kws": {"sharex": False}}
+    what = {"x": "value", "y": "line", "hue": "approach", "style": "approach"}
+    grid = sns.relplot(data, **what, col="measure", col_wrap=2, **look)
+    for name, axis in grid.axes_dict.items():
+        own = data[data.measure == name]
+        axis.hlines(own.line, own.low, own.high, color="0.6", linewidth=1, zorder=0)
+        axis.set_xlim((-2, 102) if name.endswith("%") else None)
+    grid.set(yticks=range(len(lines)), yticklabels=lines, xlabel="", ylabel="")
+    grid.set_titles("{col_name}")
+    grid.axes.flat[0].invert_yaxis()
+    return grid.figure
 
 
 def by_approach(rows: list[dict]) -> str:

@@ -32,6 +32,17 @@ STAGES = (
     identity.Attack,
 )
 
+
+def departures(run: Run, *algorithms: str) -> str:
+    """What a run does differently from the paper's algorithms, for the tables."""
+    config = run.config
+    chosen = any(getattr(config, name).select != "last" for name in algorithms)
+    l1 = config.fidelity and "compensation" in algorithms
+    ours = ["U-Nets add to their input"] * config.nets.unet_residual + ["the kept step"] * chosen
+    ours += ["an L1 term in Algorithm 2"] * bool(l1)
+    return f" (ours: {', '.join(ours)})" if ours else ""
+
+
 PROTECTORS = (
     Protector(
         "none",
@@ -54,7 +65,7 @@ PROTECTORS = (
         "enhanced",
         "PPFER without compensation (G)",
         lambda run: run.get("privacy"),
-        "Algorithm 1: one U-Net per band",
+        lambda run: "Algorithm 1: one U-Net per band" + departures(run, "privacy"),
         needs=("privacy",),
         study=False,
         notebook="04",
@@ -63,7 +74,10 @@ PROTECTORS = (
         "ppfer",
         "PPFER (C)",
         lambda run: protect.PPFER(run.get("privacy"), run.get("compensation")),
-        "Algorithms 1 and 2: two U-Nets and a U-ViT",
+        lambda run: (
+            "Algorithms 1 and 2: two U-Nets and a U-ViT"
+            + departures(run, "privacy", "compensation")
+        ),
         needs=("privacy", "compensation"),
         study=False,
         notebook="05",

@@ -233,30 +233,60 @@ def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:
 # --- words ----------------------------------------------------------------------
 
 
-def verdict(rate: Rate, *, against: float | Rate, name: str = "", than: str = "guessing") -> str:
-    """Say whether a rate is above, below or not to be told from another, and print the sentence.
-
-    Args:
-        rate: what was measured.
-        against: a share in [0, 1] such as chance, or another rate: then the 95 % interval of the
-            difference decides.
-        name: what the rate is of; begins the sentence.
-        than: what it is compared with.
+def verdict(
+    rate: Rate | np.ndarray,
+    *,
+    against: float | Rate | np.ndarray,
+    name: str = "",
+    than: str = "guessing",
+) -> str:
+    """Print the sentence of `compared`.
 
     Returns:
         "above", "below" or "like".
     """
-    if isinstance(against, Rate):
-        by, low, high = measure.difference(rate, against)
+    found, sentence = compared(rate, against=against, name=name, than=than)
+    print(sentence)
+    return found
+
+
+def compared(
+    rate: Rate | np.ndarray,
+    *,
+    against: float | Rate | np.ndarray,
+    name: str = "",
+    than: str = "guessing",
+) -> tuple[str, str]:
+    """Say whether a rate is above, below or not to be told from another.
+
+    Args:
+        rate: what was measured; or (n,) bool, which clips were right.
+        against: a share in [0, 1] such as chance; another rate: then the 95 % interval of the
+            difference decides; or (n,) bool of the same clips as `rate`'s: then `measure.mcnemar`
+            decides, pair by pair, at 5 %.
+        name: what the rate is of; begins the sentence.
+        than: what it is compared with.
+
+    Returns:
+        "above", "below" or "like", and the sentence.
+    """
+    this = rate if isinstance(rate, Rate) else measure.rate(rate)
+    if isinstance(against, np.ndarray):
+        here, there, p = measure.mcnemar(rate, against)
+        found = "like" if p >= 0.05 else "above" if here > there else "below"
+        only = f"right here alone {here}, there alone {there}, McNemar's p = {p:.2g}"
+        other = f"{measure.rate(against)} ({only})"
+    elif isinstance(against, Rate):
+        by, low, high = measure.difference(this, against)
         points = f"{100 * by:+.1f} points, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
         other = f"{against} ({points})"
     else:
-        low, high = (edge - against for edge in rate.interval)
+        low, high = (edge - against for edge in this.interval)
         other = f"{100 * against:.1f} %"
-    found = "above" if low > 0 else "below" if high < 0 else "like"
+    if not isinstance(against, np.ndarray):
+        found = "above" if low > 0 else "below" if high < 0 else "like"
     words = {"above": "clearly above", "below": "clearly below", "like": "not to be told from"}
-    print(f"{name + ': ' if name else ''}{rate} is {words[found]} {than}, {other}.")
-    return found
+    return found, f"{name + ': ' if name else ''}{this} is {words[found]} {than}, {other}."
 
 
 def happened(*sentences: str) -> None:

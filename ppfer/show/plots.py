@@ -14,7 +14,6 @@ from html import escape
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -22,8 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ppfer.measure import Rate, as_rate
-from ppfer.method.networks import band_split
+from ppfer.measure import Rate
 from ppfer.run.run import Run
 
 WIDE, NARROW = 6.4, 3.2  # inches
@@ -252,8 +250,8 @@ def curves(
         axis.set_title(WORDS.get(key, key), fontsize=10)
     if len(stages) > 1:
         handles = {h.get_label(): h for axis in axes[0] for h in axis.get_lines()}
-        handles = [handles[label] for label in stages if label in handles]
-        figure.legend(handles=handles, fontsize=8, loc="outside upper center", ncols=4)
+        labels = [label for label in stages if label in handles]
+        _legend(figure, [handles[label] for label in labels], labels)
     return figure
 
 
@@ -282,47 +280,66 @@ def rates(
         axis.axvline(100 * chance, label=f"chance {100 * chance:.1f} %", **style)
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel=xlabel, xlim=(-2, 102))
     axis.set_ylim(len(names) - 0.5, -0.5)
-    figure.legend(fontsize=8, loc="outside upper center", ncols=4)
+    _legend(figure, *axis.get_legend_handles_labels())
     return figure
 
 
-def compared(rows: Sequence[Mapping]) -> Figure:
-    """Runs side by side: a panel per measure, a line per run or combination of settings, a colour
-    per approach; every share in % with its 95 % interval, other numbers as they are.
+def answers(said: Mapping[str, np.ndarray], truth: np.ndarray, names: Sequence[str]) -> Figure:
+    """How often each name is the answer, right or wrong, beside how often it is the truth.
 
     Args:
-        rows: as `ppfer.cli.publish.side_by_side` gives them; means over seeds are left out, since
-            each seed has its point.
+        said: panel → (n,) answers to the same clips.
+        truth: (n,) what is right.
+        names: of the answers; written below the bars where they are few.
     """
-    # a point per share: which line, which approach, which measure
-    points = []
-    for row in rows:
-        at = list(row).index("approach")
-        rest = [f"{k.split('.')[-1]}={row[k]}" for k in list(row)[1:at] if k != "seed"]
-        for key in list(row)[at + 1 :]:
-            share, spread = as_rate(row[key]), [row[key]] * 3
-            if isinstance(share, Rate):
-                key, spread = f"{key}, %", [100 * v for v in (share.value, *share.interval)]
-            if share is None or isinstance(share, Rate):
-                points.append((", ".join(rest) or row["run"], row["approach"], key, *spread))
-    table = pd.DataFrame(points, columns=["run", "approach", "measure", "value", "low", "high"])
+    size, how = (WIDE, 2.9), {"squeeze": False, "sharey": True}
+    figure, axes = plt.subplots(1, len(said), figsize=size, layout="constrained", **how)
+    at, few = np.arange(len(names)), len(names) <= 12
+    for axis, (title, answer) in zip(axes[0], said.items(), strict=True):
+        right, given = (
+            np.bincount(x, minlength=len(names)) for x in (truth[answer == truth], answer)
+        )
+        axis.bar(at, right, color="C0", label="the right answer")
+        axis.bar(at, given - right, bottom=right, color="C1", hatch="///", label="a wrong one")
+        there = np.bincount(truth, minlength=len(names))
+        axis.step(at, there, where="mid", color="0.2", linewidth=1, label="clips there are")
+        axis.set_title(title, fontsize=10)
+        axis.set_xticks(at if few else [], names if few else [], rotation=90, fontsize=8)
+        axis.set_xlabel("" if few else f"{len(names)} names")
+    axes[0, 0].set_ylabel("clips given this name")
+    _legend(figure, *axes[0, 0].get_legend_handles_labels())
+    return figure
 
-    # approaches side by side within a line, intervals behind them, one scale for all shares
-    lines, named = list(table.run.unique()), list(table.approach.unique())
-    shift = table.approach.map(named.index) - (len(named) - 1) / 2
-    table["line"] = table.run.map(lines.index) + 0.6 * shift / max(1, len(named))
-    height = 1.6 + 0.3 * len(lines)
-    look = {"height": height, "aspect": 3.2 / height, "facet_kws": {"sharex": False}}
-    what = {"x": "value", "y": "line", "hue": "approach", "style": "approach"}
-    grid = sns.relplot(table, **what, col="measure", col_wrap=2, **look)
-    for name, axis in grid.axes_dict.items():
-        own = table[table.measure == name]
-        axis.hlines(own.line, own.low, own.high, color="0.6", linewidth=1, zorder=0)
-        axis.set_xlim((-2, 102) if name.endswith("%") else None)
-    grid.set(yticks=range(len(lines)), yticklabels=lines, xlabel="", ylabel="")
-    grid.set_titles("{col_name}")
-    grid.axes.flat[0].invert_yaxis()
-    return grid.figure
+
+def scattered(points: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> Figure:
+    """Points in a plane: a column for each set of them, a row for each way to colour them.
+
+    Args:
+        points: title → (n, 2).
+        labels: what the colour shows → (n,) names; a legend where they are few.
+    """
+    shape, size = (len(labels), len(points)), (WIDE + 1, 2.4 * len(labels))
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
+    for row, (what, names) in zip(axes, labels.items(), strict=True):
+        kinds = sorted(set(names))
+        colours = sns.color_palette("husl" if len(kinds) > 10 else "colorblind", len(kinds))
+        for axis, (title, xy) in zip(row, points.items(), strict=True):
+            for i, (kind, colour) in enumerate(zip(kinds, colours, strict=True)):
+                look = {"color": [colour], "marker": MARKERS[i % len(MARKERS)], "label": kind}
+                axis.scatter(*xy[names == kind].T, s=10, linewidths=0, **look)
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(f"{title}, by {what}", fontsize=9)
+        if len(kinds) <= 12:
+            place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "handletextpad": 0}
+            row[-1].legend(fontsize=7, markerscale=1.6, **place)
+    return figure
+
+
+def _legend(figure: Figure, handles: Sequence, labels: Sequence[str]) -> None:
+    """Above the axes, in as many columns as the longest label leaves room for."""
+    columns = int(figure.get_figwidth() / (0.065 * max(map(len, labels)) + 0.55))
+    place = {"fontsize": 8, "loc": "outside upper center", "ncols": max(1, min(4, columns))}
+    figure.legend(handles, labels, **place)
 
 
 def confusion(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
@@ -345,56 +362,3 @@ def confusion_counts(predicted: Tensor | np.ndarray, truth: np.ndarray, classes:
     counts = np.zeros((classes, classes), dtype=int)
     np.add.at(counts, (np.asarray(truth), np.asarray(predicted)), 1)
     return counts
-
-
-def overview(run: Run, *, count: int = 8) -> dict[str, tuple[Figure | Image.Image, str]]:
-    """The README's pictures and what they show, from a finished run on synthetic clips: "bands",
-    "protected" and two of training curves.
-
-    "bands": one frame of two actors, split. "protected": V, both enhanced bands merged (G) and
-    compensated (C) for the apex-side middle frame of `count` test clips, the first of each (actor,
-    expression) pair in turn. "curves_protection": Algorithms 1 and 2 under the frozen controllers.
-    "curves_readers": F_u and V_pl, each learning to read V, G and C.
-    """
-    split = band_split(run.config)
-    table, test = run.table, run.parts["test"]
-
-    # "protected": a few test clips as original, protected and compensated
-    turn = table.loc[test].groupby("actor").cumcount()
-    chosen = turn.sort_values(kind="stable").index[:count].to_numpy()
-    stores = {
-        "original (V)": run.tensor("clips"),
-        "protected (G)": run.tensor("protected/enhanced"),
-        "compensated (C)": run.tensor("protected/ppfer"),
-    }
-    middle = run.config.frames // 2
-    rows = [[pixels[i, middle] for i in chosen] for pixels in stores.values()]
-    labels = [f"{table.actor[i]} {table.emotion[i]}" for i in chosen]
-    alt = "original frames, protected frames and compensated frames, in rows"
-    pictures = {"protected": (image_grid(rows, list(stores), labels, cell=1.1), alt)}
-
-    # "bands": only where frames are split one by one
-    if "t" not in run.config.bands.axes:
-        faces = torch.stack([stores["original (V)"][i, middle] for i in chosen[:2]])
-        faces = faces.float().cpu() / 255
-        parts = split.coefficients(*split.split(faces), like=faces)
-        two = [{n: x[i] for n, x in parts.items()} for i in range(2)]
-        pictures["bands"] = bands(two, labels[:2]), "one frame of two actors, split into bands"
-
-    # curves: what protects, then who reads
-    guessing = dict.fromkeys(("val_plr", "val_all_frames"), run.chance("actor"))
-    stages = {"Algorithm 1": "privacy", "Algorithm 2": "compensation"}
-    keys = ("val_plr", "val_l1", "val_accuracy")
-    alt = "identity named, distortion and expressions read while both algorithms train"
-    drawn = curves(run, stages, keys, decided=keys[:1], chance=guessing)
-    pictures["curves_protection"] = drawn, alt
-    readers = {
-        f"{kind} on {short}": f"{stage}/{name}"
-        for stage, kind in (("recognizer", "F_u"), ("attack", "V_pl"))
-        for name, short in (("none", "V"), ("enhanced", "G"), ("ppfer", "C"))
-        if run.has(f"{stage}/{name}")
-    }
-    keys = ("loss", "val_accuracy", "val_all_frames")
-    alt = "recognizer and validator learning to read V, G and C: loss and what they read"
-    pictures["curves_readers"] = curves(run, readers, keys, decided=keys[1:], chance=guessing), alt
-    return pictures
