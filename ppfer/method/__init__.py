@@ -55,7 +55,7 @@ PROTECTORS = (
     Protector(
         "copies",
         "Copies, before Algorithm 1",
-        networks.start_enhancer,
+        lambda run: networks.start_enhancer(run).to(run.device).eval(),
         "one U-Net trained to give both bands back as they are",
         needs=("pretrain",),
         study=False,
