@@ -165,17 +165,19 @@ def _draw(axis: Axes, task: Task) -> None:
         axis.text((first + x) / 2, -1.3, words, ha="center", va="bottom", fontsize=8)
 
 
-def levels(shapes: Sequence[tuple[int, int, int]]) -> Figure:
-    """A U-Net drawn from its levels' shapes: as high as the picture, the deeper the darker; dashed
+def levels(shapes: Sequence[tuple[int, int, int]], *, residual: bool = False) -> Figure:
+    """A U-Net drawn from its levels' shapes: as high as the picture, the deeper the smaller; dashed
     arrows are the skips.
 
     Args:
         shapes: (channels, height, width) of each level on the way down, then on the way up.
+        residual: whether its answer is added to its input: one skip more, around all levels.
     """
     deepest, tallest = len(shapes) // 2, shapes[0][1]
     figure, axis = plt.subplots(figsize=(10, 3.2), layout="constrained")
-    axis.set(xlim=(-0.7, len(shapes) - 0.3), ylim=(-0.75, 0.85))
+    axis.set(xlim=(-0.7, len(shapes) - 0.3), ylim=(-0.75, 1.15 if residual else 0.85))
     axis.axis("off")
+    bent = {"arrowstyle": "->", "linestyle": "--", "color": "0.4"}
     for i, (channels, height, width) in enumerate(shapes):
         half = (0.22, 0.5 * height / tallest)
         _box(axis, (i, 0), "", "learns", half)
@@ -184,6 +186,12 @@ def levels(shapes: Sequence[tuple[int, int, int]]) -> Figure:
             _join(axis, (i - 1, 0), (i, 0), (half, half))
         if i > deepest:
             skip = (2 * deepest - i, half[1] + 0.06), (i, half[1] + 0.06)
-            bent = {"arrowstyle": "->", "linestyle": "--", "connectionstyle": "arc3,rad=-0.08"}
-            axis.annotate("", skip[1], skip[0], arrowprops=bent | {"color": "0.4"})
+            way = {"connectionstyle": "arc3,rad=-0.08"}
+            axis.annotate("", skip[1], skip[0], arrowprops=bent | way)
+    if residual:  # from before the first level, over all, to behind the last
+        before, behind, top = -0.45, len(shapes) - 0.55, 0.95
+        axis.plot([before, before, behind], [0, top, top], linestyle="--", color="0.4")
+        axis.annotate("", (behind, 0), (behind, top + 0.01), arrowprops=bent)
+        words = "the input, added to the answer"
+        axis.text((before + behind) / 2, top + 0.03, words, ha="center", va="bottom", color="0.3")
     return figure
