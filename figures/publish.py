@@ -35,7 +35,7 @@ from ppfer import measure
 from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.cli import audit, notebooks
-from ppfer.cli.compare import COLUMNS
+from ppfer.cli.compare import COLUMNS, over_seeds
 from ppfer.config import REPO
 from ppfer.method.networks import band_split
 from ppfer.run.names import config_of, made_in
@@ -220,7 +220,7 @@ def keep_seeds(folders: Sequence[Path]) -> None:
     """The main tables of runs that differ in their seed as one, ``seeds``: mean, spread, counts."""
     tables = [json.loads((folder / "tables" / "main.json").read_text()) for folder in folders]
     kept = FIGURES / config_of(folders[0]).profile
-    measure.write_table(measure.over_seeds(tables), kept, "seeds")
+    measure.write_table(over_seeds(tables), kept, "seeds")
     write_json(kept / "seeds_manifest.json", {run.name: made_in(run) for run in folders})
 
 

@@ -284,8 +284,7 @@ def to_dict(config: object) -> dict:
 
 
 def pick(config: Config, *names: str) -> dict:
-    """The named fields of a config as plain JSON types, e.g. ``pick(config, "seed",
-    "nets.classifier")``."""
+    """The named fields as plain JSON types, e.g. ``pick(config, "seed", "nets.classifier")``."""
     values = to_dict(config)
     return {name: _at(values, name.split(".")) for name in names}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +55,13 @@ class Rate:
         if not self.n:
             return self.short
         low, high = self.interval
-        return f"{self.short[:-1]}; {100 * low:.1f}–{100 * high:.1f})"
+        return f"{self.short[:-1]}; {100 * low:.1f}–{100 * high:.1f}{self.note})"
 
-    def to_dict(self) -> dict[str, int]:
-        return {"k": self.k, "n": self.n}
+    @property
+    def note(self) -> str:
+        return ""
+
+    to_dict = asdict
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,9 @@ class Worst(Rate):
 
     attack: str = ""
 
-    def __str__(self) -> str:
-        return f"{super().__str__()[:-1]}; {self.attack})"
-
-    def to_dict(self) -> dict[str, object]:
-        return super().to_dict() | {"attack": self.attack}
+    @property
+    def note(self) -> str:
+        return f"; {self.attack}"
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,14 @@ class Linked(Rate):
 
     eer: float = 0.5
 
-    def __str__(self) -> str:
-        return f"{super().__str__()[:-1]}; EER {100 * self.eer:.1f} %)"
-
-    def to_dict(self) -> dict[str, object]:
-        return super().to_dict() | {"eer": self.eer}
+    @property
+    def note(self) -> str:
+        return f"; EER {100 * self.eer:.1f} %"
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The same share in several runs: mean and sample standard deviation over them, and every
-    count.
-    """
+    """The same share in several runs: their mean and sample standard deviation, and every count."""
 
     rates: tuple[Rate, ...]
 
@@ -272,9 +269,7 @@ def per_class(logits: Tensor, labels: np.ndarray, names: Iterable[str]) -> dict[
 
 
 def by_group(hits: np.ndarray, groups: Iterable[str]) -> dict[str, Rate]:
-    """Split a boolean array by a group label of the same length: group → Rate, groups in sorted
-    order.
-    """
+    """Split a boolean array by group labels of the same length: group → Rate, in sorted order."""
     groups = np.asarray([str(g) for g in groups])
     return {g: rate(np.asarray(hits)[groups == g]) for g in sorted(set(groups))}
 
@@ -336,34 +331,12 @@ def json_rows(rows: Sequence[dict]) -> list[dict]:
 
 
 def write_table(rows: Sequence[dict], folder: Path, name: str) -> list[dict]:
-    """Write ``<name>.json`` and ``<name>.md``; returns the rows as they were written (see
-    `json_rows`).
-    """
+    """Write ``<name>.json`` and ``<name>.md``; returns the rows as written (see `json_rows`)."""
     rows = json_rows(rows)
     write_json(folder / f"{name}.json", rows)
     with atomic(folder / f"{name}.md") as partial:
         partial.write_text(markdown(rows))
     return rows
-
-
-def over_seeds(tables: Sequence[list[dict]]) -> list[dict]:
-    """Rows of the same table from several runs as one: every ``{"k", "n"}`` cell becomes a
-    `Spread`.
-
-    Other cells are left out.
-
-    Raises:
-        PpferError: if the tables have different rows.
-    """
-    names = [[row["approach"] for row in rows] for rows in tables]
-    if any(other != names[0] for other in names):
-        raise PpferError("tables with different rows cannot be put side by side")
-    merged = []
-    for same in zip(*tables, strict=True):
-        keys = [key for key, cell in same[0].items() if isinstance(as_rate(cell), Rate)]
-        row = {key: Spread.of(as_rate(row[key]) for row in same) for key in keys}
-        merged.append({"approach": same[0]["approach"]} | row)
-    return merged
 
 
 def difference(a: Rate, b: Rate) -> tuple[float, float, float]:

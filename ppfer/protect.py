@@ -28,8 +28,7 @@ NamedApply = Callable[[Tensor, Sequence[str]], Tensor]  # clips, their names →
 
 
 def no_privacy(clips: Tensor) -> Tensor:
-    """The original clips: the upper bound of both accuracy and leakage ("No Privacy Preservation",
-    Table 1)."""
+    """The original clips: the bound of both measures ("No Privacy Preservation", Table 1)."""
     return clips
 
 
@@ -68,9 +67,7 @@ class PrivacyEnhancer(nn.Module):
 
 
 class FrameEnhancer(nn.Module):
-    """F_pr: one U-Net on whole frames, the ablation without the transform (paper Figure 3, tasks
-    1–3).
-    """
+    """F_pr: one U-Net on whole frames, the ablation without the transform (Figure 3, tasks 1–3)."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -87,9 +84,7 @@ class FrameEnhancer(nn.Module):
 
 
 class PPFER(nn.Module):
-    """The whole method at inference: enhance both bands, merge, compensate (paper Figure 2;
-    controllers are gone).
-    """
+    """The whole method at inference: enhance both bands, merge, compensate (paper Figure 2)."""
 
     def __init__(self, enhancer: nn.Module, compensator: nn.Module):
         super().__init__()

@@ -30,6 +30,7 @@ IMPORTED = (
     "ipykernel.kernelapp",
     "matplotlib_inline.backend_inline",
     "ppfer.show.explore",
+    "ppfer.show.tradeoff_explorer",
     "ppfer.cli.protect",
 )
 LAUNCHER = "ipykernel_launcher"

@@ -22,7 +22,7 @@ from ppfer.cli import batch, compare, grid, main, notebooks
 from ppfer.config import load_config
 from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
-from ppfer.show import notebook, plots
+from ppfer.show import notebook
 
 
 @stage("shared", settings=("size",), notebook="00")
@@ -236,7 +236,7 @@ def test_titles_of_compared_measures_lie_apart():
     """As `ppfer compare` names them: long, side by side, and one row of panels above the other."""
     measures = [title for key, title in compare.COLUMNS.items() if key != "approach"]
     row = {"run": "demo", "approach": "PPFER (C)"} | dict.fromkeys(measures, measure.Rate(22, 295))
-    figure = plots.compared([row])
+    figure = compare.pictured([row])
     figure.canvas.draw()
     boxes = [axis.get_tightbbox() for axis in figure.axes]  # with titles and labels of ticks
     assert len(boxes) == len(measures) == 4

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ppfer.measure import Rate
 from ppfer.measure import rate as share
-from ppfer.show import canvas, explore, notebook, plots, sources
+from ppfer.show import canvas, explore, notebook, plots, sources, tradeoff_explorer
 from ppfer.show.band_panel import CLIP, OWN, BandPanel
 from ppfer.show.band_picture import Setting, analyse, band_picture
 from ppfer.video.writer import write_video
@@ -253,7 +253,7 @@ def test_a_point_of_the_trade_off_shows_its_clip(tiny_run, shown):
          "acc_retrained": Rate(k, 10)}
         for title, k in (("No privacy preservation", 9), ("PPFER (C)", 1))
     ]  # fmt: skip
-    explore.tradeoff(tiny_run, rows, ["none", "ppfer"])
+    tradeoff_explorer.explore_tradeoff(tiny_run, rows, ["none", "ppfer"])
     (first, _), (second, _) = shown
     assert "PPFER (C): identity named 90.0 %" in first["text/plain"]
     assert first["image/png"] != second["image/png"]

@@ -36,7 +36,7 @@ CORE = {"config", "nets", "uvit", "protect", "measure", "wavelets", "method"}  #
 GROUND = {"ppfer", "base", "run"}  # what the core stands on
 CORE_LINES, METHOD_LINES = 2_800, 6_800
 NOTEBOOK_LINES = dict.fromkeys(("00", "03", "04", "05", "06", "07"), 8_000)
-NOTEBOOK_LINES |= {"01": 8_800, "02": 8_800}  # with the explorer of bands
+NOTEBOOK_LINES |= {"01": 8_300, "02": 8_500}  # with the explorer of bands
 NOTEBOOK_LINES |= {"12": 8_600}  # reads and writes videos
 VALUES = {  # of the stages' arguments
     "protector": "none",

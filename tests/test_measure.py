@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ppfer.base.errors import PpferError
+from ppfer.cli.compare import over_seeds
 from ppfer.measure import (
     Rate,
     by_group,
@@ -19,7 +20,6 @@ from ppfer.measure import (
     logits,
     markdown,
     mcnemar,
-    over_seeds,
     per_class,
     private_first,
     remapped_leakage,

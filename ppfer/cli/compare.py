@@ -21,7 +21,7 @@ from ppfer.base.errors import PpferError, near
 from ppfer.base.files import atomic, digest, read_json
 from ppfer.cli.terminal import table
 from ppfer.config import dotted, load_config, to_dict
-from ppfer.measure import Rate, as_rate, cell_text
+from ppfer.measure import Rate, Spread, as_rate, cell_text
 from ppfer.run.names import run_json
 from ppfer.show import plots
 
@@ -99,7 +99,7 @@ def side_by_side(results: Sequence[Result]) -> list[dict]:
             continue
         with contextlib.suppress(PpferError):  # they measured other clips: no mean of those
             of = {**group[0].settings, "seed": ", ".join(map(str, seeds))}
-            merged = measure.over_seeds([result.rows for result in group])
+            merged = over_seeds([result.rows for result in group])
             lines += [{"run": f"{len(group)} seeds", **of, **row} for row in merged if len(row) > 1]
     return lines
 
@@ -114,6 +114,26 @@ def write_side_by_side(results: Sequence[Result], folder: Path, name: str) -> li
         figure.savefig(partial, bbox_inches="tight", dpi=110)
     plt.close(figure)
     return measure.write_table(rows, folder, name)
+
+
+def over_seeds(tables: Sequence[list[dict]]) -> list[dict]:
+    """Rows of the same table from several runs as one: every ``{"k", "n"}`` cell becomes a
+    `Spread`.
+
+    Other cells are left out.
+
+    Raises:
+        PpferError: if the tables have different rows.
+    """
+    names = [[row["approach"] for row in rows] for rows in tables]
+    if any(other != names[0] for other in names):
+        raise PpferError("tables with different rows cannot be put side by side")
+    merged = []
+    for same in zip(*tables, strict=True):
+        keys = [key for key, cell in same[0].items() if isinstance(as_rate(cell), Rate)]
+        row = {key: Spread.of(as_rate(row[key]) for row in same) for key in keys}
+        merged.append({"approach": same[0]["approach"]} | row)
+    return merged
 
 
 def pictured(rows: Sequence[Mapping]) -> Figure:

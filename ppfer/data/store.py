@@ -92,9 +92,7 @@ class ClipStore:
     def in_memory(
         cls, clips: Tensor | np.ndarray, table: pd.DataFrame, source: dict | None = None
     ) -> ClipStore:
-        """A store without a folder: clips (N, T, 3, H, W) uint8, on any device, kept where they
-        are.
-        """
+        """A store without a folder: clips (N, T, 3, H, W) uint8, kept on the device they are on."""
         if len(clips) != len(table):
             raise PpferError(f"{len(clips)} clips came for a table of {len(table)} rows")
         manifest = {"shape": list(clips.shape), "source": source or {}}

@@ -37,9 +37,9 @@ def departures(run: Run, *algorithms: str) -> str:
     """What a run does differently from the paper's algorithms, for the tables."""
     config = run.config
     chosen = any(getattr(config, name).select != "last" for name in algorithms)
-    l1 = config.fidelity and "compensation" in algorithms
+    l1 = config.fidelity > 0 and "compensation" in algorithms
     ours = ["U-Nets add to their input"] * config.nets.unet_residual + ["the kept step"] * chosen
-    ours += ["an L1 term in Algorithm 2"] * bool(l1)
+    ours += ["an L1 term in Algorithm 2"] * l1
     return f" (ours: {', '.join(ours)})" if ours else ""
 
 

@@ -59,9 +59,7 @@ def new_enhancer(config: Config, where: str = "bands") -> nn.Module:
 
 
 def start_enhancer(run: Run, where: str = "bands") -> nn.Module:
-    """An enhancer whose U-Nets all have the pre-trained weights (paper §3.2: they start
-    identical).
-    """
+    """An enhancer whose U-Nets have the pre-trained weights (paper §3.2: they start identical)."""
     enhancer, start = new_enhancer(run.config, where), run.get("pretrain").state_dict()
     for net in enhancer.children():
         if isinstance(net, nets.UNet):
@@ -207,12 +205,4 @@ def privacy_rule(run: Run, then: str) -> Callable[[dict], list[float]]:
 def with_weights(net: nn.Module, other: nn.Module) -> nn.Module:
     """The network with another's weights."""
     net.load_state_dict(other.state_dict())
-    return net
-
-
-def with_body(net: nn.Module, other: nn.Module) -> nn.Module:
-    """The classifier or recognizer with another's weights, all but those of the last layer."""
-    trained = other.net.state_dict().items()
-    body = {key: value for key, value in trained if not key.startswith("fc.")}
-    net.net.load_state_dict(net.net.state_dict() | body)
     return net

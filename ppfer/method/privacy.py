@@ -91,9 +91,7 @@ def privacy_loss(logits: Tensor, labels: Tensor, preset: str) -> Tensor:
 
 
 class PrivacyObjective(nn.Module):
-    """Algorithm 1, lines 4–10: maximise the frozen controller's cross-entropy on each enhanced
-    band.
-    """
+    """Algorithm 1, lines 4–10: maximise the frozen controller's cross-entropy on enhanced bands."""
 
     captures = True
 

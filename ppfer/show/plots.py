@@ -360,10 +360,3 @@ def confusion(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> Figur
         axis.tick_params(labelsize=7)
     axes[0, 0].set_ylabel("true expression, %")
     return figure
-
-
-def confusion_counts(predicted: Tensor | np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """(classes, classes) counts, rows the truth."""
-    counts = np.zeros((classes, classes), dtype=int)
-    np.add.at(counts, (np.asarray(truth), np.asarray(predicted)), 1)
-    return counts

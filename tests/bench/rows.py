@@ -24,9 +24,10 @@ import torch
 
 from ppfer.base.files import read_json, write_json
 from ppfer.cli.batch import Batch, run_batch
+from ppfer.cli.compare import over_seeds
 from ppfer.cli.grid import Cell, cells_of
 from ppfer.config import REPO, load_config
-from ppfer.measure import json_rows, over_seeds, write_table
+from ppfer.measure import json_rows, write_table
 from ppfer.run.run import Run
 from ppfer.study import paper, tables
 from ppfer.study.attacks import attributes, recovery

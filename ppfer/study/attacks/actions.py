@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ppfer import twin
-from ppfer.method.networks import Objective, OnProtected, new_recognizer, with_body
+from ppfer.method.networks import Objective, OnProtected, new_recognizer
 from ppfer.run.clips import twin_origin
 from ppfer.run.stage import Stage, stage
+from ppfer.study.attacks import with_body
 from ppfer.study.protectors.swap import twin_spec
 from ppfer.twin.head import load_head
 from ppfer.video import sample_positions

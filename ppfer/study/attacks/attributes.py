@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from ppfer import measure
 from ppfer.base.errors import PpferError
 from ppfer.data.index import years
-from ppfer.method.networks import classification, new_classifier, with_body
+from ppfer.method.networks import classification, new_classifier
 from ppfer.run.run import Run
 from ppfer.run.stage import stage
 from ppfer.run.training import Training
+from ppfer.study.attacks import with_body
 from ppfer.study.tables import approaches, left_out, prepare
 
 ATTRIBUTES = ("sex", "race", "age_group")

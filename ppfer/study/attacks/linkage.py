@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.measure import Linked
-from ppfer.method.networks import Objective, OnProtected, new_classifier, with_body
+from ppfer.method.networks import Objective, OnProtected, new_classifier
 from ppfer.run.run import Run
 from ppfer.run.stage import stage
+from ppfer.study.attacks import with_body
 
 STRANGERS = 3  # one person of so many is one
 ENROLLED = 8  # clips of each stranger's originals
