@@ -31,7 +31,6 @@ from ppfer import nets
 from ppfer.base.errors import PpferError
 from ppfer.base.weights import load_weights
 from ppfer.config import Config
-from ppfer.data.words import EMOTIONS
 from ppfer.protect import VideoProtector
 from ppfer.run.names import data_path
 from ppfer.run.run import Run
@@ -55,7 +54,7 @@ class Codebook(nn.Module):
     Attributes:
         centres: (FINEST, CODE) codes that symbols stand for.
         share: (FINEST,) of the strangers' clips that fell to each.
-        performances: (FINEST, FRAMES, 55) the donor's own numbers in the clip nearest to each.
+        performances: (FINEST, FRAMES, 55) the donor's own numbers in a clip near to each.
         named: (FINEST,) the expression that most of a centre's clips show, an index of `EMOTIONS`.
         probe: (PROBES, 55) what the reader it learned with says of the donor, see `probe`.
     """
@@ -86,24 +85,6 @@ class Codebook(nn.Module):
         """Codes (B, CODE) of clips of any length, as numbers (B, T, 55)."""
         seen = resampled(numbers.float(), FRAMES)
         return REACH * self.encoder((seen - self.mean) / self.std).tanh()
-
-    def fill(self, numbers: Tensor, donors: Tensor, emotions: Tensor) -> None:
-        """Make the symbols: k-means of the strangers' codes, and the donor's performance nearest to
-        each centre.
-
-        Args:
-            numbers, donors: (N, FRAMES, 55) of the strangers' clips, and of the donor in them.
-            emotions: (N,) of the clips.
-        """
-        codes = torch.cat([self(part) for part in numbers.split(4096)])
-        centres, own = kmeans(codes, torch.ones(len(codes), device=codes.device), FINEST)
-        nearest = torch.cdist(centres, codes).argmin(1)
-        votes = torch.zeros(FINEST, len(EMOTIONS), device=codes.device)
-        votes.index_put_((own, emotions), torch.ones(len(own), device=own.device), accumulate=True)
-        self.centres.copy_(centres)
-        self.share.copy_(votes.sum(1) / len(codes))
-        self.performances.copy_(donors[nearest])
-        self.named.copy_(votes.argmax(1))
 
     @functools.cache  # noqa: B019  a codebook lives as long as its run
     def reduced(self, symbols: int) -> tuple[Tensor, Tensor]:

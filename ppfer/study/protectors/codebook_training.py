@@ -29,10 +29,12 @@ from ppfer.run.training import Training
 from ppfer.study.protectors import regressor
 from ppfer.study.protectors.codebook import (
     CODE,
+    FINEST,
     FRAMES,
     HIDDEN,
     NUMBERS,
     Codebook,
+    kmeans,
     probe,
     shipped,
     weights_path,
@@ -46,6 +48,7 @@ UPDATES = 2  # of the adversaries for each of the encoder
 FIRST = 20_001  # number of the first stranger: nobody else's
 HELD_OUT = 8  # one stranger of so many is kept for validation
 TOLD = 0.5  # weight of telling what the donor would have done
+CLEAR = 8.0  # weight of clear expression against likeness, when performances are chosen
 AT_ONCE = 512  # clips rendered and read at a time
 
 
@@ -151,6 +154,57 @@ class CodeObjective(nn.Module):
         return loss + self.weight * hidden
 
 
+def fill(book: Codebook, numbers: Tensor, donors: Tensor, emotions: Tensor) -> None:
+    """Make the symbols: k-means of the strangers' codes, each named after what most of its clips
+    show and performed by the donor.
+
+    Args:
+        book: with its encoder trained.
+        numbers, donors: (N, FRAMES, 55) of the strangers' clips, and of the donor in them.
+        emotions: (N,) of the clips.
+    """
+    codes = torch.cat([book(part) for part in numbers.split(4096)])
+    centres, own = kmeans(codes, torch.ones(len(codes), device=codes.device), FINEST)
+    shown = F.one_hot(emotions, len(EMOTIONS)).float()
+    votes = torch.zeros(FINEST, len(EMOTIONS), device=codes.device).index_add_(0, own, shown)
+    book.centres.copy_(centres)
+    book.share.copy_(votes.sum(1) / len(codes))
+    book.named.copy_(votes.argmax(1))
+    nearest = donors[torch.cdist(centres, codes).argmin(1)]
+    book.performances.copy_(donors[performing(nearest, votes.argmax(1), donors, emotions)])
+
+
+def performing(wanted: Tensor, named: Tensor, donors: Tensor, emotions: Tensor) -> Tensor:
+    """Which of the donor's clips stands for each symbol, no clip for two: one that shows what the
+    symbol is named after, clearly (by ridge regression of all that the donor does), and is like
+    the one wanted.
+
+    The clip of the stranger nearest to a centre alone may show another expression than the symbol
+    is named after, or hardly any: recognizers that were trained on ordinary clips read less of it.
+
+    Args:
+        wanted: (M, FRAMES, 55) the donor in the clip nearest to each centre.
+        named: (M,) expressions of the symbols.
+        donors, emotions: (N, FRAMES, 55) and (N,), all that the donor does.
+
+    Returns:
+        (M,) places among the N.
+    """
+    x = F.pad(donors.flatten(1), (0, 1), value=1.0)
+    shown = F.one_hot(emotions, len(EMOTIONS)).float()
+    ridge = torch.eye(x.shape[1], device=x.device)
+    clear = x @ torch.linalg.solve(x.mT @ x + ridge, x.mT @ shown)  # (N, expressions)
+    scale = donors.std((0, 1)) + 1e-2
+    apart = torch.cdist(*((part / scale).flatten(1) for part in (wanted, donors))).square()
+    cost = apart / wanted[0].numel() - CLEAR * clear.T[named]
+    cost = cost.masked_fill(named[:, None] != emotions, torch.inf)
+    chosen = torch.zeros_like(named)
+    for row in cost.amin(1).argsort():  # the surest first
+        chosen[row] = cost[row].argmin()
+        cost[:, chosen[row]] = torch.inf
+    return chosen
+
+
 @stage(
     "codebook",
     needs=("strangers",),
@@ -177,7 +231,7 @@ class CodebookTraining(Training):
         summary = super().make(folder)
         net = load_weights(self.net(), folder / "weights.safetensors").to(self.run.device).eval()
         with torch.inference_mode():
-            net.fill(*(self.known[key] for key in ("numbers", "donors", "emotion")))
+            fill(net, *(self.known[key] for key in ("numbers", "donors", "emotion")))
             net.probe.copy_(probe(self.run.get("regressor"), self.run.device))
         save_weights(net, folder / "weights.safetensors")
         return summary | self.strangers_named(net)
