@@ -23,7 +23,7 @@ SEEN = {  # approach: what one sees of it
     "PPFER (C)": "the person, in strange colours",
     "Live controllers": "noise",
     "Re-enactment": "a donor who does what the face did",
-    "Re-enactment by a codebook": "the donor's own performance nearest to it",
+    "Re-enactment by a codebook": "one of 96 performances of the donor's own",
 }
 UNKNOWN, SHIPPED = "expression, unknown people", "Re-enactment by a codebook, as shipped"
 REAL = {  # row of ten real people: approach, reader, whom the encoder learned from
