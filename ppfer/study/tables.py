@@ -194,7 +194,8 @@ def main_table(run: Run, names: Sequence[str] = MAIN) -> list[dict]:
     """Both protocols of both measures for each protector: the rows a run ends with. After the first
     what is named and read through the copies that Algorithm 1 begins with, by networks as trained.
     """
-    run.ensure("protected/copies")
+    if not run.has("protected/copies"):  # asking one process alone to make it waits for the others
+        run.ensure("protected/copies")
     first, *others = (table_row(run, name) for name in names)
     return [first, table_row(run, "copies", retrained=False), *others]
 
