@@ -177,7 +177,7 @@ def readme_rows(rows: list[dict]) -> list[dict]:
     Args:
         rows: of ``main.json``.
     """
-    return [{plain: row[key] for key, plain in COLUMNS.items()} for row in rows]
+    return [{plain: row.get(key, "") for key, plain in COLUMNS.items()} for row in rows]
 
 
 def in_words(rows: list[dict]) -> str:
