@@ -31,16 +31,17 @@ def test_a_table_in_words_has_chance_beside_each_number_and_fits_a_terminal():
     text = terminal.table(rows)
     assert max(map(len, text.splitlines())) <= 100
     assert "identity: validator as trained" in text and "plr" not in text
-    assert "compensated (C)" in text and "(226/295)" in text
+    assert "copies" in text and "compensated (C)" in text
+    assert f"({PAGE[0]['acc']['k']}/295)" in text
 
 
 def test_it_says_whether_that_is_what_should_come_out():
-    assert report.judgement(run_of("demo"), PAGE).startswith("That is what should come out: all 12")
+    assert report.judgement(run_of("demo"), PAGE).startswith("That is what should come out: all 14")
     other = json.loads(json.dumps(PAGE))
     other[-1]["plr"] = {"k": 200, "n": 295}
     said = report.judgement(run_of("demo"), other)
-    assert said.startswith("Not quite") and "1 of 12" in said
-    assert "identity named: validator as trained, compensated (C) (+59.3 points)" in said
+    assert said.startswith("Not quite") and "1 of 14" in said
+    assert "identity named: validator as trained, compensated (C) (+60.3 points)" in said
 
     assert "mean nothing" in report.judgement(run_of("smoke"), PAGE)
     assert report.judgement(run_of("demo", size=32), PAGE).startswith("As it should be")

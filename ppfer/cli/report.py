@@ -27,6 +27,7 @@ from ppfer.run.run import Run
 CALLS = "calls.jsonl"  # in a run's folder: each call of `ppfer run`, and how long it took
 ROWS = {  # the main table's, short
     "No privacy preservation": "originals (V)",
+    "Copies, before Algorithm 1": "copies",
     "PPFER without compensation (G)": "protected (G)",
     "PPFER (C)": "compensated (C)",
 }
