@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ppfer.measure import Rate, Spread, as_rate, write_table
+from ppfer.cli.compare import over_seeds
+from ppfer.measure import Rate, as_rate, write_table
 from ppfer.show import plots
 from ppfer.study.protectors.codebook import bound
 
@@ -69,7 +70,7 @@ def of_people(folder: Path) -> list[dict]:
         for row in tried:
             if row["approach"] == name and row["clips"] in named:
                 named[row["clips"]].append(Rate(row["k"], row["n"]))
-        read_of = seeds.get(name) or over_seeds([r for r in inside if r["approach"] == name])
+        read_of = seeds.get(name) or over_seeds([[r] for r in inside if r["approach"] == name])[0]
         rows.append(
             {
                 "approach": name,
@@ -81,11 +82,6 @@ def of_people(folder: Path) -> list[dict]:
             }
         )
     return rows
-
-
-def over_seeds(rows: Sequence[Mapping]) -> dict[str, Spread]:
-    """What F_u reads in rows of one approach, a row for each seed."""
-    return {k: Spread.of(as_rate(row[k]) for row in rows) for k in ("acc", "acc_retrained")}
 
 
 def of_real_people(folder: Path) -> list[dict]:

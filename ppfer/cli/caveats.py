@@ -14,7 +14,7 @@ from ppfer.run.stage import Protector
 NAMED = {  # columns of a table, in words
     "plr": "by a recogniser of these people trained on originals",
     "plr_retrained": "by one trained again on protected clips",
-    "plr_worst": "by the worst of the attacks on pixels",
+    "plr_worst": "by the worst attack of its table, which it names",
     "linkage": "strangers, matched with their originals",
     "outside": "by another project's face recogniser",
 }
