@@ -35,7 +35,10 @@ BATCH, RATE, DECAY, SMOOTHING = 512, 1e-3, 0.02, 0.05
 LOOKS = 10  # at the validation part while he trains; the best weights count
 QUANTILES = (0.2, 0.5, 0.8)
 PRIORS = (0.03, 0.1, 0.3, 1.0, 3.0)  # clips of each symbol that a person is taken to have shown
-FACELESS = ("live", "ppfer", "enhanced", "ppfer_long")  # read off what a recovery net makes of them
+FACELESS = (  # read off what a recovery net makes of them
+    *("live", "ppfer", "enhanced", "ppfer_long", "flow"),
+    *("deface_blur", "deface_mosaic", "deface_solid"),
+)
 MOTION = ("donor",)  # show the true motion: what a reader without an error would read
 
 
