@@ -26,9 +26,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 try:
-    from figures import headline, thumbnails
+    from figures import headline, inside, thumbnails
 except ModuleNotFoundError:  # run as a script, which has this folder on its path
     import headline
+    import inside
     import thumbnails
 
 from ppfer import measure
@@ -338,6 +339,7 @@ def main() -> int:
     list_notebooks()
     for profile, people in PEOPLE.items():
         draw_tables(FIGURES / profile, people)
+    inside.publish(FIGURES)
     headline.publish(FIGURES)
     fill_pages()
     return 0

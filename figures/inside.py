@@ -1,0 +1,76 @@
+"""The most that attackers from within name: ``within_worst`` of what ``within.json`` holds of every
+attack.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ppfer.measure import HELD, Worst, as_rate, write_table
+
+
+def most(rows: Iterable[Mapping]) -> Worst | None:
+    """The attack that names, or reads, the greatest share; None of none."""
+    best = max(rows, key=lambda row: row["k"] / row["n"], default=None)
+    if best is None:
+        return None
+    steps = f", {best['steps']} steps" if best.get("steps") else ""
+    return Worst(best["k"], best["n"], best["attack"] + steps)
+
+
+def grouped(rows: Iterable[Mapping], *keys: str) -> dict[tuple, list[Mapping]]:
+    """Rows by what they have under some keys, in the order in which those first come."""
+    groups: dict[tuple, list[Mapping]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def by_clips(rows: Sequence[Mapping]) -> dict[str, Worst]:
+    """A column for each number of clips that an attacker holds."""
+    held = {clips: most(r for r in rows if r["clips"] == clips) for clips in HELD}
+    return {"1 clip" if c == 1 else f"{c} clips": cell for c, cell in held.items() if cell}
+
+
+def of_people(rows: Sequence[Mapping]) -> list[dict]:
+    """Seed by seed; with it what is read of the expression from the same numbers and by F_u."""
+    made = []
+    for (approach, seed), tried in grouped(rows, "approach", "seed").items():
+        read = {"expression": "expression read from numbers"} | {k: k for k in RECOGNISED}
+        kept = {title: as_rate(tried[0][key]) for key, title in read.items() if key in tried[0]}
+        made.append({"approach": approach, "seed": seed} | by_clips(tried) | kept)
+    return made
+
+
+def of_real_people(rows: Sequence[Mapping]) -> list[dict]:
+    """Reader by reader, known and unknown people; an attacker who does not learn from codes is the
+    same for both.
+    """
+    made = []
+    for (approach, reader), tried in grouped(rows, "approach", "reader").items():
+        of = grouped(tried, "measure", "split")
+        splits = [split for measure, split in of if measure == "identity"]
+        for split in splits:
+            row = {"approach": approach, "reader": reader, "people": split}
+            row |= by_clips(of["identity", split])
+            for s in ("known", "unknown"):
+                if ("expression", s) in of and (len(splits) == 1 or s == split):
+                    row[f"expression, {s} people"] = most(of["expression", s])
+            made.append(row)
+    return made
+
+
+RECOGNISED = ("acc", "acc_retrained")
+TABLES: dict[str, Callable[[Sequence[Mapping]], list[dict]]] = {
+    "twin": of_people,
+    "real": of_real_people,
+}
+
+
+def publish(folder: Path) -> None:
+    """Write both below a folder that has ``twin`` and ``real``."""
+    for name, table in TABLES.items():
+        rows = json.loads((folder / name / "within.json").read_text())
+        write_table(table(rows), folder / name, "within_worst")
