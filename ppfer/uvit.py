@@ -320,13 +320,23 @@ def load_autoencoder(path: str | Path) -> nn.Module:
             "diffusion_pytorch_model.safetensors) of https://huggingface.co/stabilityai/"
             "sd-vae-ft-ema and pass its path: nets.autoencoder=PATH"
         )
+    kind = autoencoder_class()
+    try:
+        return kind.from_pretrained(path, local_files_only=True)
+    except Exception as error:
+        raise PpferError(f"the autoencoder in {path} cannot be loaded: {error}") from error
+
+
+def autoencoder_class() -> type[nn.Module]:
+    """diffusers' class of Stable Diffusion's autoencoder.
+
+    Raises:
+        PpferError: when diffusers, an extra, is not installed.
+    """
     try:
         from diffusers import AutoencoderKL
     except ImportError as error:
         raise PpferError(
             "the latent compensator needs diffusers; run: pip install -e '.[latent]'"
         ) from error
-    try:
-        return AutoencoderKL.from_pretrained(path, local_files_only=True)
-    except Exception as error:
-        raise PpferError(f"the autoencoder in {path} cannot be loaded: {error}") from error
+    return AutoencoderKL

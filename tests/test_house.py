@@ -35,9 +35,7 @@ LONGEST, IMPORTS_INSIDE, DEEPEST, ENTRIES, MOST_FLOORS = 400, 20, 1, 16, 11
 CORE = {"config", "nets", "uvit", "protect", "measure", "wavelets", "method"}  # it is the paper
 GROUND = {"ppfer", "base", "run"}  # what the core stands on
 CORE_LINES, METHOD_LINES = 2_800, 6_800
-NOTEBOOK_LINES = dict.fromkeys(("00", "03", "04", "05", "06", "07"), 8_000)
-NOTEBOOK_LINES |= {"01": 8_300, "02": 8_500}  # with the explorer of bands
-NOTEBOOK_LINES |= {"12": 8_600}  # reads and writes videos
+NOTEBOOK_LINES = dict.fromkeys((*(f"{n:02}" for n in range(8)), "12"), 8_000)
 VALUES = {  # of the stages' arguments
     "protector": "none",
     "where": "frames",

@@ -20,7 +20,7 @@ APPROACHES = {  # of `ppfer protect`, by what they stand on; a test compares the
         *("reenactment", "reenactment_neutral", "codebook"),
         *("blur", "mosaic", "solid"),
     ),
-    "ppfer run": ("enhanced", "ppfer"),
+    "ppfer run": ("enhanced", "ppfer", "codebook_names"),
     "ppfer run --notebooks all": (
         *("blur1", "blur2", "tradeoff", "flow", "swap", "live", "donor"),
         *("landmarks", "motion", "mean", "deface_blur", "ppfer_long"),

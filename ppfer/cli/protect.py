@@ -10,6 +10,7 @@ import torch
 from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import digest
 from ppfer.cli.caveats import closed_set, in_short
+from ppfer.cli.options import APPROACHES
 from ppfer.cli.settings import settings_of
 from ppfer.config import Config, load_config
 from ppfer.run.fast import deployed
@@ -42,7 +43,7 @@ def protect(args: argparse.Namespace) -> int:
     try:
         built = protector.build(run)
     except MissingInput as error:
-        every = "" if args.approach in ("ppfer", "enhanced") else " --notebooks all"
+        every = "" if args.approach in APPROACHES["ppfer run"] else " --notebooks all"
         raise PpferError(
             f"{protector.title} was not trained in {run.dir} yet; run first: ppfer run{every} "
             f"{_as_given(args)}\n({error})"
@@ -55,7 +56,7 @@ def protect(args: argparse.Namespace) -> int:
         **given,
     )
     # what is known before the first video is said before it, what was done after the last
-    if not protector.size:
+    if not protector.for_anybody:
         print(closed_set(run), flush=True)
     built = deployed(built, BATCH, precision=config.precision, compile=config.compile)
     return _protected(args, built, options, protector.named, lambda: in_short(protector, run))
@@ -98,7 +99,7 @@ def _config(args: argparse.Namespace) -> Config:
 def _key(run: Run, name: str) -> str:
     """What tells a protector from others; without a run, there are no clips that belong to it."""
     protector = run.protector(name)
-    if not protector.size:
+    if not protector.for_anybody:
         return run.key(f"protected/{name}")
     return digest([name, *map(run.key, protector.needs)])
 

@@ -15,7 +15,7 @@ import pandas as pd
 from pebble import ProcessExpired, ProcessPool
 
 from ppfer.base.errors import PpferError
-from ppfer.data.index import REASONS, Index
+from ppfer.data.listing import REASONS, Index
 from ppfer.video.clips import look_into
 
 

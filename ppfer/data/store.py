@@ -26,7 +26,7 @@ from torch import Tensor
 from ppfer.base.errors import PpferError
 from ppfer.base.files import owner_only, write_json
 from ppfer.base.pixels import as_uint8
-from ppfer.data.index import REASONS, Index, count_reasons, describe
+from ppfer.data.listing import REASONS, Index, count_reasons, describe
 
 
 class ClipStore:
@@ -39,7 +39,7 @@ class ClipStore:
     Attributes:
         clips: (N, T, 3, H, W) uint8 memory map, read-only; in memory a tensor on any device.
         table: DataFrame of N rows in the clips' order, every column text (see
-            `ppfer.data.index.Index`).
+            `ppfer.data.listing.Index`).
         rejected: DataFrame (path, reason) of all that was found and is not in the store.
         manifest: shape, hash, and `source`: where the clips come from.
         folder: where the store lives; None in memory.

@@ -20,8 +20,7 @@ from ppfer.base.errors import PpferError
 from ppfer.base.files import digest, write_json
 from ppfer.base.progress import Progress
 from ppfer.config import Config, pick
-from ppfer.data import split
-from ppfer.data.index import Index, index
+from ppfer.data.listing import Index
 from ppfer.data.store import ClipStore
 from ppfer.protect import protect_all
 from ppfer.run.fast import deployed
@@ -96,6 +95,9 @@ def chosen_clips(config: Config, *, wild: bool = False) -> Index:
     Raises:
         PpferError: if there is nothing usable at the path.
     """
+    # only here, as in `Split.make`: who loads what is there needs none of what reads data sets
+    from ppfer.data.index import index
+
     root = data_path(config.wild if wild else config.data)
     found = index(root, fold=config.fold, keep_faults=config.keep_faults)
     table = found.table
@@ -145,6 +147,8 @@ class Split(Stage):
         return "sentence" if spoken.nunique() == 1 and len(spoken.iloc[0]) > 2 else None
 
     def make(self, folder: Path) -> dict:
+        from ppfer.data import split
+
         table, config, by = self.run.table, self.config, self.column()
         parts = split.split(table, test=config.test, val=config.val, seed=config.seed, by=by)
         names = table["clip"].to_numpy()

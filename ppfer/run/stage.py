@@ -126,8 +126,10 @@ class Protector:
         settings: names of the config's fields that its clips depend on besides those stages.
         study: whether comparing makes it (`ppfer.study`), not the main run.
         notebook: number of the notebook that makes its inputs.
-        size: side of the pictures, in pixels, at which it protects anybody's video without a run;
-            0: it belongs to the people of a run, and works at their clips' size.
+        size: side of the pictures, in pixels, at which it protects videos; 0: that of a run's
+            clips, to whose people it belongs.
+        learned_here: it belongs to the people of a run whatever its size; else, with a size, it
+            needs no run (`for_anybody`).
         named: the built callable takes (clips, names): those of a run's clips, or "<video> <track>"
             in a video.
         compensates: a protector whose stored clips only need compensating (``build`` gives a
@@ -146,10 +148,16 @@ class Protector:
     study: bool = True
     notebook: str = "08"
     size: int = 0
+    learned_here: bool = False
     named: bool = False
     compensates: str = ""
     version: int = 1
     missing: Callable[[Any], str] = lambda run: ""
+
+    @property
+    def for_anybody(self) -> bool:
+        """Whether it protects anybody's video without a run."""
+        return bool(self.size) and not self.learned_here
 
     def description(self, run: Any) -> str:
         """What exactly this protector is in a run."""

@@ -77,13 +77,7 @@ def new_autoencoder() -> nn.Module:
     Raises:
         PpferError: when diffusers is not installed.
     """
-    try:
-        from diffusers import AutoencoderKL  # an extra
-    except ImportError as error:
-        raise PpferError(
-            "the latent compensator's cost needs diffusers; run: pip install -e '.[latent]'"
-        ) from error
-    return AutoencoderKL(
+    return uvit.autoencoder_class()(
         in_channels=3,
         out_channels=3,
         latent_channels=4,

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from ppfer import video
 from ppfer.base.errors import PpferError, printable
-from ppfer.base.files import digest
-from ppfer.data.index import normal
+from ppfer.base.files import digest, normal
 from ppfer.video import photo
 from ppfer.video.file import comment
 from ppfer.video.heads import Tally

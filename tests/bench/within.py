@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ppfer.study.attacks.within import ATTACKERS, counted, learned, statistics
+from ppfer.study.attacks.within import ATTACKERS, counted, learned
+from ppfer.study.protectors import names
 
-FLAT = 3.0  # ridge's penalty, in mean eigenvalues of the features' covariance
-LEAST = 1e-3  # added to every deviation: some of the landmarker's actions never move
 STEPS = 400  # of an attacker: there are few clips
 EIGHTH = 8  # one clip of so many that are learned from is looked at while an attacker trains
 
@@ -59,28 +58,12 @@ def by_symbols(symbols: np.ndarray, labels: np.ndarray) -> Callable:
     return lambda parts: counted(shown, wanted, parts, int(shown.max()) + 1)
 
 
-def ridge(given: np.ndarray, labels: np.ndarray, classes: int) -> Callable:
-    """Scores (n, K) linear in features (n, D), fitted to the labels by ridge regression.
-
-    In its dual form: there are fewer clips than features.
-    """
-    mean, scale = given.mean(0), given.std(0) + LEAST
-    features, wanted = (given - mean) / scale, np.eye(classes)[labels] - 1 / classes
-    gram = features @ features.T
-    flat = FLAT * np.trace(gram) / len(gram) * np.eye(len(gram))
-    weights = features.T @ np.linalg.solve(gram + flat, wanted)
-    return lambda new: (new - mean) / scale @ weights
-
-
 @dataclass(frozen=True)
 class Names:
-    """The codebook of six symbols: a clip becomes the name of its expression.
-
-    Whoever is read as angry whatever they do would be known by it. So each person's mean scores
-    are taken off before the highest gives the name; no label goes into that.
+    """The protector `ppfer.study.protectors.names`, on clips whose numbers are there.
 
     Attributes:
-        own: whether that is done.
+        own: whether each person's mean scores are taken off.
     """
 
     own: bool = True
@@ -91,8 +74,9 @@ class Names:
         """Of all clips (n, T, 55) the expression that is named, (n,), after learning from those
         `known`, (n,) bool.
         """
-        features = statistics(torch.as_tensor(numbers)).numpy()
-        scores = ridge(features[known], emotions[known], emotions.max() + 1)(features)
-        for who in np.unique(people) if self.own else ():
-            scores[people == who] -= scores[people == who].mean(0)
-        return scores.argmax(1)
+        given, felt = torch.as_tensor(numbers), torch.as_tensor(emotions)
+        learned = names.ridge(given[known], felt[known], int(felt.max()) + 1)
+        said = names.scores(learned, given)
+        if self.own:
+            said = said - names.own_means(said, torch.as_tensor(people))
+        return said.argmax(1).numpy()

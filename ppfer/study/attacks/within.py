@@ -27,13 +27,12 @@ from ppfer.run.clips import twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.study.attacks.recovery import undo
-from ppfer.study.protectors.codebook import protected_symbols
+from ppfer.study.protectors.names import protected_symbols, statistics
 from ppfer.study.protectors.swap import twin_spec
 from ppfer.video import sample_positions
 
 BATCH, RATE, DECAY, SMOOTHING = 512, 1e-3, 0.02, 0.05
 LOOKS = 10  # at the validation part while he trains; the best weights count
-QUANTILES = (0.2, 0.5, 0.8)
 PRIORS = (0.03, 0.1, 0.3, 1.0, 3.0)  # clips of each symbol that a person is taken to have shown
 FACELESS = (  # read off what a recovery net makes of them
     *("live", "ppfer", "enhanced", "ppfer_long", "flow"),
@@ -43,12 +42,6 @@ MOTION = ("donor",)  # show the true motion: what a reader without an error woul
 
 
 # --- attackers --------------------------------------------------------------------
-
-
-def statistics(numbers: Tensor) -> Tensor:
-    """Mean, deviation and quantiles of clips' numbers (N, T, K): (N, 5 K)."""
-    at = torch.quantile(numbers, numbers.new_tensor(QUANTILES), 1)  # (3, N, K)
-    return torch.cat([numbers.mean(1), numbers.std(1), *at], 1)
 
 
 class OfStatistics(nn.Sequential):

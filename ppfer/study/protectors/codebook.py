@@ -352,18 +352,6 @@ def build(run: Run) -> CodebookReenactment:
     )
 
 
-def protected_symbols(run: Run, name: str) -> tuple[Tensor, int] | None:
-    """The symbol of every clip (N,) and how many there are, of a protector by symbols; None of any
-    other.
-    """
-    if name != PROTECTOR.name:
-        return None
-    protector, clips = build(run), run.tensor("clips")
-    with torch.inference_mode():
-        parts = [protector.symbols(x.to(run.device).float() / 255) for x in clips.split(32)]
-    return torch.cat(parts).clone(), protector.count
-
-
 PROTECTOR = Protector(
     "codebook",
     "Re-enactment by a codebook",

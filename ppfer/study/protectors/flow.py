@@ -39,6 +39,7 @@ def classical_flow(clip: Tensor) -> Tensor:
     """
     import cv2
 
+    cv2.setNumThreads(1)  # whole clips are spread over threads: OpenCV's own would be in their way
     estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = (
         (
@@ -115,11 +116,6 @@ class OpticalFlow(nn.Module):
 def build_flow(run: Run) -> nn.Module:
     """RAFT where the config names its weights, else the classical method."""
     if not run.config.flow_weights:
-        import cv2
-
-        cv2.setNumThreads(
-            1
-        )  # whole clips are spread over threads; OpenCV's own would get in their way
         return OpticalFlow(classical_flow, workers=os.cpu_count() or 1)
     net = raft(run.config.flow_weights).to(run.device)
     return OpticalFlow(lambda clip: raft_flow(net, clip))

@@ -1,0 +1,94 @@
+"""What was found of a data set, `Index`, and in words."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ppfer.base.errors import printable
+
+REASONS = ["path", "reason"]  # columns of the table of what was rejected
+
+
+@dataclass(frozen=True)
+class Index:
+    """What was found at a path.
+
+    Attributes:
+        kind: of data set, see `ppfer.data.readers.READERS`.
+        root: the path.
+        table: one row per usable clip, sorted by `clip`, every column text, "" where nothing is
+            known. `clip` is unique; `path` can be opened; `emotion` is a lower-case word; `age` is
+            a number. DFEW, and a table that has it, adds a column `split` (train, val, test).
+        rejected: DataFrame (path relative to the root, reason). A reason completes the sentence
+            "<path> ...".
+        remarks: (path or column, what is odd about it and what is done with it), of usable clips;
+            `ppfer.data.decoding.inspected` adds to them.
+        looked_into: whether any file was opened yet.
+    """
+
+    kind: str
+    root: Path
+    table: pd.DataFrame
+    rejected: pd.DataFrame
+    remarks: tuple[tuple[str, str], ...] = ()
+    looked_into: bool = False
+
+    def summary(self) -> str:
+        """How many videos were found, are usable, are rejected and why, in a few lines."""
+        text = describe(f"{self.root} ({self.kind})", self.table, self.rejected)
+        return text if self.looked_into else f"{text}\n  by name and size alone: not decoded yet"
+
+    def fingerprint(self) -> str:
+        """sha256 over labels, file sizes and both ends of every file: quick, and the same after a
+        copy of the data.
+        """
+        labels = self.table.drop(columns="path").to_csv(index=False)
+        digest = hashlib.sha256(labels.encode("utf-8", "surrogateescape"))
+        for path in map(Path, self.table["path"]):
+            if path.is_dir():
+                digest.update(
+                    "\n".join(sorted(os.listdir(path))).encode("utf-8", "surrogateescape")
+                )
+            elif path.is_file():
+                with path.open("rb") as file:
+                    size = file.seek(0, os.SEEK_END)
+                    file.seek(0)
+                    digest.update(str(size).encode() + file.read(4096))
+                    file.seek(max(0, size - 4096))
+                    digest.update(file.read())
+        return digest.hexdigest()
+
+
+def describe(head: str, table: pd.DataFrame, rejected: pd.DataFrame) -> str:
+    """Counts of what was found, kept and rejected, and the kept clips' actors and emotions, as
+    lines of text.
+    """
+    counts = table["emotion"].value_counts().sort_index()
+    emotions = ", ".join(f"{emotion} {count}" for emotion, count in counts.items())
+    actors = table["actor"].nunique() if table["actor"].any() else "unknown"
+    found = len(table) + len(rejected)
+    lines = [
+        f"{head}: {found} videos found, {len(table)} usable, {len(rejected)} rejected",
+        *([count_reasons(rejected)] if len(rejected) else []),
+        f"  actors: {actors}; {emotions}",
+    ]
+    return printable("\n".join(lines))
+
+
+def count_reasons(rejected: pd.DataFrame) -> str:
+    """One line per kind of reason: how often, and for which file first."""
+    kinds = rejected.assign(kind=rejected["reason"].str.split(r"[:;]", regex=True).str[0]).groupby(
+        "kind", sort=False
+    )
+    lines = []
+    for _, group in sorted(kinds, key=lambda item: -len(item[1])):
+        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        lines.append(
+            f"  {len(group)} rejected: {group['path'].iloc[0]}{more}: {group['reason'].iloc[0]}"
+        )
+    return "\n".join(lines)

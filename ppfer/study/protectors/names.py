@@ -1,0 +1,231 @@
+"""A codebook whose symbols are names of expressions, learned from a run's own labels.
+
+The shipped codebook (`ppfer.study.protectors.codebook`) learned from synthetic strangers, and real
+people move otherwise. Where clips have labels, a linear reader of a clip's statistics names the
+expression, and the donor acts a performance of that name, drawn among several: which one tells
+nothing. Whoever is read as angry whatever they do would be known by it, so the mean score of each
+person's clips is taken off before the highest gives the name; no label goes into that. It needs
+many clips: calibrated on few, the offset is a fingerprint itself. Stage: names.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ppfer import nets
+from ppfer.base.errors import PpferError
+from ppfer.base.files import atomic
+from ppfer.base.progress import Progress
+from ppfer.data.words import EMOTIONS
+from ppfer.measure import rate
+from ppfer.run.clips import by_clip
+from ppfer.run.run import Run
+from ppfer.run.stage import Protector, Stage, stage
+from ppfer.study.protectors import codebook, reenactment
+
+QUANTILES = (0.2, 0.5, 0.8)
+FLAT = 3.0  # ridge's penalty, in mean eigenvalues of the features' covariance
+LEAST = 1e-3  # added to every deviation: some of the landmarker's actions never move
+WINDOWS = 8  # of a video, from which on its own mean score is taken off
+VARIED = 8  # performances of a name that are drawn among, those most strangers' clips fell to
+
+Scores = Callable[[Tensor], Tensor]  # numbers of clips (B, T, 55) → scores (B, K)
+
+
+def statistics(numbers: Tensor) -> Tensor:
+    """Mean, deviation and quantiles of clips' numbers (N, T, K): (N, 5 K)."""
+    at = torch.quantile(numbers, numbers.new_tensor(QUANTILES), 1)  # (3, N, K)
+    return torch.cat([numbers.mean(1), numbers.std(1), *at], 1)
+
+
+def ridge(numbers: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
+    """Ridge regression of labels on `statistics`, in its dual form: clips are few.
+
+    Args:
+        numbers: (n, T, 55) of clips that are learned from.
+        labels: (n,) 0 to `classes` − 1.
+
+    Returns:
+        "mean" and "scale" of the features (D,), and "weights" (D, classes), for `scores`.
+    """
+    given = statistics(numbers).double()
+    mean, scale = given.mean(0), given.std(0, correction=0) + LEAST
+    features = (given - mean) / scale
+    wanted = torch.eye(classes, device=given.device).double()[labels] - 1 / classes
+    gram = features @ features.T
+    flat = FLAT * gram.diagonal().mean() * torch.eye(len(gram), device=given.device)
+    weights = features.T @ torch.linalg.solve(gram + flat, wanted)
+    learned = {"mean": mean, "scale": scale, "weights": weights}
+    return {key: tensor.float() for key, tensor in learned.items()}
+
+
+def scores(learned: dict[str, Tensor], numbers: Tensor) -> Tensor:
+    """What `ridge` has learned says of clips' numbers (B, T, 55): (B, classes)."""
+    return (statistics(numbers.float()) - learned["mean"]) / learned["scale"] @ learned["weights"]
+
+
+def own_means(said: Tensor, people: Tensor) -> Tensor:
+    """The mean score of each clip's person: (N, K) of scores (N, K) and people (N,), 0 to P − 1."""
+    sums = said.new_zeros(int(people.max()) + 1, said.shape[1]).index_add_(0, people, said)
+    return (sums / people.bincount()[:, None])[people]
+
+
+# --- the stage --------------------------------------------------------------------
+
+
+@stage(
+    "names", needs=("clips", "split", "regressor"), settings=("reader",), notebook="11", study=True
+)
+class Names(Stage):
+    """What names expressions in a run's clips, learned from its training part, and the mean score
+    of each clip's person.
+    """
+
+    def make(self, folder: Path) -> dict:
+        run, classes = self.run, self.run.classes("emotion")
+        if other := sorted(set(classes) - set(EMOTIONS)):
+            raise PpferError(
+                f"the donor performs {', '.join(EMOTIONS)}; the clips show {', '.join(other)}, too"
+            )
+        puppet, clips, read = reenactment.build(run), run.tensor("clips"), []
+        progress = Progress(self.name, len(clips), "clips")
+        with torch.inference_mode():
+            for part in clips.split(16):
+                read.append(puppet.read(part.to(run.device).float() / 255, (0, 0)).cpu())
+                progress.update(sum(map(len, read)))
+        numbers, truth = torch.cat(read), torch.as_tensor(run.labels("emotion"))
+        train, val = (torch.as_tensor(run.parts[key]) for key in ("train", "val"))
+        learned = ridge(numbers[train], truth[train], len(classes))
+        said = scores(learned, numbers)
+        own = own_means(said, torch.as_tensor(run.labels("actor")))
+        with atomic(folder / "names.safetensors") as partial:
+            save_file({**learned, "own": own}, partial)
+        right = rate(((said - own)[val].argmax(1) == truth[val]).numpy())
+        return {"classes": list(classes), "val_named": right.to_dict()}
+
+    def load(self, folder: Path) -> dict[str, Tensor]:
+        """What `ridge` learned, and "own" (N, K), the mean score of each clip's person."""
+        return load_file(folder / "names.safetensors", device=str(self.run.device))
+
+
+# --- the protector ----------------------------------------------------------------
+
+
+class NamesReenactment(codebook.CodebookReenactment):
+    """Clips (B, T, 3, H, W) in [0, 1] and their names to the donor's performances of what they
+    express, of the same shape.
+
+    Args:
+        puppet: what reads faces and draws the donor.
+        book: whose performances are shown.
+        learned: from the stage `Names`.
+        classes: expressions, as the scores have them.
+        own: the mean score (K,) of the person in a clip, by the clip's name.
+    """
+
+    def __init__(
+        self,
+        puppet: reenactment.Reenactment,
+        book: codebook.Codebook,
+        learned: dict[str, Tensor],
+        classes: Sequence[str],
+        own: Callable[[str], Tensor],
+    ):
+        super().__init__(puppet, book, codebook.FINEST)
+        self.learned, self.own = learned, own
+        # of each name the performances that may be drawn, those of most clips first
+        ordered = book.share.argsort(descending=True)
+        meant = [ordered[book.named[ordered] == EMOTIONS.index(name)] for name in classes]
+        self.performances = [rows[:VARIED].tolist() for rows in meant]
+
+    def forward(self, clips: Tensor, names: Sequence[str]) -> Tensor:
+        """Whole clips, performed."""
+        rows = self._drawn_of(self.named(clips, names), names)
+        return torch.stack([self.drawn(row, clips.shape[1], *clips.shape[-2:]) for row in rows])
+
+    def named(self, clips: Tensor, names: Sequence[str]) -> Tensor:
+        """All that is let through of whole clips of the run (B, T, 3, H, W): the index of an
+        expression each, (B,).
+        """
+        said = scores(self.learned, self.puppet.read(clips, (0, 0)))
+        return (said - torch.stack([self.own(name) for name in names])).argmax(1)
+
+    def answer(self, numbers: Tensor, names: Sequence[str]) -> Tensor:
+        """Performances (B,) for numbers (B, T, 55) of all the windows of one face of a video."""
+        said = scores(self.learned, numbers.to(self.learned["mean"].device))
+        if len(said) >= WINDOWS:
+            said = said - said.mean(0)
+        return torch.tensor(self._drawn_of(said.argmax(1), names), device=said.device)
+
+    def _drawn_of(self, named: Tensor, names: Sequence[str]) -> list[int]:
+        """A performance of each expression (B,); the same clip's name draws the same."""
+        rows = []
+        for expression, name in zip(named.tolist(), names, strict=True):
+            digest = hashlib.sha256(f"performance {name}".encode()).digest()
+            choice = self.performances[expression]
+            rows.append(choice[int.from_bytes(digest[:8], "little") % len(choice)])
+        return rows
+
+
+def build(run: Run) -> NamesReenactment:
+    """The protector of a run, which learns the names first if it has not.
+
+    Raises:
+        PpferError: see `ppfer.study.protectors.codebook.build`, and `Names`.
+    """
+    run.ensure("names")
+    shown, learned = codebook.build(run), run.get("names")
+
+    @functools.cache
+    def by_name() -> dict[str, Tensor]:
+        return by_clip(run, learned["own"])
+
+    return NamesReenactment(
+        shown.puppet,
+        nets.freeze(shown.book),
+        learned,
+        run.summary("names")["classes"],
+        lambda name: by_name()[name],
+    )
+
+
+def protected_symbols(run: Run, name: str) -> tuple[Tensor, int] | None:
+    """The symbol of every clip (N,) and how many there are, of a protector by symbols; None of any
+    other.
+    """
+    if name not in (codebook.PROTECTOR.name, PROTECTOR.name):
+        return None
+    protector, clips, whose = run.protector(name).build(run), run.tensor("clips"), run.table["clip"]
+    by_name, parts = isinstance(protector, NamesReenactment), []
+    with torch.inference_mode():
+        for at in range(0, len(clips), 32):
+            seen = clips[at : at + 32].to(run.device).float() / 255
+            own = (list(whose[at : at + 32]),) if by_name else ()
+            parts.append((protector.named if by_name else protector.symbols)(seen, *own))
+    count = len(protector.performances) if by_name else protector.count
+    return torch.cat(parts).clone(), count
+
+
+PROTECTOR = Protector(
+    "codebook_names",
+    "Codebook of names",
+    build,
+    lambda run: (
+        "a performance of the expression that a linear reader names, learned from the training "
+        "clips' labels, each person's own mean score taken off"
+    ),
+    needs=("regressor", "codebook", "names"),
+    settings=("reader",),
+    notebook="11",
+    size=reenactment.SIDE,
+    learned_here=True,
+    named=True,
+    missing=reenactment.PROTECTOR.missing,
+)
