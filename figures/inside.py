@@ -1,5 +1,5 @@
 """The most that attackers from within name: ``within_worst`` of what ``within.json`` holds of every
-attack.
+attack, and ``within_all`` of a run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ppfer.measure import HELD, Worst, as_rate, write_table
+from ppfer.run.run import Run
+from ppfer.study.attacks.within import pooled_row
 
 
 def most(rows: Iterable[Mapping]) -> Worst | None:
@@ -67,6 +69,12 @@ TABLES: dict[str, Callable[[Sequence[Mapping]], list[dict]]] = {
     "twin": of_people,
     "real": of_real_people,
 }
+
+
+def keep_all(run: Run, folder: Path) -> None:
+    """Write ``within_all``: every protector that was attacked from within in a run."""
+    asked = [name for name in run.protectors if run.has(f"within/{name}")]
+    write_table([pooled_row(run, name) for name in asked], folder, "within_all")
 
 
 def publish(folder: Path) -> None:

@@ -77,6 +77,7 @@ def publish(folder: Path) -> None:
         if executed.exists() and not keep_outputs(executed, path):
             print(f"{path.name} stays as it is: {executed} was executed from another text")
     kept = keep_tables(folder / "tables", run.config.profile, len(run.classes("actor")))
+    inside.keep_all(run, kept)
     write_json(kept / "manifest.json", made_in(folder))
     (kept / "colour.md").write_text(of_colour(run))
     draw_overview(run, kept)
