@@ -27,10 +27,11 @@ PROMISE = (
 )
 
 
-def closed_set(run: Run) -> str:
-    """For whom a trained protector was made."""
+def closed_set(run: Run, *, named: bool = True) -> str:
+    """For whom a trained protector was made; `named`, with what run and data are called."""
+    who, where = (run.dir.name, f" in {run.config.data}") if named else ("This protector", "")
     return (
-        f"{run.dir.name} was trained on {_people(run)} in {run.config.data} and measured on "
+        f"{who} was trained on {_people(run)}{where} and measured on "
         "those alone: nothing was measured for anybody else."
     )
 
@@ -40,10 +41,15 @@ def _people(run: Run) -> str:
     return f"{len(run.classes('actor'))} people" if run.has("clips") else "the people"
 
 
+def leakage_rows(run: Run, name: str) -> list[dict]:
+    """The rows of a protector in the run's table of leakage."""
+    rows, title = read_json(run.dir / "tables" / "leakage.json", []), run.protector(name).title
+    return [row for row in rows if row["approach"] == title]
+
+
 def leaked(run: Run, name: str) -> str:
     """What a protector leaked when it was measured, and what that does not promise."""
-    title, rows = run.protector(name).title, read_json(run.dir / "tables" / "leakage.json", [])
-    rows = [row for row in rows if row["approach"] == title]
+    title, rows = run.protector(name).title, leakage_rows(run, name)
     if not rows:
         return f"How much {title} leaks was not measured in this run: ppfer run --notebooks 07"
     lines = [f"What {title} leaked on this run's test clips ({_people(run)}, still named):"]
@@ -56,12 +62,16 @@ def leaked(run: Run, name: str) -> str:
     return "\n".join([*lines, promise])
 
 
+def at_length(protector: Protector, run: Run) -> str:
+    """All that was measured of what a protector leaks, by this run or, of a donor, for all runs."""
+    return leaked_by(protector) if protector.size else leaked(run, protector.name)
+
+
 def in_short(protector: Protector, run: Run) -> str:
     """Two lines for the end of a call: the worst that was measured of a protector, and where the
     rest stands (`leaked`, `leaked_by`).
     """
-    told = leaked_by(protector) if protector.size else leaked(run, protector.name)
-    lines = [line.strip() for line in told.splitlines()]
+    lines = [line.strip() for line in at_length(protector, run).splitlines()]
     worst = [line for line in lines if "worst" in line and ":" in line][-1:]
     for held in (", from one clip:", ", from 16 clips"):  # one clip is not all that he may hold
         worst += [f"read back, of {line}" for line in lines if held in line][-1:]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.base.files import digest
-from ppfer.base.weights import load_weights
+from ppfer.base.weights import Source, load_weights
 from ppfer.config import Train, pick
 from ppfer.run import fast
 from ppfer.run.batches import Batches
@@ -132,8 +132,16 @@ class Training(Stage):
 
     def load(self, folder: Path) -> nn.Module:
         """The best weights, frozen, on the run's device."""
-        net = load_weights(self.net(), folder / "weights.safetensors")
+        return self.loaded(folder / "weights.safetensors")
+
+    def loaded(self, source: Source) -> nn.Module:
+        """The network with these weights, frozen, on the run's device."""
+        net = load_weights(self.net(), source)
         return fast.prepare(nets.freeze(net.to(self.run.device)), self.run.device)
+
+    def exported(self) -> dict[str, Tensor]:
+        """What `loaded` needs of the result where the run is not: see `ppfer.run.exported`."""
+        return self.run.get(self.name).state_dict()
 
     def lighter(self) -> str:
         return f"--set {self.trains or self.kind}.batch={self.train.batch // 2}"

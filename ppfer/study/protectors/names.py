@@ -112,7 +112,15 @@ class Names(Stage):
 
     def load(self, folder: Path) -> dict[str, Tensor]:
         """What `ridge` learned, and "own" (N, K), the mean score of each clip's person."""
-        return load_file(folder / "names.safetensors", device=str(self.run.device))
+        return self.loaded(load_file(folder / "names.safetensors"))
+
+    def loaded(self, learned: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same on the run's device."""
+        return {key: tensor.to(self.run.device) for key, tensor in learned.items()}
+
+    def exported(self) -> dict[str, Tensor]:
+        """What leaves the run: all but "own", which is about its people and serves its clips."""
+        return {key: x for key, x in self.run.get(self.name).items() if key != "own"}
 
 
 # --- the protector ----------------------------------------------------------------
