@@ -27,6 +27,9 @@ LEAKED = [
     )
 ]
 
+BEYOND = {"approach": "Live controllers", "plr_worst": {"k": 9, "n": 24, "attack": "a"}}
+BEYOND |= {"plr_worst_16": {"k": 3, "n": 3, "attack": "b"}}
+
 
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch):
@@ -39,6 +42,7 @@ def run(tiny_run):
     run = coloured_run(load_config("smoke", SMALL | LIVE), tiny_run.dir.parent)
     run.make("live")
     write_json(run.dir / "tables" / "leakage.json", LEAKED)
+    write_json(run.dir / "tables" / "live.json", [BEYOND])
     return run
 
 
@@ -97,6 +101,12 @@ def test_the_file_says_what_leaked(file):
     for text in (about["leakage_text"], about["card"], about["caveat"]):
         assert "worst attacker (clip): 79.2 % (19/24" in text
     assert about["versions"]["torch"] == torch.__version__
+
+
+def test_what_leaked_beyond_the_papers_measure_is_said_too(call, tmp_path, capsys):
+    assert call("export", "--approach", "live", "--out", tmp_path / "l.safetensors") == 0
+    assert json.loads(said(tmp_path / "l.safetensors")["leakage"]) == [BEYOND]
+    assert "by the worst attack from 16 clips of a person: 100.0 % (3/3" in capsys.readouterr().out
 
 
 def test_the_file_holds_nothing_of_anybody(run, file):

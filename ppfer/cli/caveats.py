@@ -18,6 +18,9 @@ NAMED = {  # columns of a table, in words
     "linkage": "strangers, matched with their originals",
     "outside": "by another project's face recogniser",
 }
+BEYOND = NAMED | {
+    f"plr_worst_{n}": f"by the worst attack from {n} clips of a person" for n in (4, 16)
+}
 REAL = REPO / "figures" / "real" / "live.json"  # the same of real people
 LIVE = tuple(REPO / "figures" / profile / "live.json" for profile in ("twin", "demo"))  # measured
 WITHIN = tuple(REPO / "figures" / folder / "within.json" for folder in ("twin", "real"))
@@ -42,9 +45,11 @@ def _people(run: Run) -> str:
 
 
 def leakage_rows(run: Run, name: str) -> list[dict]:
-    """The rows of a protector in the run's table of leakage."""
-    rows, title = read_json(run.dir / "tables" / "leakage.json", []), run.protector(name).title
-    return [row for row in rows if row["approach"] == title]
+    """The rows of a protector in the run's tables: of leakage, else of what is beyond the paper."""
+    title = run.protector(name).title
+    tables = [read_json(run.dir / "tables" / f"{of}.json", []) for of in ("leakage", "live")]
+    found = [[row for row in rows if row["approach"] == title] for rows in tables]
+    return found[0] or found[1]
 
 
 def leaked(run: Run, name: str) -> str:
@@ -54,6 +59,9 @@ def leaked(run: Run, name: str) -> str:
         return f"How much {title} leaks was not measured in this run: ppfer run --notebooks 07"
     lines = [f"What {title} leaked on this run's test clips ({_people(run)}, still named):"]
     for row in rows:
+        if "validator" not in row:
+            lines += _named(row, BEYOND)
+            continue
         worst = max((k for k in row if as_rate(row[k])), key=lambda k: as_rate(row[k]).value)
         frames = f"{cell_text(row['random_frame'])} of random frames"
         worst = f"worst attacker ({worst}): {cell_text(row[worst])}"
@@ -140,7 +148,7 @@ def _row(protector: Protector, paths: Sequence[Path]) -> dict:
     return next(rows, {})
 
 
-def _named(row: dict) -> list[str]:
+def _named(row: dict, ways: dict[str, str] = NAMED) -> list[str]:
     """How many people are named in a row, a line for each way."""
-    shares = {key: as_rate(cell) for key, cell in row.items() if key in NAMED}
-    return [f"  {NAMED[key]}: {cell_text(share)}" for key, share in shares.items()]
+    shares = {key: as_rate(cell) for key, cell in row.items() if key in ways}
+    return [f"  {ways[key]}: {cell_text(share)}" for key, share in shares.items()]
