@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.base.device import autocast, send
-from ppfer.base.errors import PpferError
 from ppfer.base.progress import Progress
-from ppfer.base.weights import load_weights, save_weights, shipped_weights
+from ppfer.base.weights import save_weights, shipped_weights
 from ppfer.config import Config
 from ppfer.run.names import data_path
 from ppfer.run.stage import stage
