@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppfer.base.errors import PpferError
 from ppfer.base.weights import read_weights, save_tensors
@@ -39,11 +39,13 @@ def write_export(run: Run, name: str, path: Path, said: Mapping[str, object]) ->
     state, stages = {}, {}
     for need in run.protector(name).needs:
         stage = run.stage(need)
-        if not hasattr(stage, "exported"):
+        if not hasattr(stage, "loaded"):
             raise PpferError(f"{name} stands on {need}, which is about a run's clips: no export")
         if not run.has(need):  # a shipped network, which `build` takes from where it lies
             run.ensure(need)
-        state |= {f"{need}:{key}": x.cpu() for key, x in stage.exported().items()}
+        made, kept = run.get(need), getattr(stage, "of_people", ())
+        made = made.state_dict() if isinstance(made, nn.Module) else made
+        state |= {f"{need}:{key}": x.cpu() for key, x in made.items() if key not in kept}
         summary = {"classes": run.summary(need).get("classes")}  # of expressions, where it has any
         stages[need] = {"key": run.key(need), "summary": summary}
     settings = {k: v for k, v in dotted(to_dict(run.config)).items() if k not in LEFT_OUT}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ppfer import nets
 from ppfer.base.files import digest
@@ -138,10 +138,6 @@ class Training(Stage):
         """The network with these weights, frozen, on the run's device."""
         net = load_weights(self.net(), source)
         return fast.prepare(nets.freeze(net.to(self.run.device)), self.run.device)
-
-    def exported(self) -> dict[str, Tensor]:
-        """What `loaded` needs of the result where the run is not: see `ppfer.run.exported`."""
-        return self.run.get(self.name).state_dict()
 
     def lighter(self) -> str:
         return f"--set {self.trains or self.kind}.batch={self.train.batch // 2}"

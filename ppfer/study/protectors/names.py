@@ -88,6 +88,8 @@ class Names(Stage):
     of each clip's person.
     """
 
+    of_people = ("own",)  # serves the run's clips alone, and leaves it in no export
+
     def make(self, folder: Path) -> dict:
         run, classes = self.run, self.run.classes("emotion")
         if other := sorted(set(classes) - set(EMOTIONS)):
@@ -117,10 +119,6 @@ class Names(Stage):
     def loaded(self, learned: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same on the run's device."""
         return {key: tensor.to(self.run.device) for key, tensor in learned.items()}
-
-    def exported(self) -> dict[str, Tensor]:
-        """What leaves the run: all but "own", which is about its people and serves its clips."""
-        return {key: x for key, x in self.run.get(self.name).items() if key != "own"}
 
 
 # --- the protector ----------------------------------------------------------------
