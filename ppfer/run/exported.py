@@ -40,7 +40,10 @@ def write_export(run: Run, name: str, path: Path, said: Mapping[str, object]) ->
     for need in run.protector(name).needs:
         stage = run.stage(need)
         if not hasattr(stage, "loaded"):
-            raise PpferError(f"{name} stands on {need}, which is about a run's clips: no export")
+            raise PpferError(
+                f"{name} stands on {need}, which is about a run's clips, and stays in the run; "
+                "export one that is made of networks, e.g. ppfer"
+            )
         if not run.has(need):  # a shipped network, which `build` takes from where it lies
             run.ensure(need)
         made, kept = run.get(need), getattr(stage, "of_people", ())
