@@ -58,11 +58,10 @@ def index(
 
     # the first reader that knows the folder lists what is there
     reader = next(reader for reader in READERS if reader.recognises(root))
-    asked = {f"fold={fold}": ("DFEW tree", fold == 1)}
-    asked |= {f"labels={labels}": ("CREMA-D tree", labels == "intended")}
-    for setting, (kind, usual) in asked.items():
-        if not usual and reader.kind != kind:
-            raise PpferError(f"{setting} is for a {kind}, and {root} is a {reader.kind}")
+    if fold != 1 and reader.kind != "DFEW tree":
+        raise PpferError(f"fold={fold} is for a DFEW tree, and {root} is a {reader.kind}")
+    if labels != "intended" and reader.kind != "CREMA-D tree":
+        raise PpferError(f"labels={labels} is for a CREMA-D tree, and {root} is a {reader.kind}")
     rows, rejected = reader.read(root, fold=fold, keep_faults=keep_faults, labels=labels)
     rows, rejected = without_duplicates(root, rows, rejected)
     rows, remarks = checked([_one_form(row) for row in rows])
