@@ -158,11 +158,11 @@ def interval(values: Sequence[Rate | float]) -> str:
     """95 % interval of the mean over folds, by Student's t. Folds share training clips, which this
     does not know of.
     """
+    shares = [v.value if isinstance(v, Rate) else v for v in values]
+    half = STUDENT[len(shares)] * statistics.stdev(shares) / math.sqrt(len(shares))
+    low, high = (min(max(statistics.mean(shares) + by, 0.0), 1.0) for by in (-half, half))
     percent = isinstance(values[0], Rate)
-    values = [100 * v.value if isinstance(v, Rate) else v for v in values]
-    half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    low, high = (statistics.mean(values) + by for by in (-half, half))
-    return f"{low:.1f}–{high:.1f} %" if percent else f"{low:.3f}–{high:.3f}"
+    return f"{100 * low:.1f}–{100 * high:.1f} %" if percent else f"{low:.3f}–{high:.3f}"
 
 
 def over_seeds(
