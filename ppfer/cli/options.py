@@ -139,6 +139,11 @@ def _data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
     quick = "look at names, labels and sizes only, not into the files"
     parser.add_argument("--quick", action="store_true", help=quick)
+    fold = "which of DFEW's five folds (default: 1)"
+    parser.add_argument("--fold", type=int, default=1, help=fold)
+    whose = "of CREMA-D: as acted, or as voted for one of the others (default: intended)"
+    chosen = ("intended", "face", "voice", "both")
+    parser.add_argument("--labels", default=chosen[0], choices=chosen, help=whose)
 
 
 def _twin(parser: argparse.ArgumentParser) -> None:
