@@ -48,6 +48,7 @@ WORDS = {  # what the stages of a kind do
     "regressor": "learn to read movements",
     "strangers": "let strangers act",
     "codebook": "learn a codebook of performances",
+    "names": "learn to name expressions",
     "blurred": "read blurred clips",
     "blur": "look for a blur as strong",
     "contrast": "learn who is who without names",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 from collections.abc import Callable
 
 import torch
@@ -25,6 +27,8 @@ from ppfer.video.protect_files import protect_files
 
 BATCH = 4  # clips at a time
 USUAL = "reenactment"  # approach
+# of malloc.h: M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, bytes
+MALLOC = {-8: 1, -3: 2**22, -1: 2**22}
 PASSED_ON = (
     *("frame", "outside", "start", "end", "quality", "exact", "preview", "keep_audio"),
     *("overwrite", "mask_scale", "threshold"),
@@ -37,6 +41,7 @@ COVERED = (
 
 def protect(args: argparse.Namespace) -> int:
     """Protect videos and photos; 1 if one could not be."""
+    give_memory_back()
     given = {name: getattr(args, name) for name in PASSED_ON} | {"batch": BATCH, "report": True}
     exported = _exported(args) if args.weights else None
     approach = exported.about["approach"] if exported else args.approach or USUAL
@@ -59,6 +64,15 @@ def protect(args: argparse.Namespace) -> int:
     built = deployed(built, BATCH, precision=config.precision, compile=config.compile)
     caveat = exported.about["caveat"] if exported else in_short(protector, run)
     return _protected(args, built, options, protector.named, caveat)
+
+
+def give_memory_back() -> None:
+    """Tell glibc to keep less of what was freed, a tenth of all memory for a twentieth of the time:
+    one heap for all threads, and blocks of a few pictures go back at once.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc here
+        for option, value in MALLOC.items():
+            ctypes.CDLL(None).mallopt(option, value)
 
 
 def run_of(args: argparse.Namespace) -> Run:
