@@ -195,6 +195,23 @@ def test_ctrl_c_reaches_the_workers_once(tmp_path):
     assert len(list(tmp_path.rglob("kept"))) == 2 and not list(tmp_path.rglob("failed.txt"))
 
 
+def test_ctrl_c_twice_stops_at_once_and_no_thread_falls_over(tmp_path, monkeypatch):
+    todo, fallen = batch_of(tmp_path, seed=list(range(20)), frames=[99]), []
+    monkeypatch.setattr(threading, "excepthook", lambda about: fallen.append(about.exc_type))
+
+    def interrupt():
+        while len(list(tmp_path.rglob("waiting"))) < 2:
+            time.sleep(0.05)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        batch.run_batch(todo, 2)
+    assert not fallen and len(list(tmp_path.rglob("waiting"))) == 2
+
+
 def test_a_small_grid_from_the_command_line(tmp_path, capsys):
     command = "batch --profile smoke --stages identity --grid identity.lr=1e-3,3e-3 --grid seed=0,1"
     command += f" --name few --set identity.steps=2 --runs-dir {tmp_path}"
