@@ -253,11 +253,26 @@ def test_titles_of_compared_measures_lie_apart():
     """As `ppfer compare` names them: long, side by side, and one row of panels above the other."""
     measures = [title for key, title in compare.COLUMNS.items() if key != "approach"]
     row = {"run": "demo", "approach": "PPFER (C)"} | dict.fromkeys(measures, measure.Rate(22, 295))
-    figure = compare.pictured([row])
+    figure = compare.pictured([row], {"demo": {"actor": 1 / 12, "emotion": 1 / 6}})
     figure.canvas.draw()
     boxes = [axis.get_tightbbox() for axis in figure.axes]  # with titles and labels of ticks
     assert len(boxes) == len(measures) == 4
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_guessing_is_drawn_through_each_run_that_knows_its_classes():
+    row = {"approach": "PPFER (C)", "flicker": 2.5}
+    row |= {compare.COLUMNS[key]: measure.Rate(3, 10) for key in ("plr", "acc")}
+    rows = [{"run": run, "fold": i, **row} for i, run in enumerate("abc")]
+    known = {"a": {"actor": 0.25, "emotion": 0.2}, "b": {"actor": 0.5, "emotion": 0.2}, "c": {}}
+    flicker, named, read = compare.pictured(rows, known).axes
+    assert named.get_xlabel() == "dashed: guessing, 25.0 % to 50.0 %"
+    assert read.get_xlabel() == "dashed: guessing, 20.0 %" and flicker.get_xlabel() == ""
+    (dashed,) = [c for c in named.collections if c.get_label() == compare.GUESSING]
+    assert [line.tolist() for line in dashed.get_segments()] == [
+        [[25, -0.5], [25, 0.5]],
+        [[50, 0.5], [50, 1.5]],
+    ]
 
 
 def test_runs_are_compared(tmp_path, capsys):

@@ -30,7 +30,7 @@ from ppfer.base.files import atomic, digest, read_json, sweep, write_json
 from ppfer.base.processes import interruptible
 from ppfer.base.progress import FILE, following, say
 from ppfer.cli import audit, notebooks
-from ppfer.cli.compare import Result, by_approach, write_side_by_side
+from ppfer.cli.compare import Result, by_approach, guessing, write_side_by_side
 from ppfer.cli.execute import execute, parameters_of
 from ppfer.cli.grid import Cell, cells_of, read_axes
 from ppfer.cli.settings import settings_of
@@ -137,7 +137,10 @@ class Batch:
         """Of each finished cell its run, what tells it apart, and its rows."""
         every = zip(self.cells, self.runs, self.marks)
         done = [(cell, run) for cell, run, mark in every if mark.exists()]
-        return [Result(run.dir.name, cell.values, self.rows(cell, run)) for cell, run in done]
+        return [
+            Result(run.dir.name, cell.values, self.rows(cell, run), guessing(run))
+            for cell, run in done
+        ]
 
     def stages(self, cell: Cell, run: Run) -> list[str]:
         """The stages a cell is made of, each after those it stands on."""
