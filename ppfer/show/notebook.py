@@ -30,6 +30,7 @@ from ppfer.run.run import Run
 from ppfer.run.stage import Stage
 from ppfer.show import plots
 
+WIDEST = 9  # columns of a table that a page of 1280 pixels shows well
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -296,15 +297,27 @@ def some(places: Sequence[int], count: int) -> np.ndarray:
 
 
 def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> None:
-    """Print a table as Markdown; with a name and a run, also write it to the run's ``tables``
-    folder (json and md).
+    """Print a table as Markdown, one too wide for a page in parts; with a name and a run, also
+    write it as it is to the run's ``tables`` folder (json and md).
     """
     if name and context is not None:
         rows = measure.write_table(rows, context.dir / "tables", name)
     else:
         rows = measure.json_rows(rows)
-    header, rest = measure.markdown(rows).split("\n", 1)
-    display(Markdown(header.replace("_", "_<wbr>") + "\n" + rest))  # long names may break
+    for part in in_parts(rows):
+        header, rest = measure.markdown(part).split("\n", 1)
+        display(Markdown(header.replace("_", "_<wbr>") + "\n" + rest))  # long names may break
+
+
+def in_parts(rows: list[dict]) -> list[list[dict]]:
+    """A table as the fewest that are no wider than `WIDEST`, alike in width; each has all rows and
+    begins with the first column, so that a row is still an approach.
+    """
+    first, *others = dict.fromkeys(key for row in rows for key in row) or [""]
+    count = max(1, -(-len(others) // (WIDEST - 1)))
+    width = -(-len(others) // count) or 1
+    dealt = [{first, *others[i * width : (i + 1) * width]} for i in range(count)]
+    return [[{k: cell for k, cell in row.items() if k in part} for row in rows] for part in dealt]
 
 
 def wrote(context: Run, *names: str) -> None:
