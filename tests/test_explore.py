@@ -15,6 +15,7 @@ import torch
 from jupyter_client.manager import start_new_kernel
 from PIL import Image
 
+from ppfer.cli import audit
 from ppfer.measure import Rate
 from ppfer.measure import rate as share
 from ppfer.show import canvas, explore, notebook, plots, sources, tradeoff_explorer
@@ -191,6 +192,20 @@ def test_a_saved_picture_lies_in_the_run(panel):
     panel.save.click()
     (path,) = (panel.run.dir / "pictures").iterdir()
     assert path.read_bytes() == panel.image.value and str(path) in panel.words.value
+
+
+def test_a_saved_own_picture_is_found_by_audit_and_removed_by_clean(panel, tmp_path):
+    """Also beside a run of drawn clips, which nobody has to look through."""
+    Image.effect_noise((160, 120), 50).save(tmp_path / "own.png")
+    panel.controls["path"].value = str(tmp_path / "own.png")
+    panel.save.click()
+    runs_dir = panel.run.dir.parent
+    (folder,) = (run for run in audit.runs_of(runs_dir) if run != panel.run.dir)
+    (path,) = folder.iterdir()
+    assert path.read_bytes() == panel.image.value and str(path) in panel.words.value
+    (row,) = audit.listing([folder])
+    assert (row["kind"], row["files"], row["first"]) == ("pictures", 1, path.name)
+    assert audit.remove([folder]) == 1 and folder not in audit.runs_of(runs_dir)
 
 
 def test_a_redraw_is_quick_and_in_place(panel):
