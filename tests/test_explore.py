@@ -15,6 +15,7 @@ import torch
 from jupyter_client.manager import start_new_kernel
 from PIL import Image
 
+from ppfer.base.errors import PpferError
 from ppfer.cli import audit
 from ppfer.measure import Rate
 from ppfer.measure import rate as share
@@ -260,6 +261,34 @@ def test_with_a_person_controls_come_with_a_picture_for_whoever_has_no_kernel(
     explore.bands(tiny_run)
     ((data, _),) = shown
     assert data[notebook.WIDGET]["model_id"] and base64.b64decode(data["image/png"])
+
+
+def test_controls_that_cannot_draw_say_why_and_keep_their_picture():
+    def draw(number: int) -> tuple:
+        if number > 1:
+            raise PpferError(f"there is no <{number}>")
+        return Image.new("RGB", (8, 8)), "a square"
+
+    control, image, words = notebook.control_panel(draw, {"number": 1}, number=(0, 3)).children
+    before = image.value
+    control.children[0].value = 2
+    assert words.value == "<b>there is no &lt;2&gt;</b>" and image.value == before
+    control.children[0].value = 0
+    assert words.value == "a square"
+
+
+def test_an_approach_that_is_chosen_is_drawn_and_said_so_where_it_is_not_compared(
+    tiny_run, monkeypatch
+):
+    said = []
+    monkeypatch.setattr(notebook, "explore", lambda draw, cases, **_: said.append((draw, cases[0])))
+    numbers = dict.fromkeys(("plr_retrained", "acc_retrained"), Rate(1, 10))
+    rows = [{"approach": name} | numbers for name in ("originals", "ours")]
+    tradeoff_explorer.explore_tradeoff(tiny_run, rows, ["none", "ppfer"])
+    ((draw, start),) = said
+    assert draw(**start)[1].endswith("2 approaches compared")
+    one = draw(**start | {"compared": ("originals",)})[1]
+    assert one.endswith("2 approaches compared; the chosen one always is")
 
 
 def test_a_point_of_the_trade_off_shows_its_clip(tiny_run, shown):

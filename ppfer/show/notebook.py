@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ppfer import config, measure, method
 from ppfer.base.device import device_name
+from ppfer.base.errors import PpferError
 from ppfer.measure import Rate
 from ppfer.run.run import Run
 from ppfer.run.stage import Stage
@@ -211,7 +212,11 @@ def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> i
         control.value = first.get(control.description, control.value)
 
     def redraw(change: dict | None = None) -> None:
-        image, description = draw(**{control.description: control.value for control in widgets})
+        try:
+            image, description = draw(**{control.description: control.value for control in widgets})
+        except PpferError as error:  # else nobody would be told
+            words.value = f"<b>{escape(str(error))}</b>"
+            return
         file = io.BytesIO()
         image.save(file, "PNG", compress_level=1)
         with shown.hold_sync():  # one message: the page shows the new picture once
@@ -228,7 +233,8 @@ def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> i
 def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:
     """A control that picks any of the options; all at first."""
     rows = min(len(options), 8)
-    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options), rows=rows)
+    how = {"rows": rows, "tooltip": "several: Ctrl (or Cmd) and click, or Shift and click"}
+    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options), **how)
 
 
 # --- words ----------------------------------------------------------------------
