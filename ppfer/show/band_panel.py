@@ -38,8 +38,8 @@ def clip_of(run: Run, actor: str, expression: str) -> tuple[Tensor, str]:
 class BandPanel(ipywidgets.HBox):
     """Controls on the left, the picture on the right.
 
-    An own picture is held in memory only: neither a notebook's output nor the run has it, except
-    where "save" is pressed.
+    An own picture is held in memory only: a notebook's output never has it, and the disk only where
+    "save" is pressed.
     """
 
     def __init__(self, run: Run, start: dict):
