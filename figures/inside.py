@@ -8,7 +8,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ppfer.measure import HELD, Worst, as_rate, write_table
+import numpy as np
+
+from ppfer.measure import HELD, Rate, Spread, Worst, as_rate, write_table
 from ppfer.run.run import Run
 from ppfer.study.attacks.within import pooled_row
 
@@ -64,7 +66,39 @@ def of_real_people(rows: Sequence[Mapping]) -> list[dict]:
     return made
 
 
+def raised(rows: Sequence[Mapping], tried: Sequence[Mapping]) -> list[dict]:
+    """A table whose worst attacks are the worst of those from within, too, approach by approach and
+    seed by seed.
+
+    Args:
+        rows: of a table with columns of `WORST`; a row without seeds is of seed 0.
+        tried: of ``within.json``.
+    """
+    inside = grouped(tried, "approach", "seed", "clips")
+
+    def worse(cell: Rate | None, *place: object) -> Rate | None:
+        if best := most(inside.get(place, ())):
+            best = Worst(best.k, best.n, f"from within: {best.attack}")
+        return max(filter(None, (cell, best)), key=lambda rate: rate.value, default=None)
+
+    made = []
+    for row in rows:
+        said = row.get("seed", row.get("seeds", 0))
+        seeds = list(map(int, said.split(","))) if isinstance(said, str) else np.atleast_1d(said)
+        cells = {key: as_rate(row.get(key)) for key in WORST}
+        for key, clips in WORST.items():
+            held = getattr(cells[key], "rates", [cells[key]] * len(seeds))
+            places = [(row["approach"], int(seed), clips) for seed in seeds]
+            found = [worse(cell, *place) for cell, place in zip(held, places, strict=True)]
+            if all(found):
+                cells[key] = Spread(tuple(found)) if len(found) > 1 else found[0]
+        made.append(dict(row) | {key: cell for key, cell in cells.items() if cell})
+    return made
+
+
 RECOGNISED = ("acc", "acc_retrained")
+WORST = {"plr_worst": 1, "plr_worst_4": 4, "plr_worst_16": 16}  # columns, and clips held
+WITH_WORST = ("table1", "live", "seeds", "beyond_seeds", "dials")
 TABLES: dict[str, Callable[[Sequence[Mapping]], list[dict]]] = {
     "twin": of_people,
     "real": of_real_people,
@@ -82,3 +116,7 @@ def publish(folder: Path) -> None:
     for name, table in TABLES.items():
         rows = json.loads((folder / name / "within.json").read_text())
         write_table(table(rows), folder / name, "within_worst")
+    tried = json.loads((folder / "twin" / "within.json").read_text())
+    for name in WITH_WORST:
+        rows = json.loads((folder / "twin" / f"{name}.json").read_text())
+        write_table(raised(rows, tried), folder / "twin", name)

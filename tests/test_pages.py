@@ -15,10 +15,10 @@ import torch
 import words_in_svg
 from PIL import ImageDraw
 
-from figures import headline, publish
+from figures import headline, inside, publish
 from ppfer.cli import notebooks
 from ppfer.config import REPO
-from ppfer.measure import Rate, as_rate
+from ppfer.measure import Rate, Spread, as_rate, json_rows
 from ppfer.show import plots
 
 SKIPPED = {".venv", "runs", "my_notebooks", "build", "node_modules"}
@@ -246,3 +246,51 @@ def test_titles_of_picture_grids_have_room(cell, monkeypatch):
         assert left >= 0 and top >= 0 and right <= grid.width and bottom <= grid.height
     for a, b in itertools.combinations(boxes, 2):
         assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1]), (a, b)
+
+
+# --- the worst attack is the worst ------------------------------------------------
+
+
+def rows_in(folder: str, name: str) -> list[dict]:
+    return json.loads((REPO / "figures" / folder / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", inside.WITH_WORST)
+def test_no_table_knows_a_weaker_worst_attack_than_was_tried(name):
+    rows = rows_in("twin", name)
+    assert json_rows(inside.raised(rows, rows_in("twin", "within"))) == rows
+
+
+@pytest.mark.parametrize("folder", inside.TABLES)
+def test_worst_rows_are_those_of_every_attack(folder):
+    made = json_rows(inside.TABLES[folder](rows_in(folder, "within")))
+    for row, old in zip(made, rows_in(folder, "within_worst"), strict=True):
+        assert row == {key: cell for key, cell in old.items() if cell != ""}
+
+
+def test_an_attack_from_within_raises_what_it_beats():
+    tried = [
+        {
+            "approach": "A",
+            "seed": seed,
+            "clips": clips,
+            "attack": "linear",
+            "steps": 9,
+            "k": k,
+            "n": 9,
+        }
+        for seed, clips, k in ((0, 1, 5), (1, 1, 2), (0, 16, 7))
+    ]
+    rows = [
+        {"approach": "A", "plr_worst": {"k": 3, "n": 9, "attack": "x"}},
+        {"approach": "A", "seed": 1, "plr_worst": {"k": 3, "n": 9, "attack": "x"}},
+        {"approach": "A", "seeds": "0, 1", "plr_worst": {"k": [3, 3], "n": 9}},
+        {"approach": "B", "plr_worst": {"k": 3, "n": 9, "attack": "x"}},
+    ]
+    first, second, both, other = inside.raised(rows, tried)
+    assert first["plr_worst"].k == 5 and first["plr_worst_16"].k == 7
+    assert first["plr_worst"].attack == "from within: linear, 9 steps"
+    assert second["plr_worst"].k == 3 and "plr_worst_16" not in second
+    assert isinstance(both["plr_worst"], Spread) and "plr_worst_16" not in both
+    assert [rate.k for rate in both["plr_worst"].rates] == [5, 3]
+    assert other["plr_worst"].attack == "x"

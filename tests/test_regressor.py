@@ -188,7 +188,7 @@ def test_shipped_weights_are_small_and_read_the_same(run, weights, tmp_path):
 
 def test_missing_weights_are_a_sentence_that_says_how_to_make_them(tmp_path, capsys):
     config = load_config("smoke", {"regressor_weights": str(tmp_path / "none.safetensors")})
-    with pytest.raises(PpferError, match="none.safetensors are not there.*export_regressor.py"):
+    with pytest.raises(PpferError, match="none.safetensors are not there.*export.py regressor"):
         catalogue.open_run(config, tmp_path, "cpu").make("regressor")
     given = ["--profile", "smoke", "--set", f"regressor_weights={tmp_path / 'none'}"]
     assert main(["protect", str(CLIP), "--out", str(tmp_path / "out"), *given]) == 2

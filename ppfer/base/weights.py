@@ -145,6 +145,20 @@ def load_weights(module: nn.Module, source: Source) -> nn.Module:
     return module
 
 
+def shipped_weights(module: nn.Module, path: Path, what: str) -> nn.Module:
+    """`module` with weights that the repository ships; ``data/export.py`` makes them anew.
+
+    Raises:
+        PpferError: when they are not there or do not fit.
+    """
+    if not path.is_file():
+        raise PpferError(
+            f"the {what}'s weights {path} are not there; fetch them with the repository, or "
+            f"train it (on a GPU it takes minutes): python data/export.py {what}"
+        )
+    return load_weights(module, path)
+
+
 def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: str) -> str:
     """Load everything but the head from a network trained for other classes, and say so.
 

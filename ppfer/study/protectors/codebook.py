@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.base.errors import PpferError
-from ppfer.base.weights import load_weights
+from ppfer.base.weights import shipped_weights
 from ppfer.config import Config
 from ppfer.protect import VideoProtector
 from ppfer.run.names import data_path
@@ -180,13 +180,7 @@ def shipped(config: Config) -> Codebook:
     Raises:
         PpferError: when they are not there or do not fit.
     """
-    path = weights_path(config)
-    if not path.is_file():
-        raise PpferError(
-            f"the codebook's weights {path} are not there; fetch them with the repository, or "
-            "train it (on a GPU it takes minutes): python data/export_codebook.py"
-        )
-    return load_weights(Codebook(), path)
+    return shipped_weights(Codebook(), weights_path(config), "codebook")
 
 
 # --- the protector ------------------------------------------------------------------

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.base.device import autocast, send
-from ppfer.base.errors import PpferError
 from ppfer.base.progress import Progress
-from ppfer.base.weights import load_weights, save_weights
+from ppfer.base.weights import save_weights, shipped_weights
 from ppfer.config import Config
 from ppfer.run.names import data_path
 from ppfer.run.stage import stage
@@ -296,10 +295,4 @@ def shipped(config: Config) -> Regressor:
     Raises:
         PpferError: when they are not there or do not fit.
     """
-    path = weights_path(config)
-    if not path.is_file():
-        raise PpferError(
-            f"the regressor's weights {path} are not there; fetch them with the repository, or "
-            "train it (on a GPU it takes minutes): python data/export_regressor.py"
-        )
-    return load_weights(Regressor(), path)
+    return shipped_weights(Regressor(), weights_path(config), "regressor")
