@@ -303,18 +303,22 @@ def test_a_point_of_the_trade_off_shows_its_clip(tiny_run, shown):
     assert first["image/png"] != second["image/png"]
 
 
-def test_a_wide_table_is_shown_in_parts_that_keep_every_cell_and_their_order():
-    keys = [f"measure_{i}" for i in range(2 * notebook.WIDEST)]
-    rows = [{"approach": name} | {k: f"{name}{k}" for k in keys} for name in "ab"]
+def test_a_wide_table_is_shown_in_parts_that_keep_every_cell_and_their_order(monkeypatch):
+    found = []
+    monkeypatch.setattr(notebook, "display", lambda text: found.append(text.data.splitlines()))
+    keys = [f"number{i}" for i in range(2 * notebook.WIDEST)]
+    rows = [{"approach": name} | {k: f"{name} {k}" for k in keys} for name in "ab"]
     del rows[1][keys[3]]  # which was not measured
-    parts = notebook.in_parts(rows)
-    assert max(len(part[0]) for part in parts) <= notebook.WIDEST and len(parts) == 3
-    assert all([row["approach"] for row in part] == ["a", "b"] for part in parts)
-    for i, row in enumerate(rows):
-        together = {k: cell for part in parts for k, cell in part[i].items()}
-        assert list(together.items()) == list(row.items())
-    narrow = [dict.fromkeys(range(notebook.WIDEST))]
-    assert notebook.in_parts(narrow) == [narrow] and notebook.in_parts([]) == [[]]
+    notebook.show(rows)
+    parts = [[line.strip("| ").split(" | ") for line in lines] for lines in found]
+    assert len(parts) == 3 and max(len(header) for header, *_ in parts) <= notebook.WIDEST
+    assert all([line[0] for line in part] == ["approach", "---", "a", "b"] for part in parts)
+    assert [key for header, *_ in parts for key in header[1:]] == keys
+    cells = [cell for part in parts for cell in part[2][1:]]
+    assert cells == [f"a {key}" for key in keys] and "b number3 " not in str(found)
+    notebook.show([dict.fromkeys(keys[: notebook.WIDEST], 1)])
+    notebook.show([])
+    assert len(found) == len(parts) + 2  # those fit
 
 
 def test_lines_are_svg_and_grids_are_png_each_with_words(shown):

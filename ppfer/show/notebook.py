@@ -232,8 +232,7 @@ def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> i
 
 def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:
     """A control that picks any of the options; all at first."""
-    rows = min(len(options), 8)
-    how = {"rows": rows, "tooltip": "several: Ctrl (or Cmd) and click, or Shift and click"}
+    how = {"rows": min(len(options), 8), "tooltip": "several: Ctrl, Cmd or Shift and click"}
     return ipywidgets.SelectMultiple(options=list(options), value=tuple(options), **how)
 
 
@@ -303,27 +302,18 @@ def some(places: Sequence[int], count: int) -> np.ndarray:
 
 
 def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> None:
-    """Print a table as Markdown, one too wide for a page in parts; with a name and a run, also
-    write it as it is to the run's ``tables`` folder (json and md).
+    """Print a table as Markdown, one too wide for a page in parts that each begin with the first
+    column; with a name and a run, also write all of it to the run's ``tables`` (json and md).
     """
     if name and context is not None:
         rows = measure.write_table(rows, context.dir / "tables", name)
     else:
         rows = measure.json_rows(rows)
-    for part in in_parts(rows):
+    first, *others = dict.fromkeys(key for row in rows for key in row) or [""]
+    for keys in np.array_split(others, -(-len(others) // (WIDEST - 1)) or 1):
+        part = [{key: row[key] for key in (first, *keys) if key in row} for row in rows]
         header, rest = measure.markdown(part).split("\n", 1)
         display(Markdown(header.replace("_", "_<wbr>") + "\n" + rest))  # long names may break
-
-
-def in_parts(rows: list[dict]) -> list[list[dict]]:
-    """A table as the fewest that are no wider than `WIDEST`, alike in width; each has all rows and
-    begins with the first column, so that a row is still an approach.
-    """
-    first, *others = dict.fromkeys(key for row in rows for key in row) or [""]
-    count = max(1, -(-len(others) // (WIDEST - 1)))
-    width = -(-len(others) // count) or 1
-    dealt = [{first, *others[i * width : (i + 1) * width]} for i in range(count)]
-    return [[{k: cell for k, cell in row.items() if k in part} for row in rows] for part in dealt]
 
 
 def wrote(context: Run, *names: str) -> None:
