@@ -90,8 +90,9 @@ class Config:
     actors: int = 0  # 0: all; else the first n actors
     clips_per_actor: int = 0  # 0: all; else this many, evenly over expressions
     wild_clips: int = 0  # 0: all
-    # keep the four clips CREMA-D got wrong (the paper's 7,442 count them)
-    keep_faults: bool = False
+    keep_faults: bool = False  # keep the four clips CREMA-D got wrong (in the paper's 7,442)
+    # CREMA-D's expression: as acted, or what most viewers voted for of face, voice or both
+    labels: Literal["intended", "face", "voice", "both"] = "intended"
     fold: int = 1  # which of DFEW's five
     generate: bool = False  # the twin is rendered straight into the store, not decoded from `data`
     difficulty: float = 1.0  # of a generated twin's clips, 0 to 2: `data/README.md` has the curve

@@ -40,12 +40,21 @@ def save_weights(module: nn.Module, path: str | Path, *, half: bool = False) -> 
     Raises:
         PpferError: when the file cannot be written (full disk, no permission).
     """
-    path, state = Path(path), _plain_names(module.state_dict())
+    state = _plain_names(module.state_dict())
     if half:
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    return save_tensors(state, path)
+
+
+def save_tensors(
+    state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
+) -> Path:
+    """The same of tensors by name, with what the file's header is to say of them."""
+    path = Path(path)
     try:
         with atomic(path) as partial:
-            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial)
+            tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+            save_file(tensors, partial, metadata)
     except Exception as error:
         raise PpferError(f"weights could not be written to {path}: {error}") from error
     return path

@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     end_with_the_others()
     try:
         if hasattr(args, "set"):
-            settings_of(args, there=args.command != "protect")  # a mistake is said before PyTorch
+            # a mistake is said before PyTorch; what was trained outlives its data
+            settings_of(args, there=args.command not in ("protect", "export"))
         module = importlib.import_module(f"ppfer.cli.{COMMANDS[args.command].module}")
         return getattr(module, args.command)(args) or 0
     except PpferError as error:

@@ -25,12 +25,21 @@ import psutil
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from ppfer import measure
 from ppfer.base.errors import PpferError, printable
-from ppfer.base.files import atomic, digest, read_json, sweep, write_json
+from ppfer.base.files import atomic, digest, sweep, write_json
 from ppfer.base.processes import interruptible
 from ppfer.base.progress import FILE, following, say
 from ppfer.cli import audit, notebooks
-from ppfer.cli.compare import Result, by_approach, guessing, write_side_by_side
+from ppfer.cli.compare import (
+    Result,
+    by_approach,
+    guessing,
+    main_rows,
+    side_by_side,
+    table_of,
+    write_side_by_side,
+)
 from ppfer.cli.execute import execute, parameters_of
 from ppfer.cli.grid import Cell, cells_of, read_axes
 from ppfer.cli.settings import settings_of
@@ -62,9 +71,14 @@ def batch(args: argparse.Namespace) -> int:
     todo, began = Batch(cells, runs_dir, folder, books), time.monotonic()
     print(f"{todo.summary()}; {folder}", flush=True)
     outcomes = run_batch(todo, args.workers, args.dask)
-    if any(result.rows for result in todo.results()):  # stages below the networks measure nothing
-        print(by_approach(write_side_by_side(todo.results(), folder, "results")))
+    results = todo.results()
+    if any(result.rows for result in results):  # stages below the networks measure nothing
+        print(by_approach(write_side_by_side(results, folder, "results")))
         print(f"\nWith every interval: {folder}/results.md; picture: {folder}/results.png")
+    by_class = [r._replace(rows=table_of(runs_dir / r.run, "table2")) for r in results]
+    if not stages and any(result.rows for result in by_class):
+        measure.write_table(side_by_side(by_class), folder, "table2")
+        print(f"By class: {folder}/table2.md")
     failed = [
         f"failed: {cells[outcome.cell]}: {outcome.error}" for outcome in outcomes if outcome.error
     ]
@@ -175,7 +189,7 @@ class Batch:
         """A cell's results: its main table, or what its stages measured, validation in plain
         numbers and the test part as shares.
         """
-        rows = [] if cell.stages else read_json(run.dir / "tables" / "main.json", [])
+        rows = [] if cell.stages else main_rows(run.dir)
         if rows:
             return rows
         for name in cell.stages or self.stages(cell, run):
@@ -185,7 +199,8 @@ class Batch:
             shares = test.items() if isinstance(test, dict) else ()
             row |= {k: share for k, v in shares if (share := as_rate(v))}
             if name.startswith("recognizer/"):
-                row["acc"] = tables.measure_accuracy(run, name.split("/")[1])["average"]
+                read = tables.measure_accuracy(run, name.split("/")[1])
+                row |= {"acc": read["average"], "uar": read["uar"]}
             rows += [{"approach": name} | row] if row else []
         return rows
 

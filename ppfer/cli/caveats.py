@@ -18,6 +18,9 @@ NAMED = {  # columns of a table, in words
     "linkage": "strangers, matched with their originals",
     "outside": "by another project's face recogniser",
 }
+BEYOND = NAMED | {
+    f"plr_worst_{n}": f"by the worst attack from {n} clips of a person" for n in (4, 16)
+}
 REAL = REPO / "figures" / "real" / "live.json"  # the same of real people
 LIVE = tuple(REPO / "figures" / profile / "live.json" for profile in ("twin", "demo"))  # measured
 WITHIN = tuple(REPO / "figures" / folder / "within.json" for folder in ("twin", "real"))
@@ -27,10 +30,11 @@ PROMISE = (
 )
 
 
-def closed_set(run: Run) -> str:
-    """For whom a trained protector was made."""
+def closed_set(run: Run, *, named: bool = True) -> str:
+    """For whom a trained protector was made; `named`, with what run and data are called."""
+    who, where = (run.dir.name, f" in {run.config.data}") if named else ("This protector", "")
     return (
-        f"{run.dir.name} was trained on {_people(run)} in {run.config.data} and measured on "
+        f"{who} was trained on {_people(run)}{where} and measured on "
         "those alone: nothing was measured for anybody else."
     )
 
@@ -40,14 +44,24 @@ def _people(run: Run) -> str:
     return f"{len(run.classes('actor'))} people" if run.has("clips") else "the people"
 
 
+def leakage_rows(run: Run, name: str) -> list[dict]:
+    """The rows of a protector in the run's tables: of leakage, else of what is beyond the paper."""
+    title = run.protector(name).title
+    tables = [read_json(run.dir / "tables" / f"{of}.json", []) for of in ("leakage", "live")]
+    found = [[row for row in rows if row["approach"] == title] for rows in tables]
+    return found[0] or found[1]
+
+
 def leaked(run: Run, name: str) -> str:
     """What a protector leaked when it was measured, and what that does not promise."""
-    title, rows = run.protector(name).title, read_json(run.dir / "tables" / "leakage.json", [])
-    rows = [row for row in rows if row["approach"] == title]
+    title, rows = run.protector(name).title, leakage_rows(run, name)
     if not rows:
         return f"How much {title} leaks was not measured in this run: ppfer run --notebooks 07"
     lines = [f"What {title} leaked on this run's test clips ({_people(run)}, still named):"]
     for row in rows:
+        if "validator" not in row:
+            lines += _named(row, BEYOND)
+            continue
         worst = max((k for k in row if as_rate(row[k])), key=lambda k: as_rate(row[k]).value)
         frames = f"{cell_text(row['random_frame'])} of random frames"
         worst = f"worst attacker ({worst}): {cell_text(row[worst])}"
@@ -56,12 +70,16 @@ def leaked(run: Run, name: str) -> str:
     return "\n".join([*lines, promise])
 
 
+def at_length(protector: Protector, run: Run) -> str:
+    """All that was measured of what a protector leaks, by this run or, of a donor, for all runs."""
+    return leaked_by(protector) if protector.size else leaked(run, protector.name)
+
+
 def in_short(protector: Protector, run: Run) -> str:
     """Two lines for the end of a call: the worst that was measured of a protector, and where the
     rest stands (`leaked`, `leaked_by`).
     """
-    told = leaked_by(protector) if protector.size else leaked(run, protector.name)
-    lines = [line.strip() for line in told.splitlines()]
+    lines = [line.strip() for line in at_length(protector, run).splitlines()]
     worst = [line for line in lines if "worst" in line and ":" in line][-1:]
     for held in (", from one clip:", ", from 16 clips"):  # one clip is not all that he may hold
         worst += [f"read back, of {line}" for line in lines if held in line][-1:]
@@ -130,7 +148,7 @@ def _row(protector: Protector, paths: Sequence[Path]) -> dict:
     return next(rows, {})
 
 
-def _named(row: dict) -> list[str]:
+def _named(row: dict, ways: dict[str, str] = NAMED) -> list[str]:
     """How many people are named in a row, a line for each way."""
-    shares = {key: as_rate(cell) for key, cell in row.items() if key in NAMED}
-    return [f"  {NAMED[key]}: {cell_text(share)}" for key, share in shares.items()]
+    shares = {key: as_rate(cell) for key, cell in row.items() if key in ways}
+    return [f"  {ways[key]}: {cell_text(share)}" for key, share in shares.items()]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +38,8 @@ COLUMNS = {  # the main table's, in plain words
 }
 GUESSING = "guessing"
 GUESSED = {"identity": "actor", "expression": "emotion"}  # a title's first word → what is named
+# Student's t, 97.5 %, by the number of folds (two have one degree of freedom)
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
 class Result(NamedTuple):
@@ -46,7 +50,7 @@ class Result(NamedTuple):
     run: str
     settings: dict[str, object]
     rows: list[dict]
-    guessing: Mapping[str, float]
+    guessing: Mapping[str, float] = {}
 
 
 def guessing(run: Run) -> dict[str, float]:
@@ -81,7 +85,7 @@ def results_of(folders: Sequence[Path]) -> list[Result]:
             known = [path.parent.name for path in folder.parent.glob("*/run.json")]
             raise PpferError(f"there is no run {folder}{near(folder.name, known)}; see: ppfer runs")
         about.append(run_json(folder))
-        tables.append(read_json(folder / "tables" / "main.json", []))
+        tables.append(main_rows(folder))
         if not tables[-1]:
             raise PpferError(f"{folder} has no tables/main.json yet: finish it with ppfer run")
 
@@ -96,30 +100,59 @@ def results_of(folders: Sequence[Path]) -> list[Result]:
     return list(map(Result, names, settings, tables, map(guessing, runs)))
 
 
+def table_of(folder: Path, name: str) -> list[dict]:
+    """A table of a run, without what was asked of no clip; [] before there is one."""
+    rows = read_json(folder / "tables" / f"{name}.json", [])
+    return [{k: v for k, v in row.items() if getattr(as_rate(v), "n", 1)} for row in rows]
+
+
+def main_rows(folder: Path) -> list[dict]:
+    """A run's main table, with the mean of the classes' recalls (UAR) that its Table 2 has."""
+    uar = {row["approach"]: {"uar_retrained": row["uar"]} for row in table_of(folder, "table2")}
+    return [row | uar.get(row["approach"], {}) for row in table_of(folder, "main")]
+
+
 def side_by_side(results: Sequence[Result]) -> list[dict]:
-    """Tables of several runs as one; runs that differ only in their seed have rows of their own and
-    one of all, mean and spread.
+    """Tables of several runs as one; runs that differ only in their seed, or only in DFEW's fold,
+    have rows of their own and one of all, mean and spread; folds also the mean's interval.
 
     Returns:
         Rows "run", what tells runs apart, "approach" and what was measured.
     """
-    alike: dict[str, list[Result]] = {}  # runs that differ in nothing but the seed
-    for result in results:
-        same = {key: value for key, value in result.settings.items() if key != "seed"}
-        rows = [{k: v for k, v in row.items() if k != "what_ran"} for row in result.rows]
-        group = alike.setdefault(json.dumps(same, default=str), [])
-        group.append(result._replace(rows=rows))
     lines = []
-    for group in alike.values():
-        lines += [{"run": one.run, **one.settings, **row} for one in group for row in one.rows]
-        seeds = [result.settings.get("seed") for result in group]
-        if len(set(seeds)) < 2:
-            continue
-        with contextlib.suppress(PpferError):  # they measured other clips: no mean of those
-            of = {**group[0].settings, "seed": ", ".join(map(str, seeds))}
-            merged = over_seeds([result.rows for result in group])
-            lines += [{"run": f"{len(group)} seeds", **of, **row} for row in merged if len(row) > 1]
+    for group in _alike(results, "seed", "fold"):
+        for run, settings, rows, _ in group:
+            shown = [{k: v for k, v in row.items() if k != "what_ran"} for row in rows]
+            lines += [{"run": run, **settings, **row} for row in shown]
+        # never over both at once: of each fold its seeds, of each seed its folds
+        for axis in ("seed", "fold"):
+            for several in _alike(group, axis):
+                lines += _together(several, axis)
     return lines
+
+
+def _alike(results: Sequence[Result], *axes: str) -> list[list[Result]]:
+    """Runs in groups that differ in nothing but the axes."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        same = {key: value for key, value in result.settings.items() if key not in axes}
+        groups.setdefault(json.dumps(same, default=str), []).append(result)
+    return list(groups.values())
+
+
+def _together(group: Sequence[Result], axis: str) -> list[dict]:
+    """Rows of runs that differ in one axis as one; [] of a single run."""
+    values = [result.settings.get(axis) for result in group]
+    if len(set(values)) < 2:
+        return []
+    tables, merged = [result.rows for result in group], {}
+    with contextlib.suppress(PpferError):  # seeds that measured other clips: no mean of those
+        how = {"shares": Spread.of if axis == "seed" else lambda rates: Spread(tuple(rates))}
+        merged[", ".join(map(str, values))] = over_seeds(tables, **how)
+        if axis == "fold" and len(group) in STUDENT:
+            merged["95 % interval"] = over_seeds(tables, shares=interval, means=interval)
+    about = {"run": f"{len(group)} {axis}s", **group[0].settings}
+    return [about | {axis: of} | r for of, rows in merged.items() for r in rows if len(r) > 1]
 
 
 def write_side_by_side(results: Sequence[Result], folder: Path, name: str) -> list[dict]:
@@ -135,11 +168,34 @@ def write_side_by_side(results: Sequence[Result], folder: Path, name: str) -> li
     return measure.write_table(rows, folder, name)
 
 
-def over_seeds(tables: Sequence[list[dict]]) -> list[dict]:
+def mean(values: Sequence[float]) -> str:
+    """Mean and sample standard deviation of several runs' values."""
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+def interval(values: Sequence[Rate | float]) -> str:
+    """95 % interval of the mean over folds, by Student's t. Folds share training clips, which this
+    does not know of.
+    """
+    shares = [v.value if isinstance(v, Rate) else v for v in values]
+    half = STUDENT[len(shares)] * statistics.stdev(shares) / math.sqrt(len(shares))
+    low, high = (min(max(statistics.mean(shares) + by, 0.0), 1.0) for by in (-half, half))
+    percent = isinstance(values[0], Rate)
+    return f"{100 * low:.1f}–{100 * high:.1f} %" if percent else f"{low:.3f}–{high:.3f}"
+
+
+def over_seeds(
+    tables: Sequence[list[dict]],
+    shares: Callable[[list[Rate]], object] = Spread.of,
+    means: Callable[[list[float]], object] = mean,
+) -> list[dict]:
     """Rows of the same table from several runs as one: every ``{"k", "n"}`` cell becomes a
-    `Spread`.
+    `Spread`, and UAR its mean and deviation.
 
     Other cells are left out.
+
+    Args:
+        shares, means: what a cell of the runs' shares, or of their UAR, becomes.
 
     Raises:
         PpferError: if the tables have different rows.
@@ -149,9 +205,14 @@ def over_seeds(tables: Sequence[list[dict]]) -> list[dict]:
         raise PpferError("tables with different rows cannot be put side by side")
     merged = []
     for same in zip(*tables, strict=True):
-        keys = [key for key, cell in same[0].items() if isinstance(as_rate(cell), Rate)]
-        row = {key: Spread.of(as_rate(row[key]) for row in same) for key in keys}
-        merged.append({"approach": same[0]["approach"]} | row)
+        row = {"approach": same[0]["approach"]}
+        for key in same[0]:
+            cells = [as_rate(other.get(key)) or other.get(key) for other in same]
+            if all(isinstance(cell, Rate) for cell in cells):
+                row[key] = shares(cells)
+            elif key.startswith("uar") and all(isinstance(cell, float) for cell in cells):
+                row[key] = means(cells)
+        merged.append(row)
     return merged
 
 
@@ -161,8 +222,8 @@ def pictured(rows: Sequence[Mapping], guessed: Mapping[str, Mapping[str, float]]
     is right about is dashed where identity is named or an expression is read.
 
     Args:
-        rows: as `side_by_side` gives them; means over seeds are left out, since each
-            seed has its point.
+        rows: as `side_by_side` gives them; means over seeds or folds are left out, since each of
+            those has its point.
         guessed: run → what `guessing` says of it.
     """
     # a point per share: which line, which approach, which measure
@@ -175,7 +236,7 @@ def pictured(rows: Sequence[Mapping], guessed: Mapping[str, Mapping[str, float]]
             chance = guessed.get(row["run"], {}).get(GUESSED.get(key.split()[0]))
             if isinstance(share, Rate):
                 key, spread = f"{key}, %", [100 * v for v in (share.value, *share.interval)]
-            if share is None or isinstance(share, Rate):
+            if isinstance(share, Rate) or isinstance(row[key], (int, float)):
                 line = ", ".join(rest) or row["run"]
                 points.append((line, row["approach"], key, *spread, chance))
     columns = ["run", "approach", "measure", "value", "low", "high", "chance"]

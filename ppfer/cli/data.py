@@ -12,7 +12,7 @@ from ppfer.data.index import index
 
 def data(args: argparse.Namespace) -> None:
     """Say what is in a folder of clips."""
-    found = index(args.folder)
+    found = index(args.folder, fold=args.fold, labels=args.labels)
     if not args.quick:
         progress = Progress("looking into files", len(found.table), "files")
         found = inspected(found, on_file=progress.update)

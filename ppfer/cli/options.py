@@ -139,6 +139,11 @@ def _data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
     quick = "look at names, labels and sizes only, not into the files"
     parser.add_argument("--quick", action="store_true", help=quick)
+    fold = "which of DFEW's five folds (default: 1)"
+    parser.add_argument("--fold", type=int, default=1, help=fold)
+    whose = "of CREMA-D: as acted, or as voted for one of the others (default: intended)"
+    chosen = ("intended", "face", "voice", "both")
+    parser.add_argument("--labels", default=chosen[0], choices=chosen, help=whose)
 
 
 def _twin(parser: argparse.ArgumentParser) -> None:
@@ -162,7 +167,8 @@ def _protect(parser: argparse.ArgumentParser) -> None:
     add("videos", type=Path, nargs="+", metavar="FILE", help=given)
     add("--out", type=Path, required=True, help="folder for the protected files")
     which = "how heads are protected (default: reenactment); below: what needs a run, what does not"
-    add("--approach", default="reenactment", help=which)
+    add("--approach", help=which)
+    add("--weights", type=Path, metavar="FILE", help="by what `ppfer export` wrote, without a run")
     how = "face: each head in the full picture; whole: the centre square (default: face)"
     add("--frame", choices=("face", "whole"), default="face", help=how)
     rest = "with --frame face, what becomes of the rest (default: blur)"
@@ -178,6 +184,14 @@ def _protect(parser: argparse.ArgumentParser) -> None:
     add("--preview", action="store_true", help="the original beside the protected picture")
     add("--keep-audio", action="store_true", help="copy the sound: a voice names its speaker")
     add("--overwrite", action="store_true", help="replace older results")
+
+
+def _export(parser: argparse.ArgumentParser) -> None:
+    _of_a_run(parser)
+    which = "a protector that the run has trained, e.g. ppfer, enhanced, live"
+    parser.add_argument("--approach", required=True, metavar="NAME", help=which)
+    file = "the file to write, e.g. ppfer.safetensors"
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=file)
 
 
 COMMANDS = {
@@ -217,6 +231,16 @@ COMMANDS = {
             )
             for needs, names in APPROACHES.items()
         ),
+    ),
+    "export": Command(
+        "export",
+        _export,
+        "a run's trained protector as one file, to use where neither run nor clips are",
+        "ppfer export --approach ppfer --out ppfer.safetensors\n"
+        "  ppfer protect holiday.mp4 --out protected --weights ppfer.safetensors\n\n"
+        "The file holds weights, settings, what was measured of its leakage and a model card, no\n"
+        "picture and no name. One that was altered is refused; it is not signed, so take it from\n"
+        "whom you trust.",
     ),
     "data": Command(
         "data",

@@ -13,15 +13,18 @@ from ppfer.cli.caveats import closed_set, in_short
 from ppfer.cli.options import APPROACHES
 from ppfer.cli.settings import settings_of
 from ppfer.config import Config, load_config
+from ppfer.run.exported import THEIRS, ExportedRun
 from ppfer.run.fast import deployed
 from ppfer.run.names import RUNS, run_json
 from ppfer.run.run import MissingInput, Run
+from ppfer.run.stage import Protector
 from ppfer.study import catalogue
 from ppfer.video.covers import COVERS, SIDE
 from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
 
 BATCH = 4  # clips at a time
+USUAL = "reenactment"  # approach
 PASSED_ON = (
     *("frame", "outside", "start", "end", "quality", "exact", "preview", "keep_audio"),
     *("overwrite", "mask_scale", "threshold"),
@@ -35,39 +38,63 @@ COVERED = (
 def protect(args: argparse.Namespace) -> int:
     """Protect videos and photos; 1 if one could not be."""
     given = {name: getattr(args, name) for name in PASSED_ON} | {"batch": BATCH, "report": True}
-    if args.approach in COVERS:
-        options = ProtectOptions(SIDE, torch.device("cpu"), protector=args.approach, **given)
-        return _protected(args, COVERS[args.approach], options, False, lambda: COVERED)
-    run = catalogue.open_run(_config(args), args.runs_dir)
-    config, protector = run.config, run.protector(args.approach)
-    try:
-        built = protector.build(run)
-    except MissingInput as error:
-        every = "" if args.approach in APPROACHES["ppfer run"] else " --notebooks all"
-        raise PpferError(
-            f"{protector.title} was not trained in {run.dir} yet; run first: ppfer run{every} "
-            f"{_as_given(args)}\n({error})"
-        ) from error
+    exported = _exported(args) if args.weights else None
+    approach = exported.about["approach"] if exported else args.approach or USUAL
+    if approach in COVERS:
+        options = ProtectOptions(SIDE, torch.device("cpu"), protector=approach, **given)
+        return _protected(args, COVERS[approach], options, False, COVERED)
+    run = exported or run_of(args)
+    config, protector = run.config, run.protector(approach)
+    built = built_in(run, protector, args)
     options = ProtectOptions(
         protector.size or config.size,
         run.device,
         precision=config.precision,
-        protector=_key(run, args.approach),
+        protector=_key(run, approach),
         **given,
     )
     # what is known before the first video is said before it, what was done after the last
     if not protector.for_anybody:
-        print(closed_set(run), flush=True)
+        print(exported.about["closed_set"] if exported else closed_set(run), flush=True)
     built = deployed(built, BATCH, precision=config.precision, compile=config.compile)
-    return _protected(args, built, options, protector.named, lambda: in_short(protector, run))
+    caveat = exported.about["caveat"] if exported else in_short(protector, run)
+    return _protected(args, built, options, protector.named, caveat)
+
+
+def run_of(args: argparse.Namespace) -> Run:
+    """The run that the command line names."""
+    return catalogue.open_run(_config(args), args.runs_dir)
+
+
+def built_in(run: Run, protector: Protector, args: argparse.Namespace) -> Callable:
+    """A protector of a run.
+
+    Raises:
+        PpferError: saying what to run first where it was not trained yet.
+    """
+    try:
+        return protector.build(run)
+    except MissingInput as error:
+        every = "" if protector.name in APPROACHES["ppfer run"] else " --notebooks all"
+        raise PpferError(
+            f"{protector.title} was not trained in {run.dir} yet; run first: ppfer run{every} "
+            f"{_as_given(args)}\n({error})"
+        ) from error
+
+
+def _exported(args: argparse.Namespace) -> ExportedRun:
+    """What --weights names, which brings its approach and settings."""
+    given = settings_of(args, there=False)
+    if args.approach or args.seed or args.profile != "demo" or given.keys() - set(THEIRS):
+        raise PpferError(
+            f"{args.weights} brings its approach and its settings: leave out --approach and what "
+            "names a run"
+        )
+    return ExportedRun(args.weights, catalogue.STAGES, catalogue.PROTECTORS, given)
 
 
 def _protected(
-    args: argparse.Namespace,
-    built: Callable,
-    options: ProtectOptions,
-    named: bool,
-    caveat: Callable[[], str],
+    args: argparse.Namespace, built: Callable, options: ProtectOptions, named: bool, caveat: str
 ) -> int:
     """Protect what was given; says what is not promised where something was made."""
     outcomes = protect_files(
@@ -82,7 +109,7 @@ def _protected(
     good = sum(outcome.ok for outcome in videos)
     print(printable(f"{good} of {len(videos)} done; results are in {args.out.resolve()}"))
     if any(outcome.state == "written" for outcome in videos):
-        print(caveat())
+        print(caveat)
     return 0 if good == len(videos) else 1
 
 

@@ -88,7 +88,9 @@ def judgement(run: Run, rows: list[dict]) -> str:
     profile, original, leaves = run.config.profile, rows[0], rows[-1]
     if profile == "smoke":
         return "Profile smoke only shows that everything works: its numbers mean nothing."
-    if (named := as_rate(original["plr"])).value < 0.5:
+    if not (named := as_rate(original["plr"])).n:
+        return "No identity is measured: training shows too few people, or not those of the test."
+    if named.value < 0.5:
         return (
             f"The validator names {named} of the originals: too few for its word on protected "
             "clips to mean anything."

@@ -27,7 +27,9 @@ PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 # --- index --------------------------------------------------------------------
 
 
-def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Index:
+def index(
+    root: str | Path, *, fold: int = 1, keep_faults: bool = False, labels: str = "intended"
+) -> Index:
     """Finds and audits the clips at a path; decoding, later, may reject more (`ClipStore.build`).
 
     The first of `READERS` that recognises the folder reads it: a folder with `metadata.csv`
@@ -41,10 +43,11 @@ def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Inde
         keep_faults: keep the four clips CREMA-D is known to have got wrong (the paper's 7,442 count
             them). Clips of a generated twin (a `twin.json` lies at the root) are never taken for
             them.
+        labels: of CREMA-D, "intended" or as voted for the "face", the "voice" or "both".
 
     Raises:
-        PpferError: nothing at the path, no data set recognised, a table without a needed column, or
-            no usable clip.
+        PpferError: nothing at the path, no data set recognised, one that has no folds or votes
+            where those are asked for, a table without a needed column, or no usable clip.
     """
     root = Path(root)
     if not root.is_dir():
@@ -55,7 +58,11 @@ def index(root: str | Path, *, fold: int = 1, keep_faults: bool = False) -> Inde
 
     # the first reader that knows the folder lists what is there
     reader = next(reader for reader in READERS if reader.recognises(root))
-    rows, rejected = reader.read(root, fold=fold, keep_faults=keep_faults)
+    if fold != 1 and reader.kind != "DFEW tree":
+        raise PpferError(f"fold={fold} is for a DFEW tree, and {root} is a {reader.kind}")
+    if labels != "intended" and reader.kind != "CREMA-D tree":
+        raise PpferError(f"labels={labels} is for a CREMA-D tree, and {root} is a {reader.kind}")
+    rows, rejected = reader.read(root, fold=fold, keep_faults=keep_faults, labels=labels)
     rows, rejected = without_duplicates(root, rows, rejected)
     rows, remarks = checked([_one_form(row) for row in rows])
 

@@ -32,6 +32,8 @@ EMOTION_WORDS = {
 }
 EMOTION_OF = {word: e for e, words in EMOTION_WORDS.items() for word in (e, *words)}
 EMOTION_OF |= {code.lower(): emotion for code, emotion in EMOTION_CODES.items()}
+VOTES = {code[0]: emotion for code, emotion in EMOTION_CODES.items()}  # A, D, F, H, N, S
+VOTED = {"face": "facevote", "voice": "voicevote", "both": "multimodalvote"}  # setting: column
 KNOWN_FAULTS = {  # what the data set's own notes and its users report
     "1064_IEO_DIS_MD": "a minute long, with every emotion in it",
     "1064_TIE_SAD_XX": "cut short",
@@ -43,9 +45,10 @@ KNOWN_FAULTS = {  # what the data set's own notes and its users report
 # --- CREMA-D ------------------------------------------------------------------
 
 
-def read_cremad(root: Path, keep_faults: bool, **_: object) -> Found:
+def read_cremad(root: Path, keep_faults: bool, labels: str, **_: object) -> Found:
     """Clips whose names say what they show, 1001_DFA_ANG_XX, in any folder."""
     keep_faults = keep_faults or (root / "twin.json").exists()
+    votes = None if labels == "intended" else voted(root, labels)
     files = [root / "VideoDemographics.csv", root.parent / "VideoDemographics.csv"]
     people = next((demographics(file) for file in files if file.exists()), {})
     rows, rejected = [], []
@@ -55,6 +58,10 @@ def read_cremad(root: Path, keep_faults: bool, **_: object) -> Found:
         row = cremad_labels(Path(name).stem, people)
         if isinstance(row, dict):
             stem, fault = row["clip"], file_fault(root / name)
+            if votes is not None:
+                row["emotion"] = votes.get(stem, "the clip is not in the table")
+            if not fault and row["emotion"] not in EMOTION_WORDS:
+                fault = f"has no voted label: {row['emotion']}"
             if not fault and stem in KNOWN_FAULTS and not keep_faults:
                 fault = f"is a known CREMA-D fault: {KNOWN_FAULTS[stem]}"
             row = fault or row | {"path": str(root / name)}
@@ -101,6 +108,34 @@ def demographics(path: Path) -> dict[str, dict]:
     }
 
 
+def voted(root: Path, labels: str) -> dict[str, str]:
+    """Clip → the expression that most viewers chose, or why there is none (Cao et al., 2014).
+
+    Args:
+        root: `summaryTable.csv` lies there, in its `processedResults` or in the folder above, in
+            any case.
+        labels: of `VOTED`.
+
+    Raises:
+        PpferError: naming the table that is to be fetched.
+    """
+    tops = (root, root.parent)
+    inside = [at for top in tops for at in top.glob("*/") if at.name.lower() == "processedresults"]
+    files = [file for at in (*tops, *inside) for file in at.glob("*.[cC][sS][vV]")]
+    files = [file for file in files if file.stem.lower() == "summarytable"]
+    if not files:
+        raise PpferError(
+            f"labels={labels} takes CREMA-D's votes, which are not in {root}: fetch "
+            "processedResults/summaryTable.csv of its repository and put it there"
+        )
+    table, found = _read_csv(files[0], ("filename", VOTED[labels])), {}
+    for name, vote in zip(table["filename"], table[VOTED[labels]], strict=True):
+        tie = " and ".join(VOTES.get(letter, letter) for letter in vote.split(":"))
+        why = f"{labels} is a tie of {tie}" if ":" in vote else f"{labels} has the vote '{vote}'"
+        found[name.partition(".")[0]] = VOTES.get(vote, why)
+    return found
+
+
 # --- DFEW ---------------------------------------------------------------------
 
 
@@ -117,6 +152,11 @@ def read_dfew(root: Path, fold: int, **_: object) -> Found:
     rows, rejected, seen = [], [], set()
     for part in ("train", "test"):
         file = root / "EmoLabel_DataSplit" / f"{part}(single-labeled)" / f"set_{fold}.csv"
+        if not file.exists():
+            there = ", ".join(sorted(other.name for other in file.parent.glob("set_*.csv")))
+            raise PpferError(
+                f"{file} does not exist, so there is no fold {fold}; there are {there}"
+            )
         table = _read_csv(file, ("video_name", "label"))
         for name, label in zip(table["video_name"], table["label"], strict=True):
             number = int(name) if name.isdecimal() else -1
@@ -124,7 +164,7 @@ def read_dfew(root: Path, fold: int, **_: object) -> Found:
             if number < 0:
                 fault = "has an odd name: not a number"
             elif label not in ("1", "2", "3", "4", "5", "6", "7"):
-                fault = f"has an unknown emotion: label {label}, not 1 to 7"
+                fault = f"has an unknown emotion: label {label or 'none'}, not 1 to 7"
             elif clip in seen:
                 fault = "is a duplicate: listed twice in the split"
             elif path is None:

@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from ppfer.base.errors import PpferError
+from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import owner_only, write_json
 from ppfer.base.pixels import as_uint8
 from ppfer.data.listing import REASONS, Index, count_reasons, describe
@@ -182,8 +182,8 @@ class ClipStore:
                         f"rejected, more than the {max_rejected:.0%} allowed; "
                         f"{folder / 'rejected.csv'} lists them:\n{count_reasons(rejected)}"
                     )
-                counts = {"found": found, "rejected": len(rejected)}
-                rows.finish(table[good], {"kind": index.kind, "request": request} | counts)
+                about = {"found": found, "rejected": len(rejected), "remarks": index.remarks}
+                rows.finish(table[good], {"kind": index.kind, "request": request} | about)
             log.unlink()
         return cls.open(folder)
 
@@ -258,7 +258,8 @@ class ClipStore:
         """What is in the store and what is not, in a few lines, to be shown before training."""
         _, frames, _, height, width = self.clips.shape
         head = f"{self.folder or 'in memory'} ({frames} frames, {height}x{width})"
-        return describe(head, self.table, self.rejected)
+        odd = [f"\n  {what}: {why}" for what, why in self.manifest["source"].get("remarks", ())]
+        return describe(head, self.table, self.rejected) + printable("".join(odd))
 
 
 # --- the files ----------------------------------------------------------------

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ppfer.base.errors import PpferError
 from ppfer.base.files import digest, write_json
-from ppfer.base.progress import Progress
+from ppfer.base.progress import Progress, say
 from ppfer.config import Config, pick
 from ppfer.data.listing import Index
 from ppfer.data.store import ClipStore
@@ -99,8 +99,12 @@ def chosen_clips(config: Config, *, wild: bool = False) -> Index:
     from ppfer.data.index import index
 
     root = data_path(config.wild if wild else config.data)
-    found = index(root, fold=config.fold, keep_faults=config.keep_faults)
+    same = root == data_path(config.data)  # fold and labels are of those, not of other wild clips
+    how = {"fold": config.fold, "labels": config.labels} if same else {}
+    found = index(root, keep_faults=config.keep_faults, **how)
     table = found.table
+    if wild and same and "split" in table:  # C_fc must not see what is tested on
+        table = table[table["split"] != "test"]
     if wild and config.wild_clips:
         table = _evenly(table, "emotion", config.wild_clips)
     if not wild and config.actors:
@@ -150,6 +154,10 @@ class Split(Stage):
         from ppfer.data import split
 
         table, config, by = self.run.table, self.config, self.column()
+        if not table["actor"].any():
+            say("split: the data name no actor, so nobody is hidden and no identity is measured")
+        if by and "split" in table:
+            say(f"split: {by} is held out (split_by), so the data's own column split is not used")
         parts = split.split(table, test=config.test, val=config.val, seed=config.seed, by=by)
         names = table["clip"].to_numpy()
         members = {part: names[rows].tolist() for part, rows in parts.items()}

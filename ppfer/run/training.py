@@ -14,7 +14,7 @@ from torch import nn
 
 from ppfer import nets
 from ppfer.base.files import digest
-from ppfer.base.weights import load_weights
+from ppfer.base.weights import Source, load_weights
 from ppfer.config import Train, pick
 from ppfer.run import fast
 from ppfer.run.batches import Batches
@@ -132,7 +132,11 @@ class Training(Stage):
 
     def load(self, folder: Path) -> nn.Module:
         """The best weights, frozen, on the run's device."""
-        net = load_weights(self.net(), folder / "weights.safetensors")
+        return self.loaded(folder / "weights.safetensors")
+
+    def loaded(self, source: Source) -> nn.Module:
+        """The network with these weights, frozen, on the run's device."""
+        net = load_weights(self.net(), source)
         return fast.prepare(nets.freeze(net.to(self.run.device)), self.run.device)
 
     def lighter(self) -> str:

@@ -197,7 +197,18 @@ def main_table(run: Run, names: Sequence[str] = MAIN) -> list[dict]:
     if not run.has("protected/copies"):  # asking one process alone to make it waits for the others
         run.ensure("protected/copies")
     first, *others = (table_row(run, name) for name in names)
-    return [first, table_row(run, "copies", retrained=False), *others]
+    rows = [first, table_row(run, "copies", retrained=False), *others]
+    if not names_people(run):  # as if no clip had been asked about
+        rows = [row | {key: Rate(0, 0) for key in row if key.startswith("plr")} for row in rows]
+    return rows
+
+
+def names_people(run: Run) -> bool:
+    """Whether PLR says something: there are people to tell apart, and training shows all of those
+    who are tested, as it does not of actor-disjoint parts.
+    """
+    train, test = (set(run.labels("actor")[run.parts[part]]) for part in ("train", "test"))
+    return len(train) > 1 and test <= train
 
 
 def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = True) -> list[dict]:
@@ -271,6 +282,7 @@ def run_all(run: Run, names: Sequence[str] = PIPELINE) -> None:
     for name in names:
         run.make(name)
     if is_main():
-        made = {"table2": table2, "leakage": leakage_table, "main": main_table}
+        made = {"table2": table2, "main": main_table}
+        made |= {"leakage": leakage_table} if names_people(run) else {}
         for name, table in made.items():
             measure.write_table(table(run), run.dir / "tables", name)

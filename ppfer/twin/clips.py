@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ppfer.base.errors import PpferError
 from ppfer.base.progress import Progress
 from ppfer.config import Config
 from ppfer.data.store import ClipStore
@@ -18,6 +19,8 @@ class _Rendered(Stage):
     """A ClipStore rendered by the generator, on the run's device."""
 
     def settings(self) -> dict:
+        if self.config.fold != 1 or self.config.labels != "intended":
+            raise PpferError("drawn clips (generate) have neither folds nor votes: leave out both")
         return Stage.settings(self) | {"difficulty": self.config.difficulty}
 
     def make(self, folder: Path) -> dict:

@@ -28,7 +28,7 @@ def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list
 
     Args:
         table: of clips (pandas), with columns sex, race, age.
-        column: "sex", "race" or "age_group": under 30, 30 to 49, 50 and over.
+        column: "age_group" (under 30, 30 to 49, 50 and over), or any of the table's, such as "sex".
 
     Raises:
         PpferError: if fewer than two groups are named.
@@ -147,21 +147,26 @@ def actor_groups(run: Run, labels: np.ndarray, groups: int) -> Tensor:
     return table
 
 
-def accuracy_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
+def accuracy_table(
+    run: Run, names: Sequence[str] | None = None, by: Sequence[str] | None = None
+) -> list[dict]:
     """For whom the expression is still read: accuracy of F_u trained on each approach's clips, by
     the sex, race and age group of who is shown; columns "sex: female" and so on.
+
+    Args:
+        by: other columns of the clips' table, such as "sentence" and "level".
     """
     names = approaches(run) if names is None else names
-    ready = prepare(run, names, ("recognizer",))
-    return [accuracy_row(run, name) if name in ready else left_out(run, name) for name in names]
+    ready, by = prepare(run, names, ("recognizer",)), attributes_of(run) if by is None else by
+    return [accuracy_row(run, name, by) if name in ready else left_out(run, name) for name in names]
 
 
-def accuracy_row(run: Run, name: str) -> dict:
+def accuracy_row(run: Run, name: str, by: Sequence[str]) -> dict:
     """One protector's row of `accuracy_table`."""
     row, index = {"approach": run.protector(name).title}, run.parts["test"]
     logits = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
     hits = measure.hits(logits, run.labels("emotion")[index])
-    for column in attributes_of(run):
+    for column in by:
         labels, classes = attribute_labels(run.table, column)
         known = labels[index] >= 0
         groups = [classes[label] for label in labels[index[known]]]

@@ -88,6 +88,8 @@ class Names(Stage):
     of each clip's person.
     """
 
+    of_people = ("own",)  # serves the run's clips alone, and leaves it in no export
+
     def make(self, folder: Path) -> dict:
         run, classes = self.run, self.run.classes("emotion")
         if other := sorted(set(classes) - set(EMOTIONS)):
@@ -112,7 +114,11 @@ class Names(Stage):
 
     def load(self, folder: Path) -> dict[str, Tensor]:
         """What `ridge` learned, and "own" (N, K), the mean score of each clip's person."""
-        return load_file(folder / "names.safetensors", device=str(self.run.device))
+        return self.loaded(load_file(folder / "names.safetensors"))
+
+    def loaded(self, learned: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same on the run's device."""
+        return {key: tensor.to(self.run.device) for key, tensor in learned.items()}
 
 
 # --- the protector ----------------------------------------------------------------

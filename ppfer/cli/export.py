@@ -1,0 +1,45 @@
+"""``ppfer export``: a trained protector leaves the run, in one file."""
+
+from __future__ import annotations
+
+import argparse
+
+from ppfer.base.device import versions
+from ppfer.base.errors import PpferError
+from ppfer.cli.caveats import at_length, closed_set, in_short, leakage_rows
+from ppfer.cli.protect import built_in, run_of
+from ppfer.run.exported import write_export
+from ppfer.video.covers import COVERS
+
+CARD = """# {title}
+
+{what_ran}; heads of {size} × {size} pixels. {closed_set}
+
+{leakage_text}
+
+In the file are weights and settings, no picture and no name of anybody. Networks that were trained
+on people may remember them all the same.
+"""
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write a protector of a run, with what it leaked, to one file."""
+    run, name = run_of(args), args.approach
+    protector = None if name in COVERS else run.protector(name)
+    if protector is None or protector.for_anybody or not protector.needs:
+        raise PpferError(f"{name} needs no export: ppfer protect has it without a trained run")
+    if args.out.exists():
+        raise PpferError(f"{args.out} is there; give another name, or remove it")
+    built_in(run, protector, args)
+    said = {
+        "title": protector.title,
+        "what_ran": protector.description(run),
+        "closed_set": closed_set(run, named=False),
+        "leakage": leakage_rows(run, name),
+        "leakage_text": at_length(protector, run),
+        "caveat": in_short(protector, run),
+    }
+    card = CARD.format(size=protector.size or run.config.size, **said)
+    write_export(run, name, args.out, {**said, "card": card, "versions": versions()})
+    print(f"{args.out} holds {protector.title}; ppfer protect --weights takes it anywhere")
+    print(said["caveat"])
