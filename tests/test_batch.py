@@ -195,6 +195,23 @@ def test_ctrl_c_reaches_the_workers_once(tmp_path):
     assert len(list(tmp_path.rglob("kept"))) == 2 and not list(tmp_path.rglob("failed.txt"))
 
 
+def test_ctrl_c_twice_stops_at_once_and_no_thread_falls_over(tmp_path, monkeypatch):
+    todo, fallen = batch_of(tmp_path, seed=list(range(20)), frames=[99]), []
+    monkeypatch.setattr(threading, "excepthook", lambda about: fallen.append(about.exc_type))
+
+    def interrupt():
+        while len(list(tmp_path.rglob("waiting"))) < 2:
+            time.sleep(0.05)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        batch.run_batch(todo, 2)
+    assert not fallen and len(list(tmp_path.rglob("waiting"))) == 2
+
+
 def test_a_small_grid_from_the_command_line(tmp_path, capsys):
     command = "batch --profile smoke --stages identity --grid identity.lr=1e-3,3e-3 --grid seed=0,1"
     command += f" --name few --set identity.steps=2 --runs-dir {tmp_path}"
@@ -236,11 +253,26 @@ def test_titles_of_compared_measures_lie_apart():
     """As `ppfer compare` names them: long, side by side, and one row of panels above the other."""
     measures = [title for key, title in compare.COLUMNS.items() if key != "approach"]
     row = {"run": "demo", "approach": "PPFER (C)"} | dict.fromkeys(measures, measure.Rate(22, 295))
-    figure = compare.pictured([row])
+    figure = compare.pictured([row], {"demo": {"actor": 1 / 12, "emotion": 1 / 6}})
     figure.canvas.draw()
     boxes = [axis.get_tightbbox() for axis in figure.axes]  # with titles and labels of ticks
     assert len(boxes) == len(measures) == 4
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_guessing_is_drawn_through_each_run_that_knows_its_classes():
+    row = {"approach": "PPFER (C)", "flicker": 2.5}
+    row |= {compare.COLUMNS[key]: measure.Rate(3, 10) for key in ("plr", "acc")}
+    rows = [{"run": run, "fold": i, **row} for i, run in enumerate("abc")]
+    known = {"a": {"actor": 0.25, "emotion": 0.2}, "b": {"actor": 0.5, "emotion": 0.2}, "c": {}}
+    flicker, named, read = compare.pictured(rows, known).axes
+    assert named.get_xlabel() == "dashed: guessing, 25.0 % to 50.0 %"
+    assert read.get_xlabel() == "dashed: guessing, 20.0 %" and flicker.get_xlabel() == ""
+    (dashed,) = [c for c in named.collections if c.get_label() == compare.GUESSING]
+    assert [line.tolist() for line in dashed.get_segments()] == [
+        [[25, -0.5], [25, 0.5]],
+        [[50, 0.5], [50, 1.5]],
+    ]
 
 
 def test_runs_are_compared(tmp_path, capsys):

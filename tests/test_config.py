@@ -1,7 +1,11 @@
 """A wrong key or value is refused in a sentence; a right one changes exactly one field."""
 
+import ast
 import dataclasses
+import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
 
@@ -72,6 +76,21 @@ def test_conda_file_repeats_pyproject():
     lines = (REPO / "environment.yml").read_text().splitlines()
     pins = [line.strip()[2:].strip('"') for line in lines if line.startswith("      - ")]
     assert [pin for pin in pins if not pin.startswith("-")] == project["dependencies"]
+
+
+def test_every_package_that_is_imported_is_pinned():
+    """What only another package asks for would be any version in a year."""
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    pins = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    pinned = {re.match(r"[\w-]+", pin)[0].lower().replace("_", "-") for pin in pins}
+    trees = [ast.parse(path.read_text()) for path in (REPO / "ppfer").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    names = {name.partition(".")[0] for name in names} - {"ppfer", *sys.stdlib_module_names}
+    homes = packages_distributions()  # of what is installed; extras may be absent
+    for name in names & homes.keys():
+        assert pinned & {home.lower().replace("_", "-") for home in homes[name]}, name
 
 
 def test_demo_stands_on_the_paper_where_it_speaks():

@@ -15,6 +15,8 @@ import torch
 from jupyter_client.manager import start_new_kernel
 from PIL import Image
 
+from ppfer.base.errors import PpferError
+from ppfer.cli import audit
 from ppfer.measure import Rate
 from ppfer.measure import rate as share
 from ppfer.show import canvas, explore, notebook, plots, sources, tradeoff_explorer
@@ -193,6 +195,20 @@ def test_a_saved_picture_lies_in_the_run(panel):
     assert path.read_bytes() == panel.image.value and str(path) in panel.words.value
 
 
+def test_a_saved_own_picture_is_found_by_audit_and_removed_by_clean(panel, tmp_path):
+    """Also beside a run of drawn clips, which nobody has to look through."""
+    Image.effect_noise((160, 120), 50).save(tmp_path / "own.png")
+    panel.controls["path"].value = str(tmp_path / "own.png")
+    panel.save.click()
+    runs_dir = panel.run.dir.parent
+    (folder,) = (run for run in audit.runs_of(runs_dir) if run != panel.run.dir)
+    (path,) = folder.iterdir()
+    assert path.read_bytes() == panel.image.value and str(path) in panel.words.value
+    (row,) = audit.listing([folder])
+    assert (row["kind"], row["files"], row["first"]) == ("pictures", 1, path.name)
+    assert audit.remove([folder]) == 1 and folder not in audit.runs_of(runs_dir)
+
+
 def test_a_redraw_is_quick_and_in_place(panel):
     image, seconds = panel.image, []
     for value in (1.0, 2.0, 4.0):
@@ -247,6 +263,34 @@ def test_with_a_person_controls_come_with_a_picture_for_whoever_has_no_kernel(
     assert data[notebook.WIDGET]["model_id"] and base64.b64decode(data["image/png"])
 
 
+def test_controls_that_cannot_draw_say_why_and_keep_their_picture():
+    def draw(number: int) -> tuple:
+        if number > 1:
+            raise PpferError(f"there is no <{number}>")
+        return Image.new("RGB", (8, 8)), "a square"
+
+    control, image, words = notebook.control_panel(draw, {"number": 1}, number=(0, 3)).children
+    before = image.value
+    control.children[0].value = 2
+    assert words.value == "<b>there is no &lt;2&gt;</b>" and image.value == before
+    control.children[0].value = 0
+    assert words.value == "a square"
+
+
+def test_an_approach_that_is_chosen_is_drawn_and_said_so_where_it_is_not_compared(
+    tiny_run, monkeypatch
+):
+    said = []
+    monkeypatch.setattr(notebook, "explore", lambda draw, cases, **_: said.append((draw, cases[0])))
+    numbers = dict.fromkeys(("plr_retrained", "acc_retrained"), Rate(1, 10))
+    rows = [{"approach": name} | numbers for name in ("originals", "ours")]
+    tradeoff_explorer.explore_tradeoff(tiny_run, rows, ["none", "ppfer"])
+    ((draw, start),) = said
+    assert draw(**start)[1].endswith("2 approaches compared")
+    one = draw(**start | {"compared": ("originals",)})[1]
+    assert one.endswith("2 approaches compared; the chosen one always is")
+
+
 def test_a_point_of_the_trade_off_shows_its_clip(tiny_run, shown):
     rows = [
         {"approach": title, "plr": Rate(k, 10), "plr_retrained": Rate(9, 10), "acc": Rate(2, 10),
@@ -257,6 +301,24 @@ def test_a_point_of_the_trade_off_shows_its_clip(tiny_run, shown):
     (first, _), (second, _) = shown
     assert "PPFER (C): identity named 90.0 %" in first["text/plain"]
     assert first["image/png"] != second["image/png"]
+
+
+def test_a_wide_table_is_shown_in_parts_that_keep_every_cell_and_their_order(monkeypatch):
+    found = []
+    monkeypatch.setattr(notebook, "display", lambda text: found.append(text.data.splitlines()))
+    keys = [f"number{i}" for i in range(2 * notebook.WIDEST)]
+    rows = [{"approach": name} | {k: f"{name} {k}" for k in keys} for name in "ab"]
+    del rows[1][keys[3]]  # which was not measured
+    notebook.show(rows)
+    parts = [[line.strip("| ").split(" | ") for line in lines] for lines in found]
+    assert len(parts) == 3 and max(len(header) for header, *_ in parts) <= notebook.WIDEST
+    assert all([line[0] for line in part] == ["approach", "---", "a", "b"] for part in parts)
+    assert [key for header, *_ in parts for key in header[1:]] == keys
+    cells = [cell for part in parts for cell in part[2][1:]]
+    assert cells == [f"a {key}" for key in keys] and "b number3 " not in str(found)
+    notebook.show([dict.fromkeys(keys[: notebook.WIDEST], 1)])
+    notebook.show([])
+    assert len(found) == len(parts) + 2  # those fit
 
 
 def test_lines_are_svg_and_grids_are_png_each_with_words(shown):

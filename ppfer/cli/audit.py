@@ -17,7 +17,7 @@ import numpy as np
 
 from ppfer.base.errors import PpferError
 from ppfer.cli.terminal import table
-from ppfer.run.names import CLEANED, data_folders, run_json, synthetic
+from ppfer.run.names import CLEANED, OWN_PICTURES, data_folders, run_json, synthetic
 
 if TYPE_CHECKING:
     from ppfer.run.run import Run
@@ -58,8 +58,11 @@ def _nothing(args: argparse.Namespace) -> str:
 
 
 def runs_of(runs_dir: Path, data: Path | None = None) -> list[Path]:
-    """Runs that have ever held clips of a data folder; without one, clips of people."""
+    """Runs that have ever held clips of a data folder; without one, clips of people, and the folder
+    of what an explorer saved of somebody's own files.
+    """
     marks = [*runs_dir.glob("*/run.json"), *runs_dir.glob("*/**/started.json")]
+    marks += runs_dir.glob(f"{OWN_PICTURES}/*")
     every = sorted({runs_dir / path.relative_to(runs_dir).parts[0] for path in marks})
     if data is None:
         return [run for run in every if people_in(run)]

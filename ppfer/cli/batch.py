@@ -34,6 +34,7 @@ from ppfer.cli import audit, notebooks
 from ppfer.cli.compare import (
     Result,
     by_approach,
+    guessing,
     main_rows,
     side_by_side,
     table_of,
@@ -150,7 +151,10 @@ class Batch:
         """Of each finished cell its run, what tells it apart, and its rows."""
         every = zip(self.cells, self.runs, self.marks)
         done = [(cell, run) for cell, run, mark in every if mark.exists()]
-        return [Result(run.dir.name, cell.values, self.rows(cell, run)) for cell, run in done]
+        return [
+            Result(run.dir.name, cell.values, self.rows(cell, run), guessing(run))
+            for cell, run in done
+        ]
 
     def stages(self, cell: Cell, run: Run) -> list[str]:
         """The stages a cell is made of, each after those it stands on."""
@@ -223,20 +227,26 @@ def run_batch(batch: Batch, workers: int, dask: str = "") -> list[Outcome]:
         PpferError: if a worker was killed, or there is no such cluster.
     """
     sweep(batch.folder)
-    left, how = batch.left(), {"idle_worker_timeout": 10}  # s, where the command was killed
+    # loky's: seconds, where the command was killed; no cell waits in it, since its thread stumbles
+    # over that when it is told to stop at once; a terminal's Ctrl-C goes to who still imports, too
+    left, how = batch.left(), {"idle_worker_timeout": 10, "pre_dispatch": workers}
+    how |= {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
     with contextlib.ExitStack() as stack:
         for file in (batch.stop, batch.progress):
             file.unlink(missing_ok=True)
             stack.callback(file.unlink, missing_ok=True)
         stack.enter_context(following(batch.progress, _Shown(batch)))
         if dask:
-            workers, how = stack.enter_context(_dask(dask, workers)), {}
+            workers = stack.enter_context(_dask(dask, workers))
+            how = {"pre_dispatch": "all"}
         if dask or workers > 1:  # else Ctrl-C is the cell's
             stack.enter_context(interruptible(lambda: _ask_to_stop(batch)))
-        pool = joblib.Parallel(workers, batch_size=1, pre_dispatch="all", **how)
+        pool = joblib.Parallel(workers, batch_size=1, **how)
         try:
             outcomes = pool(joblib.delayed(make_cell)(batch, number) for number in left)
         except TerminatedWorkerError as error:
+            if batch.stop.exists():
+                raise KeyboardInterrupt from None
             raise PpferError(
                 "a worker was killed, often for lack of memory; what is finished is kept, and the "
                 "same command with fewer --workers goes on"

@@ -24,8 +24,10 @@ from ppfer.base.files import atomic, digest, read_json
 from ppfer.cli.terminal import table
 from ppfer.config import dotted, load_config, to_dict
 from ppfer.measure import Rate, Spread, as_rate, cell_text
-from ppfer.run.names import run_json
+from ppfer.run.names import config_of, run_json
+from ppfer.run.run import Run
 from ppfer.show import plots
+from ppfer.study import catalogue
 
 COLUMNS = {  # the main table's, in plain words
     "approach": "approach",
@@ -34,16 +36,31 @@ COLUMNS = {  # the main table's, in plain words
     "acc": "expression read: recognizer as trained",
     "acc_retrained": "expression read: recognizer retrained",
 }
+GUESSING = "guessing"
+GUESSED = {"identity": "actor", "expression": "emotion"}  # a title's first word → what is named
 # Student's t, 97.5 %, by the number of folds (two have one degree of freedom)
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
 class Result(NamedTuple):
-    """A finished run: the settings in which it differs from those beside it, and its rows."""
+    """A finished run: the settings in which it differs from those beside it, its rows, and what
+    `guessing` says of it.
+    """
 
     run: str
     settings: dict[str, object]
     rows: list[dict]
+    guessing: Mapping[str, float] = {}
+
+
+def guessing(run: Run) -> dict[str, float]:
+    """Shares in [0, 1] that guessing is right about, of "actor" and "emotion"; nothing where a
+    run's clips are not there.
+    """
+    try:
+        return {column: run.chance(column) for column in GUESSED.values()}
+    except PpferError:
+        return {}
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -79,7 +96,8 @@ def results_of(folders: Sequence[Path]) -> list[Result]:
     apart = [k for k in ("profile", *keys) if len({str(o[k]) for o in own}) > 1]
     settings = [{k: o[k] for k in apart} for o in own]
     names = [folder.name for folder in folders]
-    return list(map(Result, names, settings, tables))
+    runs = [catalogue.open_run(config_of(folder), folder.parent) for folder in folders]
+    return list(map(Result, names, settings, tables, map(guessing, runs)))
 
 
 def table_of(folder: Path, name: str) -> list[dict]:
@@ -103,7 +121,7 @@ def side_by_side(results: Sequence[Result]) -> list[dict]:
     """
     lines = []
     for group in _alike(results, "seed", "fold"):
-        for run, settings, rows in group:
+        for run, settings, rows, _ in group:
             shown = [{k: v for k, v in row.items() if k != "what_ran"} for row in rows]
             lines += [{"run": run, **settings, **row} for row in shown]
         # never over both at once: of each fold its seeds, of each seed its folds
@@ -142,7 +160,8 @@ def write_side_by_side(results: Sequence[Result], folder: Path, name: str) -> li
     rows = side_by_side(results)
     matplotlib.use("Agg")
     plots.theme()
-    figure = pictured([{COLUMNS.get(k, k): v for k, v in row.items()} for row in rows])
+    in_words = [{COLUMNS.get(k, k): v for k, v in row.items()} for row in rows]
+    figure = pictured(in_words, {result.run: result.guessing for result in results})
     with atomic(folder / f"{name}.png") as partial:
         figure.savefig(partial, bbox_inches="tight", dpi=110)
     plt.close(figure)
@@ -197,13 +216,15 @@ def over_seeds(
     return merged
 
 
-def pictured(rows: Sequence[Mapping]) -> Figure:
+def pictured(rows: Sequence[Mapping], guessed: Mapping[str, Mapping[str, float]]) -> Figure:
     """Runs side by side: a panel per measure, a line per run or combination of settings, a colour
-    per approach; every share in % with its 95 % interval, other numbers as they are.
+    per approach; every share in % with its 95 % interval, other numbers as they are. What guessing
+    is right about is dashed where identity is named or an expression is read.
 
     Args:
         rows: as `side_by_side` gives them; means over seeds or folds are left out, since each of
             those has its point.
+        guessed: run → what `guessing` says of it.
     """
     # a point per share: which line, which approach, which measure
     points = []
@@ -212,16 +233,20 @@ def pictured(rows: Sequence[Mapping]) -> Figure:
         rest = [f"{k.split('.')[-1]}={row[k]}" for k in list(row)[1:at] if k != "seed"]
         for key in list(row)[at + 1 :]:
             share, spread = as_rate(row[key]), [row[key]] * 3
+            chance = guessed.get(row["run"], {}).get(GUESSED.get(key.split()[0]))
             if isinstance(share, Rate):
                 key, spread = f"{key}, %", [100 * v for v in (share.value, *share.interval)]
             if isinstance(share, Rate) or isinstance(row[key], (int, float)):
-                points.append((", ".join(rest) or row["run"], row["approach"], key, *spread))
-    data = pd.DataFrame(points, columns=["run", "approach", "measure", "value", "low", "high"])
+                line = ", ".join(rest) or row["run"]
+                points.append((line, row["approach"], key, *spread, chance))
+    columns = ["run", "approach", "measure", "value", "low", "high", "chance"]
+    data = pd.DataFrame(points, columns=columns).astype({"chance": float})
 
     # approaches side by side within a line, intervals behind them, one scale for all shares
     lines, named = list(data.run.unique()), list(data.approach.unique())
     shift = data.approach.map(named.index) - (len(named) - 1) / 2
-    data["line"] = data.run.map(lines.index) + 0.6 * shift / max(1, len(named))
+    data["middle"] = data.run.map(lines.index)
+    data["line"] = data.middle + 0.6 * shift / max(1, len(named))
     height = 1.9 + 0.3 * len(lines)
     look = {"height": height, "aspect": 3.2 / height, "facet_kws": {"sharex": False}}
     what = {"x": "value", "y": "line", "hue": "approach", "style": "approach"}
@@ -231,7 +256,15 @@ def pictured(rows: Sequence[Mapping]) -> Figure:
         axis.hlines(own.line, own.low, own.high, color="0.6", linewidth=1, zorder=0)
         axis.set_xlim((-2, 102) if name.endswith("%") else None)
         axis.set_title(name.replace(": ", "\n"), fontsize="medium")
-    grid.set(yticks=range(len(lines)), yticklabels=lines, xlabel="", ylabel="")
+
+        # guessing, in each line for itself: runs on other clips have another chance
+        own = own.dropna(subset="chance").drop_duplicates(["middle", "chance"])
+        low, high = own.middle - 0.5, own.middle + 0.5
+        axis.vlines(100 * own.chance, low, high, "0.4", "--", label=GUESSING, zorder=0)
+        ends = sorted(own.chance)[:1] + sorted(own.chance)[-1:]
+        shares = " to ".join(dict.fromkeys(f"{100 * share:.1f} %" for share in ends))
+        axis.set_xlabel(f"dashed: {GUESSING}, {shares}" if ends else "", fontsize="small")
+    grid.set(yticks=range(len(lines)), yticklabels=lines, ylabel="")
     grid.set(ylim=(len(lines) - 0.5, -0.5))
     return grid.tight_layout().figure
 

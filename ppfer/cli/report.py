@@ -17,7 +17,7 @@ from nbconvert.filters import markdown2html
 from ppfer import measure
 from ppfer.base.device import device_name, versions
 from ppfer.base.files import atomic, owner_only, read_json
-from ppfer.cli.compare import COLUMNS, in_short
+from ppfer.cli.compare import COLUMNS, guessing, in_short
 from ppfer.cli.overview import WORDS, minutes
 from ppfer.config import REPO
 from ppfer.measure import as_rate, cell_text
@@ -190,8 +190,7 @@ def report(run: Run, pictures: Mapping[Path, str]) -> str:
     changed = ", ".join(f"{key}={value}" for key, value in differences(run.config).items())
     parts.append(f"Profile {run.config.profile}{f', with {changed}' if changed else ''}.")
     if main := read_json(tables / "main.json", []):
-        guessing = {column: run.chance(column) for column in ("actor", "emotion")}
-        shown = measure.markdown(main_in_words(main, guessing))
+        shown = measure.markdown(main_in_words(main, guessing(run)))
         parts += ["## What came out", judgement(run, main), shown]
     for path in sorted(tables.glob("*.md")):
         if path.stem not in ("main", "results", "discrepancies"):

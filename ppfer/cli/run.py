@@ -81,8 +81,9 @@ def _say_results(run: Run, seconds: float) -> None:
     made = run.dir / "tables"
     if rows := read_json(made / "main.json", []):
         run.introduce()  # where all its stages are another run's, nobody has
-        write_side_by_side(results_of([run.dir]), made, "results")
-        guessing = {column: run.chance(column) for column in ("actor", "emotion")}
+        results = results_of([run.dir])
+        write_side_by_side(results, made, "results")
+        guessing = results[0].guessing
         print("\n" + table(report.main_in_words(rows, guessing)))
         if classes := read_json(made / "table2.json", []):
             print(f"\nexpression read, by class; guessing: {100 * guessing['emotion']:.1f} %")

@@ -13,6 +13,7 @@ RUNS = REPO / "runs"  # wherever the command is given
 DATA = ("data", "wild")  # settings that name a folder of clips
 CLEANED = "cleaned.json"  # the manifest of a stage whose clips were removed
 OF_A_STAGE = ("seconds", "peak_gib", "seed", "device", "versions", "key")  # kept of a manifest
+OWN_PICTURES = "own_pictures"  # beside the runs: what an explorer saved of somebody's own file
 ASIDE = "earlier"  # in a run's folder: finished results that its settings have left behind
 
 

@@ -11,6 +11,8 @@ import pywt
 from torch import Tensor
 
 from ppfer.base.errors import PpferError
+from ppfer.base.files import owner_only
+from ppfer.run.names import OWN_PICTURES
 from ppfer.run.run import Run
 from ppfer.show import plots, sources
 from ppfer.show.band_picture import DETAILS, Setting, band_picture, kind
@@ -36,8 +38,8 @@ def clip_of(run: Run, actor: str, expression: str) -> tuple[Tensor, str]:
 class BandPanel(ipywidgets.HBox):
     """Controls on the left, the picture on the right.
 
-    An own picture is held in memory only: neither a notebook's output nor the run has it, except
-    where "save" is pressed.
+    An own picture is held in memory only: a notebook's output never has it, and the disk only where
+    "save" is pressed.
     """
 
     def __init__(self, run: Run, start: dict):
@@ -136,6 +138,7 @@ class BandPanel(ipywidgets.HBox):
             with self.image.hold_sync():  # one message: the page shows the new picture once
                 self.image.value = file.getvalue()
                 self.image.width = str(image.width * 96 // plots.DPI)
+            self.drawn = self.source
             self.words.value = escape(words)
         except PpferError as error:
             self.words.value = f"<b>{escape(str(error))}</b>"
@@ -239,12 +242,16 @@ class BandPanel(ipywidgets.HBox):
             self.upload.value = ()
 
     def _saved(self, button: ipywidgets.Button) -> None:
-        """Keep the picture in the run's folder, where git sees nothing."""
-        folder = self.run.dir / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
+        """Keep the picture where git sees nothing and `ppfer audit` looks: in the run's folder; one
+        of an own file beside the runs, since a run of drawn clips is known to show nobody.
+        """
+        own = self.drawn == OWN
+        folder = self.run.dir.parent / OWN_PICTURES if own else self.run.dir / "pictures"
+        owner_only(folder)
         path = folder / time.strftime("bands-%Y%m%d-%H%M%S.png")
         path.write_bytes(self.image.value)
-        self.words.value = f"saved as {escape(str(path))}"
+        found = "; `ppfer audit` lists it, `ppfer clean` removes it" if own else ""
+        self.words.value = f"saved as {escape(str(path))}{found}"
 
     def _reset(self, button: ipywidgets.Button) -> None:
         """Leave every band as it is."""

@@ -25,11 +25,13 @@ from torch import Tensor
 
 from ppfer import config, measure, method
 from ppfer.base.device import device_name
+from ppfer.base.errors import PpferError
 from ppfer.measure import Rate
 from ppfer.run.run import Run
 from ppfer.run.stage import Stage
 from ppfer.show import plots
 
+WIDEST = 9  # columns of a table that a page of 1280 pixels shows well
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -210,7 +212,11 @@ def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> i
         control.value = first.get(control.description, control.value)
 
     def redraw(change: dict | None = None) -> None:
-        image, description = draw(**{control.description: control.value for control in widgets})
+        try:
+            image, description = draw(**{control.description: control.value for control in widgets})
+        except PpferError as error:  # else nobody would be told
+            words.value = f"<b>{escape(str(error))}</b>"
+            return
         file = io.BytesIO()
         image.save(file, "PNG", compress_level=1)
         with shown.hold_sync():  # one message: the page shows the new picture once
@@ -226,8 +232,8 @@ def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> i
 
 def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:
     """A control that picks any of the options; all at first."""
-    rows = min(len(options), 8)
-    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options), rows=rows)
+    how = {"rows": min(len(options), 8), "tooltip": "several: Ctrl, Cmd or Shift and click"}
+    return ipywidgets.SelectMultiple(options=list(options), value=tuple(options), **how)
 
 
 # --- words ----------------------------------------------------------------------
@@ -296,15 +302,18 @@ def some(places: Sequence[int], count: int) -> np.ndarray:
 
 
 def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> None:
-    """Print a table as Markdown; with a name and a run, also write it to the run's ``tables``
-    folder (json and md).
+    """Print a table as Markdown, one too wide for a page in parts that each begin with the first
+    column; with a name and a run, also write all of it to the run's ``tables`` (json and md).
     """
     if name and context is not None:
         rows = measure.write_table(rows, context.dir / "tables", name)
     else:
         rows = measure.json_rows(rows)
-    header, rest = measure.markdown(rows).split("\n", 1)
-    display(Markdown(header.replace("_", "_<wbr>") + "\n" + rest))  # long names may break
+    first, *others = dict.fromkeys(key for row in rows for key in row) or [""]
+    for keys in np.array_split(others, -(-len(others) // (WIDEST - 1)) or 1):
+        part = [{key: row[key] for key in (first, *keys) if key in row} for row in rows]
+        header, rest = measure.markdown(part).split("\n", 1)
+        display(Markdown(header.replace("_", "_<wbr>") + "\n" + rest))  # long names may break
 
 
 def wrote(context: Run, *names: str) -> None:

@@ -44,7 +44,8 @@ def explore_tradeoff(run: Run, rows: Sequence[dict], names: Sequence[str]) -> No
 
     def draw(approach: str, compared: tuple, attacker: str, measure: str) -> tuple:
         names = titles[approach], {*compared, approach}
-        return tradeoff_picture(run, rows, *names, approach, attacker, measure, placed)
+        image, words = tradeoff_picture(run, rows, *names, approach, attacker, measure, placed)
+        return image, words if approach in compared else f"{words}; the chosen one always is"
 
     many = notebook.several(titles)
     controls = {"approach": list(titles), "compared": many, "attacker": attackers}
