@@ -20,7 +20,6 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic
 from ppfer.base.pixels import as_uint8
-from ppfer.video.sound import Sound
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +98,8 @@ class Writer:
                 self.container.metadata["comment"] = comment
             self.stream = self._video_stream(exact, crf, preset, threads)
             if audio_from is not None:
+                from ppfer.video.sound import Sound  # few keep a voice
+
                 self.sound = stack.enter_context(Sound(Path(audio_from), self.container))
             self.stack = stack.pop_all()
 
