@@ -19,7 +19,7 @@ from ppfer.base.errors import PpferError, near
 REPO = Path(__file__).resolve().parent.parent
 PROFILES = ("demo", "smoke", "twin", "paper")  # ppfer/profiles/<name>.toml
 PATHS = (  # settings that name a file or folder
-    *("data", "wild", "regressor_weights", "codebook_weights", "flow_weights"),
+    *("data", "wild", "imported", "regressor_weights", "codebook_weights", "flow_weights"),
     *("nets.classifier_weights", "nets.recognizer_weights", "nets.compensator_weights"),
     "nets.autoencoder",
 )
@@ -155,6 +155,7 @@ class Config:
     within: int = 500  # steps of the more patient attackers from within; the others take a tenth
     # rows of Tables 1, 3 and 4: paper (its own) | all (deface, mosaic, ... and the limit, too)
     approaches: Literal["paper", "all"] = "paper"
+    imported: str = ""  # what `ppfer export` wrote of another run: a protector for this one's clips
     tradeoff_weight: float = 1.0  # of the NT-Xent term that f_A maximises
     live_weight: float = 0.5  # of privacy beside utility under live controllers
     flow_weights: str = ""  # "" OpenCV | "DEFAULT" RAFT through torchvision | path to raft_large

@@ -11,6 +11,7 @@ import torch
 from conftest import SMALL, coloured_clips, coloured_run
 from safetensors import safe_open
 
+from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.cli import main
 from ppfer.config import REPO, load_config
@@ -163,3 +164,40 @@ def test_what_cannot_be_is_a_sentence(words, sentence, run, call, file, tmp_path
     error = capsys.readouterr().err
     assert error.startswith("ppfer: ") and sentence in error
     assert not places["NEW"].exists()
+
+
+# --- on other data ----------------------------------------------------------------
+
+
+def importing(file: Path | str, place: Path, **more: object):
+    """A run whose rows have the protector of a file."""
+    return coloured_run(load_config("smoke", SMALL | {"imported": str(file)} | more), place)
+
+
+def test_a_protector_is_attacked_on_clips_it_was_not_trained_on(run, call, file, tmp_path):
+    """Here the clips are the same, so that what it makes of them is known."""
+    other = importing(file, tmp_path / "runs")
+    for name in ("clips", "split", "identity"):
+        other.make(name)
+    for name in ("protected/imported", "attack/imported"):
+        other.ensure(name)
+    shown, meant = (r.tensor(f"protected/{n}") for r, n in ((other, "imported"), (run, "ppfer")))
+    assert torch.equal(shown.cpu(), meant.cpu())
+    assert "trained on other data: PPFER (C)" in other.protector("imported").description(other)
+    # another file is another protector
+    assert call("export", "--approach", "enhanced", "--out", tmp_path / "g.safetensors") == 0
+    assert importing(tmp_path / "g.safetensors", tmp_path).key("imported") != other.key("imported")
+
+
+def test_a_file_that_does_not_fit_these_clips_is_refused(file, call, tmp_path):
+    other = importing(file, tmp_path / "runs", size=32)
+    other.ensure("imported")
+    with pytest.raises(PpferError, match="pictures of 16 pixels.*--set size=16"):
+        other.protector("imported").build(other)
+    assert "ppfer export" in other.protector("imported").missing(importing("", tmp_path / "runs"))
+    names = tmp_path / "n.safetensors"
+    assert call("export", "--approach", "codebook_names", "--out", names) == 0
+    other = importing(names, tmp_path / "runs")
+    other.ensure("imported")
+    with pytest.raises(PpferError, match="has to know the clips it was trained on"):
+        other.protector("imported").build(other)

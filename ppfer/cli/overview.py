@@ -49,6 +49,7 @@ WORDS = {  # what the stages of a kind do
     "strangers": "let strangers act",
     "codebook": "learn a codebook of performances",
     "names": "learn to name expressions",
+    "imported": "take a protector from a file",
     "blurred": "read blurred clips",
     "blur": "look for a blur as strong",
     "contrast": "learn who is who without names",
