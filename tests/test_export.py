@@ -194,7 +194,10 @@ def test_a_file_that_does_not_fit_these_clips_is_refused(file, call, tmp_path):
     other.ensure("imported")
     with pytest.raises(PpferError, match="pictures of 16 pixels.*--set size=16"):
         other.protector("imported").build(other)
-    assert "ppfer export" in other.protector("imported").missing(importing("", tmp_path / "runs"))
+    nothing = importing("", tmp_path / "runs")
+    assert not nothing.has("within/imported")
+    with pytest.raises(PpferError, match="not said: --set imported=FILE, from ppfer export"):
+        nothing.ensure("imported")
     names = tmp_path / "n.safetensors"
     assert call("export", "--approach", "codebook_names", "--out", names) == 0
     other = importing(names, tmp_path / "runs")

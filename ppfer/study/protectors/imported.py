@@ -21,10 +21,14 @@ class Imported(Stage):
     """The file that the setting `imported` names, as the run of which it is all that is there."""
 
     def settings(self) -> dict:
+        if not self.config.imported:
+            return {}
         read_export(path := Path(self.config.imported))  # says what is wrong with it
         return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
     def make(self, folder: Path) -> dict:
+        if lacking := PROTECTOR.missing(self.run):
+            raise PpferError(f"which protector is not said: {lacking}")
         about, _ = read_export(Path(self.config.imported))
         return {key: about[key] for key in ("approach", "title", "what_ran")}
 
