@@ -16,6 +16,7 @@ from ppfer.base.weights import save_weights
 from ppfer.cli import main
 from ppfer.cli.caveats import leaked_by
 from ppfer.cli.options import parser
+from ppfer.cli.protect import USUAL
 from ppfer.config import REPO, load_config
 from ppfer.measure import Rate
 from ppfer.protect import VideoProtector, protect
@@ -272,7 +273,8 @@ def test_threads_that_draw_alone_leave_later_threads_as_they_are():
 
 @pytest.mark.parametrize("approach", ["reenactment", "reenactment_neutral"])
 def test_a_video_is_protected_without_a_run(approach, tmp_path, weights, capsys, monkeypatch):
-    assert parser().parse_args(["protect", "a", "--out", "b"]).approach == "reenactment"
+    assert parser().parse_args(["protect", "a", "--out", "b"]).approach is None
+    assert USUAL == "reenactment"
     reads, read = [], Reenactment.read
     monkeypatch.setattr(Reenactment, "read", lambda *given: reads.append(1) or read(*given))
     given, out = tmp_path / "in", tmp_path / "out"

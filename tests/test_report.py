@@ -41,7 +41,8 @@ def test_it_says_whether_that_is_what_should_come_out():
     other[-1]["plr"] = {"k": 200, "n": 295}
     said = report.judgement(run_of("demo"), other)
     assert said.startswith("Not quite") and "1 of 14" in said
-    assert "identity named: validator as trained, compensated (C) (+60.3 points)" in said
+    more = 100 * (200 - PAGE[-1]["plr"]["k"]) / 295
+    assert f"identity named: validator as trained, compensated (C) ({more:+.1f} points)" in said
 
     assert "mean nothing" in report.judgement(run_of("smoke"), PAGE)
     assert report.judgement(run_of("demo", size=32), PAGE).startswith("As it should be")
