@@ -231,7 +231,8 @@ def pictured(rows: Sequence[Mapping], guessed: Mapping[str, Mapping[str, float]]
     for row in rows:
         at = list(row).index("approach")
         rest = [f"{k.split('.')[-1]}={row[k]}" for k in list(row)[1:at] if k != "seed"]
-        for key in list(row)[at + 1 :]:
+        # classes' mean recall has neither count nor interval: the table alone has it
+        for key in (k for k in list(row)[at + 1 :] if not k.startswith("uar")):
             share, spread = as_rate(row[key]), [row[key]] * 3
             chance = guessed.get(row["run"], {}).get(GUESSED.get(key.split()[0]))
             if isinstance(share, Rate):
