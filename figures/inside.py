@@ -10,18 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ppfer.measure import HELD, Rate, Spread, Worst, as_rate, write_table
+from ppfer.measure import Rate, Spread, Worst, as_rate, write_table
 from ppfer.run.run import Run
-from ppfer.study.attacks.within import pooled_row
-
-
-def most(rows: Iterable[Mapping]) -> Worst | None:
-    """The attack that names, or reads, the greatest share; None of none."""
-    best = max(rows, key=lambda row: row["k"] / row["n"], default=None)
-    if best is None:
-        return None
-    steps = f", {best['steps']} steps" if best.get("steps") else ""
-    return Worst(best["k"], best["n"], best["attack"] + steps)
+from ppfer.study.attacks.within import by_clips, pooled_row, worst
 
 
 def grouped(rows: Iterable[Mapping], *keys: str) -> dict[tuple, list[Mapping]]:
@@ -30,12 +21,6 @@ def grouped(rows: Iterable[Mapping], *keys: str) -> dict[tuple, list[Mapping]]:
     for row in rows:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     return groups
-
-
-def by_clips(rows: Sequence[Mapping]) -> dict[str, Worst]:
-    """A column for each number of clips that an attacker holds."""
-    held = {clips: most(r for r in rows if r["clips"] == clips) for clips in HELD}
-    return {"1 clip" if c == 1 else f"{c} clips": cell for c, cell in held.items() if cell}
 
 
 def of_people(rows: Sequence[Mapping]) -> list[dict]:
@@ -61,7 +46,7 @@ def of_real_people(rows: Sequence[Mapping]) -> list[dict]:
             row |= by_clips(of["identity", split])
             for s in ("known", "unknown"):
                 if ("expression", s) in of and (len(splits) == 1 or s == split):
-                    row[f"expression, {s} people"] = most(of["expression", s])
+                    row[f"expression, {s} people"] = worst(of["expression", s])
             made.append(row)
     return made
 
@@ -77,7 +62,7 @@ def raised(rows: Sequence[Mapping], tried: Sequence[Mapping]) -> list[dict]:
     inside = grouped(tried, "approach", "seed", "clips")
 
     def worse(cell: Rate | None, *place: object) -> Rate | None:
-        if best := most(inside.get(place, ())):
+        if best := worst(inside.get(place, ())):
             best = Worst(best.k, best.n, f"from within: {best.attack}")
         return max(filter(None, (cell, best)), key=lambda rate: rate.value, default=None)
 

@@ -63,11 +63,11 @@ def showing(expression: int, count: int = 1) -> torch.Tensor:
 @torch.inference_mode()
 def test_a_name_passes_and_nothing_else(protector):
     for expression in range(K):
-        (named,) = protector.named(showing(expression), ["a"]).tolist()
+        (named,) = protector.symbols(showing(expression), ["a"]).tolist()
         (row,) = protector._drawn_of(torch.tensor([named]), ["a"])
         assert named == expression and protector.book.named[row] == expression
     # what is there in all clips of a person does not count
-    assert protector.named(showing(2), ["b"]).tolist() == [0]
+    assert protector.symbols(showing(2), ["b"]).tolist() == [0]
     # a name of a clip draws the same performance, and several are drawn
     some = protector._drawn_of(torch.full((40,), 3), [str(i) for i in range(40)])
     assert some == protector._drawn_of(torch.full((40,), 3), [str(i) for i in range(40)])

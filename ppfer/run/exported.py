@@ -70,10 +70,12 @@ def read_export(path: Path) -> tuple[dict, dict[str, Tensor]]:
         metadata, state = {}, read_weights(path)  # says what is wrong with a file that is none
     if metadata.get("export") != FORMAT:
         raise PpferError(f"{path} is no protector that `ppfer export` of this version wrote")
-    if metadata.pop("sha256", "") != _sha256(metadata, state):
+    said = metadata.pop("sha256", "")
+    if said != _sha256(metadata, state):
         raise PpferError(f"{path} was altered after it was written; fetch it again from its makers")
     del metadata["export"]
-    return {key: json.loads(value) for key, value in metadata.items()}, state
+    about = {key: json.loads(value) for key, value in metadata.items()}
+    return about | {"sha256": said}, state
 
 
 def _sha256(metadata: Mapping[str, str], state: Mapping[str, Tensor]) -> str:

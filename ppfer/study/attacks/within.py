@@ -11,7 +11,7 @@ patient as he likes. Stages: numbers, within.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -253,17 +253,29 @@ class Within(Stage):
         return self.run.summary(self.name)["test"]
 
 
+def worst(rows: Iterable[Mapping]) -> Worst | None:
+    """The attack that names, or reads, the greatest share, and in how many steps; None of none.
+
+    Args:
+        rows: "attack", "k", "n" and perhaps "steps".
+    """
+    most = max((r for r in rows if r["n"]), key=lambda r: r["k"] / r["n"], default=None)
+    if most is None:
+        return None
+    steps = f", {most['steps']} steps" if most.get("steps") else ""
+    return Worst(most["k"], most["n"], most["attack"] + steps)
+
+
+def by_clips(rows: Sequence[Mapping]) -> dict[str, Worst]:
+    """The worst attack, a column for each number of clips that an attacker holds."""
+    held = {clips: worst(r for r in rows if r["clips"] == clips) for clips in HELD}
+    return {"1 clip" if c == 1 else f"{c} clips": cell for c, cell in held.items() if cell}
+
+
 def pooled_row(run: Run, name: str) -> dict:
     """The most that attackers from within name of a protector's test clips, a column for each
     number of clips that they hold; and the expression that is read from the same numbers.
     """
-    row = {"approach": run.protector(name).title}
-    for clips in HELD:
-        tried = [r for r in run.get(f"within/{name}") if r["clips"] == clips and r["n"]]
-        if tried:
-            most = max(tried, key=lambda r: r["k"] / r["n"])
-            steps = f", {most['steps']} steps" if most["steps"] else ""
-            held = "1 clip" if clips == 1 else f"{clips} clips"
-            row[held] = Worst(most["k"], most["n"], most["attack"] + steps)
     read = as_rate(run.summary(f"within/{name}")["expression"])
-    return row | {"expression read from numbers": read}
+    named = by_clips(run.get(f"within/{name}"))
+    return {"approach": run.protector(name).title, **named, "expression read from numbers": read}

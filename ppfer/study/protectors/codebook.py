@@ -216,7 +216,12 @@ class CodebookReenactment(nn.Module):
         done = self.book.performed(symbols, self.count, frames)
         return reenactment.redrawn(done, height, width)[0]
 
-    def symbols(self, clips: Tensor) -> Tensor:
+    @property
+    def kinds(self) -> int:
+        """How many symbols there are."""
+        return self.count
+
+    def symbols(self, clips: Tensor, names: Sequence[str] = ()) -> Tensor:
         """All that is let through of whole clips (B, T, 3, H, W): one symbol each, (B,)."""
         names = reenactment.first_frame_names(clips[:, 0]) if self.epsilon else ()
         return self.answer(self.puppet.read(clips, (0, 0)), names)

@@ -5,7 +5,6 @@ measured across data sets. Stage: imported.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from ppfer.base.errors import PpferError
@@ -23,8 +22,8 @@ class Imported(Stage):
     def settings(self) -> dict:
         if not self.config.imported:
             return {}
-        read_export(path := Path(self.config.imported))  # says what is wrong with it
-        return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        about, _ = read_export(Path(self.config.imported))
+        return {"sha256": about["sha256"]}
 
     def make(self, folder: Path) -> dict:
         if lacking := PROTECTOR.missing(self.run):

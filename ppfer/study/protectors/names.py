@@ -153,10 +153,15 @@ class NamesReenactment(codebook.CodebookReenactment):
 
     def forward(self, clips: Tensor, names: Sequence[str]) -> Tensor:
         """Whole clips, performed."""
-        rows = self._drawn_of(self.named(clips, names), names)
+        rows = self._drawn_of(self.symbols(clips, names), names)
         return torch.stack([self.drawn(row, clips.shape[1], *clips.shape[-2:]) for row in rows])
 
-    def named(self, clips: Tensor, names: Sequence[str]) -> Tensor:
+    @property
+    def kinds(self) -> int:
+        """How many expressions there are."""
+        return len(self.performances)
+
+    def symbols(self, clips: Tensor, names: Sequence[str] = ()) -> Tensor:
         """All that is let through of whole clips of the run (B, T, 3, H, W): the index of an
         expression each, (B,).
         """
@@ -209,14 +214,12 @@ def protected_symbols(run: Run, name: str) -> tuple[Tensor, int] | None:
     if name not in (codebook.PROTECTOR.name, PROTECTOR.name):
         return None
     protector, clips, whose = run.protector(name).build(run), run.tensor("clips"), run.table["clip"]
-    by_name, parts = isinstance(protector, NamesReenactment), []
+    parts = []
     with torch.inference_mode():
         for at in range(0, len(clips), 32):
             seen = clips[at : at + 32].to(run.device).float() / 255
-            own = (list(whose[at : at + 32]),) if by_name else ()
-            parts.append((protector.named if by_name else protector.symbols)(seen, *own))
-    count = len(protector.performances) if by_name else protector.count
-    return torch.cat(parts).clone(), count
+            parts.append(protector.symbols(seen, list(whose[at : at + 32])))
+    return torch.cat(parts).clone(), protector.kinds
 
 
 PROTECTOR = Protector(
