@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import time
+from functools import lru_cache
 from html import escape
 
 import ipywidgets
@@ -14,7 +14,7 @@ from ppfer.base.errors import PpferError
 from ppfer.base.files import owner_only
 from ppfer.run.names import OWN_PICTURES
 from ppfer.run.run import Run
-from ppfer.show import plots, sources
+from ppfer.show import notebook, sources
 from ppfer.show.band_picture import DETAILS, Setting, band_picture, kind
 
 CLIP, OWN = "clip of the run", "own file"
@@ -23,6 +23,7 @@ HINT = "of a picture or clip"
 LIMIT = "up to 8 MB, which is what Jupyter lets through; give larger files by their path"
 
 
+@lru_cache(maxsize=1)  # the same tensor again: `take_apart` knows it
 def clip_of(run: Run, actor: str, expression: str) -> tuple[Tensor, str]:
     """The first clip of an actor's expression, (1, T, 3, S, S) in [0, 1], and what it is called;
     another one of the actor where there is none.
@@ -48,7 +49,7 @@ class BandPanel(ipywidgets.HBox):
         self._controls(start)
         self.reasons = ipywidgets.HTML()
         self.words = ipywidgets.HTML()
-        self.image = ipywidgets.Image(format="png", layout={"max_width": "100%", "margin": "0"})
+        self.image = notebook.moving_picture()
         right = ipywidgets.VBox([self.image, self.words])
         right.layout = {"flex": "1 1 0", "min_width": "0", "overflow": "hidden"}
         super().__init__([self._column(), right])
@@ -132,12 +133,8 @@ class BandPanel(ipywidgets.HBox):
         try:
             self._follow(change["owner"].description if change else "")
             how = self.setting()
-            image, words = band_picture(self.clip, self.title, how)
-            file = io.BytesIO()
-            image.save(file, "PNG", compress_level=1)
-            with self.image.hold_sync():  # one message: the page shows the new picture once
-                self.image.value = file.getvalue()
-                self.image.width = str(image.width * 96 // plots.DPI)
+            self.sheet, words = band_picture(self.clip, self.title, how)
+            notebook.put(self.sheet, self.image)
             self.drawn = self.source
             self.words.value = escape(words)
         except PpferError as error:
@@ -249,7 +246,7 @@ class BandPanel(ipywidgets.HBox):
         folder = self.run.dir.parent / OWN_PICTURES if own else self.run.dir / "pictures"
         owner_only(folder)
         path = folder / time.strftime("bands-%Y%m%d-%H%M%S.png")
-        path.write_bytes(self.image.value)
+        self.sheet.save(path)
         found = "; `ppfer audit` lists it, `ppfer clean` removes it" if own else ""
         self.words.value = f"saved as {escape(str(path))}{found}"
 

@@ -207,7 +207,7 @@ def with_controls(widgets: ipywidgets.DOMWidget, image: Image.Image, alt: str) -
 def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> ipywidgets.VBox:
     """Controls, the picture and its description; a moved control redraws the picture in place."""
     widgets = ipywidgets.interactive(lambda **values: None, **controls).children[:-1]
-    shown, words = ipywidgets.Image(format="png", layout={"max_width": "100%"}), ipywidgets.HTML()
+    shown, words = moving_picture(), ipywidgets.HTML()
     for control in widgets:
         control.value = first.get(control.description, control.value)
 
@@ -217,10 +217,7 @@ def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> i
         except PpferError as error:  # else nobody would be told
             words.value = f"<b>{escape(str(error))}</b>"
             return
-        file = io.BytesIO()
-        image.save(file, "PNG", compress_level=1)
-        with shown.hold_sync():  # one message: the page shows the new picture once
-            shown.value, shown.width = file.getvalue(), str(image.width * 96 // plots.DPI)
+        put(image, shown)
         words.value = escape(description)
 
     for control in widgets:
@@ -228,6 +225,19 @@ def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> i
     redraw()
     row = ipywidgets.Layout(flex_flow="row wrap")
     return ipywidgets.VBox([ipywidgets.Box(widgets, layout=row), shown, words])
+
+
+def moving_picture() -> ipywidgets.Image:
+    """A place for a picture that changes, no wider than what is around it."""
+    return ipywidgets.Image(format="webp", layout={"max_width": "100%", "margin": "0"})
+
+
+def put(image: Image.Image, place: ipywidgets.Image) -> None:
+    """Show a picture where another one was: as WebP, exact, in half the time that PNG takes."""
+    file = io.BytesIO()
+    image.save(file, "WEBP", lossless=True, quality=0, method=0)
+    with place.hold_sync():  # one message: the page shows the new picture once
+        place.value, place.width = file.getvalue(), str(image.width * 96 // plots.DPI)
 
 
 def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:

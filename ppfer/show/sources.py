@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ SIDE = 128  # pixels of a card and of an own clip
 LONGEST = 192  # pixels of an own picture: what can be split again within a tenth of a second
 
 
+@lru_cache(maxsize=len(CARDS))
 def card(name: str, frames: int) -> Tensor:
     """A test card that moves by a pixel a frame, (1, frames, 3, 128, 128) in [0, 1].
 
