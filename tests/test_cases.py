@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -87,6 +88,31 @@ def test_pictures_copied_from_a_mac(here: Path) -> None:
         Image.fromarray(paint(k, (224, 224))).save(folder / f"{k + 1:05d}.jpg", quality=95)
     (folder / "._00001.jpg").write_bytes(APPLE_DOUBLE)
     assert clip(folder) == wanted(20)
+
+
+@pytest.mark.parametrize("name", ["a.PNG", "a.webp", "a.tif", "a.bmp", "sixteen.png"])
+def test_photos_of_every_kind(here: Path, name: str) -> None:
+    """16 bits are what scanners and cameras' PNG have; PIL alone would show them white."""
+    photo = Image.fromarray(paint(5))
+    if name == "sixteen.png":
+        photo = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    photo.save(here / "in" / name)
+    (result,) = protect(here / "in", here / "out")
+    assert result.suffix.lower() == ".png" and number(np.asarray(Image.open(result))) == 5
+    assert protect(here / "out", here / "again").startswith("there is no video")  # known again
+
+
+def test_a_camera_writes_exif_into_every_frame(here: Path) -> None:
+    """Which way is up is said there; PyAV has no name for it."""
+    exif, files = Image.Exif(), []
+    exif[0x0112] = 6  # stored lying on its left side
+    for k in range(4):
+        file = io.BytesIO()
+        lying = np.ascontiguousarray(np.rot90(paint(k, (96, 96))))
+        Image.fromarray(lying).save(file, "JPEG", exif=exif, quality=95)
+        files.append(file.getvalue())
+    (here / "in" / "camera.avi").write_bytes(b"".join(files))
+    assert clip(here / "in" / "camera.avi", 4) == [0, 1, 2, 3]
 
 
 def test_a_file_name_that_is_not_utf8(here: Path) -> None:

@@ -187,7 +187,7 @@ def test_own_pictures_and_clips_by_path_and_upload(panel, tmp_path):
     assert panel.clip.shape[1] == 1 and panel.upload.value == ()
     broken = file | {"content": b"no picture", "last_modified": datetime.now(UTC)}
     panel.upload.value = (broken,)
-    assert "me.png is no picture" in panel.words.value and panel.clip.shape[1] == 1
+    assert "me.png cannot be decoded" in panel.words.value and panel.clip.shape[1] == 1
 
 
 def on_white(file) -> Image.Image:

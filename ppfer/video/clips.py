@@ -17,12 +17,11 @@ from PIL import Image
 from ppfer.base.errors import PpferError
 from ppfer.video.clock import sample_positions
 from ppfer.video.file import WHOLE, is_early, survey
+from ppfer.video.photo import is_photo, read_photo
 from ppfer.video.reader import inspect, read_frames
 
 if TYPE_CHECKING:
     import torch
-
-PICTURES = (".jpg", ".jpeg", ".png")
 
 
 def decode_clip(
@@ -105,18 +104,15 @@ def square(frames: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _pictures(folder: Path, frames: int) -> Iterator[np.ndarray]:
-    names = [
-        f for f in folder.iterdir() if f.suffix.lower() in PICTURES and not f.name.startswith(".")
-    ]
+    names = list(filter(is_photo, folder.iterdir()))
     # 10.jpg after 9.jpg
     names.sort(key=lambda f: (int("".join(re.findall(r"\d", f.stem)) or -1), f.name))
     if len(names) < 2:
         raise PpferError(f"{folder} {'has one frame only' if names else 'holds no picture'}")
     for position in sample_positions(len(names), frames):
         try:
-            with Image.open(names[position]) as picture:
-                yield np.asarray(picture.convert("RGB"))
-        except (OSError, SyntaxError) as error:
+            yield read_photo(names[position])
+        except PpferError as error:
             raise PpferError(
                 f"{folder} cannot be decoded: {names[position].name} is damaged"
             ) from error

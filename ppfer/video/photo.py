@@ -9,16 +9,20 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic
-from ppfer.video.clips import PICTURES
 
-KIND = {".png": "PNG"}  # what is no PNG is a JPEG
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 QUALITY = 95  # of a JPEG
 
 
 def is_photo(path: str | Path) -> bool:
     """Whether a name is a photo's: by its suffix, and not hidden."""
     path = Path(path)
-    return path.suffix.lower() in PICTURES and not path.name.startswith(".")
+    return path.suffix.lower() in PHOTOS and not path.name.startswith(".")
+
+
+def written_as(path: Path) -> str:
+    """The suffix of a photo's result: its own of a JPEG or PNG, .png of all others."""
+    return path.suffix if path.suffix.lower() in PHOTOS[:3] else ".png"
 
 
 def read_photo(path: Path) -> np.ndarray:
@@ -29,7 +33,11 @@ def read_photo(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as picture:
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode.startswith("I"):  # 16 bits: `convert` would cut them off at 255
+                high = np.asarray(upright) >> 8
+                upright = Image.fromarray(high.clip(0, 255).astype(np.uint8))
+            return np.array(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise PpferError(f"{path} cannot be decoded: it is damaged or no picture") from error
 
@@ -40,13 +48,13 @@ def write_photo(path: Path, pixels: np.ndarray, comment: str) -> None:
     Raises:
         PpferError: the file cannot be written.
     """
-    kind = KIND.get(path.suffix.lower(), "JPEG")
     said = PngImagePlugin.PngInfo()
     said.add_text("comment", comment)
-    how = {"pnginfo": said} if kind == "PNG" else {"comment": comment, "quality": QUALITY}
+    png = path.suffix.lower() == ".png"
+    how = {"pnginfo": said} if png else {"comment": comment, "quality": QUALITY}
     try:
         with atomic(path) as partial:
-            Image.fromarray(pixels).save(partial, kind, **how)
+            Image.fromarray(pixels).save(partial, "PNG" if png else "JPEG", **how)
     except OSError as error:
         raise PpferError(f"{path} could not be written: {error.strerror or error}") from error
 

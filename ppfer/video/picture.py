@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -89,10 +90,15 @@ def _matrix(picture: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int]]:
 
     ((1, 0), (0, 1)) leaves it as it is.
     """
-    side = picture.side_data.get("DISPLAYMATRIX")
-    if not side:
-        return (1, 0), (0, 1)
-    a, b, _, c, d = np.frombuffer(bytes(side), np.int32)[:5].tolist()
+    try:
+        side = picture.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know a camera's EXIF; the angle tells all but mirrors
+        turn = math.radians(picture.rotation)
+        a, b, c, d = math.cos(turn), -math.sin(turn), math.sin(turn), math.cos(turn)
+    else:
+        if not side:
+            return (1, 0), (0, 1)
+        a, b, _, c, d = np.frombuffer(bytes(side), np.int32)[:5].tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return (-1 if a < 0 else 1, 0), (0, -1 if d < 0 else 1)
     return (0, -1 if b < 0 else 1), (-1 if c < 0 else 1, 0)

@@ -109,7 +109,7 @@ def plan(
     for path, root in roots.items():
         keep = alike[_stem(path)] > 1 and path.suffix.lower() != ".mp4" and video.is_video(path)
         name = path.name if keep else path.stem
-        suffix = path.suffix if photo.is_photo(path) else ".mp4"
+        suffix = photo.written_as(path) if photo.is_photo(path) else ".mp4"
         place = out / path.parent.relative_to(root) / name
         target = _target(place, suffix, options, taken)
         over = originals.get(_inode(target)) if target.exists() else None
