@@ -20,6 +20,8 @@ TROUBLE = {  # of a machine, in words
     errno.EACCES: "a file or folder may not be read or written",
     errno.EPERM: "a file or folder may not be changed",
     errno.EMFILE: "too many files are open",
+    errno.EEXIST: "a file lies where a folder is to be",
+    errno.ENOTDIR: "a file lies where a folder is to be",
 }
 
 

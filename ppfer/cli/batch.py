@@ -133,7 +133,7 @@ class Batch:
 
     def _mark(self, cell: Cell, run: Run, keys: list[str]) -> Path:
         """A cell's mark, named by all that the cell is made of."""
-        pages = {book.name: digest(book.read_text()) for book in self.books}
+        pages = {book.name: digest(book.read_text("utf-8")) for book in self.books}
         name = digest([sorted(keys), pages, cell.stages, cell.parameters])
         return run.dir / "cells" / f"{name}.json"
 
@@ -342,7 +342,7 @@ def _made(batch: Batch, number: int) -> str:
         sentence = f"{run.dir.name}, {name}: {kind}{error}"
         say(f"failed: {sentence}")
         with atomic(trace) as partial:
-            partial.write_text(traceback.format_exc())
+            partial.write_text(traceback.format_exc(), "utf-8")
         return sentence
     trace.unlink(missing_ok=True)
     run.introduce()  # where all its stages are another run's, nobody has

@@ -85,7 +85,7 @@ def overview(run: Run, notebooks: Sequence[str]) -> Iterator[Overview]:
 def planned(run: Run, notebooks: Sequence[str]) -> dict[str, float]:
     """Stages that notebooks make → seconds that each took where the page's were measured."""
     numbers, found = set(notebooks), {}
-    for name, about in json.loads(COSTS.read_text()).items():
+    for name, about in json.loads(COSTS.read_text("utf-8")).items():
         with contextlib.suppress(PpferError):  # of another config, or there is none any more
             if run.stage(name).origin()[1] in numbers:
                 found[name] = float(about["seconds"])

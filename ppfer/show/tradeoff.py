@@ -41,7 +41,7 @@ def rows_of(folder: Path) -> list[dict]:
     """
     found: dict[str, dict] = {}
     for path in (folder / f"{name}.json" for name in ("table1", "live", "dials")):
-        for row in json.loads(path.read_text()) if path.exists() else ():
+        for row in json.loads(path.read_text("utf-8")) if path.exists() else ():
             known = found.setdefault(row["approach"], {})
             known |= {key: cell for key, cell in row.items() if key not in known}
     return list(found.values())
@@ -258,7 +258,7 @@ def figure1(rows: Sequence[Mapping]) -> Figure:
 
 def save_figure1(folder: Path) -> None:
     """Draw ``figure1.svg`` beside the ``table1.json`` of a folder."""
-    drawn = figure1(json.loads((folder / "table1.json").read_text()))
+    drawn = figure1(json.loads((folder / "table1.json").read_text("utf-8")))
     with atomic(folder / "figure1.svg") as partial:
         drawn.savefig(partial)
     plt.close(drawn)

@@ -55,7 +55,7 @@ class FaceLog:
         head = json.dumps(about | {"frames": []}, indent=1).removesuffix("[]\n}")
         lines = ",\n".join(f"  {json.dumps(frame)}" for frame in frames)
         with atomic(path) as partial:
-            partial.write_text(f"{head}[\n{lines}\n ]\n}}\n")
+            partial.write_text(f"{head}[\n{lines}\n ]\n}}\n", "utf-8")
 
 
 def _face(head: Head) -> dict:
