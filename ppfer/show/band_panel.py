@@ -64,40 +64,30 @@ class BandPanel(ipywidgets.HBox):
 
     def _controls(self, start: dict) -> None:
         """Every control, by the name of its setting."""
-        run = self.run
-
-        def choice(name: str, options: list) -> ipywidgets.Dropdown:
-            return ipywidgets.Dropdown(options=options, value=start.get(name), description=name)
-
-        def slider(name: str, most: float, step: float) -> ipywidgets.FloatSlider:
-            how = {"min": 0.0, "max": most, "step": step, "readout_format": ".2f"}
-            return ipywidgets.FloatSlider(start.get(name, 1.0), description=name, **how)
-
-        actors, expressions = run.classes("actor"), run.classes("emotion")
-        deepest = max(3, start["level"])
-        self.controls = {
-            "picture": choice("picture", [CLIP, *sources.CARDS, OWN]),
-            "actor": choice("actor", actors),
-            "expression": choice("expression", expressions),
-            "path": ipywidgets.Text(description="path", placeholder=HINT, continuous_update=False),
-            "frame": ipywidgets.IntSlider(
-                start["frame"], 0, run.config.frames - 1, description="frame"
-            ),
-            "wavelet": choice("wavelet", pywt.wavelist(kind="discrete")),
-            "mode": choice("mode", pywt.Modes.modes),
-            "level": ipywidgets.IntSlider(start["level"], 1, deepest, description="level"),
-            "form": choice("form", ["subband", "image"]),
-            "axes": choice("axes", ["hw", "t", "thw"]),
-            "band": ipywidgets.Dropdown(options=[DETAILS], description="band"),
-            "gain": slider("gain", 4.0, 0.25),
-            "threshold": slider("threshold", 0.5, 0.01),
-            "noise": slider("noise", 0.3, 0.01),
-            "shown": ipywidgets.Dropdown(options=[ALL], description="shown"),
-            "one_scale": ipywidgets.Checkbox(
-                start["one_scale"], description="one scale for all levels", indent=False
-            ),
-        }
-        self.play = ipywidgets.Play(max=run.config.frames - 1, interval=250, show_repeat=False)
+        run, last = self.run, max(1, self.run.config.frames - 1)
+        self.controls = notebook.named_controls(
+            start,
+            picture=[CLIP, *sources.CARDS, OWN],
+            actor=run.classes("actor"),
+            expression=run.classes("emotion"),
+            path="",
+            frame=(0, last),
+            wavelet=pywt.wavelist(kind="discrete"),
+            mode=pywt.Modes.modes,
+            level=(1, max(3, start["level"])),
+            form=["subband", "image"],
+            axes=["hw", "t", "thw"],
+            band=[DETAILS],
+            gain=(0.0, 4.0, 0.25),
+            threshold=(0.0, 0.5, 0.01),
+            noise=(0.0, 0.3, 0.01),
+            shown=[ALL],
+            one_scale=False,
+        )
+        path, one_scale = self.controls["path"], self.controls["one_scale"]
+        path.placeholder, path.continuous_update = HINT, False
+        one_scale.description, one_scale.indent = "one scale for all levels", False
+        self.play = ipywidgets.Play(max=last, interval=250, show_repeat=False)
         ipywidgets.jslink((self.play, "value"), (self.controls["frame"], "value"))
         self.play.value = start["frame"]
         accept = "image/*,video/*"

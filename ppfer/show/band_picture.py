@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+import pywt
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ppfer.show import canvas
 from ppfer.show.canvas import Canvas
+from ppfer.show.plots import signed
 from ppfer.wavelets import AXES, NAMES, BandSplit, along, analysis_matrix, synthesis_matrix
 
 DETAILS = "all details"
@@ -222,27 +224,21 @@ def _frames(drawing: Canvas, found: Bands, title: str, how: Setting) -> None:
     merged, words = changed, "put together again"
     if how.gain("approximation") == 0:  # what is left is signed
         merged, words = changed + 0.5, "details alone, 0 is grey"
-    tiles = {
-        title + noisy: canvas.rgb(original),
-        words: canvas.rgb(merged),
-        f"change, red +{top:.2g}, blue −{top:.2g}" if top else "no change": canvas.diverging(
-            change, top
-        ),
-        "its spectrum, 0 in the middle": canvas.rgb(
-            (grey / grey.max().clamp_min(1e-9)).expand(3, -1, -1)
-        ),
-    }
-    for i, (words, pixels) in enumerate(tiles.items()):
+    grey = (grey / grey.max().clamp_min(1e-9)).expand(3, -1, -1)
+    difference = f"change, red +{top:.2g}, blue −{top:.2g}" if top else "no change"
+    tiles = {title + noisy: original, words: merged, difference: signed(change, top)}
+    tiles["its spectrum, 0 in the middle"] = grey
+    for i, (words, picture) in enumerate(tiles.items()):
         x = i * (WIDTH - TILE) // 3
         drawing.text((x + TILE // 2, 10), words, TILE + 8, "mm")
-        drawing.tile((x, 22, TILE, TILE), pixels)
+        drawing.tile((x, 22, TILE, TILE), picture)
 
 
 def _wavelet(drawing: Canvas, found: Bands, how: Setting) -> None:
     """The row of plots: the wavelet, its filters, its matrix, and the energy of each band."""
     x = [i * (WIDTH - TILE) // 3 for i in range(4)]
     y = TILE + 56
-    names = [f"{how.wavelet}, {canvas.family(how.wavelet)}", "|H(f)|, cycles per pixel"]
+    names = [f"{how.wavelet}, {pywt.Wavelet(how.wavelet).family_name}", "|H(f)|, cycles per pixel"]
     names[1] = "|H(f)|, cycles per frame" if how.axes == "t" else names[1]
     names += ["its matrix, along " + ("time" if how.axes == "t" else "a row"), "energy, log scale"]
     for left, words in zip(x, names):
@@ -250,7 +246,7 @@ def _wavelet(drawing: Canvas, found: Bands, how: Setting) -> None:
     drawing.curves((x[0], y, TILE, PLOT), canvas.shapes(how.wavelet), ("scaling φ", "wavelet ψ"))
     drawing.curves((x[1], y, TILE, PLOT), canvas.responses(how.wavelet), ("low", "high"), "0", "½")
     matrix = analysis_matrix(found.length, how.wavelet, how.level, how.mode)
-    drawing.tile((x[2], y, TILE, PLOT + 14), canvas.diverging(matrix, float(matrix.abs().max())))
+    drawing.tile((x[2], y, TILE, PLOT + 14), signed(matrix))
     drawing.bars((x[3], y, TILE, PLOT), found.energy)
 
 
@@ -279,8 +275,7 @@ def _bands(drawing: Canvas, found: Bands, how: Setting) -> None:
             gain = f" × {how.gain(name):g}" if how.gain(name) != 1 else ""
             words = "was split again" if split_again else f"{found.energy[name]:.2f} %{gain}"
             drawing.text((at + side // 2, y + 11), words, step - 4, "mm")
-            low = name == "approximation"
             # the mean of a band's patch, so that an approximation has the frame's colours
             unit = 2 ** (level * len(how.axes) / 2) if how.form == "subband" else 1
-            pixels = canvas.rgb(x / unit) if low else canvas.diverging(x.mean(0), top)
-            drawing.tile((at, y + 22, side, side), pixels)
+            picture = x / unit if name == "approximation" else signed(x, top)
+            drawing.tile((at, y + 22, side, side), picture)

@@ -206,25 +206,30 @@ def with_controls(widgets: ipywidgets.DOMWidget, image: Image.Image, alt: str) -
 
 def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> ipywidgets.VBox:
     """Controls, the picture and its description; a moved control redraws the picture in place."""
-    widgets = ipywidgets.interactive(lambda **values: None, **controls).children[:-1]
-    shown, words = moving_picture(), ipywidgets.HTML()
-    for control in widgets:
-        control.value = first.get(control.description, control.value)
+    named, shown, words = named_controls(first, **controls), moving_picture(), ipywidgets.HTML()
 
     def redraw(change: dict | None = None) -> None:
         try:
-            image, description = draw(**{control.description: control.value for control in widgets})
+            image, description = draw(**{name: control.value for name, control in named.items()})
         except PpferError as error:  # else nobody would be told
             words.value = f"<b>{escape(str(error))}</b>"
             return
         put(image, shown)
         words.value = escape(description)
 
-    for control in widgets:
+    for control in named.values():
         control.observe(redraw, "value")
     redraw()
     row = ipywidgets.Layout(flex_flow="row wrap")
-    return ipywidgets.VBox([ipywidgets.Box(widgets, layout=row), shown, words])
+    return ipywidgets.VBox([ipywidgets.Box(list(named.values()), layout=row), shown, words])
+
+
+def named_controls(first: dict, **controls: Any) -> dict[str, ipywidgets.DOMWidget]:
+    """Controls by their names, beginning with the values of `first`."""
+    made = ipywidgets.interactive(lambda **values: None, **controls).children[:-1]
+    for control in made:
+        control.value = first.get(control.description, control.value)
+    return {control.description: control for control in made}
 
 
 def moving_picture() -> ipywidgets.Image:
