@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -60,53 +61,40 @@ def diagram(tasks: tuple[Task, ...]) -> Figure:
 
 def _draw(axis: Axes, task: Task) -> None:
     half = (0.42, 0.17)
-    both = (half, half)
-
-    def part(x: float, y: float, text: str, kind: str = "learns") -> tuple[float, float]:
-        return box(axis, (x, y), text, kind, half)
-
     axis.set_title(f"{task.title}: {task.description}", fontsize=8, loc="left")
 
-    # from left to right: the clip, and its bands where there is a transform
-    last, x = part(0, 0, "$V$", "plain"), 1.2
+    # from left to right: what passes the pictures on, of each column text → height
     bands = {"hpr": 0.42, "lpr": -0.42} if task.transform else {"pr": 0.0}
-    if task.transform:
-        source, last = last, part(x, 0, "split", "plain")
-        join(axis, source, last, both)
-        x += 1.2
+    columns = [{"$V$": 0.0}] + [{"split": 0.0}] * task.transform
+    first = len(columns)  # of what learns
+    columns += [{f"$F_{{{name}}}$": y for name, y in bands.items()}]
+    columns += [{"merge": 0.0}] * task.transform + [{"$F_{fc}$": 0.0}] * task.compensator
+    columns += [{"$F_u$": 0.0}]
+    placed = []
+    for i, column in enumerate(columns):
+        kinds = {text: "learns" if text.startswith("$F") else "plain" for text in column}
+        placed.append([box(axis, (1.2 * i, y), t, kinds[t], half) for t, y in column.items()])
+    for before, behind in itertools.pairwise(placed):
+        for a, b in itertools.product(before, behind):
+            join(axis, a, b, (half, half))
 
-    # the enhancers, each under its controller if that is there
-    enhancers = {name: part(x, y, f"$F_{{{name}}}$") for name, y in bands.items()}
-    for name, enhancer in enhancers.items():
-        join(axis, last, enhancer, both)
-        if task.controller:
-            at = enhancer[1] + (0.8 if enhancer[1] >= 0 else -0.8)
-            controller = part(x, at, f"$C_{{{name}}}$", "frozen")
-            join(axis, controller, enhancer, both, dashed=True)
-
-    # the bands put together again
-    first, x = x, x + 1.2
-    (*_, last) = enhancers.values()
-    if task.transform:
-        last = part(x, 0, "merge", "plain")
-        for enhancer in enhancers.values():
-            join(axis, enhancer, last, both)
-        x += 1.2
-
-    # the compensator and what it learns from, then the recognizer
+    # above or below, what they learn from
+    judges = []
+    if task.controller:
+        for (name, y), enhancer in zip(bands.items(), placed[first], strict=True):
+            judges.append((enhancer, y + (0.8 if y >= 0 else -0.8), f"$C_{{{name}}}$", "frozen"))
     if task.compensator:
-        compensator = part(x, 0, "$F_{fc}$")
-        join(axis, last, compensator, both)
         judge = ("$C_{fc}$", "frozen") if task.compensation_controller else ("MSE", "plain")
-        join(axis, part(x, 0.85, *judge), compensator, both, dashed=True)
-        last, x = compensator, x + 1.2
-    join(axis, last, part(x, 0, "$F_u$"), both)
+        judges.append((placed[-2][0], 0.85, *judge))
+    for taught, y, *words in judges:
+        join(axis, box(axis, (taught[0], y), *words, half), taught, (half, half), dashed=True)
 
     # a bar over what learns together
     if not task.controller:
-        axis.plot([first - 0.4, x + 0.4], [-1.4, -1.4], color="0.2", linewidth=3)
+        left, right = 1.2 * first, 1.2 * (len(columns) - 1)
+        axis.plot([left - 0.4, right + 0.4], [-1.4, -1.4], color="0.2", linewidth=3)
         words = "trained as a whole" + (", without $F_{fc}$" if task.compensator else "")
-        axis.text((first + x) / 2, -1.3, words, ha="center", va="bottom", fontsize=8)
+        axis.text((left + right) / 2, -1.3, words, ha="center", va="bottom", fontsize=8)
 
 
 def levels(shapes: Sequence[tuple[int, int, int]], *, residual: bool = False) -> Figure:

@@ -226,10 +226,11 @@ def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> i
 
 def named_controls(first: dict, **controls: Any) -> dict[str, ipywidgets.DOMWidget]:
     """Controls by their names, beginning with the values of `first`."""
-    made = ipywidgets.interactive(lambda **values: None, **controls).children[:-1]
-    for control in made:
-        control.value = first.get(control.description, control.value)
-    return {control.description: control for control in made}
+    made = {}
+    for name, abbreviation in controls.items():
+        made[name] = control = ipywidgets.interactive.widget_from_abbrev(abbreviation)
+        control.description, control.value = name, first.get(name, control.value)
+    return made
 
 
 def moving_picture() -> ipywidgets.Image:

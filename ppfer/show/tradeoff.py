@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -233,14 +234,11 @@ def grouped(spots: Sequence[tuple], reach: float) -> list[list]:
 
 def numbered(numbers: Sequence[int]) -> str:
     """Ascending numbers as one prints them: "1, 3, 15–19"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    parts = [run if len(run) < 3 else [f"{run[0]}–{run[-1]}"] for run in runs]
-    return ", ".join(str(part) for run in parts for part in run)
+    parts: list = []
+    for _, group in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in group]
+        parts += run if len(run) < 3 else [f"{run[0]}–{run[-1]}"]
+    return ", ".join(map(str, parts))
 
 
 def figure1(rows: Sequence[Mapping]) -> Figure:
