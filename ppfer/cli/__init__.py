@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(args, "set"):
             # a mistake is said before PyTorch; what was trained outlives its data
             settings_of(args, there=args.command not in ("protect", "export"))
+        if args.command == "run":
+            importlib.import_module("ppfer.cli.notebooks").chosen(args.notebooks)
         module = importlib.import_module(f"ppfer.cli.{COMMANDS[args.command].module}")
         return getattr(module, args.command)(args) or 0
     except PpferError as error:
