@@ -4,7 +4,7 @@ under both protocols.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ppfer import measure
 from ppfer.base.processes import is_main
@@ -53,9 +53,7 @@ def all_asked(run: Run) -> bool:
 
 
 def beyond(run: Run) -> tuple[str, ...]:
-    """The rows of notebook 11: the paper's method, what answers an attacker who learns, the limit;
-    with all approaches also Algorithm 1 run long.
-    """
+    """The rows of notebook 11."""
     return WHOLE_BEYOND if all_asked(run) else BEYOND
 
 
@@ -74,11 +72,7 @@ def approaches(run: Run, more: Sequence[str] = MORE) -> tuple[str, ...]:
 
 def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:
     """Make what a table over protectors needs: their inputs, their clips, and stages trained on
-    those.
-
-    Args:
-        names: protectors.
-        kinds: stages "<kind>/<protector>" to make for each, such as "recognizer" and "attack".
+    those, "<kind>/<protector>" of every kind, such as "recognizer" and "attack".
 
     Returns:
         The names that can run here; of the others `Protector.missing` tells what to install.
@@ -100,6 +94,14 @@ def left_out(run: Run, name: str) -> dict:
     """The row of an approach that cannot run here."""
     protector = run.protector(name)
     return {"approach": protector.title, "what_ran": f"left out: {protector.missing(run)}"}
+
+
+def rows_of(
+    run: Run, names: Sequence[str], kinds: Sequence[str], row: Callable[[str], dict]
+) -> list[dict]:
+    """The rows of a table over protectors, all of which is made first; see `prepare`."""
+    ready = prepare(run, names, kinds)
+    return [row(name) if name in ready else left_out(run, name) for name in names]
 
 
 # --- measures of a protector --------------------------------------------------
@@ -124,6 +126,21 @@ def measure_leakage(
     return rates | {"remapped": again}
 
 
+def in_steps(steps: int) -> str:
+    """An attacker's budget, in words."""
+    return f", {steps} steps" if steps else ""
+
+
+def worst(rows: Iterable[Mapping]) -> Worst | None:
+    """The attack that names, or reads, the greatest share; None of none.
+
+    Args:
+        rows: "attack", "k", "n" and perhaps "steps".
+    """
+    most = max((r for r in rows if r["n"]), key=lambda r: r["k"] / r["n"], default=None)
+    return most and Worst(most["k"], most["n"], most["attack"] + in_steps(most.get("steps", 0)))
+
+
 def worst_leakage(run: Run, name: str, clips: int = 1) -> Worst | None:
     """The most any attacker that was tried names, on the test part, and which one: the validator as
     trained, its best renaming of people, every member of `suite`, and from within where that was
@@ -134,31 +151,27 @@ def worst_leakage(run: Run, name: str, clips: int = 1) -> Worst | None:
             returned where no person has as many test clips.
     """
     store, truth = f"protected/{name}", run.labels("actor")[run.parts["test"]]
-    attacks = {"validator as trained": "identity"}
-    for stage, title in suite(run).items():
-        steps = run.stage(f"{stage}/{name}").train.steps
-        attacks[f"{title}, {steps} steps"] = f"{stage}/{name}"
+    attackers = {"identity": "validator as trained"}
+    for kind, title in suite(run).items():
+        network = f"{kind}/{name}"
+        attackers[network] = title + in_steps(run.stage(network).train.steps)
 
-    every = []
-    for title, network in attacks.items():
-        if clips == 1:
-            rates = leak(run, network, store, "test")
-            if network == "identity":
-                rates = measure_leakage(run, name)
-        else:
+    tried = []
+    for network, title in attackers.items():
+        if clips > 1:
             answers = run.logits(network, store, "test").log_softmax(-1)
             whole = answers.mean(1) if answers.ndim == 3 else answers  # (n, actors)
             rates = {"added up": measure.pooled(whole, truth, clips)}
-        every += [
-            Worst(rate.k, rate.n, f"{title}, {by.replace('_', ' ')}") for by, rate in rates.items()
-        ]
-    if run.has(f"within/{name}"):
-        rows = [row for row in run.get(f"within/{name}") if row["clips"] == clips]
-        for row in rows:
-            steps = f", {row['steps']} steps" if row["steps"] else ""
-            every.append(Worst(row["k"], row["n"], f"from within: {row['attack']}{steps}"))
-    every = [rate for rate in every if rate.n]
-    return max(every, key=lambda rate: rate.value) if every else None
+        elif network == "identity":
+            rates = measure_leakage(run, name)
+        else:
+            rates = leak(run, network, store, "test")
+        for by, rate in rates.items():
+            tried.append({"attack": f"{title}, {by.replace('_', ' ')}", **rate.to_dict()})
+    for row in run.get(f"within/{name}") if run.has(f"within/{name}") else ():
+        if row["clips"] == clips:
+            tried.append(row | {"attack": f"from within: {row['attack']}"})
+    return worst(tried)
 
 
 def measure_accuracy(
@@ -221,18 +234,15 @@ def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = Tr
     Raises:
         PpferError: naming a protector that breaks the protocol, before anything is measured.
     """
-    names = approaches(run) if names is None else names
-    ready, rows = prepare(run, names, ()), []
-    for name in names:
-        if name not in ready:
-            rows.append(left_out(run, name))
-        elif retrained:
-            rows.append(whole_row(run, name, more=all_asked(run) and name in beyond(run)))
-        else:
-            row = table_row(run, name, retrained=False)
-            run.ensure(f"steadiness/{name}")
-            rows.append(row | {"flicker": run.get(f"steadiness/{name}")})
-    return rows
+
+    def row(name: str) -> dict:
+        if retrained:
+            return whole_row(run, name, more=all_asked(run) and name in beyond(run))
+        run.ensure(f"steadiness/{name}")
+        flicker = run.get(f"steadiness/{name}")
+        return table_row(run, name, retrained=False) | {"flicker": flicker}
+
+    return rows_of(run, approaches(run) if names is None else names, (), row)
 
 
 def whole_row(run: Run, name: str, *, more: bool = True) -> dict:

@@ -17,7 +17,7 @@ from ppfer.run.run import Run
 from ppfer.run.stage import stage
 from ppfer.run.training import Training
 from ppfer.study.attacks import with_body
-from ppfer.study.tables import approaches, left_out, prepare
+from ppfer.study.tables import approaches, rows_of
 
 ATTRIBUTES = ("sex", "race", "age_group")
 AGE_GROUPS = ("under 30", "30 to 49", "50 and over")
@@ -97,21 +97,15 @@ def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     """Leakage of sex, race and age group on one random frame per test clip, frozen and retrained.
 
     Frozen: the attribute's own validator. Retrained: V_pl retrained on the protector's clips names
-        a distribution over
-    actors, and with it over what those actors are; so the second column needs no further training.
-    The last row always names the commonest group: what must not be exceeded for nothing to have
-    leaked.
+    a distribution over actors, and with it over what those actors are; so the second column needs
+    no further training. The last row always names the commonest group: what must not be exceeded
+    for nothing to have leaked.
     """
-    columns = attributes_of(run)
+    columns, commonest = attributes_of(run), {"approach": "Always the commonest group (control)"}
     for column in columns:
         run.ensure(f"attribute/{column}")
     names = approaches(run) if names is None else names
-    ready = prepare(run, names, ("attack",))
-    rows = [
-        attribute_row(run, name, columns) if name in ready else left_out(run, name)
-        for name in names
-    ]
-    commonest = {"approach": "Always the commonest group (control)"}
+    rows = rows_of(run, names, ("attack",), lambda name: attribute_row(run, name, columns))
     for column in columns:
         truth = attribute_labels(run.table, column)[0]
         train, test = (truth[run.parts[part]] for part in ("train", "test"))
@@ -143,7 +137,7 @@ def actor_groups(run: Run, labels: np.ndarray, groups: int) -> Tensor:
     """
     table = torch.zeros(len(run.classes("actor")), groups)
     rows = labels >= 0
-    table[torch.as_tensor(run.labels("actor")[rows]), torch.as_tensor(labels[rows])] = 1
+    table[run.labels("actor")[rows], labels[rows]] = 1
     return table
 
 
@@ -156,20 +150,18 @@ def accuracy_table(
     Args:
         by: other columns of the clips' table, such as "sentence" and "level".
     """
-    names = approaches(run) if names is None else names
-    ready, by = prepare(run, names, ("recognizer",)), attributes_of(run) if by is None else by
-    return [accuracy_row(run, name, by) if name in ready else left_out(run, name) for name in names]
+    by, index = attributes_of(run) if by is None else by, run.parts["test"]
 
+    def row(name: str) -> dict:
+        cells = {"approach": run.protector(name).title}
+        logits = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
+        hits = measure.hits(logits, run.labels("emotion")[index])
+        for column in by:
+            labels, classes = attribute_labels(run.table, column)
+            known = labels[index] >= 0
+            groups = [classes[label] for label in labels[index[known]]]
+            rates = measure.by_group(hits[known], groups)
+            cells |= {f"{column}: {group}": rate for group, rate in rates.items()}
+        return cells
 
-def accuracy_row(run: Run, name: str, by: Sequence[str]) -> dict:
-    """One protector's row of `accuracy_table`."""
-    row, index = {"approach": run.protector(name).title}, run.parts["test"]
-    logits = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
-    hits = measure.hits(logits, run.labels("emotion")[index])
-    for column in by:
-        labels, classes = attribute_labels(run.table, column)
-        known = labels[index] >= 0
-        groups = [classes[label] for label in labels[index[known]]]
-        rates = measure.by_group(hits[known], groups)
-        row |= {f"{column}: {group}": rate for group, rate in rates.items()}
-    return row
+    return rows_of(run, approaches(run) if names is None else names, ("recognizer",), row)
