@@ -167,7 +167,7 @@ def worst_leakage(run: Run, name: str, clips: int = 1) -> Worst | None:
         else:
             rates = leak(run, network, store, "test")
         for by, rate in rates.items():
-            tried.append({"attack": f"{title}, {by.replace('_', ' ')}", **rate.to_dict()})
+            tried.append(rate.to_dict() | {"attack": f"{title}, {by.replace('_', ' ')}"})
     for row in run.get(f"within/{name}") if run.has(f"within/{name}") else ():
         if row["clips"] == clips:
             tried.append(row | {"attack": f"from within: {row['attack']}"})

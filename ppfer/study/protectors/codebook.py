@@ -16,26 +16,21 @@ what the donor would have done in the same clip, and to hide from two adversarie
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.base.errors import PpferError
-from ppfer.base.weights import shipped_weights
-from ppfer.config import Config
 from ppfer.protect import VideoProtector
-from ppfer.run.names import data_path
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.protectors import reenactment, regressor
+from ppfer.twin.people import seeded
 
 FRAMES = 16  # of a clip as the encoder sees it, and of a performance
 WINDOW, HOP = 2.0, 1.0  # s of a video that one symbol stands for, and from one symbol to the next
@@ -151,8 +146,7 @@ def answered(symbols: Tensor, count: int, epsilon: float, names: list[str]) -> T
     keep = 1 / (1 + (count - 1) * math.exp(-epsilon))
     given = []
     for symbol, name in zip(symbols.tolist(), names, strict=True):
-        seed = int.from_bytes(hashlib.sha256(f"answer {name}".encode()).digest()[:8], "little")
-        rng = np.random.default_rng(seed)
+        rng = seeded(f"answer {name}")
         other = (symbol + int(rng.integers(1, count))) % count
         given.append(symbol if rng.random() < keep else other)
     return symbols.new_tensor(given)
@@ -167,20 +161,6 @@ def bound(people: int, symbols: int, epsilon: float = 0.0, clips: int = 1) -> fl
     """
     once = min(symbols, math.exp(epsilon)) if epsilon else symbols
     return min(1.0, once**clips / people)
-
-
-def weights_path(config: Config) -> Path:
-    """The file of weights that a config names."""
-    return data_path(config.codebook_weights)
-
-
-def shipped(config: Config) -> Codebook:
-    """The codebook with the weights a config names.
-
-    Raises:
-        PpferError: when they are not there or do not fit.
-    """
-    return shipped_weights(Codebook(), weights_path(config), "codebook")
 
 
 # --- the protector ------------------------------------------------------------------
@@ -203,6 +183,7 @@ class CodebookReenactment(nn.Module):
         if not 2 <= symbols <= FINEST:
             raise PpferError(f"codebook_symbols takes 2 to {FINEST}, not {symbols}")
         self.puppet, self.book, self.count, self.epsilon = puppet, book, symbols, epsilon
+        self.kinds = symbols  # how many there are to tell apart
 
     def forward(self, clips: Tensor) -> Tensor:
         """Whole clips, performed."""
@@ -215,11 +196,6 @@ class CodebookReenactment(nn.Module):
         symbols = torch.tensor([symbol], device=self.book.centres.device)
         done = self.book.performed(symbols, self.count, frames)
         return reenactment.redrawn(done, height, width)[0]
-
-    @property
-    def kinds(self) -> int:
-        """How many symbols there are."""
-        return self.count
 
     def symbols(self, clips: Tensor, names: Sequence[str] = ()) -> Tensor:
         """All that is let through of whole clips (B, T, 3, H, W): one symbol each, (B,)."""
@@ -338,8 +314,9 @@ def build(run: Run) -> CodebookReenactment:
         PpferError: when they are not there, or learned with another reader or donor.
     """
     made = run.has("codebook")
-    book = run.get("codebook") if made else shipped(run.config).to(run.device)
     config, puppet = run.config, reenactment.build(run)
+    book = run.get("codebook") if made else regressor.shipped(Codebook(), config, "codebook")
+    book = book.to(run.device)
     if (probe(puppet.reader, run.device) - book.probe).abs().max() > ALIKE:
         raise PpferError(
             f"the codebook {config.codebook_weights or run.dir / 'codebook'} learned with another "

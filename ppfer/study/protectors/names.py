@@ -16,15 +16,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ppfer import nets
 from ppfer.base.errors import PpferError
-from ppfer.base.files import atomic
 from ppfer.base.progress import Progress
+from ppfer.base.weights import save_tensors
 from ppfer.data.words import EMOTIONS
-from ppfer.measure import rate
+from ppfer.measure import accuracy
 from ppfer.run.clips import by_clip
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
@@ -35,8 +35,6 @@ FLAT = 3.0  # ridge's penalty, in mean eigenvalues of the features' covariance
 LEAST = 1e-3  # added to every deviation: some of the landmarker's actions never move
 WINDOWS = 8  # of a video, from which on its own mean score is taken off
 VARIED = 8  # performances of a name that are drawn among, those most strangers' clips fell to
-
-Scores = Callable[[Tensor], Tensor]  # numbers of clips (B, T, 55) → scores (B, K)
 
 
 def statistics(numbers: Tensor) -> Tensor:
@@ -107,9 +105,8 @@ class Names(Stage):
         learned = ridge(numbers[train], truth[train], len(classes))
         said = scores(learned, numbers)
         own = own_means(said, torch.as_tensor(run.labels("actor")))
-        with atomic(folder / "names.safetensors") as partial:
-            save_file({**learned, "own": own}, partial)
-        right = rate(((said - own)[val].argmax(1) == truth[val]).numpy())
+        save_tensors({**learned, "own": own}, folder / "names.safetensors")
+        right = accuracy((said - own)[val], truth[val])
         return {"classes": list(classes), "val_named": right.to_dict()}
 
     def load(self, folder: Path) -> dict[str, Tensor]:
@@ -150,16 +147,12 @@ class NamesReenactment(codebook.CodebookReenactment):
         ordered = book.share.argsort(descending=True)
         meant = [ordered[book.named[ordered] == EMOTIONS.index(name)] for name in classes]
         self.performances = [rows[:VARIED].tolist() for rows in meant]
+        self.kinds = len(classes)
 
     def forward(self, clips: Tensor, names: Sequence[str]) -> Tensor:
         """Whole clips, performed."""
         rows = self._drawn_of(self.symbols(clips, names), names)
         return torch.stack([self.drawn(row, clips.shape[1], *clips.shape[-2:]) for row in rows])
-
-    @property
-    def kinds(self) -> int:
-        """How many expressions there are."""
-        return len(self.performances)
 
     def symbols(self, clips: Tensor, names: Sequence[str] = ()) -> Tensor:
         """All that is let through of whole clips of the run (B, T, 3, H, W): the index of an

@@ -35,7 +35,7 @@ from ppfer.study.protectors import landmarker, regressor
 from ppfer.study.protectors.figure import calm, figure_square
 from ppfer.twin.acting import HARD, HARD_LIMIT, LIMIT
 from ppfer.twin.head import draw, load_head
-from ppfer.twin.people import DONOR, Actor, appearance
+from ppfer.twin.people import DONOR, Actor, appearance, seeded
 from ppfer.video.faces import finder_missing, head_square, surest
 
 Reader = Callable[[Tensor], Tensor]  # frames (N, 3, H, W) → numbers (N, 55)
@@ -128,8 +128,9 @@ class Reenactment(nn.Module):
         """Numbers (B, T, 55) with the offsets of B names, within what a face can do."""
         spread = getattr(self.reader, "spread", None)
         if self.offset and spread is not None:
-            shift = torch.stack([_normal(name) for name in names]).to(read)  # (B, 55)
-            read = read + self.offset * spread * shift[:, None]
+            # standard normal numbers that a name stands for
+            shift = np.stack([seeded(name).normal(size=read.shape[-1]) for name in names])
+            read = read + self.offset * spread * torch.as_tensor(shift).to(read)[:, None]
         return clamped_to_a_face(read)
 
 
@@ -326,13 +327,6 @@ def first_frame_names(frames: Tensor) -> list[str]:
     return [hashlib.sha256(frame.numpy().tobytes()).hexdigest() for frame in pixels]
 
 
-def _normal(name: str) -> Tensor:
-    """Standard normal numbers (55,) that a name stands for."""
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    drawn = np.random.default_rng(seed).normal(size=regressor.NUMBERS)
-    return torch.as_tensor(drawn, dtype=torch.float32)
-
-
 # --- the protector ----------------------------------------------------------------
 
 
@@ -347,7 +341,7 @@ def reader_of(run: Run) -> Reader:
         return landmarker.Landmarker(landmarker.task_path(run.config))
     if run.has("regressor"):
         return run.get("regressor")
-    net = nets.freeze(regressor.shipped(run.config).to(run.device))
+    net = nets.freeze(regressor.shipped(regressor.Regressor(), run.config).to(run.device))
     return fast.prepare(net, run.device)
 
 

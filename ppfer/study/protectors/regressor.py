@@ -63,7 +63,8 @@ class Regressor(nn.Module):
 
 
 class RegressionObjective(nn.Module):
-    """Smooth L1 on standardised numbers, and the square of what is wrong about a person throughout.
+    """Smooth L1 on standardised numbers, and the square of what is wrong about a person throughout;
+    of frames (P·GROUP, 3, H, W) of P people in turn, and their numbers.
 
     The first is quadratic up to `FAR`: most actions are absent from most frames, and what cares for
     the size of an error alone would say so of every frame. The second is what a linear attacker
@@ -77,7 +78,6 @@ class RegressionObjective(nn.Module):
         self.net = net
 
     def forward(self, frames: Tensor, numbers: Tensor) -> Tensor:
-        """Frames (P·GROUP, 3, H, W) of P people in turn, their numbers → scalar."""
         wrong = (self.net(frames) - numbers) / self.net.std
         wrong = torch.cat([wrong[:, :-3], POSE * wrong[:, -3:]], 1)
         each = F.huber_loss(wrong, torch.zeros_like(wrong), delta=FAR)
@@ -98,14 +98,8 @@ def common_error(wrong: Tensor, group: int = GROUP) -> Tensor:
 
 
 class CrowdBatches:
-    """Batches of a crowd as cameras and face finders give them, a pure function of (seed, step).
-
-    Calling it with a step returns frames (P·GROUP, 3, SIDE, SIDE) in [0, 1] and their numbers.
-
-    Args:
-        crowd: drawn people.
-        batch: frames, a multiple of `GROUP`.
-        seed: of all that is random.
+    """Batches of a crowd as cameras and face finders give them, a pure function of (seed, step):
+    frames (P·GROUP, 3, SIDE, SIDE) in [0, 1], so many as `batch`, and their numbers.
     """
 
     def __init__(self, crowd: Crowd, batch: int, seed: int):
@@ -139,31 +133,20 @@ def mirrored(numbers: Tensor) -> Tensor:
 @functools.cache
 def _mirror(device: torch.device) -> tuple[Tensor, Tensor]:
     action = load_head(torch.device("cpu")).action
-    other = {"Left": "Right", "Right": "Left"}
-    order = [
-        action[name[: -len(s)] + other[s]] if (s := _side(name)) else i
-        for name, i in action.items()
-    ]
+    order = list(action.values())
+    for name, i in action.items():
+        if name.endswith("Left"):
+            j = action[name.removesuffix("Left") + "Right"]
+            order[i], order[j] = j, i
     sign = torch.ones(NUMBERS, device=device)
     sign[[NUMBERS - 3, NUMBERS - 1]] = -1
     return torch.tensor([*order, *range(NUMBERS - 3, NUMBERS)], device=device), sign
 
 
-def _side(name: str) -> str:
-    return next((side for side in ("Left", "Right") if name.endswith(side)), "")
-
-
 def degraded(frames: Tensor, dice: Tensor) -> Tensor:
-    """Frames as they come out of bad cameras and uncertain face finders.
-
-    Cut out and scaled, half hidden, grey or tinted, of low resolution, blurred, noisy, compressed.
-
-    Args:
-        frames: (N, 3, h, w) in [0, 1].
-        dice: (N, 26) in [0, 1): all that is random.
-
-    Returns:
-        (N, 3, SIDE, SIDE) in [0, 1].
+    """Frames (N, 3, h, w) in [0, 1] as they come out of bad cameras and uncertain face finders,
+    (N, 3, SIDE, SIDE): cut out and scaled, half hidden, grey or tinted, of low resolution, blurred,
+    noisy, compressed. All that is random is in `dice`, (N, 26) in [0, 1).
     """
     crop, hide, tint, rest = dice.split((3, 10, 6, 7), 1)
     scale, shift = 0.85 + 0.3 * crop[:, 0], 0.3 * (crop[:, 1:] - 0.5)
@@ -208,6 +191,38 @@ def _hidden(frames: Tensor, dice: Tensor) -> Tensor:
 # --- the stage --------------------------------------------------------------------
 
 
+class Shipped(Training):
+    """A network that the repository ships: with the weights its config names under
+    ``<stage>_weights``, else trained here.
+    """
+
+    @property
+    def given(self) -> str:
+        """The file of weights; "" where it is trained."""
+        return getattr(self.config, f"{self.kind}_weights")
+
+    def settings(self) -> dict:
+        if not self.given:
+            return super().settings()
+        path = data_path(self.given)  # which may not be there: an error where it is needed
+        return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""}
+
+    def make(self, folder: Path) -> dict:
+        if not self.given:
+            return super().make(folder)
+        save_weights(shipped(self.net(), self.config, self.kind), folder / "weights.safetensors")
+        return {"loaded": self.given}
+
+
+def shipped(net: nn.Module, config: Config, what: str = "regressor") -> nn.Module:
+    """The regressor, or another network, with the weights that a config names.
+
+    Raises:
+        PpferError: when they are not there or do not fit.
+    """
+    return shipped_weights(net, data_path(getattr(config, f"{what}_weights")), what)
+
+
 @stage(
     "regressor",
     settings=("regressor_weights", "regressor_people"),
@@ -215,22 +230,10 @@ def _hidden(frames: Tensor, dice: Tensor) -> Tensor:
     study=True,
     version=2,
 )
-class Regression(Training):
-    """The regressor: the shipped weights where the config names them, else trained here."""
+class Regression(Shipped):
+    """The regressor."""
 
     best = (("val_actions", max),)
-
-    def settings(self) -> dict:
-        if not self.config.regressor_weights:
-            return super().settings()
-        path = weights_path(self.config)  # which may not be there: an error where it is needed
-        return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""}
-
-    def make(self, folder: Path) -> dict:
-        if not self.config.regressor_weights:
-            return super().make(folder)
-        save_weights(shipped(self.config), folder / "weights.safetensors")
-        return {"loaded": self.config.regressor_weights}
 
     def net(self) -> Regressor:
         return Regressor()
@@ -245,9 +248,8 @@ class Regression(Training):
     def crowd(self) -> Crowd:
         """Whom it learns from."""
         people = self.config.regressor_people
-        return crowd(
-            people, self.run.device, FIRST, Progress("drawing people", people, "people").update
-        )
+        progress = Progress("drawing people", people, "people")
+        return crowd(people, self.run.device, FIRST, progress.update)
 
     @functools.cached_property
     def strangers(self) -> Crowd:
@@ -282,17 +284,3 @@ class Regression(Training):
             "val_pose": float(r2[NUMBERS - 3 :].mean()),
             "val_own": float((own / scale).sum() / (wrong.square().mean(0) / scale).sum()),
         }
-
-
-def weights_path(config: Config) -> Path:
-    """The file of weights that a config names."""
-    return data_path(config.regressor_weights)
-
-
-def shipped(config: Config) -> Regressor:
-    """The regressor with the weights a config names.
-
-    Raises:
-        PpferError: when they are not there or do not fit.
-    """
-    return shipped_weights(Regressor(), weights_path(config), "regressor")
