@@ -38,14 +38,15 @@ class Embedder(nn.Module):
 
 
 class Unlike(nn.Module):
-    """1 − cosine between embeddings (B, D) and what a frozen teacher says of the originals."""
+    """1 − cosine between embeddings (B, D) of protected frames and what a frozen teacher says of
+    the originals (B, 3, H, W) → scalar.
+    """
 
     def __init__(self, teacher: nn.Module):
         super().__init__()
-        self.teacher = nets.freeze(teacher)
+        self.teacher = teacher
 
     def forward(self, embeddings: Tensor, original: Tensor) -> Tensor:
-        """Of the same frames, protected, and (B, 3, H, W) as they were → scalar."""
         return (1 - (embeddings * self.teacher(original)).sum(-1)).mean()
 
 
@@ -56,21 +57,15 @@ def strangers(run: Run) -> np.ndarray:
 
 
 def linked(probes: Tensor, whose: np.ndarray, gallery: Tensor, enrolled: np.ndarray) -> Linked:
-    """Match clips to people.
+    """How often the enrolled person nearest to a clip is the right one, and the rate at which as
+    many pairs of two people are accepted as pairs of one are refused.
 
     Args:
-        probes: (n, D) embeddings of length 1.
-        whose: (n,) true labels.
-        gallery: (m, D) embeddings of the enrolled people.
-        enrolled: (m,) their labels.
-
-    Returns:
-        how often the nearest is the right one, and the rate at which as many pairs of two people
-        are accepted as pairs of one are refused.
+        probes, gallery: (n, D) embeddings of clips and (m, D) of the enrolled people, of length 1.
+        whose, enrolled: (n,) and (m,) their labels.
     """
     scores = (probes @ gallery.T).numpy()  # (n, m)
-    same = np.asarray(whose)[:, None] == np.asarray(enrolled)
-    hits = np.asarray(enrolled)[scores.argmax(1)] == whose
+    same, hits = whose[:, None] == enrolled, enrolled[scores.argmax(1)] == whose
     thresholds = np.unique(scores)
     refused = np.searchsorted(np.sort(scores[same]), thresholds) / same.sum()
     accepted = 1 - np.searchsorted(np.sort(scores[~same]), thresholds) / (~same).sum()

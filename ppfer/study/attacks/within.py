@@ -185,12 +185,12 @@ class Numbers(Stage):
 
     def read(self, recovery: nn.Module | None) -> Tensor:
         """What the regressor says of the clips, or of what a recovery net makes of them."""
-        run, read = self.run, []
+        run, regressor, read = self.run, self.run.get("regressor"), []
         for part in run.tensor(f"protected/{self.protector}").split(64):
             part = undo(recovery, part, run.device) if recovery else part
             with torch.inference_mode():
-                pixels = part.to(run.device).flatten(0, 1).float() / 255
-                read.append(run.get("regressor")(pixels).unflatten(0, part.shape[:2]).half().cpu())
+                numbers = regressor(part.to(run.device).flatten(0, 1).float() / 255)
+            read.append(numbers.unflatten(0, part.shape[:2]).half().cpu())
         return torch.cat(read)
 
     def load(self, folder: Path) -> Tensor:
@@ -215,10 +215,8 @@ class Within(Stage):
         run, rows, test = self.run, [], self.run.parts["test"]
         numbers = run.get(f"numbers/{self.protector}")
         parts = {k: torch.as_tensor(v).to(numbers.device) for k, v in run.parts.items()}
-        actors, emotions = (
-            torch.as_tensor(run.labels(column)).to(numbers.device)
-            for column in ("actor", "emotion")
-        )
+        columns = ("actor", "emotion")
+        actors, emotions = (torch.as_tensor(run.labels(c)).to(numbers.device) for c in columns)
         truth = run.labels("actor")[test]
 
         def asked(attack: str, steps: int, log_probabilities: Tensor) -> None:

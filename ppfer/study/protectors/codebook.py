@@ -112,15 +112,8 @@ def resampled(numbers: Tensor, frames: int) -> Tensor:
 
 
 def kmeans(points: Tensor, weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Weighted k-means (Lloyd 1982) from points drawn with one seed.
-
-    Args:
-        points: (N, D).
-        weights: (N,) of the points.
-        count: of centres.
-
-    Returns:
-        centres (count, D), and of each point its nearest (N,).
+    """Weighted k-means (Lloyd 1982) of points (N, D) with weights (N,), which begins with some that
+    are drawn with one seed: centres (count, D), and of each point its nearest (N,).
     """
     g = torch.Generator().manual_seed(0)
     chances, few = weights.float().cpu().clamp(min=1e-9), len(points) < count
@@ -170,9 +163,8 @@ class CodebookReenactment(nn.Module):
     """Clips (B, T, 3, H, W) in [0, 1] to the donor's performances, of the same shape.
 
     Args:
-        puppet: what reads faces and draws the donor.
-        book: whose symbols pass.
-        symbols: how many of them.
+        puppet: what reads faces.
+        book: whose symbols pass, `symbols` in number.
         epsilon: of randomised answers, see `answered`; 0: every answer is the true one.
     """
 
@@ -186,7 +178,6 @@ class CodebookReenactment(nn.Module):
         self.kinds = symbols  # how many there are to tell apart
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Whole clips, performed."""
         symbols = self.symbols(clips).tolist()
         return torch.stack([self.drawn(s, clips.shape[1], *clips.shape[-2:]) for s in symbols])
 
@@ -224,7 +215,6 @@ class PerformedVideo:
     """One video: a symbol for every `WINDOW`, a new one every `HOP`, blended into each other.
 
     Attributes:
-        protector: as it is for any clips.
         rate: frames per second.
         read: of each name, what was read in the first pass of every `every`-th frame.
         seen, shown: of each name, frames that went by in the first and in the second pass.
@@ -242,9 +232,7 @@ class PerformedVideo:
         return max(1, round(self.rate / READ))
 
     def first_pass(self, clips: Tensor, names: Sequence[str]) -> Tensor:
-        """Reads clips (B, T, 3, H, W), parts of videos in their order; they come back as they
-        are.
-        """
+        """Reads clips (B, T, 3, H, W), parts in their order; they come back as they are."""
         for clip, name in zip(clips, names, strict=True):
             before = self.seen.get(name, 0)
             wanted = clip[-before % self.every :: self.every]  # (t, 3, H, W)
@@ -264,11 +252,9 @@ class PerformedVideo:
         # a window that begins every HOP, the last one where the video ends
         size = min(len(numbers), max(2, round(WINDOW * rate)))
         step = max(1, round(HOP * rate))
-        starts = [*range(0, max(1, len(numbers) - size), step), len(numbers) - size]
-        starts = sorted(set(starts))
+        starts = sorted({*range(0, len(numbers) - size, step), len(numbers) - size})
         windows = torch.stack([numbers[at : at + size] for at in starts])  # (W, size, 55)
-        names = [f"{name} {at}" for at in starts]
-        symbols = self.protector.answer(windows, names)
+        symbols = self.protector.answer(windows, [f"{name} {at}" for at in starts])
         length = min(frames, size * self.every)
         done = self.protector.book.performed(symbols, self.protector.count, length)
         # windows fade into each other; where one stands alone it counts whole

@@ -44,14 +44,8 @@ def statistics(numbers: Tensor) -> Tensor:
 
 
 def ridge(numbers: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
-    """Ridge regression of labels on `statistics`, in its dual form: clips are few.
-
-    Args:
-        numbers: (n, T, 55) of clips that are learned from.
-        labels: (n,) 0 to `classes` − 1.
-
-    Returns:
-        "mean" and "scale" of the features (D,), and "weights" (D, classes), for `scores`.
+    """Ridge regression of labels (n,) on `statistics` of numbers (n, T, 55), in its dual form, since
+    clips are few: "mean" and "scale" of the features (D,), and "weights" (D, classes).
     """
     given = statistics(numbers).double()
     mean, scale = given.mean(0), given.std(0, correction=0) + LEAST
@@ -126,8 +120,7 @@ class NamesReenactment(codebook.CodebookReenactment):
     express, of the same shape.
 
     Args:
-        puppet: what reads faces and draws the donor.
-        book: whose performances are shown.
+        puppet, book: what reads faces, and whose performances are shown.
         learned: from the stage `Names`.
         classes: expressions, as the scores have them.
         own: the mean score (K,) of the person in a clip, by the clip's name.
@@ -150,14 +143,11 @@ class NamesReenactment(codebook.CodebookReenactment):
         self.kinds = len(classes)
 
     def forward(self, clips: Tensor, names: Sequence[str]) -> Tensor:
-        """Whole clips, performed."""
         rows = self._drawn_of(self.symbols(clips, names), names)
         return torch.stack([self.drawn(row, clips.shape[1], *clips.shape[-2:]) for row in rows])
 
     def symbols(self, clips: Tensor, names: Sequence[str] = ()) -> Tensor:
-        """All that is let through of whole clips of the run (B, T, 3, H, W): the index of an
-        expression each, (B,).
-        """
+        """All that is let through of whole clips of the run: an expression's index each, (B,)."""
         said = scores(self.learned, self.puppet.read(clips, (0, 0)))
         return (said - torch.stack([self.own(name) for name in names])).argmax(1)
 
@@ -179,10 +169,8 @@ class NamesReenactment(codebook.CodebookReenactment):
 
 
 def build(run: Run) -> NamesReenactment:
-    """The protector of a run, which learns the names first if it has not.
-
-    Raises:
-        PpferError: see `ppfer.study.protectors.codebook.build`, and `Names`.
+    """The protector of a run, which learns the names first if it has not; raises as
+    `ppfer.study.protectors.codebook.build` and `Names` do.
     """
     run.ensure("names")
     shown, learned = codebook.build(run), run.get("names")

@@ -32,7 +32,6 @@ from ppfer.run.clips import twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.protectors import landmarker, regressor
-from ppfer.study.protectors.figure import calm, figure_square
 from ppfer.twin.acting import HARD, HARD_LIMIT, LIMIT
 from ppfer.twin.head import draw, load_head
 from ppfer.twin.people import DONOR, Actor, appearance, seeded
@@ -52,6 +51,10 @@ MOMENT, MOST = 0.03, 2  # s: in a video nothing changes faster; and so many pass
 SCALE = 1.0  # the donor is as large as people in front of a green screen
 LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
 GROUND = (0.06, 0.30, 0.11)  # linear light: a green screen, which anything can be put behind
+DONOR_FACE = (0.27, 0.23, 0.74, 0.88)  # a `Finder`'s box of the donor, shares of the picture
+# The donor's face at rest looks cross: the corners of the mouth fall, the brows are low. In a video
+# these actions are added, so that he is calm where nothing is done.
+CALM = {"mouthSmile": 0.3, "browInnerUp": 0.4, "browOuterUp": -0.2}
 REST = 0.2  # share of a clip's frames in which an action is weaker than what counts as rest
 FINE = 1.25  # large pictures are drawn this much larger and shrunk; small ones with 2 × 2 samples
 LARGE = 160  # pixels from which a picture is large
@@ -70,8 +73,7 @@ class Reenactment(nn.Module):
         reader: see the module's docstring.
         offset: strength of a constant added to all numbers of a clip, drawn with the deviation
             ``reader.spread``: that of the reader's mean error from person to person, which such an
-            offset hides; 0 adds nothing, and a reader without a spread gets none. Runs say
-            ``config.reenactment_offset``.
+            offset hides; a reader without a spread gets none.
         find: where faces are in clips (B, T, 3, S, S) uint8, see `ppfer.video.faces.surest`; the
             reader is shown the `view_square` of them. None: heads are framed as those it learned
             from.
@@ -104,14 +106,12 @@ class Reenactment(nn.Module):
         )
 
     def read(self, clips: Tensor, passes: tuple[int, int] = PASSES) -> Tensor:
-        """What the reader says of clips: (B, T, 55), the actions and the pose each smoothed over
-        time as often as `passes` says.
-        """
+        """What the reader says of clips, (B, T, 55), actions and pose smoothed `passes` times."""
         seen = clips
         if self.find:
             seen = face_crops(clips, self.find(clips.float().mul(255).round().byte()))
         read = self.reader(seen.flatten(0, 1)).float().to(clips.device)
-        read, _ = landmarker.bridged(read.unflatten(0, clips.shape[:2]))
+        read = landmarker.bridged(read.unflatten(0, clips.shape[:2]))
         split = read.split((regressor.NUMBERS - 3, 3), -1)
         return torch.cat([smoothed(part, p) for part, p in zip(split, passes, strict=True)], -1)
 
@@ -139,7 +139,6 @@ class ReenactedVideo:
     """Re-enactment of one video, in parts; a face's parts have one name and get one offset.
 
     Attributes:
-        reenactment: as it is for any clips.
         passes: how often actions and pose are smoothed, see `smoothing_passes`.
         first_read: what was read of each name in the first pass, 110 bytes a frame.
     """
@@ -199,15 +198,12 @@ def view_square(box: np.ndarray) -> np.ndarray:
 
 
 def face_crops(clips: Tensor, faces: np.ndarray) -> Tensor:
-    """The `view_square` of the faces of clips.
+    """The `view_square` of the faces of clips (B, T, 3, S, S) in [0, 1], as large as the regressor
+    sees frames.
 
     Args:
-        clips: (B, T, 3, S, S) in [0, 1].
         faces: (B, T, 5) as `ppfer.video.faces.surest` finds them. One that was missed is taken to
             be where the clip's others are; of a clip without any, the whole picture is shown.
-
-    Returns:
-        (B, T, 3, SIDE, SIDE) in [0, 1], with the regressor's SIDE.
     """
     squares = np.tile(np.float32([0, 0, 1, 1]), (*faces.shape[:2], 1))
     for square, found in zip(squares, faces[..., :4], strict=True):
@@ -263,10 +259,8 @@ def redrawn(numbers: Tensor, height: int, width: int) -> Tensor:
 
 
 def figures(numbers: Tensor, side: int) -> Tensor:
-    """The donor with numbers (B, T, 55) and without a ground, as a video is to show him.
-
-    Returns:
-        (B, T, 4, side, side) in [0, 1]: colour times coverage, and coverage.
+    """The donor with numbers (B, T, 55) and without a ground, as a video is to show him: (B, T, 4,
+    side, side) in [0, 1], colour times coverage, and coverage.
     """
     return _drawn(numbers + calm().to(numbers), side, alone=True)
 
@@ -284,6 +278,22 @@ def _drawn(numbers: Tensor, side: int, **how: bool) -> Tensor:
         with single_thread_pool() as pool:
             drawn = torch.cat(list(pool.map(each, flat.split(at_once))))
     return drawn.unflatten(0, numbers.shape[:2])
+
+
+def figure_square(box: np.ndarray) -> np.ndarray:
+    """The square (4,) that a figure fills, for a face's box (4,) that the donor's is to equal."""
+    left, top, right, bottom = box[:4]
+    side = max(right - left, bottom - top) / (DONOR_FACE[3] - DONOR_FACE[1])
+    x = (left + right) / 2 - (DONOR_FACE[0] + DONOR_FACE[2]) / 2 * side
+    y = (top + bottom) / 2 - (DONOR_FACE[1] + DONOR_FACE[3]) / 2 * side
+    return np.array([x, y, x + side, y + side], np.float32)
+
+
+@functools.cache
+def calm() -> Tensor:
+    """What is added to the numbers of a figure, (55,), see `CALM`."""
+    plain = [name.removesuffix("Left").removesuffix("Right") for name in actions()]
+    return torch.tensor([*(CALM.get(name, 0.0) for name in plain), 0.0, 0.0, 0.0])
 
 
 @torch.inference_mode()
@@ -332,10 +342,7 @@ def first_frame_names(frames: Tensor) -> list[str]:
 
 def reader_of(run: Run) -> Reader:
     """Who reads faces in a run: the landmarker if its config says so, the regressor that it made,
-    or the one whose weights its config names.
-
-    Raises:
-        PpferError: when they are not there.
+    or the one whose weights its config names; a `PpferError` when those are not there.
     """
     if run.config.reader == "mediapipe":
         return landmarker.Landmarker(landmarker.task_path(run.config))
@@ -353,11 +360,7 @@ def finds(run: Run) -> bool:
 
 
 def build(run: Run, *, neutral: bool = False) -> Reenactment:
-    """The re-enactment of a run.
-
-    Raises:
-        PpferError: see `reader_of`.
-    """
+    """The re-enactment of a run; raises as `reader_of` does."""
     offset = 0.0 if neutral else run.config.reenactment_offset  # neutral, nothing is left to hide
     find = surest if finds(run) else None
     return Reenactment(reader_of(run), offset=offset, find=find, neutral=neutral)
