@@ -27,7 +27,7 @@ QUARTERS = 4  # parts of a clip
 VARIED = 30  # actions that the mean is taken over: the most varied
 
 
-@stage("motions", needs=("clips",), notebook="11", study=True, alone=True)
+@stage("motions", needs=("clips",), notebook="11", alone=True)
 class Motions(Stage):
     """The true facial actions of every clip, (N, QUARTERS, 52) float32; for the twin alone."""
 
@@ -49,7 +49,6 @@ class Motions(Stage):
     needs=("split", "motions", "protected/{protector}", "recognizer/{protector}"),
     settings=("nets.recognizer",),
     notebook="11",
-    study=True,
 )
 class Actions(OnProtected):
     """F_u as trained on a protector's clips, with the facial actions for outputs, trained on.

@@ -59,7 +59,7 @@ def attributes_of(run: Run) -> list[str]:
     return found
 
 
-@stage("attribute/{column}", needs=("split", "identity"), notebook="08", study=True)
+@stage("attribute/{column}", needs=("split", "identity"), notebook="08")
 class Attribute(Training):
     """A validator of one attribute: V_pl with another head, trained on original training clips."""
 

@@ -73,12 +73,7 @@ def linked(probes: Tensor, whose: np.ndarray, gallery: Tensor, enrolled: np.ndar
     return Linked(int(hits.sum()), len(hits), float(refused[at] + accepted[at]) / 2)
 
 
-@stage(
-    "linkage/{protector}",
-    needs=("split", "identity", "protected/{protector}"),
-    notebook="11",
-    study=True,
-)
+@stage("linkage/{protector}", needs=("split", "identity", "protected/{protector}"), notebook="11")
 class Linkage(OnProtected):
     """V_pl's embedding distilled on pairs of known people, tried on strangers."""
 

@@ -115,7 +115,6 @@ def assess(run: Run, recovered: Tensor, index: np.ndarray) -> dict:
     needs=("split", "identity", "protected/{protector}"),
     settings=("nets.recovery_width",),
     notebook="09",
-    study=True,
 )
 class RecoveryAttack(OnProtected):
     """The white-box attacker's U-Net: trained on a protector's clips beside the originals."""

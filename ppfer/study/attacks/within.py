@@ -161,9 +161,7 @@ def true_motion(run: Run) -> Tensor:
 # --- stages -------------------------------------------------------------------------
 
 
-@stage(
-    "numbers/{protector}", needs=("regressor", "protected/{protector}"), notebook="11", study=True
-)
+@stage("numbers/{protector}", needs=("regressor", "protected/{protector}"), notebook="11")
 class Numbers(Stage):
     """What the public regressor reads off a protector's clips, (N, T, 55)."""
 
@@ -204,7 +202,6 @@ class Numbers(Stage):
     needs=("split", "numbers/{protector}"),
     settings=("within", "seed"),
     notebook="11",
-    study=True,
 )
 class Within(Stage):
     """Every attack from within on one protector's test clips, pooled; and how well expressions are

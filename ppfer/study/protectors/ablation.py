@@ -26,7 +26,6 @@ from ppfer.study.tables import all_asked, prepare, table_row
     needs=("pretrain", "identity", "recognizer/none"),
     settings=("bands", "adaptation.label_smoothing"),
     notebook="10",
-    study=True,
 )
 class Joint(BesideRecognizer):
     """Enhancers and F_u learn to read clips together, without a controller (paper §4.6, tasks 2

@@ -151,7 +151,7 @@ def sigma_range(size: int) -> tuple[float, float]:
     return 0.25, (size - 1) // 3
 
 
-@stage("blurred", needs=("split", "recognizer/none"), notebook="08", study=True, version=2)
+@stage("blurred", needs=("split", "recognizer/none"), notebook="08", version=2)
 class Blurred(Training):
     """F_u adapted to blur of every strength, so that the search for an accuracy need not train a
     network per σ.
@@ -193,7 +193,7 @@ class Blurred(Training):
         return blurred
 
 
-@stage("blur/{target}", settings=("size",), notebook="08", study=True, version=2)
+@stage("blur/{target}", settings=("size",), notebook="08", version=2)
 class Blur(Stage):
     """σ on the validation part: "plr" meets PPFER's leakage (Gaussian Blur 1), "acc" its accuracy
     (Gaussian Blur 2).

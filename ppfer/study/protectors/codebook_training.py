@@ -47,7 +47,7 @@ CLEAR = 8.0  # weight of clear expression against likeness, when performances ar
 AT_ONCE = 512  # clips rendered and read at a time
 
 
-@stage("strangers", needs=("regressor",), settings=("codebook_people",), notebook="11", study=True)
+@stage("strangers", needs=("regressor",), settings=("codebook_people",), notebook="11")
 class Strangers(Stage):
     """Numbers of synthetic strangers who act all of CREMA-D's clips, and of the donor in each."""
 
@@ -201,7 +201,6 @@ def performing(wanted: Tensor, named: Tensor, donors: Tensor, emotions: Tensor) 
     needs=("strangers",),
     settings=("codebook_weights", "codebook_privacy"),
     notebook="11",
-    study=True,
 )
 class CodebookTraining(regressor.Shipped):
     """The codebook."""

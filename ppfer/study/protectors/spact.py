@@ -83,7 +83,6 @@ class ContrastObjective(nn.Module):
     needs=("split",),
     settings=("nets.classifier", "nets.classifier_weights"),
     notebook="08",
-    study=True,
 )
 class Contrast(Training):
     """f_B trained on original clips, before the minimax."""
@@ -150,7 +149,6 @@ class TradeoffObjective(nn.Module):
     needs=("pretrain", "identity", "recognizer/none", "contrast"),
     settings=("tradeoff_weight", "recognition.label_smoothing"),
     notebook="08",
-    study=True,
 )
 class Tradeoff(BesideRecognizer):
     """The trade-off framework in full: f_A, f_T and f_B, all initialised first, then the minimax.

@@ -162,7 +162,7 @@ def swap_missing(run: Run) -> str:
     )
 
 
-@stage("landmarks", needs=("clips",), notebook="08", study=True, alone=True)
+@stage("landmarks", needs=("clips",), notebook="08", alone=True)
 class Landmarks(Stage):
     """68 landmarks of every frame of every clip, (N, T, 68, 2)."""
 
