@@ -129,12 +129,12 @@ and the order of approaches says more.
 """
 
 
-def count_of(percent: float, n: int = CLIPS) -> int | None:
+def count_of(percent: float) -> int | None:
     """The whole number of clips a printed percentage stands for, rounded or cut at three decimals;
     None where there is none.
     """
-    k = round(percent * n / 100)
-    return k if abs(100 * k / n - percent) <= 1.1e-3 else None
+    k = round(percent * CLIPS / 100)
+    return k if abs(100 * k / CLIPS - percent) <= 1.1e-3 else None
 
 
 def orderings(

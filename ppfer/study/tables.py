@@ -108,22 +108,23 @@ def rows_of(
 
 
 def measure_leakage(
-    run: Run, name: str, *, retrained: bool = False, part: str = "test", remapped: bool = True
+    run: Run, name: str, *, retrained: bool = False, remapped: bool = True
 ) -> dict[str, Rate]:
-    """PLR of a protector's clips under the frozen validator, or under the one retrained on its
-    training clips.
+    """PLR of a protector's test clips under the frozen validator, or under the one retrained on
+    its training clips.
 
     ``remapped`` (see `measure.remapped_leakage`) looks at all training clips too; leave it out
     where time counts.
     """
     validator, store = f"attack/{name}" if retrained else "identity", f"protected/{name}"
-    rates = leak(run, validator, store, part)
-    if not remapped:
-        return rates
-    actors, index, train = run.labels("actor"), run.parts[part], run.parts["train"]
-    logits, seen = (run.logits(validator, store, where) for where in (part, "train"))
-    again = measure.remapped_leakage(seen, actors[train], logits, actors[index])
-    return rates | {"remapped": again}
+    rates = leak(run, validator, store, "test")
+    if remapped:
+        known, asked = (
+            (run.logits(validator, store, part), run.labels("actor")[run.parts[part]])
+            for part in ("train", "test")
+        )
+        rates["remapped"] = measure.remapped_leakage(*known, *asked)
+    return rates
 
 
 def in_steps(steps: int) -> str:
@@ -174,14 +175,13 @@ def worst_leakage(run: Run, name: str, clips: int = 1) -> Worst | None:
     return worst(tried)
 
 
-def measure_accuracy(
-    run: Run, name: str, *, retrained: bool = True, part: str = "test"
-) -> dict[str, Rate]:
-    """Recall per expression and "average" on a protector's clips; F_u trained on them, or (frozen)
-    on the originals."""
+def measure_accuracy(run: Run, name: str, *, retrained: bool = True) -> dict[str, Rate]:
+    """Recall per expression and "average" on a protector's test clips; F_u trained on its clips,
+    or (frozen) on the originals.
+    """
     recognizer = f"recognizer/{name}" if retrained else "recognizer/none"
-    logits = run.logits(recognizer, f"protected/{name}", part)
-    truth = run.labels("emotion")[run.parts[part]]
+    logits = run.logits(recognizer, f"protected/{name}", "test")
+    truth = run.labels("emotion")[run.parts["test"]]
     return measure.per_class(logits, truth, run.classes("emotion"))
 
 
@@ -203,13 +203,13 @@ def table_row(run: Run, name: str, *, retrained: bool = True) -> dict:
     return row | dict(zip(("acc", "acc_retrained"), acc, strict=False))
 
 
-def main_table(run: Run, names: Sequence[str] = MAIN) -> list[dict]:
-    """Both protocols of both measures for each protector: the rows a run ends with. After the first
-    what is named and read through the copies that Algorithm 1 begins with, by networks as trained.
+def main_table(run: Run) -> list[dict]:
+    """Both protocols of both measures: the rows a run ends with. After the originals what is named
+    and read through the copies that Algorithm 1 begins with, by networks as trained.
     """
     if not run.has("protected/copies"):  # asking one process alone to make it waits for the others
         run.ensure("protected/copies")
-    first, *others = (table_row(run, name) for name in names)
+    first, *others = (table_row(run, name) for name in MAIN)
     rows = [first, table_row(run, "copies", retrained=False), *others]
     if not names_people(run):  # as if no clip had been asked about
         rows = [row | {key: Rate(0, 0) for key in row if key.startswith("plr")} for row in rows]

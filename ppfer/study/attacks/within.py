@@ -43,27 +43,25 @@ MOTION = ("donor",)  # show the true motion: what a reader without an error woul
 # --- attackers --------------------------------------------------------------------
 
 
-class OfStatistics(nn.Sequential):
+def of_statistics(numbers: int, classes: int) -> nn.Module:
     """A small network on `statistics`: (N, K) → logits."""
-
-    def __init__(self, numbers: int, classes: int, width: int = 512):
-        layers = []
-        for size in (numbers, width):
-            layers += [nn.Linear(size, width), nn.ReLU(), nn.Dropout(0.3)]
-        super().__init__(*layers, nn.Linear(width, classes))
+    layers = []
+    for size in (numbers, 512):
+        layers += [nn.Linear(size, 512), nn.ReLU(), nn.Dropout(0.3)]
+    return nn.Sequential(*layers, nn.Linear(512, classes))
 
 
 class OfSequence(nn.Module):
     """A convolution over frames: numbers (N, T, K) → logits."""
 
-    def __init__(self, numbers: int, classes: int, width: int = 256):
+    def __init__(self, numbers: int, classes: int):
         super().__init__()
         layers = []
-        for size in (numbers, width):
-            layers += [nn.Conv1d(size, width, 3, padding=1), nn.ReLU(), nn.Dropout(0.2)]
+        for size in (numbers, 256):
+            layers += [nn.Conv1d(size, 256, 3, padding=1), nn.ReLU(), nn.Dropout(0.2)]
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(
-            nn.Linear(2 * width, width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, classes)
+            nn.Linear(512, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, classes)
         )
 
     def forward(self, numbers: Tensor) -> Tensor:
@@ -73,7 +71,7 @@ class OfSequence(nn.Module):
 
 ATTACKERS: dict[str, tuple[Callable, Callable]] = {  # what it is given, what learns from it
     "linear": (statistics, nn.Linear),
-    "network of statistics": (statistics, OfStatistics),
+    "network of statistics": (statistics, of_statistics),
     "convolution over frames": (lambda numbers: numbers, OfSequence),
 }
 

@@ -84,14 +84,14 @@ class RegressionObjective(nn.Module):
         return each + BIAS * common_error(wrong).mean()
 
 
-def common_error(wrong: Tensor, group: int = GROUP) -> Tensor:
+def common_error(wrong: Tensor) -> Tensor:
     """Squares (P, 55) of each person's mean error, without what chance adds to them.
 
     Of two frames of a person, the product of their errors has just this expectation: the mean over
     all pairs is (|Σ e|² − Σ |e|²) / (n (n − 1)).
     """
-    each = wrong.unflatten(0, (-1, group))  # (P, GROUP, 55)
-    return (each.sum(1).square() - each.square().sum(1)) / (group * (group - 1))
+    each = wrong.unflatten(0, (-1, GROUP))  # (P, GROUP, 55)
+    return (each.sum(1).square() - each.square().sum(1)) / (GROUP * (GROUP - 1))
 
 
 # --- what it looks at -----------------------------------------------------------
