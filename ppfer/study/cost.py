@@ -130,9 +130,7 @@ def measured_rate(name: str) -> float:
 
 
 def estimate(config: Config) -> list[dict]:
-    """A row per stage: parameters that learn, operations and memory of a step, minutes on the
-    measured GPU.
-    """
+    """A row per stage: parameters, operations and memory of a step, minutes as measured."""
     rows, width, run = [], 4 if config.precision == "fp32" else 2, Unmade(config)
     for name in PRICED:
         stage = run.stage(name)

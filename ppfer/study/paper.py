@@ -130,9 +130,7 @@ and the order of approaches says more.
 
 
 def count_of(percent: float) -> int | None:
-    """The whole number of clips a printed percentage stands for, rounded or cut at three decimals;
-    None where there is none.
-    """
+    """The whole number of clips behind a percentage of three decimals; None where none fits."""
     k = round(percent * CLIPS / 100)
     return k if abs(100 * k / CLIPS - percent) <= 1.1e-3 else None
 
@@ -239,9 +237,7 @@ def _tested(name: str, rows: Sequence[dict]) -> list[str]:
 def _compared(
     rows: Sequence[dict], published: Mapping[str, Mapping[str, float]], *, counts: bool
 ) -> list[str]:
-    """Lines of Markdown; with `counts`, where the paper prints three decimals, the clips behind its
-    shares.
-    """
+    """Lines of Markdown; with `counts`, where three decimals tell them, the clips of a share."""
     found = {row["approach"]: row for row in rows}
     lines = []
     for name, cells in published.items():

@@ -266,9 +266,7 @@ def whole_row(run: Run, name: str, *, more: bool = True) -> dict:
 
 
 def table2(run: Run, names: Sequence[str] = MAIN) -> list[dict]:
-    """Table 2: recall per expression of F_u trained on each protector's clips; the last column is
-    over all clips.
-    """
+    """Table 2: recall per expression of F_u trained on each approach; the last column is of all."""
     return [
         {"approach": run.protector(name).title, **measure_accuracy(run, name)} for name in names
     ]

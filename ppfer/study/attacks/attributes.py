@@ -24,14 +24,12 @@ AGE_GROUPS = ("under 30", "30 to 49", "50 and over")
 
 
 def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list[str]]:
-    """Labels of each clip and the classes' names; −1 where the table does not say.
+    """Labels of each clip and the classes' names; −1 where the table does not say. A `PpferError`
+    if fewer than two groups are named.
 
     Args:
         table: of clips (pandas), with columns sex, race, age.
-        column: "age_group" (under 30, 30 to 49, 50 and over), or any of the table's, such as "sex".
-
-    Raises:
-        PpferError: if fewer than two groups are named.
+        column: "age_group" (see `AGE_GROUPS`), or any of the table's, such as "sex".
     """
     if column == "age_group":
         ages = map(years, table["age"])
@@ -101,18 +99,21 @@ def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     no further training. The last row always names the commonest group: what must not be exceeded
     for nothing to have leaked.
     """
-    columns, commonest = attributes_of(run), {"approach": "Always the commonest group (control)"}
+    columns, control = attributes_of(run), {"approach": "Always the commonest group (control)"}
     for column in columns:
         run.ensure(f"attribute/{column}")
     names = approaches(run) if names is None else names
     rows = rows_of(run, names, ("attack",), lambda name: attribute_row(run, name, columns))
     for column in columns:
-        truth = attribute_labels(run.table, column)[0]
-        train, test = (truth[run.parts[part]] for part in ("train", "test"))
-        best = np.bincount(train[train >= 0]).argmax()
-        share = measure.rate(test[test >= 0] == best)
-        commonest |= {column: share, f"{column}_retrained": share}
-    return [*rows, commonest]
+        control |= dict.fromkeys((column, f"{column}_retrained"), commonest(run, column))
+    return [*rows, control]
+
+
+def commonest(run: Run, column: str) -> measure.Rate:
+    """How often the commonest training group of a column is right of test clips."""
+    truth = attribute_labels(run.table, column)[0]
+    train, test = (truth[run.parts[part]] for part in ("train", "test"))
+    return measure.rate(test[test >= 0] == np.bincount(train[train >= 0]).argmax())
 
 
 def attribute_row(run: Run, name: str, columns: Sequence[str]) -> dict:
@@ -132,9 +133,7 @@ def attribute_row(run: Run, name: str, columns: Sequence[str]) -> dict:
 
 
 def actor_groups(run: Run, labels: np.ndarray, groups: int) -> Tensor:
-    """Which group each actor belongs to: (actors, groups) float, one-hot; an actor without a label
-    has a row of zeros.
-    """
+    """Which group each actor is of: (actors, groups), one-hot; zeros for one without a label."""
     table = torch.zeros(len(run.classes("actor")), groups)
     rows = labels >= 0
     table[run.labels("actor")[rows], labels[rows]] = 1

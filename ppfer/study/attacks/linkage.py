@@ -38,9 +38,7 @@ class Embedder(nn.Module):
 
 
 class Unlike(nn.Module):
-    """1 − cosine between embeddings (B, D) of protected frames and what a frozen teacher says of
-    the originals (B, 3, H, W) → scalar.
-    """
+    """1 − cosine of embeddings (B, D) to what a frozen teacher says of originals (B, 3, H, W)."""
 
     def __init__(self, teacher: nn.Module):
         super().__init__()

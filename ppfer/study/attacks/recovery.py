@@ -147,9 +147,7 @@ class RecoveryAttack(OnProtected):
 
 
 def mean_image(run: Run) -> Tensor:
-    """The mean training frame, (3, H, W) in [0, 1]: what an attacker guesses who never looks at the
-    protected clip.
-    """
+    """The mean training frame (3, H, W) in [0, 1]: the guess of who never looks at a clip."""
     clips, index = run.tensor("clips"), run.parts["train"]
     total = sum(clips[part].float().sum((0, 1)) for part in torch.as_tensor(index).split(64))
     return total.cpu() / (255 * len(index) * clips.shape[1])

@@ -32,9 +32,7 @@ class FromScratch(Attack):
 
 @stage("attack_other/{protector}", needs=("split", "protected/{protector}"), notebook="08")
 class OfAnotherFamily(Attack):
-    """A ConvNeXt of timm's from new weights, which is no relative of the networks that protectors
-    are trained against.
-    """
+    """A ConvNeXt of timm's from new weights: no relative of what protectors train against."""
 
     trains = "attack"
 

@@ -202,9 +202,7 @@ class Numbers(Stage):
     notebook="11",
 )
 class Within(Stage):
-    """Every attack from within on one protector's test clips, pooled; and how well expressions are
-    read from the same numbers.
-    """
+    """Every attack from within on a protector's test clips; and what is read of expressions."""
 
     def make(self, folder: Path) -> dict:
         run, rows, test = self.run, [], self.run.parts["test"]

@@ -282,9 +282,7 @@ class PerformedVideo:
 
 
 def probe(reader: reenactment.Reader, device: torch.device) -> Tensor:
-    """What a reader says of the donor at work, (PROBES, 55): of another reader, or of another
-    donor, it is something else.
-    """
+    """What a reader says of the donor, (PROBES, 55): another reader, or donor, gives another."""
     numbers = torch.zeros(PROBES, NUMBERS, device=device)
     for row in range(PROBES):
         numbers[row, row:-3:PROBES] = 0.5
@@ -294,10 +292,8 @@ def probe(reader: reenactment.Reader, device: torch.device) -> Tensor:
 
 
 def build(run: Run) -> CodebookReenactment:
-    """The codebook of a run that has made one, else with the weights its config names.
-
-    Raises:
-        PpferError: when they are not there, or learned with another reader or donor.
+    """The codebook of a run that has made one, else with the weights its config names; a
+    `PpferError` when they are not there, or learned with another reader or donor.
     """
     made = run.has("codebook")
     config, puppet = run.config, reenactment.build(run)

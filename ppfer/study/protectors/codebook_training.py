@@ -259,9 +259,7 @@ class CodebookTraining(regressor.Shipped):
         return batch
 
     def strangers_named(self, net: Codebook) -> dict:
-        """Of the strangers kept for validation: the share of clips whose expression the symbol
-        names, and symbols in use.
-        """
+        """Of the strangers held out: clips whose expression the symbol names, symbols used."""
         held, count = self.parts[1], self.config.codebook_symbols
         with torch.inference_mode():
             symbols = net.symbols(held["numbers"], count)

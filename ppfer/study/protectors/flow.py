@@ -43,13 +43,8 @@ def classical_flow(clip: Tensor) -> Tensor:
 
 
 def raft(weights: str) -> nn.Module:
-    """torchvision's RAFT (large) with its published weights, frozen.
-
-    Args:
-        weights: "DEFAULT" lets torchvision fetch them; else the path of its raft_large file.
-
-    Raises:
-        PpferError: saying what to fetch, when they cannot be had.
+    """torchvision's RAFT (large), frozen, with its published weights: "DEFAULT" lets torchvision
+    fetch them, else the path of its raft_large file. A `PpferError` says what to fetch.
     """
     net = raft_large(weights=None)
     if weights == "DEFAULT":

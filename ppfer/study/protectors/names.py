@@ -167,9 +167,7 @@ class NamesReenactment(codebook.CodebookReenactment):
 
 
 def build(run: Run) -> NamesReenactment:
-    """The protector of a run, which learns the names first if it has not; raises as
-    `ppfer.study.protectors.codebook.build` and `Names` do.
-    """
+    """The protector of a run, which learns the names first; raises as `codebook.build` does."""
     run.ensure("names")
     shown, learned = codebook.build(run), run.get("names")
 
@@ -187,9 +185,7 @@ def build(run: Run) -> NamesReenactment:
 
 
 def protected_symbols(run: Run, name: str) -> tuple[Tensor, int] | None:
-    """The symbol of every clip (N,) and how many there are, of a protector by symbols; None of any
-    other.
-    """
+    """Every clip's symbol (N,) and how many there are; None of a protector without symbols."""
     if name not in (codebook.PROTECTOR.name, PROTECTOR.name):
         return None
     protector, clips, whose = run.protector(name).build(run), run.tensor("clips"), run.table["clip"]

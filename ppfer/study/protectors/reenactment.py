@@ -232,9 +232,7 @@ def smoothed(numbers: Tensor, passes: int) -> Tensor:
 
 
 def rest(numbers: Tensor) -> Tensor:
-    """What numbers (..., T, 55) are at rest, (..., 1, 55): actions in their lowest frames, the pose
-    at its median.
-    """
+    """Numbers (..., T, 55) at rest, (..., 1, 55): lowest actions, and the median of the pose."""
     ordered, last = numbers.sort(-2).values, numbers.shape[-2] - 1
     low, middle = (ordered[..., [int(share * last)], :] for share in (REST, 0.5))
     return torch.cat([low[..., :-3], middle[..., -3:]], -1)

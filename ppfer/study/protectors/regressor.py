@@ -192,9 +192,7 @@ def _hidden(frames: Tensor, dice: Tensor) -> Tensor:
 
 
 class Shipped(Training):
-    """A network that the repository ships: with the weights its config names under
-    ``<stage>_weights``, else trained here.
-    """
+    """A network that the repository ships: trained here where ``<stage>_weights`` names none."""
 
     @property
     def given(self) -> str:
@@ -215,10 +213,8 @@ class Shipped(Training):
 
 
 def shipped(net: nn.Module, config: Config, what: str = "regressor") -> nn.Module:
-    """The regressor, or another network, with the weights that a config names.
-
-    Raises:
-        PpferError: when they are not there or do not fit.
+    """The regressor, or another network, with the weights that a config names; a `PpferError` when
+    they are not there or do not fit.
     """
     return shipped_weights(net, data_path(getattr(config, f"{what}_weights")), what)
 

@@ -54,9 +54,7 @@ def two_views(clips: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor
 
 
 def new_budget(config: Config, weights: str = "") -> nn.Module:
-    """f_B: the identity controller's ResNet with an MLP head (features, features, 128) instead of
-    classes.
-    """
+    """f_B: the identity controller's ResNet with an MLP head (features, features, 128)."""
     net = new_classifier(config, 128, weights)
     width = net.net.num_features
     net.net.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(True), nn.Linear(width, 128))

@@ -117,9 +117,7 @@ def _specs(actor: int, frames: int, seed: int, difficulty: float) -> dict[str, t
 
 
 def dlib_model() -> Path | None:
-    """dlib's 68-landmark model, which the package face-recognition-models carries; None without it
-    or dlib.
-    """
+    """dlib's model, which the package face-recognition-models carries; None without either."""
     found = importlib.util.find_spec("face_recognition_models")
     if not found or not importlib.util.find_spec("dlib"):
         return None
