@@ -134,8 +134,8 @@ def test_it_reads_rendered_strangers(strangers):
     clips, truth = strangers
     reader = Landmarker(task_path(config()), threads=2)
     numbers = reader(clips.flatten(0, 1)).numpy()  # (32, 55)
-    assert reader.frames == 32 and reader.missed <= 1
     seen = ~np.isnan(numbers[:, 0])
+    assert seen.sum() >= 31
     true = truth.reshape(-1, 55)[seen]
 
     def alike(column: int) -> float:

@@ -42,9 +42,6 @@ class Landmarker:
         path: ``face_landmarker.task``.
         threads: each has a landmarker of its own; 0: as many as PyTorch uses.
 
-    Attributes:
-        frames, missed: how many frames it was shown, and in how many of them it found no face.
-
     Raises:
         PpferError: if MediaPipe is not installed or does not load, or the file is another.
     """
@@ -62,7 +59,6 @@ class Landmarker:
             output_facial_transformation_matrixes=True,
         )
         self.picture = functools.partial(mediapipe.Image, mediapipe.ImageFormat.SRGB)
-        self.frames = self.missed = 0
         threads = threads or torch.get_num_threads()
         self._pool = ThreadPoolExecutor(threads)
         make = vision.FaceLandmarker.create_from_options
@@ -80,8 +76,6 @@ class Landmarker:
             frames = F.interpolate(frames.float(), scale_factor=LEAST / side, mode="bicubic")
         pixels = frames.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
         numbers = np.stack(list(self._pool.map(self._look, pixels.contiguous().cpu().numpy())))
-        self.frames += len(numbers)
-        self.missed += int(np.isnan(numbers[:, 0]).sum())
         return torch.from_numpy(numbers).to(frames.device)
 
     def _look(self, pixels: np.ndarray) -> np.ndarray:

@@ -212,14 +212,9 @@ def face_crops(clips: Tensor, faces: np.ndarray) -> Tensor:
             usual = np.median(found[there], axis=0)
             boxes = np.where(there[:, None], found, usual)
             square[:] = [view_square(box) for box in boxes]
-    left, top, right, bottom = torch.as_tensor(squares, device=clips.device).flatten(0, 1).T
-    zero = torch.zeros_like(left)
-    rows = [right - left, zero, left + right - 1, zero, bottom - top, top + bottom - 1]
-    theta = torch.stack(rows, 1).view(-1, 2, 3)
-    size = [len(theta), 3, regressor.SIDE, regressor.SIDE]
-    grid = F.affine_grid(theta, size, align_corners=False)
+    start, end = torch.as_tensor(squares, device=clips.device).flatten(0, 1).split(2, 1)
     frames = clips.flatten(0, 1).float()
-    seen = F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
+    seen = regressor.cut_out(frames, end - start, start + end - 1)
     return seen.unflatten(0, clips.shape[:2])
 
 

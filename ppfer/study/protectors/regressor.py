@@ -150,11 +150,7 @@ def degraded(frames: Tensor, dice: Tensor) -> Tensor:
     """
     crop, hide, tint, rest = dice.split((3, 10, 6, 7), 1)
     scale, shift = 0.85 + 0.3 * crop[:, 0], 0.3 * (crop[:, 1:] - 0.5)
-    zero = torch.zeros_like(scale)
-    theta = torch.stack([scale, zero, shift[:, 0], zero, scale, shift[:, 1]], 1).view(-1, 2, 3)
-    grid = F.affine_grid(theta, [len(frames), 3, SIDE, SIDE], align_corners=False)
-    frames = F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
-    frames = _hidden(frames, hide)
+    frames = _hidden(cut_out(frames, scale[:, None].expand(-1, 2), shift), hide)
     grey = frames.mean(1, keepdim=True).expand_as(frames)
     frames = torch.where(_wide(tint[:, 0] < 0.2), grey, frames)
     gain = (0.6 + 0.8 * tint[:, 1:2]) * (0.75 + 0.5 * tint[:, 2:5])  # light, colour
@@ -163,9 +159,18 @@ def degraded(frames: Tensor, dice: Tensor) -> Tensor:
         coarse = nets.resize(nets.resize(frames, side), SIDE)
         frames = torch.where(_wide(rest[:, k] < share), coarse, frames)
     one, (focus, noise, step) = torch.ones_like(scale), rest[:, 2:5].square().T
-    shots = torch.stack([one, zero, 0.01 * focus, 0.04 * noise, 0.08 * step], 1)
+    shots = torch.stack([one, 0 * one, 0.01 * focus, 0.04 * noise, 0.08 * step], 1)
     shots = torch.cat([shots, PLATE * rest[:, 5:]], 1)  # (N, 7) as `camera.shot` gives them
     return record(frames[:, None], shots[:, None])[:, 0]
+
+
+def cut_out(frames: Tensor, size: Tensor, centre: Tensor) -> Tensor:
+    """Rectangles of frames (N, 3, h, w), (N, 3, SIDE, SIDE): of width and height (N, 2), in shares
+    of a frame's, round a centre (N, 2), −1 to 1 from edge to edge.
+    """
+    theta = torch.cat([torch.diag_embed(size), centre[..., None]], 2)  # (N, 2, 3)
+    grid = F.affine_grid(theta, [len(frames), 3, SIDE, SIDE], align_corners=False)
+    return F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
 
 
 def _wide(x: Tensor) -> Tensor:
