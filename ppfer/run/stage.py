@@ -12,6 +12,8 @@ from torch import Tensor
 from ppfer.base.errors import PpferError
 from ppfer.config import pick
 
+COMPARING = "08"  # the first notebook that compares methods
+
 # --- stages -------------------------------------------------------------------
 
 
@@ -21,7 +23,6 @@ def stage(
     needs: tuple[str, ...] = (),
     settings: tuple[str, ...] = (),
     notebook: str,
-    study: bool = False,
     alone: bool = False,
     version: int = 1,
 ) -> Callable[[type[Stage]], type[Stage]]:
@@ -33,8 +34,8 @@ def stage(
         needs: stages whose results go in; may name the argument, "protected/{protector}".
         settings: fields of the config that the result depends on besides, dotted where they lie
             deeper.
-        notebook: number of the notebook that makes it, for the reader's sake.
-        study: made while methods are compared (`ppfer.study`), not by the main run.
+        notebook: number of the notebook that makes it, for the reader's sake; from 08 on it is made
+            while methods are compared (`ppfer.study`), not by the main run.
         alone: made by the main process only while the others wait; training stages are made by all
             together.
         version: raised when the same settings and inputs no longer give the same result, so that
@@ -45,7 +46,8 @@ def stage(
         cls.kind, _, argument = name.partition("/")
         cls.argument = argument.strip("{}")
         cls.named_needs, cls.named_settings = needs, settings
-        cls.notebook, cls.study, cls.alone, cls.version = notebook, study, alone, version
+        cls.notebook, cls.alone, cls.version = notebook, alone, version
+        cls.study = notebook >= COMPARING
         return cls
 
     return describe

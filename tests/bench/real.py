@@ -143,7 +143,7 @@ def read_back(protector: reenactment.Reenactment, paths: pd.Series, what: str) -
         side = reenactment.SIDE
         shown = reenactment.redrawn(protector.numbers(clip), side, side)[0]
         said = protector.reader(shown.mul(255).round() / 255)
-        return reenactment.landmarker.bridged(said[None])[0][0]
+        return reenactment.landmarker.bridged(said[None])[0]
 
     return _over(what, paths, back)
 
