@@ -23,9 +23,8 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def send(small: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor to a device without waiting for what the device has still to do.
-
-    From pageable memory a copy would wait.
+    """A CPU tensor to a device without waiting for what the device has still to do, as a copy from
+    pageable memory would.
     """
     if device.type != "cuda":
         return small.to(device)
@@ -77,19 +76,14 @@ def versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def explaining_memory(what: str, device: torch.device, advice: str) -> Iterator[None]:
-    """Turn a lack of memory into a sentence that says what to change.
-
-    Raises:
-        PpferError: in place of `torch.OutOfMemoryError` and its like.
-    """
+    """A `PpferError` that says what to change in place of `torch.OutOfMemoryError` and the like."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
         if not out_of_memory(error):
             raise
         raise PpferError(
-            f"{what} does not fit the memory of {device_name(device)}; run again with less at "
-            "once, "
-            f"e.g. {advice}. Finished stages whose settings stay the same are kept. `ppfer cost` "
+            f"{what} does not fit the memory of {device_name(device)}; run again with less at once,"
+            f" e.g. {advice}. Finished stages whose settings stay the same are kept. `ppfer cost` "
             "says what each stage takes"
         ) from error

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 
 
 class PpferError(Exception):
-    """An error whose message is a sentence for the user: what is wrong, with which file, what to
-    do.
-    """
+    """A sentence for the user: what is wrong, with which file, what to do."""
 
     def __str__(self) -> str:
         return printable(super().__str__())

@@ -31,14 +31,8 @@ logger = logging.getLogger(__name__)
 
 
 def save_weights(module: nn.Module, path: str | Path, *, half: bool = False) -> Path:
-    """Write `module`'s state dict to `path` as safetensors, whole or not at all.
-
-    Args:
-        module, path: what, and where to.
-        half: in half precision; loading gives the network's own precision again, rounded.
-
-    Raises:
-        PpferError: when the file cannot be written (full disk, no permission).
+    """Write a module's state dict as safetensors, whole or not at all; with `half` in half
+    precision: loading gives the network's own again, rounded. Raises as `save_tensors`.
     """
     state = _plain_names(module.state_dict())
     if half:
@@ -49,7 +43,9 @@ def save_weights(module: nn.Module, path: str | Path, *, half: bool = False) -> 
 def save_tensors(
     state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
 ) -> Path:
-    """The same of tensors by name, with what the file's header is to say of them."""
+    """The same of tensors by name, with what the file's header is to say of them; a `PpferError`
+    when the file cannot be written (full disk, no permission).
+    """
     path = Path(path)
     try:
         with atomic(path) as partial:
@@ -71,9 +67,8 @@ def read_weights(source: Source) -> dict[str, Tensor]:
         PpferError: when there is no such file, it cannot be read, it holds something else than
             tensors, or a tensor holds NaN or infinity.
     """
-    state, where = source, _named(source)
-    if not isinstance(source, Mapping):
-        state = _read_file(Path(source))
+    state = source if isinstance(source, Mapping) else _read_file(Path(source))
+    where = _named(source)
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -131,18 +126,12 @@ def _read_file(path: Path) -> object:
 
 
 def load_weights(module: nn.Module, source: Source) -> nn.Module:
-    """Load every tensor of `module` from `source`, or none: strict, and never half.
+    """Load every tensor of `module` from `source` (see `read_weights`), or none; returns it.
 
     Prefixes of common training scripts are stripped where every name of the source carries one and
-    the module's own do not; torch.compile's ``_orig_mod.`` is always ignored.
-
-    Args:
-        module: what to load into; left untouched on any error. One on the meta device, which takes
-            no memory before the weights are known to fit, takes the source's tensors themselves.
-        source: see `read_weights`.
-
-    Returns:
-        `module`.
+    the module's own do not; torch.compile's ``_orig_mod.`` is always ignored. A module on the meta
+    device, which takes no memory before the weights are known to fit, takes the source's tensors
+    themselves.
 
     Raises:
         PpferError: naming what is missing, unexpected or of another shape. BatchNorm's
@@ -155,10 +144,8 @@ def load_weights(module: nn.Module, source: Source) -> nn.Module:
 
 
 def shipped_weights(module: nn.Module, path: Path, what: str) -> nn.Module:
-    """`module` with weights that the repository ships; ``data/export.py`` makes them anew.
-
-    Raises:
-        PpferError: when they are not there or do not fit.
+    """`module` with weights that the repository ships; a `PpferError` when they are not there or do
+    not fit.
     """
     if not path.is_file():
         raise PpferError(
@@ -175,8 +162,7 @@ def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: s
     it stays as initialised, and it is the only thing that does.
 
     Args:
-        net: the network itself (`Classifier.net`, `Recognizer.net`), names without ``net.``.
-        name: torchvision's name of the architecture.
+        net: the network itself (`Classifier.net`, `Recognizer.net`), by torchvision's name.
         weights: None or "" leaves `net` as it is; "DEFAULT" has torchvision fetch its best weights;
             else see `read_weights`.
         option: the setting `weights` came from, for error messages.
@@ -191,9 +177,8 @@ def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: s
     """
     if not weights:
         return ""
-    source = (
-        _published(name, option) if isinstance(weights, str) and weights == "DEFAULT" else weights
-    )
+    default = isinstance(weights, str) and weights == "DEFAULT"
+    source = _published(name, option) if default else weights
 
     # the head may differ, and nothing else
     own, state = _match(net, source)
@@ -227,15 +212,11 @@ def _published(name: str, option: str) -> Mapping[str, Tensor]:
 
 
 def fetch(published: Weights | WeightsEnum, option: str) -> Mapping[str, Tensor]:
-    """The state dict of weights that torchvision publishes, downloaded once and checked against its
-    hash.
-
-    Args:
-        published: such as ``ResNet50_Weights.DEFAULT``.
-        option: the setting that takes a path in its place, for the error message.
+    """The state dict of weights that torchvision publishes, such as ``ResNet50_Weights.DEFAULT``,
+    downloaded once and checked against its hash.
 
     Raises:
-        PpferError: saying what to fetch by hand.
+        PpferError: saying what to fetch by hand, and which setting (`option`) takes its path.
     """
     try:
         return published.get_state_dict(progress=False, check_hash=True)
@@ -266,13 +247,10 @@ def _load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 def _match(module: nn.Module, source: Source) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Own and given tensors under comparable names."""
     own, state = _plain_names(module.state_dict()), _plain_names(read_weights(source))
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in PREFIXES:
-            theirs, ours = (all(k.startswith(prefix) for k in names) for names in (state, own))
-            if theirs and not ours:
-                state, stripped = {k.removeprefix(prefix): v for k, v in state.items()}, True
+    for prefix in 2 * PREFIXES:  # one may stand before the other, whichever
+        theirs, ours = (all(k.startswith(prefix) for k in names) for names in (state, own))
+        if theirs and not ours:
+            state = {k.removeprefix(prefix): v for k, v in state.items()}
     return own, state
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from ppfer.base.errors import PpferError
 from ppfer.base.files import read_json
 from ppfer.base.processes import is_main
+from ppfer.base.progress import relayed
 from ppfer.cli import audit, execute, notebooks, report
 from ppfer.cli.compare import results_of, short, write_side_by_side
-from ppfer.cli.overview import Overview, minutes, overview
+from ppfer.cli.overview import Overview, minutes, planned
 from ppfer.cli.settings import config_of, settings_of
 from ppfer.cli.terminal import table
 from ppfer.method.networks import band_split
@@ -46,7 +47,8 @@ def run(args: argparse.Namespace) -> None:
 
     ended = "stopped"
     try:
-        with overview(run, [path.name[:2] for path in books]) as shown:
+        shown = Overview(run, planned(run, [path.name[:2] for path in books]), len(books))
+        with relayed(shown):
             _make(run, args, books, shown)
         ended = "finished"
     finally:
