@@ -120,9 +120,8 @@ def _read_back(protector: Protector, twin: Path, real: Path) -> list[str]:
     """
     lines = []
     for path, people in ((twin, "synthetic people"), (real, "ten real people")):
-        rows = [r for r in read_json(path, []) if r["approach"].startswith(protector.title)]
-        rows = [r for r in rows if r["approach"].removeprefix(protector.title)[:1] in ("", ",")]
-        rows = [r for r in rows if r.get("measure", "identity") == "identity"]
+        rows = [r for r in read_json(path, []) if r.get("measure", "identity") == "identity"]
+        rows = [r for r in rows if f"{r['approach']},".startswith(f"{protector.title},")]
         exact = [r for r in rows if r["approach"] == protector.title] or rows
         for clips in dict.fromkeys(r["clips"] for r in exact):
             tried = [r for r in exact if r["clips"] == clips]
