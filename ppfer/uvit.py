@@ -26,10 +26,10 @@ LATENT_SCALE = 0.18215  # Stable Diffusion multiplies its autoencoder's latents 
 class _Block(nn.Module):
     """Pre-norm transformer block; those of the second half take the first half's as a skip."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float, qkv_bias: bool, skip: bool) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, skip: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = Attention(dim, heads, qkv_bias=qkv_bias)
+        self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.skip_linear = nn.Linear(2 * dim, dim) if skip else None
@@ -56,9 +56,8 @@ class UViT(nn.Module):
         depth: blocks, half before and half after the middle one.
         heads: attention heads; divides `dim`.
         mlp_ratio: hidden width of a block's MLP over `dim`.
-        qkv_bias: bias on the query, key and value projection.
-        classes: rows of the label embedding, the last of which means "no label"; 0 leaves the label
-            token out.
+        classes: rows of the label embedding, of which only the last, "no label", is used; 0 leaves
+            the label token out.
         time: whether there is a time token.
         checkpoint: recompute each block in the backward pass instead of keeping its activations.
 
@@ -74,7 +73,6 @@ class UViT(nn.Module):
         depth: int = 28,
         heads: int = 16,
         mlp_ratio: float = 4,
-        qkv_bias: bool = False,
         classes: int = 1001,
         time: bool = True,
         checkpoint: bool = False,
@@ -96,7 +94,7 @@ class UViT(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, self.extras + (img_size // patch) ** 2, dim))
 
         # blocks: the second half takes the first half's outputs as skips
-        block = functools.partial(_Block, dim, heads, mlp_ratio, qkv_bias)
+        block = functools.partial(_Block, dim, heads, mlp_ratio)
         self.in_blocks = nn.ModuleList(block(skip=False) for _ in range(depth // 2))
         self.mid_block = block(skip=False)
         self.out_blocks = nn.ModuleList(block(skip=True) for _ in range(depth // 2))
@@ -111,15 +109,12 @@ class UViT(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(
-        self, x: Tensor, timesteps: Tensor | float | None = None, labels: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor | float | None = None) -> Tensor:
         """Map (B, C, S, S) to (B, C, S, S), any range.
 
         Args:
             x: images or latents, S = `img_size`.
             timesteps: (B,) or one number, 1 to 1000; None is 0, a clean input.
-            labels: (B,) int64; None is "no label" (id ``classes − 1``).
 
         Raises:
             PpferError: when x is not of the shape the network was built for.
@@ -138,9 +133,7 @@ class UViT(nn.Module):
             token = timestep_embedding(timesteps, self.dim)[:, None].to(tokens.dtype)
             tokens = torch.cat([token, tokens], dim=1)
         if self.classes:
-            if labels is None:
-                labels = torch.full((batch,), self.classes - 1, device=x.device)
-            token = self.label_emb(labels)[:, None].to(tokens.dtype)
+            token = self.label_emb.weight[-1].expand(batch, 1, -1).to(tokens.dtype)
             tokens = torch.cat([token, tokens], dim=1)
         tokens = tokens + self.pos_embed
         skips = []
@@ -161,11 +154,11 @@ class UViT(nn.Module):
         return block(*inputs)
 
 
-def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
+def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding (B,) → (B, dim): cosines, then sines, of geometric frequencies."""
     half = dim // 2
     steps = torch.arange(half, device=timesteps.device)
-    frequencies = torch.exp(-math.log(max_period) / half * steps)
+    frequencies = torch.exp(-math.log(10_000) / half * steps)
     angles = timesteps[:, None].float() * frequencies  # (B, dim / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 

@@ -24,6 +24,13 @@ def near(name: str, known: Iterable[str]) -> str:
     return f" (did you mean '{found[0]}'?)" if found else ""
 
 
+def check(what: str, value: str, known: Iterable[str]) -> None:
+    """Raise `PpferError` if a value is not among those known."""
+    if value not in known:
+        meant = near(value, known)
+        raise PpferError(f"unknown {what} '{value}'{meant}; known: {', '.join(known)}")
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, a GPU's or the machine's."""
     words = ("allocate memory", "start new thread", "a primitive", "failed to map segment")

@@ -17,10 +17,10 @@ from nbconvert.filters import markdown2html
 from ppfer import measure
 from ppfer.base.device import device_name, versions
 from ppfer.base.files import atomic, owner_only, read_json
-from ppfer.cli.compare import COLUMNS, guessing, in_short
+from ppfer.cli.compare import COLUMNS, guessing, in_short, short
 from ppfer.cli.overview import WORDS, minutes
 from ppfer.config import REPO
-from ppfer.measure import as_rate, cell_text
+from ppfer.measure import as_rate
 from ppfer.run.names import differences, made_in
 from ppfer.run.run import Run
 
@@ -76,9 +76,7 @@ def main_in_words(rows: list[dict], guessing: Mapping[str, float]) -> list[dict]
         column = "actor" if key.startswith("plr") else "emotion"
         line = {"share of test clips": in_short(key)}
         for row in rows:
-            share = as_rate(row.get(key))
-            short = cell_text(row.get(key, "")) if share is None else share.short
-            line[ROWS.get(row["approach"], row["approach"])] = short
+            line[ROWS.get(row["approach"], row["approach"])] = short(row.get(key, ""))
         lines.append(line | {"guessing": f"{100 * guessing[column]:.1f} %"})
     return lines
 

@@ -125,9 +125,9 @@ class _UNetOfProducts(nets.UNet):
         return resample(x, size, align_corners=True)
 
 
-class _Judge:
-    """A classifier or recognizer whose gradient, on the way to a picture that it sees in another
-    size, is the same each time: while others are trained to please or to deceive it.
+class _Judge(nets.Classifier):
+    """A classifier whose gradient, on the way to a picture that it sees in another size, is the
+    same each time: while others are trained to please or to deceive it.
     """
 
     def resize(self, frames: Tensor) -> Tensor:
@@ -137,14 +137,6 @@ class _Judge:
         with torch.autocast(frames.device.type, enabled=False):
             how = {"align_corners": False, "antialias": max(given) > size}
             return resample(frames.float(), (size, size), **how)
-
-
-class _JudgeOfFrames(_Judge, nets.Classifier):
-    pass
-
-
-class _JudgeOfClips(_Judge, nets.Recognizer):
-    pass
 
 
 class _PoolOfFrames(nn.MaxPool3d):
@@ -159,11 +151,7 @@ class _PoolOfFrames(nn.MaxPool3d):
         return F.max_pool2d(frames, kernel, stride, padding).unflatten(0, (b, t)).transpose(1, 2)
 
 
-_INSTEAD = {
-    nets.UNet: _UNetOfProducts,
-    nets.Classifier: _JudgeOfFrames,
-    nets.Recognizer: _JudgeOfClips,
-}
+_INSTEAD = {nets.UNet: _UNetOfProducts, nets.Classifier: _Judge}
 
 
 def resample(x: Tensor, size: tuple[int, int], **how: bool) -> Tensor:
