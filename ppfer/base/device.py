@@ -36,13 +36,11 @@ _usual: list[int] = []  # threads without `single_thread_pool`, once for each of
 
 @contextlib.contextmanager
 def single_thread_pool(count: int = 0) -> Iterator[ThreadPoolExecutor]:
-    """Threads each of which computes alone, for pictures too small to be shared by several.
+    """So many threads (0: as many as PyTorch uses) each of which computes alone, for pictures too
+    small to be shared by several.
 
     PyTorch takes what one thread is told for all that begin later; the last pool that is closed
     puts it right.
-
-    Args:
-        count: of threads; 0: as many as PyTorch uses.
     """
     usual = _usual[0] if _usual else torch.get_num_threads()
     _usual.append(usual)

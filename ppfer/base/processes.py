@@ -63,13 +63,10 @@ def end_with_the_others() -> None:
 
 @contextlib.contextmanager
 def interruptible(pass_on: Callable[[], object] | None = None) -> Iterator[threading.Event]:
-    """Turn Ctrl-C (and SIGTERM) into an event, so that nothing is left half done; a second one
-    interrupts at once.
+    """Turn Ctrl-C (and SIGTERM) into an event, so that nothing is left half done, and `pass_on` it
+    where other processes do the work; a second one interrupts at once.
 
     Outside the main thread, where no signal comes, the event is never set.
-
-    Args:
-        pass_on: called when the event is set, where other processes do the work: they stop too.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -18,11 +18,8 @@ EVERY, LOOK = 5.0, 0.3  # seconds between lines, and between looks into the file
 
 
 class Progress:
-    """Progress a person can follow: a plain line every few seconds.
-
-    Lines go to the file named by ``PPFER_PROGRESS`` if set (`ppfer run` relays it to the terminal
-    while papermill holds the kernel's output), else to stdout outside a notebook, else to one line
-    that is redrawn in the notebook.
+    """A plain line every few seconds: into the file that is followed (`ppfer run` relays it while
+    papermill holds the kernel's output), else to stdout or, in a notebook, redrawn in place.
 
     Args:
         label: what is being done, e.g. a stage.

@@ -1,8 +1,5 @@
 """Weights, read and saved in one way: a file is refused with a sentence, or it fits and is loaded
-whole.
-
-Nothing is loaded by half: names and shapes are compared before the first tensor is copied. Pickled
-code is never run.
+whole: names and shapes are compared before the first tensor is copied. Pickled code is never run.
 """
 
 from __future__ import annotations
@@ -57,11 +54,9 @@ def save_tensors(
 
 
 def read_weights(source: Source) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU, from a safetensors file, any file `torch.save` wrote, or a
-    mapping.
-
-    What a file is, its content says, not its name. A dictionary that wraps its tensors under
-    "state_dict", "model_state_dict" or "model" is unwrapped.
+    """Tensors by name, on the CPU, from a mapping, a safetensors file or what `torch.save` wrote:
+    its content says which, not its name. A dictionary that wraps its tensors under "state_dict",
+    "model_state_dict" or "model" is unwrapped.
 
     Raises:
         PpferError: when there is no such file, it cannot be read, it holds something else than

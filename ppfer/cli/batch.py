@@ -104,7 +104,8 @@ class Batch:
         folder: where results are put together.
         books: notebooks to run in every cell. A cell that has stages makes those; one that has
             neither is the main run's stages and tables.
-        runs, marks: of each cell its run, and the file that is there once the cell is finished.
+        runs, keys, marks: of each cell its run, its stages' keys, and the file that is there once
+            the cell is finished.
     """
 
     cells: list[Cell]
@@ -158,10 +159,8 @@ class Batch:
         return [name for name in PIPELINE if run.stage(name).origin()[1] <= last]
 
     def end(self, cell: Cell, run: Run) -> None:
-        """What ends a cell whose stages are made: its notebooks, or the main run's tables.
-
-        Raises:
-            PpferError: if a notebook fails, naming the copy of it.
+        """What ends a cell whose stages are made: its notebooks (a `PpferError` names the copy of
+        one that fails), or the main run's tables.
         """
         hide = audit.private_clip_names(run) if self.books else None
         common = {"profile": cell.config.profile, "seed": cell.config.seed}

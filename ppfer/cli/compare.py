@@ -52,9 +52,7 @@ class Result(NamedTuple):
 
 
 def guessing(run: Run) -> dict[str, float]:
-    """Shares in [0, 1] that guessing is right about, of "actor" and "emotion"; nothing where a
-    run's clips are not there.
-    """
+    """Shares that guessing is right about, of "actor" and "emotion"; {} without a run's clips."""
     try:
         return {column: run.chance(column) for column in GUESSED.values()}
     except PpferError:
@@ -111,11 +109,9 @@ def main_rows(folder: Path) -> list[dict]:
 
 
 def side_by_side(results: Sequence[Result]) -> list[dict]:
-    """Tables of several runs as one; runs that differ only in their seed, or only in their fold,
-    have rows of their own and one of all, mean and spread; folds also the mean's interval.
-
-    Returns:
-        Rows "run", what tells runs apart, "approach" and what was measured.
+    """Tables of several runs as one: "run", what tells runs apart, "approach", and what was
+    measured. Runs that differ only in their seed, or only in their fold, have rows of their own and
+    one of all, mean and spread; folds also the mean's interval.
     """
     lines = []
     for group in _alike(results, "seed", "fold"):

@@ -39,11 +39,8 @@ def execute(path: Path, out: Path, hide: list[str] | None = None, **parameters: 
     """Run one notebook through papermill, relaying progress, with every parameter checked.
 
     Args:
-        path: the notebook.
         out: executed copy.
         hide: names of clips of people: the copy then has neither them nor any picture.
-        parameters: values for its ``parameters`` cell; those equal to the cell's defaults are left
-            out.
 
     Raises:
         PpferError: for a parameter the notebook does not have or of another type than its default,

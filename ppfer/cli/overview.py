@@ -69,7 +69,6 @@ class Overview:
     """Prints lines of progress behind how far all is; called every moment, often with no line.
 
     Args:
-        run: whose stages are counted.
         costs: stage → seconds it takes on the machine where it was measured; what has been finished
             tells this machine's speed.
         notebooks: how many there are; each takes a while besides its stages.

@@ -1,6 +1,4 @@
-"""What the stages share: networks of a config, batches of bands, measures under training, one
-loss.
-"""
+"""What stages share: networks of a config, batches of bands, one loss, measures in training."""
 
 from __future__ import annotations
 

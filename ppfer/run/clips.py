@@ -1,6 +1,4 @@
-"""Where clips come from: decoded or rendered originals, in-the-wild clips, the split, and clips
-made by a protector.
-"""
+"""Where clips come from: originals, in-the-wild clips, the split, and what a protector makes."""
 
 from __future__ import annotations
 
@@ -28,10 +26,8 @@ from ppfer.run.names import data_path
 from ppfer.run.stage import Stage, stage
 
 CLIPS_A_PASS = 32  # through a protector
-ACTOR_FOLDS, FOLDS = (
-    "actor_folds",
-    5,
-)  # a value of `split_by`, and how many parts of people it makes
+ACTOR_FOLDS = "actor_folds"  # a value of `split_by`
+FOLDS = 5  # parts of people that it makes
 
 
 def twin_origin(config: Config) -> dict | None:

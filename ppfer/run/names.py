@@ -24,10 +24,8 @@ def data_path(path: str) -> Path:
 
 
 def synthetic(*folders: str | Path) -> bool:
-    """Whether data folders hold clips that `ppfer twin` drew, of nobody; its wild clips lie in a
-    folder of theirs.
-    """
-    places = [data_path(str(folder)) for folder in folders]
+    """Whether data folders hold clips that `ppfer twin` drew, of nobody."""
+    places = [data_path(str(folder)) for folder in folders]  # wild clips lie in a folder of theirs
     return all(any((at / "twin.json").exists() for at in (f, f.parent)) for f in places)
 
 
@@ -61,11 +59,7 @@ def run_name(config: Config) -> str:
 
 
 def run_json(folder: Path) -> dict:
-    """What a run says of itself in its folder: {"profile", "differs"}.
-
-    Raises:
-        PpferError: if there is no run, or its ``run.json`` cannot be read.
-    """
+    """What a run says of itself, {"profile", "differs"}; a `PpferError` where it cannot be read."""
     about = read_json(folder / "run.json")
     if not {"profile", "differs"} <= about.keys():
         what = "cannot be read" if (folder / "run.json").exists() else "is not there"
@@ -128,7 +122,7 @@ def _finished(folder: Path) -> list[dict]:
 
 
 def made_in(folder: Path) -> dict[str, dict]:
-    """Stage → what its manifest says of its making, for all that is finished in a run's folder."""
+    """Stage → what its manifest says of its making, for all that a run has finished."""
     made = {}
     for manifest in _finished(folder):
         summary = manifest["summary"]
