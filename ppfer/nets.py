@@ -134,9 +134,6 @@ class Classifier(nn.Module):
             `ppfer.base.weights.load_pretrained`.
         width: first level's channels of "resnet_small".
         blocks: its blocks on each level.
-
-    Attributes:
-        loaded: what became of `weights`, a sentence; "" from scratch.
     """
 
     def __init__(
@@ -156,7 +153,7 @@ class Classifier(nn.Module):
             self.net = timm.create_model(backbone, pretrained=False, num_classes=num_classes)
         self.input_size = input_size
         _register_statistics(self, IMAGENET, (1, 3, 1, 1))
-        self.loaded = load_pretrained(self.net, backbone, weights, "nets.classifier_weights")
+        load_pretrained(self.net, backbone, weights, "nets.classifier_weights")
 
     def resize(self, frames: Tensor) -> Tensor:
         """(N, 3, h, w) to (N, 3, input_size, input_size)."""
@@ -194,9 +191,6 @@ class Recognizer(nn.Module):
         weights: None from scratch, "DEFAULT" Kinetics-400 weights through torchvision, or a path;
             see `ppfer.base.weights.load_pretrained`.
         width: first level's channels of "r3d_small".
-
-    Attributes:
-        loaded: what became of `weights`, a sentence; "" from scratch.
     """
 
     sees_clips = True  # other networks see frames
@@ -215,7 +209,7 @@ class Recognizer(nn.Module):
         else:
             self.net = r3d_18(weights=None, num_classes=num_classes)
         _register_statistics(self, KINETICS, (1, 3, 1, 1, 1))
-        self.loaded = load_pretrained(self.net, arch, weights, "nets.recognizer_weights")
+        load_pretrained(self.net, arch, weights, "nets.recognizer_weights")
 
     def forward(self, clips: Tensor) -> Tensor:
         """Map (B, T, 3, H, W) in [0, 1] to logits (B, num_classes)."""

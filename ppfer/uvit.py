@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from timm.layers import Attention, Mlp, PatchEmbed, resample_abs_pos_embed
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from ppfer.base.weights import load_weights, read_weights
 from ppfer.nets import freeze
 
 LATENT_SCALE = 0.18215  # Stable Diffusion multiplies its autoencoder's latents by this
+NOISE = 0.00085  # 1 − ᾱ₁: the share of noise at the first step of its schedule
 
 
 class _Block(nn.Module):
@@ -243,23 +243,19 @@ class PixelCompensator(nn.Module):
 class LatentCompensator(nn.Module):
     """F_fc in Stable Diffusion's latent space, faithful to the official U-ViT weights.
 
-    The frames are encoded; the U-ViT's output is taken for the noise ε̂ in the latents z at step
-    `t`, ẑ₀ = (z − √(1 − ᾱ_t) ε̂) / √ᾱ_t, near the identity at small t; the result is decoded.
+    The frames are encoded; the U-ViT's output is taken for the noise ε̂ in the latents z at the
+    first of 1,000 steps, ẑ₀ = (z − √(1 − ᾱ₁) ε̂) / √ᾱ₁, near the identity; the result is decoded.
 
     Args:
         uvit: a latent U-ViT, see `uvit_h2`.
         autoencoder: with diffusers' interface, ``encode(x).latent_dist.mode()`` and
             ``decode(z).sample``, pictures in [−1, 1]; see `load_autoencoder`. Frozen here;
             gradients pass through it.
-        t: diffusion step shown to the U-ViT, 1 to 1000.
     """
 
-    def __init__(self, uvit: UViT, autoencoder: nn.Module, t: int = 1) -> None:
+    def __init__(self, uvit: UViT, autoencoder: nn.Module) -> None:
         super().__init__()
-        if not 1 <= t <= 1000:
-            raise PpferError(f"LatentCompensator: t is a diffusion step from 1 to 1000, got {t}")
-        self.uvit, self.autoencoder, self.t = uvit, freeze(autoencoder), t
-        self.signal = float(alpha_bar()[t - 1])  # ᾱ_t
+        self.uvit, self.autoencoder = uvit, freeze(autoencoder)
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (N, 3, H, W) in [0, 1] to latents (N, 4, H/8, W/8), without a random draw."""
@@ -273,8 +269,8 @@ class LatentCompensator(nn.Module):
                 f"these frames give latents of {z.shape[-2]}×{z.shape[-1]}, but the U-ViT was "
                 f"built for {side}×{side}; use other frames or build it with img_size={z.shape[-1]}"
             )
-        noise = self.uvit(z, timesteps=float(self.t))
-        return (z - math.sqrt(1 - self.signal) * noise) / math.sqrt(self.signal)
+        noise = self.uvit(z, timesteps=1.0)
+        return (z - math.sqrt(NOISE) * noise) / math.sqrt(1 - NOISE)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents to frames in [0, 1]."""
@@ -287,15 +283,6 @@ class LatentCompensator(nn.Module):
             PpferError: when the frames' latents are not of the U-ViT's size.
         """
         return self.decode(self.compensate(self.encode(frames)))
-
-
-def alpha_bar() -> np.ndarray:
-    """ᾱ_1 … ᾱ_1000 (float64) of Stable Diffusion's schedule.
-
-    β = linspace(√.00085, √.012, 1000)².
-    """
-
-    return np.cumprod(1 - np.linspace(math.sqrt(0.00085), math.sqrt(0.012), 1000) ** 2)
 
 
 def load_autoencoder(path: str | Path) -> nn.Module:

@@ -150,11 +150,11 @@ def shipped_weights(module: nn.Module, path: Path, what: str) -> nn.Module:
     return load_weights(module, path)
 
 
-def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: str) -> str:
+def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: str) -> None:
     """Load everything but the head from a network trained for other classes, and say so.
 
     The head, ``fc.weight`` and ``fc.bias``, is loaded too where its shape agrees. Where it doesn't,
-    it stays as initialised, and it is the only thing that does.
+    it stays as initialised, and it is the only thing that does: a warning says so.
 
     Args:
         net: the network itself (`Classifier.net`, `Recognizer.net`), by torchvision's name.
@@ -162,16 +162,12 @@ def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: s
             else see `read_weights`.
         option: the setting `weights` came from, for error messages.
 
-    Returns:
-        One sentence saying what was loaded and what was not, "" where nothing was asked for; also
-        logged as a warning when the head was left out.
-
     Raises:
         PpferError: when there are no such weights, they cannot be fetched, or the file does not
             hold this backbone with a head; `net` is then untouched.
     """
     if not weights:
-        return ""
+        return
     default = isinstance(weights, str) and weights == "DEFAULT"
     source = _published(name, option) if default else weights
 
@@ -184,16 +180,13 @@ def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: s
     body = {k: v for k, v in state.items() if k not in fresh}
     _refuse(net, source, _compare({k: v for k, v in own.items() if k not in fresh}, body))
     _load(net, body)
-    where = "a state dict" if isinstance(source, Mapping) else str(source)
-    if same_head:
-        return f"loaded all {len(own)} tensors from {where}"
-    theirs, ours = len(state["fc.bias"]), len(own["fc.bias"])
-    sentence = (
-        f"loaded {len(own) - len(fresh)} of {len(own)} tensors from {where}; "
-        f"the head 'fc' ({theirs} classes there, {ours} here) starts fresh and must be trained"
-    )
-    logger.warning(sentence)
-    return sentence
+    if not same_head:
+        where = "a state dict" if isinstance(source, Mapping) else str(source)
+        theirs, ours = len(state["fc.bias"]), len(own["fc.bias"])
+        logger.warning(
+            f"loaded {len(own) - len(fresh)} of {len(own)} tensors from {where}; "
+            f"the head 'fc' ({theirs} classes there, {ours} here) starts fresh and must be trained"
+        )
 
 
 def _published(name: str, option: str) -> Mapping[str, Tensor]:

@@ -46,6 +46,7 @@ from ppfer.cli.settings import settings_of
 from ppfer.config import Config
 from ppfer.measure import as_rate
 from ppfer.method import PIPELINE
+from ppfer.run.names import introduce
 from ppfer.run.run import Run
 from ppfer.study import catalogue, tables
 
@@ -334,7 +335,7 @@ def _made(batch: Batch, number: int) -> str:
             partial.write_text(traceback.format_exc())
         return sentence
     trace.unlink(missing_ok=True)
-    run.introduce()  # where all its stages are another run's, nobody has
+    introduce(run.dir, run.config)  # where all its stages are another run's, nobody has
     write_json(batch.marks[number], cell.values)
     return ""
 

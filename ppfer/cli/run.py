@@ -18,6 +18,7 @@ from ppfer.cli.overview import Overview, minutes, planned
 from ppfer.cli.settings import config_of, settings_of
 from ppfer.cli.terminal import table
 from ppfer.method.networks import band_split
+from ppfer.run.names import introduce
 from ppfer.run.run import Run
 from ppfer.show import tradeoff
 from ppfer.study import catalogue, tables
@@ -82,7 +83,7 @@ def _say_results(run: Run, seconds: float) -> None:
     """What came out, whether it should, the picture that shows most, and where to look next."""
     made = run.dir / "tables"
     if rows := read_json(made / "main.json", []):
-        run.introduce()  # where all its stages are another run's, nobody has
+        introduce(run.dir, run.config)  # where all its stages are another run's, nobody has
         results = results_of([run.dir])
         write_side_by_side(results, made, "results")
         guessing = results[0].guessing

@@ -238,7 +238,7 @@ class Run:
         """
         folder, key = self.dir / name, self.key(name)
         if is_main():
-            self.introduce()
+            introduce(self.dir, self.config)
             mark = folder / "started.json"
             begun = read_json(mark).get("key", "")
             sweep(folder, 0)  # nobody else makes this stage: see `_in_turn`
@@ -255,10 +255,6 @@ class Run:
                     shutil.rmtree(child) if child.is_dir() else child.unlink()
             write_json(mark, {"key": key})
         return folder
-
-    def introduce(self) -> None:
-        """Say in its folder what this run is."""
-        introduce(self.dir, self.config)
 
     def _finish(self, stage: Stage, folder: Path, summary: dict, seconds: float) -> None:
         if not is_main():
