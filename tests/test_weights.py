@@ -79,16 +79,6 @@ def test_a_modules_own_prefix_is_kept():
     assert same(outer.state_dict(), state)
 
 
-def test_compiled_networks_save_and_load_plain_names(tmp_path):
-    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    compiled = nn.ModuleDict({"a": torch.compile(net)})  # not run, so nothing is compiled
-    save_weights(compiled, tmp_path / "w.safetensors")
-    assert set(read_weights(tmp_path / "w.safetensors")) == {f"a.{k}" for k in net.state_dict()}
-    state = {f"a.{k}": v for k, v in random_state(net).items()}
-    load_weights(compiled, state)
-    assert same({f"a.{k}": v for k, v in net.state_dict().items()}, state)
-
-
 def test_files_without_batch_counters_load():
     """torchvision's older checkpoints have no num_batches_tracked."""
     net = nets.UNet(2)

@@ -19,10 +19,9 @@ from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic, lfs_pointer
 
 Source = str | Path | Mapping[str, Tensor]
-# what DistributedDataParallel and common training scripts put before every name
-PREFIXES = ("module.", "model.")
+# what DistributedDataParallel, common training scripts and torch.compile put before every name
+PREFIXES = ("module.", "model.", "_orig_mod.")
 HEAD = ("fc.bias", "fc.weight")  # a classifier's last layer
-COMPILED = "_orig_mod."  # what torch.compile puts into names
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ def save_weights(module: nn.Module, path: str | Path, *, half: bool = False) -> 
     """Write a module's state dict as safetensors, whole or not at all; with `half` in half
     precision: loading gives the network's own again, rounded. Raises as `save_tensors`.
     """
-    state = _plain_names(module.state_dict())
+    state = module.state_dict()
     if half:
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     return save_tensors(state, path)
@@ -123,10 +122,9 @@ def _read_file(path: Path) -> object:
 def load_weights(module: nn.Module, source: Source) -> nn.Module:
     """Load every tensor of `module` from `source` (see `read_weights`), or none; returns it.
 
-    Prefixes of common training scripts are stripped where every name of the source carries one and
-    the module's own do not; torch.compile's ``_orig_mod.`` is always ignored. A module on the meta
-    device, which takes no memory before the weights are known to fit, takes the source's tensors
-    themselves.
+    `PREFIXES` are stripped where every name of the source carries one and the module's own do not.
+    A module on the meta device, which takes no memory before the weights are known to fit, takes
+    the source's tensors themselves.
 
     Raises:
         PpferError: naming what is missing, unexpected or of another shape. BatchNorm's
@@ -221,21 +219,17 @@ def total(net: nn.Module) -> float:
     return float(sum(learnt)) if learnt else float("nan")
 
 
-def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.replace(COMPILED, ""): value for name, value in state.items()}
-
-
 def _load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy what was checked; what `state` does not have stays as it is."""
     own = module.state_dict()
-    whole = {k: state.get(k.replace(COMPILED, ""), v).to(v.dtype) for k, v in own.items()}
+    whole = {k: state.get(k, v).to(v.dtype) for k, v in own.items()}
     module.load_state_dict(whole, assign=any(v.is_meta for v in own.values()))
 
 
 def _match(module: nn.Module, source: Source) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Own and given tensors under comparable names."""
-    own, state = _plain_names(module.state_dict()), _plain_names(read_weights(source))
-    for prefix in 2 * PREFIXES:  # one may stand before the other, whichever
+    own, state = module.state_dict(), read_weights(source)
+    for prefix in len(PREFIXES) * PREFIXES:  # they may stand in any order
         theirs, ours = (all(k.startswith(prefix) for k in names) for names in (state, own))
         if theirs and not ours:
             state = {k.removeprefix(prefix): v for k, v in state.items()}

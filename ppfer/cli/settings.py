@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ppfer import config
 from ppfer.base.errors import PpferError
+from ppfer.cli.terminal import WIDE
 from ppfer.config import PATHS, Config, Train, dotted, load_config, to_dict
 
-WIDE = 100  # columns of a terminal
 NO_FILE = ("", "DEFAULT")  # what a setting that takes a path may be instead
 
 
