@@ -54,12 +54,7 @@ def stage(
 
 
 class Stage:
-    """One step of the pipeline in a run: what it stands on, how it is made, how its result is
-    loaded.
-
-    Attributes:
-        run: the `ppfer.run.run.Run` it belongs to; `config` is its configuration.
-    """
+    """One step of the pipeline in a run: what it stands on, how it is made, how it is loaded."""
 
     kind: str
     argument: str
@@ -90,9 +85,7 @@ class Stage:
         return pick(self.config, *self.named_settings)
 
     def origin(self) -> tuple[bool, str]:
-        """Whether comparing methods makes it (`ppfer.study`), not the main run; and in which
-        notebook.
-        """
+        """Whether comparing methods makes it, not the main run; and in which notebook."""
         return self.study, self.notebook
 
     def make(self, folder: Path) -> dict:
@@ -113,14 +106,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Protector:
-    """A row of the tables: a way of protecting clips, by name.
-
-    An untrained one is a function and a line; one that is trained also names the stages it stands
-    on.
+    """A row of the tables: a way of protecting clips, by name (also its folder's) and title.
 
     Attributes:
-        name: key, also the folder name.
-        title: as printed.
         build: ``build(run) -> clips → clips``, see `ppfer.protect`.
         what_ran: one line for the table, what exactly this is; or ``what_ran(run)`` that says it
             once it is made.
