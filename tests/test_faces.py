@@ -54,7 +54,7 @@ def box(x, y=50.0, size=20.0, score=0.9):
 def follow(boxes, stills, **settings):
     finder = Script(boxes)
     tracker = Tracker(finder, **settings)
-    out = [item for still in stills for item in tracker.push(still)] + list(tracker.finish())
+    out = list(tracker.follow(stills))
     assert [still.number for still, _ in out] == [still.number for still in stills]
     return [heads for _, heads in out], finder
 
@@ -146,17 +146,18 @@ def test_frames_between_looks_that_disagree_are():
 
 def test_large_frames_wait_for_less(monkeypatch):
     monkeypatch.setattr(faces, "BYTES_AHEAD", 24 * 32 * 3 * 15)
-    tracker, given = Tracker(Script(lambda n: [box(50)]), every=4), 0
-    for number, still in enumerate(scene(100)):
-        given += len(list(tracker.push(still)))
-        assert number + 1 - given <= 15
-    assert given + len(list(tracker.finish())) == 100
+    taken, given = [], 0
+    stills = (taken.append(still) or still for still in scene(100))
+    for _ in Tracker(Script(lambda n: [box(50)]), every=4).follow(stills):
+        given += 1
+        assert len(taken) - given < 15
+    assert given == 100
 
 
 def test_old_sightings_are_forgotten():
     tracker = Tracker(Script(lambda n: [box(50), box(120 + 50 * (n // 70))]))
-    for still in scene(250):
-        list(tracker.push(still))
+    for _ in tracker.follow(scene(250)):
+        pass
     assert len(tracker.tracks) <= 3 and max(len(t.seen) for t in tracker.tracks) < 80
 
 

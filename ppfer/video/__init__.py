@@ -11,7 +11,7 @@ _HOMES = {
     "clips": ("decode_clip", "square"),
     "clock": ("sample_positions",),
     "file": ("VIDEO_SUFFIXES", "file_fault", "is_video"),
-    "reader": ("Frame", "Frames", "Video", "inspect", "probe", "read_frames", "read_video"),
+    "reader": ("Frame", "Frames", "Video", "inspect", "probe", "read_video"),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)
 

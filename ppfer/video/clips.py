@@ -16,8 +16,8 @@ from PIL import Image
 
 from ppfer.base.errors import PpferError
 from ppfer.video.clock import sample_positions
-from ppfer.video.file import WHOLE, is_early, survey
-from ppfer.video.reader import inspect, read_frames
+from ppfer.video.file import WHOLE, clip_fault, survey
+from ppfer.video.reader import Frames, inspect
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ def decode_clip(
     expected = None
     while True:
         count, kept = 0, {}
-        with read_frames(path) as reader:
+        with Frames(path) as reader:
             # what the header counts; where it does not count, how many packets there are
             expected = expected or reader.stream.frames or survey(path).pictures
             positions = sample_positions(expected, frames)
@@ -64,12 +64,8 @@ def decode_clip(
                 count += 1
         if reader.broken > (1 - WHOLE) * (reader.broken + count):
             raise PpferError(f"{path} cannot be decoded: {reader.faults[0]}")
-        if is_early(reader.present, reader.declared, WHOLE):
-            raise PpferError(
-                f"{path} is truncated: it holds {reader.present:.1f} of {reader.declared:.1f} s"
-            )
-        if count < 2:
-            raise PpferError(f"{path} has one frame only")
+        if fault := clip_fault(count, reader.present, reader.declared):
+            raise PpferError(f"{path} {fault}")
         if count == expected:
             return np.stack([kept[position] for position in positions])
         expected = count  # hidden or broken packets: read again, now that the number is known

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -195,7 +195,7 @@ class _Waiting:
 
 
 class Tracker:
-    """Follow faces through one video: push frames in, take them out in order with their faces.
+    """Follows faces through one video.
 
     Args:
         finder: looks at a picture, see `Finder`.
@@ -230,26 +230,22 @@ class Tracker:
         self._thumb: np.ndarray | None = None
         self._last_key = -1
 
-    def push(self, frame: Pictured) -> Iterator[tuple[Pictured, list[Head]]]:
-        """Take a frame in; give those out that enough is known of, with every face in them."""
-        here, scene = (
-            self._out + len(self._waiting),
-            self._waiting[-1].scene if self._waiting else 0,
-        )
-        if here == 0:
-            self._fit(frame.pixels.nbytes)
-        cut = self._is_cut(frame.pixels)
-        if cut:
-            self._look(here - 1)
-        self._waiting.append(_Waiting(frame, scene + cut))
-        if cut or here - self._last_key >= self.every or here == 0:
+    def follow(self, frames: Iterable[Pictured]) -> Iterator[tuple[Pictured, list[Head]]]:
+        """The frames, each with every face in it, once enough is known of what comes after it."""
+        here = -1
+        for here, frame in enumerate(frames):
+            if here == 0:
+                self._fit(frame.pixels.nbytes)
+            cut = self._is_cut(frame.pixels)
+            if cut:
+                self._look(here - 1)
+            scene = self._waiting[-1].scene if self._waiting else 0
+            self._waiting.append(_Waiting(frame, scene + cut))
+            if cut or here - self._last_key >= self.every or here == 0:
+                self._look(here)
+            yield from self._ready(self.gap + self.reach)
+        if here >= 0:
             self._look(here)
-        yield from self._ready(self.gap + self.reach)
-
-    def finish(self) -> Iterator[tuple[Pictured, list[Head]]]:
-        """The frames that still wait, once the video has ended."""
-        if self._waiting:
-            self._look(self._out + len(self._waiting) - 1)
         yield from self._ready(0)
 
     def _fit(self, nbytes: int) -> None:

@@ -35,8 +35,6 @@ class Outcome:
         result: the file made.
         notes: why, or what one should know of the result.
         tally: frames, those without a face, faces followed.
-        seconds: how long it took. length: seconds of video. width, height: of the result, pixels.
-        sound: whether the result has sound.
     """
 
     source: Path
@@ -44,21 +42,11 @@ class Outcome:
     result: Path | None = None
     notes: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
-    seconds: float = 0.0
-    length: float = 0.0
-    width: int = 0
-    height: int = 0
-    sound: bool = False
 
     @property
     def ok(self) -> bool:
         """Whether nothing is left to do about this video."""
         return self.state in ("written", "finished", "passed over")
-
-    @property
-    def speed(self) -> float:
-        """Frames per second."""
-        return self.tally.frames / max(self.seconds, 1e-9)
 
     def __str__(self) -> str:
         made = f" → {self.result}" if self.result else ""
@@ -82,18 +70,13 @@ def plan(
     roots: dict[Path, Path] = {}  # of each file, the folder that its result's place is counted from
     alike: Counter = Counter()
     for source in sources:
-        root = source if source.is_dir() else source.parent
-        files = [source]
         if source.is_dir():
-            found = list(_walk(source, out, outcomes))
-            files = [path for path in found if not _is_result(path)]
-            old = [path for path in found if path not in set(files)]
-            why = ["an earlier result"]
-            outcomes += [Outcome(path, "passed over", notes=why) for path in old]
-            beside = files
+            root, found = source, list(_walk(source, out))
+            outcomes += [Outcome(path, "passed over", notes=[why]) for path, why in found if why]
+            files = beside = [path for path, why in found if not why]
         else:
-            beside = [p for p in root.glob("*") if _stem(p) == _stem(source)]
-            beside = [path for path in beside if video.is_video(path) and not _is_result(path)]
+            root, files = source.parent, [source]
+            beside = [p for p in root.glob("*") if _stem(p) == _stem(source) and not _is_result(p)]
         files = [path for path in files if path not in roots]
         roots |= dict.fromkeys(files, root)
         alike |= Counter(map(_stem, filter(video.is_video, beside)))
@@ -130,31 +113,28 @@ def _expanded(source: Path) -> list[Path]:
     return sorted(map(Path, glob.glob(str(source), recursive=True))) or [source]
 
 
-def _walk(folder: Path, out: Path, outcomes: list[Outcome]) -> Iterator[Path]:
-    """The videos of a folder, sorted; what is passed over goes to `outcomes`."""
+def _walk(folder: Path, out: Path) -> Iterator[tuple[Path, str | None]]:
+    """(file or folder, why it is passed over; None for what is to be protected), sorted."""
     root, results = folder.resolve(), out.resolve()
     visited = {root}
     for here, folders, files in os.walk(folder, followlinks=True):
         folders.sort()
-        for name in list(folders):
-            path = Path(here, name)
+        for path in [Path(here, name) for name in folders]:
             if why := _why_not(path, root, results, visited):
-                folders.remove(name)
-                outcomes.append(Outcome(path, "passed over", notes=[why]))
+                folders.remove(path.name)
+                yield path, why
             visited.add(path.resolve())
         others = []
         for path in sorted(Path(here, name) for name in files):
             if video.is_video(path) or photo.is_photo(path):
-                yield path
+                yield path, "an earlier result" if _is_result(path) else None
             elif not path.name.startswith("."):
                 others.append(path.name)
             elif path.suffix.lower() in video.VIDEO_SUFFIXES:
                 mac = path.name.startswith("._")
-                why = "a Mac's note beside a file, no video" if mac else "hidden"
-                outcomes.append(Outcome(path, "passed over", notes=[why]))
+                yield path, "a Mac's note beside a file, no video" if mac else "hidden"
         if others:
-            why = f"no videos by their names: {len(others)}, e.g. {others[0]}"
-            outcomes.append(Outcome(Path(here), "passed over", notes=[why]))
+            yield Path(here), f"no videos by their names: {len(others)}, e.g. {others[0]}"
 
 
 def _why_not(path: Path, root: Path, results: Path, visited: set[Path]) -> str | None:

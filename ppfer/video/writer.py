@@ -38,7 +38,7 @@ class Writer:
     repeats its neighbour.
 
     Example:
-        with read_frames("in.mov") as frames:
+        with Frames("in.mov") as frames:
             with Writer("out.mp4", frames.video.width, frames.video.height) as writer:
                 for frame in frames:
                     writer.write(frame.pixels, frame.time, frame.duration)
