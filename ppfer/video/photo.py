@@ -16,6 +16,7 @@ from ppfer.base.files import atomic
 from ppfer.video.clips import PICTURES
 from ppfer.video.heads import Picture
 from ppfer.video.reader import Video
+from ppfer.video.writer import sentences
 
 RATE = Fraction(30)  # frames a second that a photo is taken to be of
 QUALITY = 95  # of a JPEG
@@ -74,8 +75,5 @@ def photo_writer(path: Path, comment: str) -> Iterator[SimpleNamespace]:
         said = PngImagePlugin.PngInfo()
         said.add_text("comment", comment)
         how = {"format": "PNG", "pnginfo": said}
-    try:
-        with atomic(path) as partial:
-            Image.fromarray(taken[0]).save(partial, **how)
-    except OSError as error:
-        raise PpferError(f"{path} could not be written: {error.strerror or error}") from error
+    with sentences(path), atomic(path) as partial:
+        Image.fromarray(taken[0]).save(partial, **how)
