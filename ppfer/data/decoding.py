@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future, TimeoutError
 from multiprocessing.context import SpawnContext, SpawnProcess
 
-import numpy as np
-import pandas as pd
 from pebble import ProcessExpired, ProcessPool
 
 from ppfer.base.errors import PpferError
-from ppfer.data.listing import REASONS, Index
+from ppfer.data.listing import Index
 from ppfer.video.clips import look_into
 
 
@@ -92,43 +90,32 @@ def inspected(
     Args:
         on_file: called with the number of files looked into.
     """
-    table, faults, remarks = index.table, [], list(index.remarks)
+    faults, remarks = [], list(index.remarks)
+    paths = index.table["path"]
 
     # each file in a child process: its fault, or what is odd about it
-    for path, answer in zip(
-        table["path"],
-        in_children(look_into, ((path,) for path in table["path"]), workers, timeout),
-        strict=True,
-    ):
+    answers = in_children(look_into, zip(paths), workers, timeout)
+    for path, answer in zip(paths, answers, strict=True):
         fault, odd = (str(answer), []) if isinstance(answer, PpferError) else answer
-        name = os.path.relpath(path, index.root)
-        faults.append(fault or "")
-        remarks += [(name, remark) for remark in odd if not fault]
+        faults.append(fault)
+        remarks += [(os.path.relpath(path, index.root), remark) for remark in odd if not fault]
         if on_file:
             on_file(len(faults))
 
     # what cannot be read is listed with its reason, and leaves the table
-    good = np.array([not fault for fault in faults], bool)
-    rejected = pd.concat([index.rejected, failed(index, faults)], ignore_index=True)
-    kept = table[good].reset_index(drop=True)
+    kept, rejected = index.without(faults)
 
     # a person needs a clip to train on and another to be tested on
-    people = kept["actor"].value_counts() if kept["actor"].any() else []
+    people = kept["actor"].value_counts() if kept["actor"].any() else {}
     remarks += [
         (f"actor {name}", f"has {count} clip: too few to train and to test on")
-        for name, count in dict(people).items()
+        for name, count in people.items()
         if count < 2
     ]
     return dataclasses.replace(
-        index, table=kept, rejected=rejected, remarks=tuple(remarks), looked_into=True
+        index,
+        table=kept.reset_index(drop=True),
+        rejected=rejected,
+        remarks=tuple(remarks),
+        looked_into=True,
     )
-
-
-def failed(index: Index, faults: list[str]) -> pd.DataFrame:
-    """(path, reason) of an index's files that have a fault."""
-    rows = [
-        (os.path.relpath(path, index.root), fault)
-        for path, fault in zip(index.table["path"], faults, strict=True)
-        if fault
-    ]
-    return pd.DataFrame(rows, columns=REASONS)
