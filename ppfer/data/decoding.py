@@ -14,7 +14,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from ppfer.base.errors import PpferError
 from ppfer.data.listing import Index
-from ppfer.video.clips import look_into
+from ppfer.video.clips import inspect
 
 
 class _Process(SpawnProcess):
@@ -94,7 +94,7 @@ def inspected(
     paths = index.table["path"]
 
     # each file in a child process: its fault, or what is odd about it
-    answers = in_children(look_into, zip(paths), workers, timeout)
+    answers = in_children(inspect, zip(paths), workers, timeout)
     for path, answer in zip(paths, answers, strict=True):
         fault, odd = (str(answer), []) if isinstance(answer, PpferError) else answer
         faults.append(fault)

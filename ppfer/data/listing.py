@@ -47,14 +47,11 @@ class Index:
         return text if self.looked_into else f"{text}\n  by name and size alone: not decoded yet"
 
     def without(self, faults: list[str | None]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The rows of clips that have no fault, and all that is rejected then, those that have one
-        last.
-        """
+        """The rows of clips that have no fault, and all that is rejected then."""
+        names = [os.path.relpath(path, self.root) for path in self.table["path"]]
+        rows = [(name, fault) for name, fault in zip(names, faults, strict=True) if fault]
+        more = pd.DataFrame(rows, columns=REASONS)
         good = [not fault for fault in faults]
-        found = [
-            (os.path.relpath(path, self.root), f) for path, f in zip(self.table["path"], faults)
-        ]
-        more = pd.DataFrame([row for row in found if row[1]], columns=REASONS)
         return self.table[good], pd.concat([self.rejected, more], ignore_index=True)
 
     def fingerprint(self) -> str:

@@ -1,9 +1,4 @@
-"""Clips decoded once, kept as a memory-mapped array with a table beside it, and where they lie as
-tensors.
-
-Decoding happens in child processes, because some damaged files make a decoder hang or crash: that
-costs only the file.
-"""
+"""Clips decoded once, kept as a memory-mapped array with a table beside it."""
 
 from __future__ import annotations
 
@@ -31,13 +26,10 @@ from ppfer.base.pixels import as_uint8
 from ppfer.data.listing import REASONS, Index, count_reasons, describe, hash_of
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ClipStore:
     """Clips of one shape, decoded once: `clips.npy` (memory-mapped), `table.csv`, `rejected.csv`,
-    `manifest.json`.
-
-    The manifest is written last and atomically: a folder without one holds no store, however much
-    is in it.
+    `manifest.json`, which is written last: a folder without one holds no store.
 
     Attributes:
         clips: (N, T, 3, H, W) uint8 memory map, read-only; in memory a tensor on any device.
@@ -62,8 +54,6 @@ class ClipStore:
             PpferError: there is none, or it is damaged.
         """
         folder = Path(folder)
-
-        # a folder without a manifest holds no store: it is written last
         damaged = f"{folder} holds a damaged clip store; delete it and decode again"
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
@@ -119,13 +109,9 @@ class ClipStore:
         `.summary()` before training.
 
         Args:
-            index: what `ppfer.data.index.index` found.
-            folder: where the store lives.
-            frames: T, frames per clip.
-            size: H = W, pixels.
-            workers: child processes that decode.
+            frames, size: T, and H = W in pixels.
+            workers, timeout: see `ppfer.data.decoding.in_children`.
             progress: called with the number of clips done, of `len(index.table)`, after each clip.
-            timeout: seconds after which a file counts as hanging and is rejected.
             max_rejected: share of the videos found that may be rejected.
 
         Raises:
@@ -190,9 +176,7 @@ class ClipStore:
         Args:
             folder: where the store lives; a store already there is replaced.
             clips: yields clips (T, 3, H, W) or batches (B, T, 3, H, W), in the table's order, all
-                of one shape: uint8, or float in [0, 1] (clamped and rounded). On any device. It may
-                be lazy.
-            table: one row per clip.
+                of one shape and on any device: uint8, or float in [0, 1] (clamped and rounded).
             source: what to note in the manifest: where the clips come from. JSON types only.
 
         Raises:

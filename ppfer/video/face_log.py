@@ -42,20 +42,18 @@ class FaceLog:
         before or after it, "missed" where there is none: then nothing of it is shown.
 
         Args:
-            path: of the file.
             about: what to say of all frames.
         """
-        frames = []
+        lines = []
         for time, heads in zip(self.times, self, strict=True):
             faces = [_face(head) for head in heads]
-            sure = [face for face in faces if face["sure"]]
-            seen = all(face["score"] is not None for face in sure)
-            state = "missed" if not sure else "found" if seen else "bridged"
-            frames.append({"time": round(time, 4), "state": state, "faces": faces})
-        head = json.dumps(about | {"frames": []}, indent=1).removesuffix("[]\n}")
-        lines = ",\n".join(f"  {json.dumps(frame)}" for frame in frames)
+            scores = [face["score"] for face in faces if face["sure"]]
+            state = "missed" if not scores else "bridged" if None in scores else "found"
+            frame = {"time": round(time, 4), "state": state, "faces": faces}
+            lines.append(f"  {json.dumps(frame)}")
+        head, frames = json.dumps(about | {"frames": []}, indent=1), ",\n".join(lines)
         with atomic(path) as partial:
-            partial.write_text(f"{head}[\n{lines}\n ]\n}}\n")
+            partial.write_text(head.removesuffix("[]\n}") + f"[\n{frames}\n ]\n}}\n")
 
 
 def _face(head: Head) -> dict:

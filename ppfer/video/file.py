@@ -29,13 +29,22 @@ FOREIGN = {
     b"<html": "is a web page, no video; download it again",
 }
 HEADLESS = ("mpeg", "mpegts", "h264", "hevc", "m4v", "mpegvideo")  # nothing says how long they are
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 NO_PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
 def is_video(path: str | Path) -> bool:
     """Whether a name is a video's: by its suffix, and not hidden (a Mac leaves ._X beside X)."""
-    path = Path(path)
-    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+    return _named(Path(path), VIDEO_SUFFIXES)
+
+
+def is_photo(path: str | Path) -> bool:
+    """The same of a photo."""
+    return _named(Path(path), PHOTO_SUFFIXES)
+
+
+def _named(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def file_fault(path: str | Path) -> str | None:

@@ -13,7 +13,6 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic
-from ppfer.video.clips import PICTURES
 from ppfer.video.heads import Picture
 from ppfer.video.reader import Video
 from ppfer.video.writer import sentences
@@ -21,12 +20,6 @@ from ppfer.video.writer import sentences
 RATE = Fraction(30)  # frames a second that a photo is taken to be of
 QUALITY = 95  # of a JPEG
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
-def is_photo(path: str | Path) -> bool:
-    """Whether a name is a photo's: by its suffix, and not hidden."""
-    path = Path(path)
-    return path.suffix.lower() in PICTURES and not path.name.startswith(".")
 
 
 class Photo:

@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ppfer import video
 from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import digest, normal
-from ppfer.video import photo
-from ppfer.video.file import comment
+from ppfer.video.file import VIDEO_SUFFIXES, comment, file_fault, is_photo, is_video
 from ppfer.video.heads import Tally
+from ppfer.video.photo import photo_comment
 from ppfer.video.protect_options import ProtectOptions
 
 MARK = "protected by ppfer"  # so begins the comment in the header of every result
@@ -79,20 +78,20 @@ def plan(
             beside = [p for p in root.glob("*") if _stem(p) == _stem(source) and not _is_result(p)]
         files = [path for path in files if path not in roots]
         roots |= dict.fromkeys(files, root)
-        alike |= Counter(map(_stem, filter(video.is_video, beside)))
+        alike |= Counter(map(_stem, filter(is_video, beside)))
     if not roots:
         but = "".join(f"\n{outcome}" for outcome in outcomes[:3])
         where = ", ".join(map(str, sources))
         raise PpferError(f"there is no video in {where} to be protected{but}")
-    faults = {path: video.file_fault(path) for path in roots}
+    faults = {path: file_fault(path) for path in roots}
     if len(sources) == 1 and (fault := faults.get(sources[0])):
         raise PpferError(f"{sources[0]} {fault}")
     originals = {_inode(path): path for path in roots if not faults[path]}
     taken, jobs = set(), []
     for path, root in roots.items():
-        keep = alike[_stem(path)] > 1 and path.suffix.lower() != ".mp4" and video.is_video(path)
+        keep = alike[_stem(path)] > 1 and path.suffix.lower() != ".mp4" and is_video(path)
         name = path.name if keep else path.stem
-        suffix = path.suffix if photo.is_photo(path) else ".mp4"
+        suffix = path.suffix if is_photo(path) else ".mp4"
         place = out / path.parent.relative_to(root) / name
         target = _target(place, suffix, options, taken)
         over = originals.get(_inode(target)) if target.exists() else None
@@ -126,11 +125,11 @@ def _walk(folder: Path, out: Path) -> Iterator[tuple[Path, str | None]]:
             visited.add(path.resolve())
         others = []
         for path in sorted(Path(here, name) for name in files):
-            if video.is_video(path) or photo.is_photo(path):
+            if is_video(path) or is_photo(path):
                 yield path, "an earlier result" if _is_result(path) else None
             elif not path.name.startswith("."):
                 others.append(path.name)
-            elif path.suffix.lower() in video.VIDEO_SUFFIXES:
+            elif path.suffix.lower() in VIDEO_SUFFIXES:
                 mac = path.name.startswith("._")
                 yield path, "a Mac's note beside a file, no video" if mac else "hidden"
         if others:
@@ -176,11 +175,11 @@ def _target(path: Path, suffix: str, options: ProtectOptions, taken: set[str]) -
 
 
 def _said(path: Path) -> str:
-    return photo.photo_comment(path) if photo.is_photo(path) else comment(path)
+    return photo_comment(path) if is_photo(path) else comment(path)
 
 
 def _is_result(path: Path) -> bool:
-    of_ours = path.suffix.lower() == ".mp4" or photo.is_photo(path)
+    of_ours = path.suffix.lower() == ".mp4" or is_photo(path)
     return of_ours and _said(path).startswith(MARK)
 
 

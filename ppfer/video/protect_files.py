@@ -20,8 +20,9 @@ from ppfer.base.files import sweep
 from ppfer.base.progress import Progress
 from ppfer.protect import Apply, ForVideo, NamedApply, VideoProtector, for_video
 from ppfer.video.faces import FAINT, Finder
+from ppfer.video.file import is_photo
 from ppfer.video.heads import Passage, ProtectOptions
-from ppfer.video.photo import Photo, is_photo, photo_writer
+from ppfer.video.photo import Photo, photo_writer
 from ppfer.video.plan import Outcome, earlier, fingerprint, mark, plan
 from ppfer.video.writer import Writer
 

@@ -18,18 +18,14 @@ class ProtectOptions:
 
     Attributes:
         size: side of the squares that the protector was trained at, pixels.
-        device: where the protector runs.
         frame: "face": each head is protected and pasted back into the full picture. "whole": the
             picture's centre square is protected and is the result, `size` pixels wide.
         outside: with "face", what becomes of the rest: "blur", "black" or "keep".
         start, end: seconds; None is the beginning or the end.
-        quality: x264's crf; smaller is better and larger.
-        exact: colour keeps its full resolution, which fewer players show.
+        quality, exact: see `ppfer.video.writer.Writer`, crf and exact.
         preview: the original to the left of the protected picture, written as ``name.preview.mp4``.
-        keep_audio: copy the sound.
         overwrite: replace older results.
-        chunk: frames the protector sees at once.
-        batch: clips per pass.
+        chunk: frames the protector sees at once; batch: clips per pass.
         precision: see `ppfer.base.device.autocast`.
         report: write beside each result, as ``.json``, where faces were (`FaceLog.write`).
         mask_scale: with "face", size of what is hidden of each head in sizes of the square that

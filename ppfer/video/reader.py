@@ -23,8 +23,8 @@ import psutil
 
 from ppfer.base.errors import PpferError
 from ppfer.video.clock import Clock
-from ppfer.video.file import clip_fault, cut_short, declared_seconds, opened, packet_end, survey
-from ppfer.video.picture import HDR_TRANSFERS, Deinterlacer, View
+from ppfer.video.file import cut_short, declared_seconds, opened, packet_end, survey
+from ppfer.video.picture import HDR_TRANSFERS, View, deinterlaced
 
 if TYPE_CHECKING:
     import torch
@@ -150,8 +150,8 @@ class Frames(Iterator[Frame], contextlib.AbstractContextManager):
         self.stream.thread_count, self.stream.thread_type = 1, "SLICE"
         self._heard = None  # the last packet of sound
         self._clock = Clock(self.container.format.name, self.stream)
-        self._deinterlacer = Deinterlacer(self.stream.time_base)
-        self._pictures = self._deinterlacer(self._timed())
+        self._interlaced = False  # so far
+        self._pictures = deinterlaced(self._timed(), self.stream.time_base)
 
     def _jump(self, first: tuple) -> tuple:
         """Goes to the key frame before the start; stays where it is if that fails."""
@@ -159,7 +159,7 @@ class Frames(Iterator[Frame], contextlib.AbstractContextManager):
         with contextlib.suppress(av.FFmpegError):
             self.container.seek(int((self.video.start + self.start) / unit), stream=self.stream)
             self._clock.last = None  # the next picture may come from anywhere
-            self._pictures = Deinterlacer(unit)(self._timed())
+            self._pictures = deinterlaced(self._timed(), unit)
             landed = next(self._pictures, None)
             if landed and landed[1] * unit <= self.start:
                 return landed
@@ -197,6 +197,7 @@ class Frames(Iterator[Frame], contextlib.AbstractContextManager):
                 continue
             for picture in pictures:
                 self.damaged += picture.is_corrupt
+                self._interlaced |= picture.interlaced_frame
                 yield picture, *self._clock(picture)
 
     def _shown(self, item: tuple | None) -> Iterator[Frame]:
@@ -240,7 +241,7 @@ class Frames(Iterator[Frame], contextlib.AbstractContextManager):
             frames=stream.frames or max(1, round(seconds * self._clock.rate)),
             rotation=view.rotation,
             mirrored=view.mirrored,
-            interlaced=self._deinterlacer.graph is not None,
+            interlaced=self._interlaced,
             hdr=picture.color_trc in HDR_TRANSFERS,
             sound=bool(container.streams.audio),
             start=self._clock.origin * stream.time_base if self._clock.ordered else Fraction(0),
@@ -292,39 +293,3 @@ def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
     for place in whole:  # one by one, so that memory holds them once, not twice
         place.copy_(torch.from_numpy(pictures.popleft()).permute(2, 0, 1))
     return whole, float(video.rate)
-
-
-def inspect(path: str | Path) -> tuple[str | None, list[str]]:
-    """A look into a file that decodes only a few frames.
-
-    Returns:
-        What makes it useless for training, completing "<path> ...", or None; and what is odd about
-        it and what is done with it.
-    """
-    path = Path(path)
-    try:
-        span = survey(path)
-        if fault := clip_fault(span.pictures, span.present, span.declared):
-            return fault, []
-        with Frames(path) as frames:
-            video = frames.video
-            looks = [frame.pixels[::4, ::4] for frame, _ in zip(frames, range(8), strict=False)]
-        if len(looks) < 2:
-            return "has one frame only", []
-        if dull := all(np.array_equal(look, looks[0]) for look in looks):  # so far
-            with Frames(path, start=video.duration / 2) as frames:
-                dull = all(np.array_equal(frame.pixels[::4, ::4], looks[0]) for frame in frames)
-    except PpferError as error:
-        return str(error).removeprefix(f"{path} "), []
-    short = cut_short(span.present, span.declared)
-    # what is odd but usable
-    remarks = {
-        f"rotated by {video.rotation}°, turned upright": video.rotation,
-        "mirrored by its header": video.mirrored,
-        "variable frame rate": span.variable,
-        "interlaced, deinterlaced": video.interlaced,
-        "HDR, mapped to ordinary colours": video.hdr,
-        "all frames equal": dull,
-        f"ends early: {short}": short,
-    }
-    return None, [remark for remark, applies in remarks.items() if applies]

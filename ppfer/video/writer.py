@@ -36,12 +36,6 @@ class Writer(contextlib.AbstractContextManager):
     metadata is written but a comment if one is given. 4:2:0 needs even sides: an odd one gets one
     more pixel, at the right or at the bottom, that repeats its neighbour.
 
-    Example:
-        with Frames("in.mov") as frames:
-            with Writer("out.mp4", frames.video.width, frames.video.height) as writer:
-                for frame in frames:
-                    writer.write(frame.pixels, frame.time, frame.duration)
-
     Args:
         path: target; its suffix picks the container (.mp4, .mov, .mkv).
         width, height: size of the frames, pixels.
