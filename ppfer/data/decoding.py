@@ -37,7 +37,7 @@ class _Context(SpawnContext):
 
 
 def in_children(
-    function: Callable, jobs: Iterable[tuple], workers: int, timeout: float
+    function: Callable, jobs: Iterable[tuple], workers: int = 2, timeout: float = 60.0
 ) -> Iterator[object]:
     """Call a function with each job's arguments in child processes; yields in the jobs' order.
 
@@ -78,13 +78,7 @@ def _answer(job: Future, timeout: float) -> object:
         return PpferError(f"crashed the decoder: exit {error.exitcode}")
 
 
-def inspected(
-    index: Index,
-    *,
-    workers: int = 2,
-    timeout: float = 60.0,
-    on_file: Callable[[int], object] | None = None,
-) -> Index:
+def inspected(index: Index, on_file: Callable[[int], object] = lambda done: None) -> Index:
     """An index whose files were looked into: more may be rejected, and what is odd is remarked.
 
     Args:
@@ -94,13 +88,12 @@ def inspected(
     paths = index.table["path"]
 
     # each file in a child process: its fault, or what is odd about it
-    answers = in_children(inspect, zip(paths), workers, timeout)
+    answers = in_children(inspect, zip(paths))
     for path, answer in zip(paths, answers, strict=True):
         fault, odd = (str(answer), []) if isinstance(answer, PpferError) else answer
         faults.append(fault)
         remarks += [(os.path.relpath(path, index.root), remark) for remark in odd if not fault]
-        if on_file:
-            on_file(len(faults))
+        on_file(len(faults))
 
     # what cannot be read is listed with its reason, and leaves the table
     kept, rejected = index.without(faults)

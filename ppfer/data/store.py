@@ -97,7 +97,7 @@ class ClipStore:
         frames: int = 16,
         size: int = 96,
         workers: int = 2,
-        progress: Callable[[int], object] | None = None,
+        progress: Callable[[int], object] = lambda done: None,
         timeout: float = 60.0,
         max_rejected: float = 0.5,
     ) -> ClipStore:
@@ -145,8 +145,7 @@ class ClipStore:
                         faults.append("" if good else str(clip))
                         lines.write(json.dumps(faults[-1]) + "\n")
                         lines.flush()
-                        if progress:
-                            progress(len(faults))
+                        progress(len(faults))
 
                 # what was rejected is listed, also where it is too much
                 kept, rejected = index.without(faults)

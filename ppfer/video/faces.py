@@ -25,6 +25,7 @@ from ppfer.base.errors import PpferError
 SURE = 0.5  # least score of a face that is surely one
 FAINT = 0.25  # least score that continues what was seen more surely
 INSTALL = "run: pip install -e '.[faces]'"
+LOOKS, GAP, BEYOND = 7.5, 1.0, 0.25  # of `Tracker`: a second, and seconds
 BYTES_AHEAD = 128 * 2**20  # memory for frames that wait to be given out
 # From CenterFace's box, which spans brows to chin, to a square round the whole head: `head_square`.
 HEAD, RISE = 0.9, 0.2
@@ -186,29 +187,18 @@ class Tracker:
     Args:
         finder: looks at a picture, see `Finder`.
         rate: frames per second.
-        every: look at every n-th frame; in between, faces are interpolated where two looks agree,
-            looked for where they don't. 0: about eight looks a second.
-        gap: seconds for which a missed face is bridged, as far as the frames that wait fit into
-            `BYTES_AHEAD`.
-        beyond: seconds for which a face is held before it was first and after it was last seen.
         sure: least score of a face that is surely one.
     """
 
-    def __init__(
-        self,
-        finder: Finder,
-        rate: float = 30,
-        *,
-        every: int = 0,
-        gap: float = 1.0,
-        beyond: float = 0.25,
-        sure: float = SURE,
-    ):
+    def __init__(self, finder: Finder, rate: float = 30, sure: float = SURE):
         self.finder, self.sure = finder, sure
-        self.every = every or max(1, round(rate / 7.5))
-        self.gap = max(2 * self.every, round(gap * rate))
-        self.beyond = max(self.every, round(beyond * rate))
-        self.reach = max(1, round(rate / 10))
+        # in frames: how often they are looked at (between two looks that agree faces are
+        # interpolated, between others looked for), for how long a missed face is bridged at the
+        # most, how long one is held before it was first and after it was last seen
+        self.every = max(1, round(rate / LOOKS))
+        self.gap = max(2 * self.every, round(GAP * rate))
+        self.beyond = max(self.every, round(BEYOND * rate))
+        self.reach = max(1, round(rate / 10))  # to either side, for smoothing
         self.tracks: list[Track] = []
         self.names = 0  # tracks so far
         self._waiting: deque[tuple[Pictured, int]] = deque()  # frames, and their scenes

@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeVar
 
@@ -21,30 +21,78 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppfer.base.errors import PpferError
+from ppfer.base.files import digest
 from ppfer.protect import NamedApply, VideoProtector, protect_all
 from ppfer.video import Frame, scene
 from ppfer.video.face_log import FaceLog
-from ppfer.video.faces import Finder, Head, Tracker, head_square
-from ppfer.video.protect_options import ProtectOptions
+from ppfer.video.faces import SURE, Finder, Head, Tracker, head_square
 from ppfer.video.scene import GREY, SOFT, Square
 
 T = TypeVar("T")
 
 
-@dataclass
-class Tally:
-    """What was counted on the way.
+@dataclass(frozen=True)
+class ProtectOptions:
+    """How videos are protected.
 
     Attributes:
-        frames: frames that went through; faceless: those in which no face was found.
-        tracks: faces followed; one who leaves and comes back counts twice.
-        faces: where they were.
+        size: side of the squares that the protector was trained at, pixels.
+        frame: "face": each head is protected and pasted back into the full picture. "whole": the
+            picture's centre square is protected and is the result, `size` pixels wide.
+        outside: with "face", what becomes of the rest: "blur", "black" or "keep".
+        start, end: seconds; None is the beginning or the end.
+        quality, exact: see `ppfer.video.writer.Writer`, crf and exact.
+        preview: the original to the left of the protected picture, written as ``name.preview.mp4``.
+        overwrite: replace older results.
+        chunk: frames the protector sees at once; batch: clips per pass.
+        precision: see `ppfer.base.device.autocast`.
+        report: write beside each result, as ``.json``, where faces were (`FaceLog.write`).
+        mask_scale: with "face", size of what is hidden of each head in sizes of the square that
+            holds it with hair, ears and chin.
+        threshold: least score in (0, 1) of a face that is surely one.
+        protector: what tells this protector from others, such as a digest of its weights; a result
+            made with another one is not taken for this one's.
     """
 
-    frames: int = 0
-    faceless: int = 0
-    tracks: set[int] = field(default_factory=set)
-    faces: FaceLog = field(default_factory=FaceLog)
+    size: int
+    device: torch.device
+    frame: str = "face"
+    outside: str = "blur"
+    start: float | None = None
+    end: float | None = None
+    quality: int = 18
+    exact: bool = False
+    preview: bool = False
+    keep_audio: bool = False
+    overwrite: bool = False
+    chunk: int = 16
+    batch: int = 4
+    precision: str = "auto"
+    report: bool = False
+    mask_scale: float = 1.0
+    threshold: float = SURE
+    protector: str = ""
+
+    def __post_init__(self) -> None:
+        if self.frame not in ("face", "whole"):
+            raise PpferError(f"frame is face or whole, not '{self.frame}'")
+        if self.outside not in ("blur", "black", "keep"):
+            raise PpferError(f"outside is blur, black or keep, not '{self.outside}'")
+        start, end = self.start or 0, math.inf if self.end is None else self.end
+        if not 0 <= start < end:
+            raise PpferError(f"there is nothing from second {start:g} to second {end:g}")
+        if not 0.5 <= self.mask_scale <= 4:
+            raise PpferError(f"a mask's scale is from 0.5 to 4, not {self.mask_scale:g}")
+        if not 0 < self.threshold < 1:
+            raise PpferError(f"a threshold is between 0 and 1, not {self.threshold:g}")
+        if not 0 <= self.quality <= 51:
+            raise PpferError(f"quality is from 0 (best) to 51 (smallest), not {self.quality}")
+
+    def settings(self) -> str:
+        """A short digest of all that changes a result."""
+        aside = ("device", "overwrite", "batch", "report")
+        return digest({key: value for key, value in vars(self).items() if key not in aside})
 
 
 @dataclass
@@ -90,7 +138,7 @@ class Passage:
         name: tells this video from others.
 
     Attributes:
-        tally: counts as the frames go by.
+        tally: grows as the frames go by.
     """
 
     def __init__(
@@ -104,7 +152,7 @@ class Passage:
         self.protector, self.options = protector, options
         self.finder, self.rate, self.name = finder, rate, name
         self.known: FaceLog | None = None  # where faces are, once a first pass has looked for them
-        self.tally = Tally()
+        self.tally = FaceLog()
 
     def first(self, frames: Iterable[Frame]) -> Iterator[int]:
         """Show the protector's ``first_pass`` all of a video, before `protected`; yields how many
@@ -116,7 +164,7 @@ class Passage:
                 self._patches(self.protector.first_pass, window, channels=3)
                 self.tally.frames += len(group)
                 yield self.tally.frames
-        self.known, self.tally = self.tally.faces, Tally()
+        self.known, self.tally = self.tally, FaceLog()
 
     def protected(self, frames: Iterable[Frame]) -> Iterator[Picture]:
         """Every frame as it is to be written, in order; close it if it is left early."""
@@ -144,14 +192,12 @@ class Passage:
                 yield self._face_shot(picture, heads, shown)
 
     def _face_shot(self, picture: Picture, heads: list[Head], shown: bool) -> Shot:
-        sure = {head.track for head in heads if head.sure}
-        self.tally.tracks |= sure
-        self.tally.faceless += not sure
-        self.tally.faces.add(float(picture.time), heads)
-        # Where the rest is kept, nothing else hides a face that was seen badly.
-        everything = sure and self.options.outside == "keep"
-        boxes = {head.track: head.box for head in heads if head.sure or everything}
-        squares = {t: _square(box, self.options.mask_scale) for t, box in boxes.items()}
+        self.tally.add(float(picture.time), heads)
+        hidden = [head for head in heads if head.sure]
+        if hidden and self.options.outside == "keep":  # nothing else hides a face seen badly
+            hidden = heads
+        boxes = {head.track: head.box for head in hidden}
+        squares = {track: _square(box, self.options.mask_scale) for track, box in boxes.items()}
         seen, places = (
             {track: _whole_pixels(of(box)) for track, box in boxes.items()} if of else squares
             for of in (self.protector.view_square, self.protector.figure_square)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import digest, normal
+from ppfer.video.face_log import FaceLog
 from ppfer.video.file import VIDEO_SUFFIXES, comment, file_fault, is_photo, is_video
-from ppfer.video.heads import Tally
+from ppfer.video.heads import ProtectOptions
 from ppfer.video.photo import photo_comment
-from ppfer.video.protect_options import ProtectOptions
 
 MARK = "protected by ppfer"  # so begins the comment in the header of every result
 
@@ -40,7 +40,7 @@ class Outcome:
     state: str
     result: Path | None = None
     notes: list[str] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
+    tally: FaceLog = field(default_factory=FaceLog)
 
     @property
     def ok(self) -> bool:

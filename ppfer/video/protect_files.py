@@ -103,23 +103,20 @@ def _protect(
     began = time.monotonic()
     try:
         with _opened(source, options) as frames:
-            about, rate = frames.video, float(frames.video.rate)
+            rate, sound = float(frames.video.rate), frames.video.sound
             passage = Passage(at_rate(rate), options, finder, rate, fingerprint(source))
             if passage.protector.first_pass:
                 _first_pass(passage, source)
             said = _write(passage, frames, source, target, began)
         tally = passage.tally
         if options.report and options.frame == "face":
-            covered = {
-                name: getattr(options, name) for name in ("outside", "mask_scale", "threshold")
-            }
-            counted = {"frames_without_face": tally.faceless, "faces_followed": len(tally.tracks)}
-            made_by = {"made_by": f"ppfer {__version__}"}  # no names, no pixels
-            tally.faces.write(target.with_name(target.name + ".json"), made_by | covered | counted)
+            how = {name: getattr(options, name) for name in ("outside", "mask_scale", "threshold")}
+            about = {"made_by": f"ppfer {__version__}"} | how  # no names, no pixels
+            tally.write(target.with_name(target.name + ".json"), about)
     except PpferError as error:
         return Outcome(source, "failed", notes=[str(error)])
     notes = [said]
-    if about.sound:
+    if sound:
         notes.append(SOUND_KEPT if options.keep_audio else SOUND_LEFT_OUT)
     if options.preview:
         notes.append(PREVIEWED)
