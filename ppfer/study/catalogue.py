@@ -17,6 +17,7 @@ from ppfer.study import paper, tables
 from ppfer.study.attacks import (
     actions,
     attributes,
+    features,
     flicker,
     linkage,
     probes,
@@ -88,6 +89,7 @@ STAGES = (
     flicker.Steadiness,
     recovery.RecoveryAttack,
     attributes.Attribute,
+    features.Features,
     ablation.Joint,
 )
 
@@ -109,6 +111,7 @@ def compare(run: Run) -> None:
         "table1_attackers": lambda run: tables.leakage_table(run, names),
         "table1_attributes": lambda run: attributes.attribute_table(run, names),
         "table1_groups": lambda run: attributes.accuracy_table(run, names),
+        "table1_features": lambda run: features.feature_table(run, names),
         "table3": recovery.table3,
         "table4": ablation.table4,
         "schedule": long_schedule.schedule_table,

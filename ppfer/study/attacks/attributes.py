@@ -99,11 +99,12 @@ def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     no further training. The last row always names the commonest group: what must not be exceeded
     for nothing to have leaked.
     """
-    columns, control = attributes_of(run), {"approach": "Always the commonest group (control)"}
+    columns = attributes_of(run)
     for column in columns:
         run.ensure(f"attribute/{column}")
     names = approaches(run) if names is None else names
     rows = rows_of(run, names, ("attack",), lambda name: attribute_row(run, name, columns))
+    control = {"approach": "Always the commonest group (control)"}
     for column in columns:
         control |= dict.fromkeys((column, f"{column}_retrained"), commonest(run, column))
     return [*rows, control]
