@@ -27,7 +27,6 @@ HEAD_MODEL = Path(__file__).parents[2] / "data" / "head_model.npz"
 PIVOT = (0.0, -0.75, -0.7)  # the head turns about the top of the neck
 DISTANCE = 8.0  # camera to the origin
 VIEW = 2.4  # width of the picture at the origin's depth
-SAMPLES = 2  # a pixel, along either side
 JAW = (  # angles and heights of its landmarks, from an ear to beside the chin
     (1.2, 1.18, 1.12, 1.0, 0.85, 0.62, 0.4, 0.2),
     (0.0, -0.2, -0.38, -0.55, -0.7, -0.82, -0.9, -0.95),
@@ -260,6 +259,7 @@ def draw(
     lamp: Tensor,
     background: Tensor,
     size: int,
+    samples: int = 2,
 ) -> Tensor:
     """Draw N frames of A actors.
 
@@ -272,11 +272,12 @@ def draw(
         lamp: (N, 9): unit vector to the key light, its colour, the fill's colour; (1, 9) for all.
         background: (N, 3, size, size) linear light.
         size: width and height in pixels.
+        samples: of a pixel, along either side.
 
     Returns:
         (N, 4, size, size) uint8: sRGB and the head's coverage.
     """
-    n, fine = len(which), size * SAMPLES
+    n, fine = len(which), size * samples
     # where everything is, and which triangle each pixel shows
     vertices = pose_vertices(model, neutral[which], actions, pose)
     normals = smooth_normals(vertices, model.faces, model.around)
@@ -300,7 +301,7 @@ def draw(
     # mean over the finer pixels before the background: edges stay soft
     canvas = torch.zeros(n * fine * fine, 4, device=pixel.device)
     canvas.index_copy_(0, pixel, torch.cat([colour, torch.ones_like(colour[:, :1])], 1))
-    canvas = canvas.view(n, size, SAMPLES, size, SAMPLES, 4).mean((2, 4))
+    canvas = canvas.view(n, size, samples, size, samples, 4).mean((2, 4))
     canvas = canvas.permute(0, 3, 1, 2)  # (N, 4, H, W)
     rgb = canvas[:, :3] + background * (1 - canvas[:, 3:])
     picture = torch.cat([rgb.clamp(0, 1) ** (1 / 2.2), canvas[:, 3:]], 1)
