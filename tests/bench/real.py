@@ -30,7 +30,7 @@ import common
 import numpy as np
 import pandas as pd
 import torch
-from within import ATTACKERS, Names, by_numbers, by_symbols, folds, held_out
+from within import ATTACKERS, SOLVED, Names, by_numbers, by_symbols, folds, held_out
 
 from ppfer.base.files import write_json
 from ppfer.base.progress import Progress
@@ -71,7 +71,7 @@ def within(table: pd.DataFrame, runs: dict[str, Run]) -> Iterator[dict]:
             protector, title = run.protector(name).build(run), run.protector(name).title
             shown[title] = read_back(protector, table["path"], f"{title} by {reader}")
         for title, seen in shown.items():
-            for attack in ATTACKERS:
+            for attack in (SOLVED, *ATTACKERS):
                 named = held_out(by_numbers(attack, seen, people), people, said)
                 yield from rows(title, reader, attack, named, people)
                 for split, by in (("known", said), ("unknown", halves)):
