@@ -199,7 +199,7 @@ def run(device: torch.device, only: list[str]) -> None:
     chosen = [n for n in cost.PRICED if n in only or not only and n not in SAME]
     for name in chosen:
         stage = unmade.stage(name)
-        setting, frames = stage.train, stage.frames
+        setting, frames = stage.train, stage.per_frame
         build = functools.partial(new_objective, stage)
         batches = loop.Batches(
             on_device,
@@ -208,7 +208,7 @@ def run(device: torch.device, only: list[str]) -> None:
             batch=setting.batch,
             seed=0,
             device=device,
-            frames=frames,
+            per_frame=frames,
         )
         operations = cost.count(stage)[0] / setting.batch
         steps = 24  # enough that a line of the log covers several
