@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 import subprocess
@@ -16,12 +15,22 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from making_videos import KINDS, SIZE, corners, encode, naively, number, paint
+from making_videos import (
+    KINDS,
+    SIZE,
+    corners,
+    encode,
+    encoded,
+    hum,
+    naively,
+    new_stream,
+    number,
+    paint,
+)
 from PIL import Image
 
 from ppfer.base.errors import PpferError
 from ppfer.video import (
-    VIDEO_SUFFIXES,
     decode_clip,
     file_fault,
     inspect,
@@ -58,22 +67,28 @@ def numbers(path: Path, **how: object) -> list[int]:
         return [number(frame.pixels) for frame in frames]
 
 
-def clip_numbers(path: Path, frames: int = 8, size: tuple[int, int] = SIZE) -> list[int]:
-    clip = decode_clip(path, frames, 64, crop=(0, 0, *size))
-    return [number(picture.transpose(1, 2, 0)) for picture in clip]
+def clip_numbers(path: Path, frames: int = 8) -> list[int]:
+    """What training gets."""
+    return [number(picture.transpose(1, 2, 0)) for picture in decode_clip(path, frames, 64)]
+
+
+def copied(path: Path, out: Path, audio_from: Path | None = None, **part: float) -> Path:
+    """A video, or a part of it, read and written again."""
+    with read_frames(path, **part) as frames:
+        with Writer(out, *SIZE, rate=frames.video.rate, audio_from=audio_from) as writer:
+            for frame in frames:
+                writer.write(frame.pixels, frame.time, frame.duration)
+    return out
 
 
 # --- every kind --------------------------------------------------------------------------------
 
 
-def test_there_are_enough_kinds() -> None:
-    assert len(KINDS) >= 60
-    assert {Path(name).suffix for name in KINDS} <= set(VIDEO_SUFFIXES)
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_every_frame_is_the_right_one(kinds: Path, name: str) -> None:
+    """Of the whole, and of the mid-points that training gets."""
     path, how = make(kinds, name), KINDS[name]
+    assert is_video(path)
     count, rate = how.get("count", 24), how.get("rate", 30)
     with read_frames(path) as frames:
         shown = list(frames)
@@ -90,14 +105,8 @@ def test_every_frame_is_the_right_one(kinds: Path, name: str) -> None:
         assert abs(frames.video.rate / rate - 1) < 0.01
         assert abs(frames.video.frames - count) <= 6  # sound may last longer
         assert inspect(path) == (None, ["interlaced, deinterlaced"] if name == "dv.avi" else [])
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_training_gets_the_frames_at_the_mid_points(kinds: Path, name: str) -> None:
-    path, count = make(kinds, name), KINDS[name].get("count", 24)
-    with read_frames(path) as frames:
-        whole = torch.from_numpy(np.stack([frame.pixels for frame in frames])).permute(0, 3, 1, 2)
-    expected = square(whole[sample_positions(count, 5)], 32).numpy()
+    chosen = np.stack([shown[i].pixels for i in sample_positions(count, 5)])
+    expected = square(torch.from_numpy(chosen).permute(0, 3, 1, 2), 32).numpy()
     np.testing.assert_array_equal(decode_clip(path, 5, 32), expected)
 
 
@@ -145,14 +154,7 @@ def test_pictures_are_turned_upright(tmp_path: Path, degrees: int, flip: str, co
         assert inspect(path)[1] == (
             [f"rotated by {-degrees % 360}°, turned upright"] if degrees else []
         )
-    side = corners(decode_clip(path, 2, 64)[0].transpose(1, 2, 0))
-    assert side == corners(square_of(turned))
-
-
-def square_of(picture: np.ndarray) -> np.ndarray:
-    height, width = picture.shape[:2]
-    side = min(height, width)
-    return picture[(height - side) // 2 :, (width - side) // 2 :][:side, :side]
+    assert corners(decode_clip(path, 2, 64)[0].transpose(1, 2, 0)) == corners(turned)
 
 
 @pytest.mark.parametrize(("aspect", "width"), [((4, 3), 128), ((8, 9), 85), ((1, 1), 96)])
@@ -256,42 +258,25 @@ def test_hdr_becomes_ordinary(tmp_path: Path, transfer: int) -> None:
         assert 150 < np.interp(0.58, levels, steps[:, 0]) < 230
 
 
-def test_the_film_is_found_beside_previews(tmp_path: Path) -> None:
-    path = tmp_path / "two.mkv"
+@pytest.mark.parametrize("what", ["preview", "cover"])
+def test_the_film_is_found_beside_what_is_none(tmp_path: Path, what: str) -> None:
+    cover = what == "cover"
+    path = tmp_path / ("two.mp4" if cover else "two.mkv")
     with av.open(str(path), "w") as container:
-        streams = []
-        for size in ((48, 32), (192, 128)):
-            stream = container.add_stream("libx264", rate=30)
-            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-            streams.append((stream, size))
+        small = container, "libx264", (48, 32)
+        other = new_stream(*((container, "mjpeg", (384, 256), "yuvj420p") if cover else small))
+        film = new_stream(container)
+        if cover:
+            other.disposition = av.stream.Disposition.attached_pic
         for k in range(6):
-            for stream, size in streams:
-                picture = av.VideoFrame.from_ndarray(paint(k, size), format="rgb24")
-                container.mux(stream.encode(picture))
-        for stream, _ in streams:
+            for stream in (other, film) if not cover or k == 0 else (film,):
+                picture = paint(k, (stream.width, stream.height))
+                container.mux(stream.encode(encoded(stream, picture)))
+        for stream in (film, other):
             container.mux(stream.encode())
-    assert (probe(path).width, probe(path).height) == (192, 128)
+    assert (probe(path).width, probe(path).height) == SIZE
     assert numbers(path) == list(range(6))
-    assert clip_numbers(path, 3, (192, 128)) == [1, 3, 5]
-
-
-def test_a_cover_is_no_film(tmp_path: Path) -> None:
-    path = tmp_path / "cover.mp4"
-    with av.open(str(path), "w") as container:
-        cover, film = (
-            container.add_stream("mjpeg", rate=30),
-            container.add_stream("libx264", rate=30),
-        )
-        cover.width, cover.height, cover.pix_fmt = 384, 256, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
-        film.width, film.height, film.pix_fmt = *SIZE, "yuv420p"
-        picture = av.VideoFrame.from_ndarray(paint(999, (384, 256)), format="rgb24")
-        container.mux(cover.encode(picture.reformat(format="yuvj420p")))
-        for k in range(6):
-            container.mux(film.encode(av.VideoFrame.from_ndarray(paint(k), format="rgb24")))
-        container.mux(film.encode())
-        container.mux(cover.encode())
-    assert numbers(path) == list(range(6))
+    assert clip_numbers(path, 3) == [1, 3, 5]
 
 
 def remux(source: Path, target: Path) -> Path:
@@ -345,23 +330,9 @@ def test_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_titles_that_are_not_utf8(tmp_path: Path) -> None:
     for name, codec in (("a.avi", "mpeg4"), ("a.mp4", "libx264")):
-        path = tmp_path / name
-        with av.open(str(path), "w") as container:
-            container.metadata["title"] = "XXvideo de Jose"
-            stream = container.add_stream(codec, rate=30)
-            stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-            for k in range(4):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(paint(k), format="rgb24")))
-            container.mux(stream.encode())
+        path = encode(tmp_path / name, codec, 4, about={"title": "XXvideo de Jose"})
         path.write_bytes(path.read_bytes().replace(b"XXvideo de Jose", b"v\xeddeo de Jos\xe9 "))
         assert numbers(path) == [0, 1, 2, 3]
-
-
-def test_what_is_a_video_by_its_name() -> None:
-    assert is_video("a/B.MP4")
-    assert is_video("clip.mts")
-    assert not is_video("a/._B.mp4")
-    assert not is_video("notes.txt")
 
 
 def test_faults_of_files(tmp_path: Path) -> None:
@@ -380,6 +351,7 @@ def test_faults_of_files(tmp_path: Path) -> None:
         for read in (probe, decode_clip, read_video):
             with pytest.raises(PpferError, match=name):
                 read(tmp_path / name)
+    assert is_video("a/B.MP4") and not is_video("a/._B.mp4") and not is_video("notes.txt")
     assert file_fault(tmp_path / "none.mp4") == "does not exist"
     assert "folder" in file_fault(tmp_path)
     os.mkfifo(tmp_path / "pipe.mp4")
@@ -394,37 +366,13 @@ def test_sound_alone_and_one_frame_are_useless(tmp_path: Path) -> None:
         decode_clip(one)
     assert numbers(one) == [0]
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=48_000)
-        for start in range(0, 48_000, 1024):
-            piece = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), "fltp", "stereo")
-            piece.sample_rate, piece.pts = 48_000, start
-            container.mux(stream.encode(piece))
-        container.mux(stream.encode())
+        hum(container, container.add_stream("aac", rate=48_000))
     assert inspect(tmp_path / "sound.mp4")[0] == "holds no video, only sound"
-
-
-def test_one_bad_sector_costs_only_what_it_hit(tmp_path: Path) -> None:
-    path = encode(
-        tmp_path / "gap.mp4",
-        count=60,
-        size=(192, 128),
-        options={"g": "10", "crf": "1"},
-        muxer={"movflags": "faststart"},
-    )
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2 : len(data) * 6 // 10] = bytes(len(data) // 10)
-    path.write_bytes(data)
-    with read_frames(path) as frames:
-        shown = [number(frame.pixels) for frame in frames]
-    assert set(range(10)) <= set(shown)
-    assert set(range(50, 60)) <= set(shown)
-    assert "could not be decoded" in frames.faults[0]
-    assert decode_clip(path, 8, 32).shape == (8, 3, 32, 32)
 
 
 @pytest.mark.parametrize("name", ["flv1.flv", "h264_faststart.mp4", "vp8.webm", "mpeg4.avi"])
 def test_files_cut_short(tmp_path: Path, name: str) -> None:
-    path = encode(tmp_path / name, **{**KINDS[name], "count": 60})
+    path = encode(tmp_path / name, **{**KINDS[name], "count": 60, "size": (192, 128)})
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])
     with read_frames(path) as frames:
@@ -590,13 +538,11 @@ def test_rates_that_cannot_be(tmp_path: Path, rate: float) -> None:
     "name", ["rate_24000_1001.mp4", "h264_b.avi", "vp9.webm", "wmv2.wmv", "h264_b.ts"]
 )
 def test_through_and_through(kinds: Path, tmp_path: Path, name: str) -> None:
-    path, out = make(kinds, name), tmp_path / "out.mp4"
-    with read_frames(path) as frames, Writer(out, *SIZE, rate=frames.video.rate) as writer:
-        for frame in frames:
-            writer.write(frame.pixels, frame.time, frame.duration)
+    path = make(kinds, name)
+    out = copied(path, tmp_path / "out.mp4")
     assert numbers(out) == list(range(24))
     assert times_of(out) == pytest.approx(times_of(path), abs=1e-5)
-    assert probe(out).duration == pytest.approx(24 / float(frames.video.rate), abs=0.003)
+    assert probe(out).duration == pytest.approx(24 / float(probe(path).rate), abs=0.003)
 
 
 def test_quality_of_both_ways(tmp_path: Path) -> None:
@@ -704,7 +650,7 @@ def test_frames_are_checked(tmp_path: Path) -> None:
 # --- sound -------------------------------------------------------------------------------------
 
 
-def hum(path: Path) -> tuple[str, float, float]:
+def heard(path: Path) -> tuple[str, float, float]:
     """(codec, start, end) of the sound of a file, in seconds."""
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
@@ -718,28 +664,21 @@ def hum(path: Path) -> tuple[str, float, float]:
 def test_sound_is_dropped_or_kept(kinds: Path, tmp_path: Path, name: str) -> None:
     path = make(kinds, name)
     assert probe(path).sound
-    for kept, out in ((None, tmp_path / "mute.mp4"), (path, tmp_path / "loud.mp4")):
-        with read_frames(path) as frames, Writer(out, *SIZE, audio_from=kept) as writer:
-            for frame in frames:
-                writer.write(frame.pixels, frame.time, frame.duration)
-    assert not probe(tmp_path / "mute.mp4").sound
-    codec, start, end = hum(tmp_path / "loud.mp4")
+    mute = copied(path, tmp_path / "mute.mp4")
+    loud = copied(path, tmp_path / "loud.mp4", audio_from=path)
+    assert not probe(mute).sound
+    codec, start, end = heard(loud)
     assert codec == "aac"
     assert abs(start) < 0.05
     assert 0.75 < end < 0.9  # the pictures last 0.8 s
-    assert numbers(tmp_path / "loud.mp4") == list(range(24))
+    assert numbers(loud) == list(range(24))
 
 
 def test_sound_of_a_part(kinds: Path, tmp_path: Path) -> None:
-    path, out = make(kinds, "h264_sound.mp4"), tmp_path / "part.mp4"
-    with (
-        read_frames(path, start=0.3, end=0.6) as frames,
-        Writer(out, *SIZE, audio_from=path) as writer,
-    ):
-        for frame in frames:
-            writer.write(frame.pixels, frame.time, frame.duration)
+    path = make(kinds, "h264_sound.mp4")
+    out = copied(path, tmp_path / "part.mp4", audio_from=path, start=0.3, end=0.6)
     assert numbers(out) == list(range(9, 18))
-    assert hum(out)[2] == pytest.approx(0.3, abs=0.05)
+    assert heard(out)[2] == pytest.approx(0.3, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -756,29 +695,10 @@ def test_sound_of_a_part(kinds: Path, tmp_path: Path) -> None:
 def test_sound_of_every_form(
     tmp_path: Path, suffix: str, codec: str, layout: str, rate: int
 ) -> None:
-    path, out = tmp_path / f"in.{suffix}", tmp_path / "out.mp4"
-    with av.open(str(path), "w") as container:
-        film, sound = (
-            container.add_stream("libx264", rate=30),
-            container.add_stream(codec, rate=rate),
-        )
-        film.width, film.height, film.pix_fmt = *SIZE, "yuv420p"
-        sound.layout = layout
-        for k in range(24):
-            container.mux(film.encode(av.VideoFrame.from_ndarray(paint(k), format="rgb24")))
-        container.mux(film.encode())
-        samples = np.zeros((sound.layout.nb_channels, 800), np.float32)
-        for start in range(0, rate, 800):
-            if not rate // 3 < start < rate // 2 or suffix in ("avi", "flv"):  # a gap
-                piece = av.AudioFrame.from_ndarray(samples, "fltp", layout)
-                piece.sample_rate, piece.pts = rate, start
-                with contextlib.suppress(ValueError):  # an encoder that takes no gap
-                    container.mux(sound.encode(piece))
-        container.mux(sound.encode())
-    with read_frames(path) as frames, Writer(out, *SIZE, audio_from=path) as writer:
-        for frame in frames:
-            writer.write(frame.pixels, frame.time, frame.duration)
-    assert 0.6 < hum(out)[2] < 1
+    how = {"sound": codec, "layout": layout, "hertz": rate, "gap": suffix not in ("avi", "flv")}
+    path = encode(tmp_path / f"in.{suffix}", **how)
+    out = copied(path, tmp_path / "out.mp4", audio_from=path)
+    assert 0.6 < heard(out)[2] < 1
     assert numbers(out) == list(range(24))
 
 

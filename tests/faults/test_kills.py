@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import encode
 from counting import COUNTS
 from harness import (
     MOMENTS,
@@ -30,6 +29,7 @@ from harness import (
     smoke,
     with_memory,
 )
+from making_videos import encode
 
 pytestmark = pytest.mark.faults
 NATIVE = (-11, -6, -7)  # a library that did not ask whether it got its memory

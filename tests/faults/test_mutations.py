@@ -17,9 +17,9 @@ import test_train
 import test_weights
 import torch
 import torch.nn.functional as F
-from cases import corners, encode, number
 from conftest import SMALL, ColouredClips, coloured_clips, coloured_run, small_classifier
 from counting import COUNTS
+from making_videos import corners, encode, number
 from test_versions import check_versions
 from torch import nn
 
