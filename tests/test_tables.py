@@ -52,17 +52,10 @@ def test_one_function_and_one_line_make_a_row(tiny_run, monkeypatch):
     assert row["approach"] == "Mirror" and row["plr"].n == row["acc"].n
 
 
-@pytest.mark.parametrize(
-    ("bad", "says"),
-    [
-        (lambda x: x[..., :4], "returned shape"),
-        (lambda x: x * float("nan"), "returned NaN"),
-        (lambda x: x - 2, r"left \[0, 1\]"),
-    ],
-)
-def test_a_broken_protector_stops_the_table_before_any_training(tiny_run, monkeypatch, bad, says):
-    monkeypatch.setitem(tiny_run.protectors, "broken", protector("broken", bad))
-    with pytest.raises(PpferError, match=f"broken {says}"):
+def test_a_broken_protector_stops_the_table_before_any_training(tiny_run, monkeypatch):
+    nowhere = protector("broken", lambda x: x * float("nan"))
+    monkeypatch.setitem(tiny_run.protectors, "broken", nowhere)
+    with pytest.raises(PpferError, match="broken returned NaN"):
         table1(tiny_run, ("none", "broken"))
     assert not (tiny_run.dir / "attack" / "broken").exists()
     assert not (tiny_run.dir / "protected" / "broken" / "manifest.json").exists()

@@ -342,6 +342,7 @@ def test_faults_of_files(tmp_path: Path) -> None:
         "mac.mp4": (b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X", "AppleDouble"),
         "page.mp4": (b"<!DOCTYPE html><html>", "web page"),
         "text.mp4": (b"hello " * 1000, "damaged or no video"),
+        "zeros.mp4": (bytes(5000), "cannot be decoded"),
     }
     for name, (data, reason) in cases.items():
         (tmp_path / name).write_bytes(data)
@@ -637,11 +638,8 @@ def test_two_at_once_and_long_names(tmp_path: Path) -> None:
 
 
 def test_frames_are_checked(tmp_path: Path) -> None:
-    for frames in (
-        np.zeros((0, 3, 8, 8), np.uint8),
-        np.zeros((4, 8, 8), np.uint8),
-        np.zeros((2, 3, 8, 8), int),
-    ):
+    shapes = (0, 3, 8, 8), (4, 8, 8), (4, 8, 8, 3)
+    for frames in (*(np.zeros(shape, np.uint8) for shape in shapes), np.zeros((2, 3, 8, 8), int)):
         with pytest.raises(PpferError, match="frames"):
             write_video(tmp_path / "x.mp4", frames)
     assert list(tmp_path.iterdir()) == []

@@ -101,27 +101,6 @@ def without(state, key):
     return {k: v for k, v in state.items() if k != key}
 
 
-@pytest.mark.parametrize(
-    "spoil, named",
-    [
-        (lambda s: without(s, "head.bias"), "missing: head.bias"),
-        (lambda s: s | {"extra.weight": torch.zeros(1)}, "unexpected: extra.weight"),
-        (lambda s: s | {"head.bias": torch.zeros(7)}, r"head.bias is \(7,\), expected \(3,\)"),
-        (lambda s: {f"net.{k}": v for k, v in s.items()}, "missing: .* unexpected: net."),
-        (
-            lambda s: without(s, "head.bias") | {"x": torch.zeros(1)},
-            "missing: head.bias; unexpected: x",
-        ),
-    ],
-)
-def test_a_half_fitting_state_dict_is_refused_and_nothing_is_touched(spoil, named):
-    net = nets.UNet(2)
-    before = snapshot(net)
-    with pytest.raises(PpferError, match=f"nothing was loaded.*{named}"):
-        load_weights(net, spoil(random_state(net)))
-    assert same(before, net.state_dict())
-
-
 @pytest.mark.parametrize("zipped", [True, False])
 def test_what_is_more_than_tensors_is_refused(zipped, tmp_path):
     """`faults/test_bad_weights.py` has what would run code."""
