@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import types
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import test_measure
 import test_method
 import test_nets
 import test_run
+import test_store
 import test_tables
 import test_train
+import test_wavelets
 import test_weights
 import torch
 import torch.nn.functional as F
@@ -206,12 +209,6 @@ def check_each_band_has_its_own_network(case) -> None:
     torch.testing.assert_close(PrivacyEnhancer(bands, darker, same)(x), expected)
 
 
-def check_a_flat_frame_has_no_detail(case) -> None:
-    low, high = wavelets.BandSplit().split(torch.full((1, 3, 8, 8), 0.2))
-    torch.testing.assert_close(high, torch.full_like(high, 0.5))
-    torch.testing.assert_close(low, torch.full_like(low, 0.2))
-
-
 def check_one_picture_is_shown_to_everybody(case) -> None:
     shown = simple_baselines.build_mean(case.run)(torch.rand(3, 4, 3, 16, 16))
     assert (shown == shown[:1, :1]).all()
@@ -229,16 +226,6 @@ def check_videos_keep_their_colours_when_written(case) -> None:
     clip[:, 0] = 0.9  # red
     path = write_video(case.folder() / "red.mp4", clip)
     assert video_clips.decode_clip(path, 4, 32).mean((0, 2, 3)).argmax() == 0
-
-
-def check_stores_keep_their_rows(case) -> None:
-    pixels, table = coloured_clips(per_emotion=1)
-    kept = ClipStore.from_array(case.folder() / "s", iter(pixels), table)
-    assert torch.equal(kept.to("cpu"), pixels)
-
-
-def check_resuming_repeats_nothing(case) -> None:
-    test_train.test_resumed_equals_uninterrupted(case.folder(), test_train.signal.SIGTERM)
 
 
 def check_whole_method_is_its_parts(case) -> None:
@@ -400,7 +387,7 @@ BUGS = {
         check_videos_keep_their_colours_when_written),
     "a store with its frames reversed": (
         wrapped(store, "as_uint8", lambda clip, *_: clip[::-1]),
-        check_stores_keep_their_rows),
+        lambda case: test_store.test_from_array_takes_clips_batches_and_floats(case.folder())),
     "the recognizer's time and colour exchanged": (
         set_to(nets.Recognizer, "forward", lambda self, clips: self.net(
             (clips.transpose(1, 2).flip(1) - self.mean) / self.std)),
@@ -410,7 +397,7 @@ BUGS = {
         plain(test_nets.test_resnet18_computes_what_torchvision_computes)),
     "band and detail exchanged": (
         wrapped(wavelets.BandSplit, "split", lambda bands, *_: bands[::-1]),
-        check_a_flat_frame_has_no_detail),
+        plain(test_wavelets.test_details_answer_to_their_edges_and_are_folded_frame_by_frame)),
     "the enhancer's two networks exchanged": (
         wrapped(PrivacyEnhancer, "enhance", lambda both, *_: both[::-1]),
         check_each_band_has_its_own_network),
@@ -429,7 +416,8 @@ BUGS = {
         lambda case: test_run.MADE.clear() or (
             test_run.test_changed_settings_make_it_and_what_stands_on_it_again(case.folder()))),
     "an optimizer that starts afresh when resumed": (
-        set_to(Loop, "resume", _forgetful), check_resuming_repeats_nothing),
+        set_to(Loop, "resume", _forgetful), lambda case: (
+            test_train.test_resumed_equals_uninterrupted(case.folder(), signal.SIGTERM))),
     "processes that all take the same share": (
         set_to(batches, "rank", lambda: 0),
         lambda case: test_train.test_processes_share_a_batch_out(case.patch)),
@@ -487,7 +475,3 @@ def test_a_planted_bug_is_seen(bug, tiny_run, tmp_path):
         case.run = coloured_run(tiny_run.config, tiny_run.dir.parent)
         check(case)
     COUNTS["mutations caught"] += 1
-
-
-def test_there_are_enough_bugs():
-    assert len(BUGS) >= 20
