@@ -2,6 +2,7 @@
 in a drawing overlap or are cut.
 """
 
+import functools
 import itertools
 import json
 import re
@@ -35,6 +36,7 @@ SCREEN = 60  # lines of the first page of results
 # --- links ----------------------------------------------------------------------
 
 
+@functools.cache
 def text_of(path: Path) -> str:
     """A page's text, or a notebook's Markdown; without code blocks."""
     text = path.read_text()
@@ -44,6 +46,7 @@ def text_of(path: Path) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
+@functools.cache
 def anchors(path: Path) -> set[str]:
     """What GitHub makes of a page's headings."""
     found, count = set(), defaultdict(int)

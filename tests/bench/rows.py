@@ -156,14 +156,10 @@ def make(args: argparse.Namespace) -> None:
     for grid, (_, axes) in GRIDS.items():
         steps = grid.partition("budget ")[2]
         fixed = {f"{stage}.steps": steps for stage in ("attack", "attack_clips") if steps}
-        cells, folder = (
-            cells_of(axes, args.profile, fixed, (), STAGES),
-            args.runs / "batches" / grid,
-        )
-        batch = Rows(cells, args.runs, folder, grid=grid, out=args.out.resolve())
-        for outcome in (
-            run_batch(batch, torch.cuda.device_count() or 1) if args.only in grid else ()
-        ):
+        cells = cells_of(axes, args.profile, fixed, (), STAGES)
+        folder, out = args.runs / "batches" / grid, args.out.resolve()
+        batch, gpus = Rows(cells, args.runs, folder, grid=grid, out=out), torch.cuda.device_count()
+        for outcome in run_batch(batch, gpus or 1) if args.only in grid else ():
             print(f"{grid}, {cells[outcome.cell]}: {outcome.error or 'done'}", flush=True)
 
 
@@ -210,9 +206,8 @@ def by_approach(every: list, table: str, keys: Sequence[str]) -> Iterable[tuple[
     found: dict[str, list[dict]] = {}
     for _, seed, _, row in sorted((x for x in every if x[2] == table), key=lambda x: x[1]):
         chosen = {k: row[k] for k in keys or row if k in row and (keys or k != "linkage")}
-        found.setdefault(row["approach"], []).append(
-            {"approach": row["approach"], "seed": seed} | chosen
-        )
+        about = {"approach": row["approach"], "seed": seed}
+        found.setdefault(row["approach"], []).append(about | chosen)
     return found.items()
 
 
