@@ -93,7 +93,7 @@ class Config:
     keep_faults: bool = False  # keep the four clips CREMA-D got wrong (in the paper's 7,442)
     # CREMA-D's expression: as acted, or what most viewers voted for of face, voice or both
     labels: Literal["intended", "face", "voice", "both"] = "intended"
-    fold: int = 1  # which of DFEW's five
+    fold: int = 1  # which of five: DFEW's, or of people with split_by=actor_folds
     generate: bool = False  # the twin is rendered straight into the store, not decoded from `data`
     difficulty: float = 1.0  # of a generated twin's clips, 0 to 2: `data/README.md` has the curve
     size: int = 64  # pixels, square
@@ -101,7 +101,7 @@ class Config:
     seed: int = 0  # from 0 to 2³² − 1
     test: float = 0.3  # share of the clips for testing
     val: float = 0.1  # share for validation
-    split_by: str = "auto"  # "" closed set | a column whose values are held out | see method.Split
+    split_by: str = "auto"  # "" closed set | a column to hold out | actor_folds | see clips.Split
     bands: Bands = field(default_factory=Bands)
     nets: Nets = field(default_factory=Nets)
     # the identity controller, which becomes the leakage validator V_pl

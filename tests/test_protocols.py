@@ -243,6 +243,23 @@ def test_the_papers_parts_and_actor_disjoint_ones_stand_side_by_side(tmp_path):
     assert people["auto"][0] == people["auto"][1] and not set.intersection(*people["actor"])
 
 
+def test_five_folds_of_people_test_everybody_once(tmp_path, capsys):
+    how = {"split_by": "actor_folds", "clips_per_actor": 6}
+    assert batch(tmp_path, TWIN, "fold=1,2,3,4,5", **how, actors=6) == 0
+    *folds, whole, _ = results(tmp_path)
+    tested = []
+    for row in folds:
+        parts = json.loads((tmp_path / row["run"] / "split" / "split.json").read_text())
+        people = [{name[:4] for name in parts[part]} for part in ("train", "val", "test")]
+        assert all(people) and sum(map(len, people)) == len(set.union(*people)) == 6
+        tested += parts["test"]
+    assert len(tested) == len(set(tested)) == sum(whole["acc"]["n"]) == 36
+    assert len(list(tmp_path.glob("*/clips/manifest.json"))) == 1, "decoded once"
+    assert batch(tmp_path / "other", TWIN, "fold=1,6", **how) == 2
+    assert "fold=6: split_by=actor_folds makes 5, from 1" in capsys.readouterr().err
+    assert not list((tmp_path / "other").rglob("run.json"))
+
+
 def test_no_identity_is_measured_of_people_training_does_not_show(tmp_path):
     run = coloured_run(load_config("smoke", SMALL | {"split_by": "actor"}), tmp_path)
     run_all(run, PIPELINE)

@@ -113,7 +113,7 @@ def main_rows(folder: Path) -> list[dict]:
 
 
 def side_by_side(results: Sequence[Result]) -> list[dict]:
-    """Tables of several runs as one; runs that differ only in their seed, or only in DFEW's fold,
+    """Tables of several runs as one; runs that differ only in their seed, or only in their fold,
     have rows of their own and one of all, mean and spread; folds also the mean's interval.
 
     Returns:

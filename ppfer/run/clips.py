@@ -28,6 +28,10 @@ from ppfer.run.names import data_path
 from ppfer.run.stage import Stage, stage
 
 CLIPS_A_PASS = 32  # through a protector
+ACTOR_FOLDS, FOLDS = (
+    "actor_folds",
+    5,
+)  # a value of `split_by`, and how many parts of people it makes
 
 
 def twin_origin(config: Config) -> dict | None:
@@ -100,7 +104,8 @@ def chosen_clips(config: Config, *, wild: bool = False) -> Index:
 
     root = data_path(config.wild if wild else config.data)
     same = root == data_path(config.data)  # fold and labels are of those, not of other wild clips
-    how = {"fold": config.fold, "labels": config.labels} if same else {}
+    fold = 1 if config.split_by == ACTOR_FOLDS else config.fold
+    how = {"fold": fold, "labels": config.labels} if same else {}
     found = index(root, keep_faults=config.keep_faults, **how)
     table = found.table
     if wild and same and "split" in table:  # C_fc must not see what is tested on
@@ -135,8 +140,15 @@ class Split(Stage):
 
     ``split_by="auto"`` is the paper's random closed set, except for a metadata.csv folder in which
     every actor says each of several sentences: there whole sentences are held out, so that no take
-    of a test sentence is trained on.
+    of a test sentence is trained on. ``split_by="actor_folds"`` deals people out to `FOLDS` parts,
+    and `fold` says which of them is tested.
     """
+
+    def settings(self) -> dict:
+        fold, by_people = self.config.fold, self.config.split_by == ACTOR_FOLDS
+        if by_people and not 1 <= fold <= FOLDS:
+            raise PpferError(f"fold={fold}: split_by={ACTOR_FOLDS} makes {FOLDS}, from 1")
+        return super().settings() | ({"fold": fold} if by_people else {})
 
     def column(self) -> str | None:
         """The column whose values are held out; None for the random split."""
@@ -158,7 +170,10 @@ class Split(Stage):
             say("split: the data name no actor, so nobody is hidden and no identity is measured")
         if by and "split" in table:
             say(f"split: {by} is held out (split_by), so the data's own column split is not used")
-        parts = split.split(table, test=config.test, val=config.val, seed=config.seed, by=by)
+        if by == ACTOR_FOLDS:
+            parts = split.actor_folds(table, FOLDS, config.seed, config.val)[config.fold - 1]
+        else:
+            parts = split.split(table, test=config.test, val=config.val, seed=config.seed, by=by)
         names = table["clip"].to_numpy()
         members = {part: names[rows].tolist() for part, rows in parts.items()}
         write_json(folder / "split.json", members)

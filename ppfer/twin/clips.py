@@ -10,7 +10,7 @@ from ppfer.base.errors import PpferError
 from ppfer.base.progress import Progress
 from ppfer.config import Config
 from ppfer.data.store import ClipStore
-from ppfer.run.clips import Clips, Wild
+from ppfer.run.clips import ACTOR_FOLDS, Clips, Wild
 from ppfer.run.stage import Stage
 from ppfer.twin.files import generate_arrays
 
@@ -19,8 +19,11 @@ class _Rendered(Stage):
     """A ClipStore rendered by the generator, on the run's device."""
 
     def settings(self) -> dict:
-        if self.config.fold != 1 or self.config.labels != "intended":
-            raise PpferError("drawn clips (generate) have neither folds nor votes: leave out both")
+        folds = self.config.fold != 1 and self.config.split_by != ACTOR_FOLDS
+        if folds or self.config.labels != "intended":
+            raise PpferError(
+                "drawn clips (generate) have no votes, and folds only with split_by=actor_folds"
+            )
         return Stage.settings(self) | {"difficulty": self.config.difficulty}
 
     def make(self, folder: Path) -> dict:

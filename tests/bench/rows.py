@@ -5,6 +5,9 @@
     python tests/bench/rows.py collect --out DIR   tables and manifests of those rows
     python tests/bench/rows.py publish --out DIR   the same, kept in figures/<profile>
 
+With ``--only folds`` or ``--only across`` that part alone: five folds of people nobody has trained
+on, and what was trained on the main set, attacked and read on the wild one.
+
 A cell is an approach under some settings. `ppfer.cli.batch` makes the stages it stands on; then all
 that the tables ask of it is measured while its clips are at hand, and written to ``DIR/<run>/``, so
 that nothing but the cells in hand is lost with the machine.
@@ -23,15 +26,19 @@ import common
 import torch
 
 from ppfer.base.files import read_json, write_json
-from ppfer.cli.batch import Batch, run_batch
-from ppfer.cli.compare import over_seeds
+from ppfer.cli.batch import Batch, lately_opened, run_batch
+from ppfer.cli.compare import Result, over_seeds, side_by_side
 from ppfer.cli.grid import Cell, cells_of
-from ppfer.config import REPO, load_config
+from ppfer.config import REPO, Config, load_config
 from ppfer.measure import json_rows, write_table
+from ppfer.run.clips import ACTOR_FOLDS, FOLDS
+from ppfer.run.exported import write_export
 from ppfer.run.run import Run
+from ppfer.run.stage import stage
 from ppfer.study import paper, tables
 from ppfer.study.attacks import attributes, recovery
 from ppfer.study.protectors import ablation, long_schedule
+from ppfer.twin.clips import RenderedWild
 
 STAGES = ("identity", "recognizer/none", "protected/{approach}")  # what rows stand on
 SEEDED = ("none", "reenactment", "ppfer", "donor", "live", "ppfer_long", "swap")  # three seeds
@@ -42,6 +49,8 @@ KNOBS = {  # where the knob of an approach stands
     "reenactment": lambda config: f"constant {config.reenactment_offset:g}",
     "reenactment_neutral": lambda config: "constant 0",
 }
+# F_u trains shorter than in the tables, so that five folds and another data set take minutes
+SHORT = {"recognition.steps": (350,), "adaptation.steps": (200,)}
 SHARES = ("plr", "plr_retrained", "acc", "acc_retrained", "plr_worst")
 Found = list[tuple[str, dict]]  # rows, each with the name of its table
 
@@ -110,11 +119,57 @@ def dial(run: Run, name: str) -> Found:
 def budget(run: Run, name: str) -> Found:
     """The most that each of the suite's attackers names, trained for another number of steps."""
     row = {"approach": run.protector(name).title, "steps": run.config.attack.steps}
-    for stage in tables.suite(run):
-        run.ensure(f"{stage}/{name}")
-        rates = tables.leak(run, f"{stage}/{name}", f"protected/{name}", "test")
-        row[stage] = max(rates.values(), key=lambda rate: rate.value)
+    for attack in tables.suite(run):
+        run.ensure(f"{attack}/{name}")
+        rates = tables.leak(run, f"{attack}/{name}", f"protected/{name}", "test")
+        row[attack] = max(rates.values(), key=lambda rate: rate.value)
     return [("budgets", row)]
+
+
+def fold(run: Run, name: str) -> Found:
+    """What is read of people whom nobody has trained on, WAR and UAR, as DFEW's papers have it."""
+    tables.prepare(run, (name,), ("recognizer",))
+    row = {"fold": run.config.fold, "approach": run.protector(name).title}
+    for again in (False, True):
+        read, end = tables.measure_accuracy(run, name, retrained=again), "_retrained" * again
+        row |= {f"acc{end}": read["average"], f"uar{end}": read["uar"]}
+    return [("folds", row)]
+
+
+# --- across data sets ---------------------------------------------------------------
+
+
+@stage("clips", settings=("size", "frames", "wild_clips"), notebook="00", alone=True)
+class WildClips(RenderedWild):
+    """The wild set where the main one is usually: other people, before any background."""
+
+
+def open_wild(config: Config, runs_dir: Path) -> Run:
+    """A run on the wild set, whose people have names here."""
+    run = lately_opened(config, runs_dir)
+    run.stages["clips"] = WildClips
+    return run
+
+
+def exported(runs_dir: Path) -> Path:
+    return runs_dir / "enhanced.safetensors"
+
+
+def leave(run: Run, name: str) -> Found:
+    """Export a protector of the main set; how its own validator is fooled is the first row."""
+    title, what = run.protector(name).title, run.protector(name).description(run)
+    exported(run.dir.parent).unlink(missing_ok=True)
+    write_export(run, name, exported(run.dir.parent), {"title": title, "what_ran": what})
+    row = {"clips": "main, trained on main", "approach": title, "what_ran": what}
+    named = tables.measure_leakage(run, name, remapped=False)["random_frame"]
+    return [("across", row | {"plr": named})]
+
+
+def across(run: Run, name: str) -> Found:
+    """Its row on the wild set, whose attackers and readers are trained there."""
+    tables.prepare(run, (name,), ("recognizer", "attack"))
+    where = "main" if name == "imported" else "wild" if name == "enhanced" else "neither"
+    return [("across", {"clips": f"wild, trained on {where}"} | tables.table_row(run, name))]
 
 
 GRIDS = {  # what is asked of which cells, in the order of the tables' rows
@@ -126,6 +181,17 @@ GRIDS = {  # what is asked of which cells, in the order of the tables' rows
     "seed": (seeded, {"approach": SEEDED, "seed": (1, 2)}),
     "dial weight": (dial, {"approach": ("live",), "live_weight": (0.5, 1.0)}),
     **{f"budget {steps}": (budget, {"approach": WEAK}) for steps in (100, 300, 1200)},
+    "folds": (
+        fold,
+        {"split_by": (ACTOR_FOLDS,), **SHORT}
+        | {"fold": range(1, FOLDS + 1), "approach": ("none", "codebook")},
+    ),
+    "across 1": (leave, SHORT | {"approach": ("enhanced",)}),
+    "across 2": (across, SHORT | {"approach": ("none", "imported", "enhanced", "codebook")}),
+}
+STAND_ON = {  # where that is less than `STAGES`
+    "folds": ("recognizer/none", "protected/{approach}"),
+    "across 1": ("identity", "protected/{approach}"),
 }
 
 # --- all of them ------------------------------------------------------------------
@@ -153,14 +219,22 @@ class Rows(Batch):
 
 def make(args: argparse.Namespace) -> None:
     """Make the rows of every grid, one process a GPU; one that fails is tried by the next call."""
-    for grid, (_, axes) in GRIDS.items():
+    runs = args.runs.resolve()
+    for grid, (_, axes) in chosen(args).items():
         steps = grid.partition("budget ")[2]
         fixed = {f"{stage}.steps": steps for stage in ("attack", "attack_clips") if steps}
-        cells = cells_of(axes, args.profile, fixed, (), STAGES)
-        folder, out = args.runs / "batches" / grid, args.out.resolve()
-        batch, gpus = Rows(cells, args.runs, folder, grid=grid, out=out), torch.cuda.device_count()
-        for outcome in run_batch(batch, gpus or 1) if args.only in grid else ():
+        fixed |= {"imported": str(exported(runs))} if grid == "across 2" else {}
+        opener = open_wild if grid == "across 2" else lately_opened
+        cells = cells_of(axes, args.profile, fixed, (), STAND_ON.get(grid, STAGES))
+        about = {"grid": grid, "out": args.out.resolve(), "opener": opener}
+        batch = Rows(cells, runs, runs / "batches" / grid, **about)
+        for outcome in run_batch(batch, torch.cuda.device_count() or 1):
             print(f"{grid}, {cells[outcome.cell]}: {outcome.error or 'done'}", flush=True)
+
+
+def chosen(args: argparse.Namespace) -> dict:
+    """The grids that are asked for."""
+    return {grid: what for grid, what in GRIDS.items() if args.only in grid}
 
 
 def collect(args: argparse.Namespace) -> None:
@@ -170,7 +244,7 @@ def collect(args: argparse.Namespace) -> None:
     """
     files = [
         file
-        for grid, (_, axes) in GRIDS.items()
+        for grid, (_, axes) in chosen(args).items()
         for name in axes["approach"]
         for file in sorted(args.out.glob(f"*/rows/{grid} {name}.json"))
     ]
@@ -192,6 +266,8 @@ def collect(args: argparse.Namespace) -> None:
             | {"seeds": ", ".join(str(row["seed"]) for row in rows)}
             for rows in seeds.values()
         ],
+        "folds": over_folds([row for _, _, table, row in every if table == "folds"]),
+        "across": [row for _, _, table, row in every if table == "across"],
     }
     for name, rows in found.items():
         if rows:
@@ -211,14 +287,35 @@ def by_approach(every: list, table: str, keys: Sequence[str]) -> Iterable[tuple[
     return found.items()
 
 
+def over_folds(rows: list[dict]) -> list[dict]:
+    """Each fold's rows, then their mean and its interval, as `ppfer batch` has them."""
+    folds: dict[int, list[dict]] = {}
+    for row in rows:
+        own = {key: cell for key, cell in row.items() if key != "fold"}
+        folds.setdefault(row["fold"], []).append(own)
+    results = [Result("", {"fold": fold}, own) for fold, own in sorted(folds.items())]
+    return [{k: v for k, v in row.items() if k != "run"} for row in side_by_side(results)]
+
+
 def flat(groups: Iterable[tuple[str, list[dict]]]) -> list[dict]:
     return [row for _, rows in groups for row in rows]
 
 
 def keep(args: argparse.Namespace) -> None:
-    """What `collect` finds, in figures/, and what is drawn of it."""
+    """What `collect` finds, in figures/, and what is drawn of it; with ``--only`` its table."""
     collect(args)
     made, config = args.out / args.profile, load_config(args.profile)
+    if args.only:
+        figures = REPO / "figures" / args.profile
+        for path in (*args.out.glob("*.json"), *args.out.glob("*.md")):
+            shutil.copy(path, figures)
+        made_there = sorted(
+            {f.parent.parent for grid in chosen(args) for f in args.out.glob(f"*/rows/{grid} *")}
+        )
+        about = {at.name: json.loads((at / "manifest.json").read_text()) for at in made_there}
+        write_json(figures / f"{args.only}_manifest.json", about)
+        common.publish.fill_pages()
+        return
     for path in (*args.out.glob("*.json"), *args.out.glob("*.md")):
         shutil.copy(path, made)
     seeds = sorted(args.out.glob("*-seed*/manifest.json"))
