@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from conftest import equal, snapshot
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -19,14 +20,6 @@ from ppfer.base.weights import load_weights
 
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in module.state_dict().items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 # U-Nets
@@ -173,8 +166,8 @@ def test_a_frozen_network_stays_as_it_is_inside_a_training_parent():
     said = parent.controller(parent.enhancer(torch.rand(4, 3, 32, 32)))
     said.square().sum().backward()  # gradients flow through
     optimizer.step()
-    assert same(before, parent.controller.state_dict())
-    assert not same(moved, parent.enhancer.state_dict())
+    assert equal(before, parent.controller.state_dict())
+    assert not equal(moved, parent.enhancer.state_dict())
 
 
 def test_freeze_survives_deepcopy():

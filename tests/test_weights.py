@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from conftest import equal, snapshot
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18
@@ -17,14 +18,6 @@ from ppfer.base import weights
 from ppfer.base.errors import PpferError
 from ppfer.base.files import LFS_MAGIC
 from ppfer.base.weights import load_pretrained, load_weights, read_weights, save_weights
-
-
-def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in module.state_dict().items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def random_state(net: nn.Module) -> dict[str, torch.Tensor]:
@@ -55,7 +48,7 @@ def test_weights_round_trip_through_files(tmp_path, suffix):
         save_weights(source.to(memory_format=torch.channels_last), path)
         assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary left
     assert load_weights(target, path) is target
-    assert same(source.state_dict(), target.state_dict())
+    assert equal(source.state_dict(), target.state_dict())
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod."])
@@ -63,7 +56,7 @@ def test_known_prefixes_are_stripped(prefix):
     net = nets.UNet(2)
     state = random_state(net)
     load_weights(net, {prefix + k: v for k, v in state.items()})
-    assert same(net.state_dict(), state)
+    assert equal(net.state_dict(), state)
 
 
 def test_a_modules_own_prefix_is_kept():
@@ -71,7 +64,7 @@ def test_a_modules_own_prefix_is_kept():
     outer.model = nn.Linear(2, 2)
     state = random_state(outer)
     load_weights(outer, state)
-    assert same(outer.state_dict(), state)
+    assert equal(outer.state_dict(), state)
 
 
 def test_compiled_networks_save_and_load_plain_names(tmp_path):
@@ -81,7 +74,7 @@ def test_compiled_networks_save_and_load_plain_names(tmp_path):
     assert set(read_weights(tmp_path / "w.safetensors")) == {f"a.{k}" for k in net.state_dict()}
     state = {f"a.{k}": v for k, v in random_state(net).items()}
     load_weights(compiled, state)
-    assert same({f"a.{k}": v for k, v in net.state_dict().items()}, state)
+    assert equal({f"a.{k}": v for k, v in net.state_dict().items()}, state)
 
 
 def test_files_without_batch_counters_load():
@@ -89,7 +82,7 @@ def test_files_without_batch_counters_load():
     net = nets.UNet(2)
     state = {k: v for k, v in random_state(net).items() if "num_batches_tracked" not in k}
     load_weights(net, state)
-    assert same({k: net.state_dict()[k] for k in state}, state)
+    assert equal({k: net.state_dict()[k] for k in state}, state)
 
 
 def without(state, key):
@@ -179,7 +172,7 @@ def test_an_imagenet_file_loads_all_but_the_head_and_says_so(tmp_path, caplog):
     assert ours.loaded in caplog.text and "1000 classes there, 12 here" in ours.loaded
     assert "loaded 120 of 122 tensors" in ours.loaded
     body = {k: v for k, v in ours.net.state_dict().items() if not k.startswith("fc.")}
-    assert same(body, {k: v for k, v in official.items() if not k.startswith("fc.")})
+    assert equal(body, {k: v for k, v in official.items() if not k.startswith("fc.")})
 
 
 def test_a_kinetics_file_loads_into_the_recognizer():
@@ -193,7 +186,7 @@ def test_a_head_of_the_right_size_is_loaded_too():
     ours = nets.Classifier("resnet18", 1000)
     official = random_state(resnet18())
     assert "loaded all 122 tensors" in load_pretrained(ours.net, "resnet18", official, "")
-    assert same(ours.net.state_dict(), official)
+    assert equal(ours.net.state_dict(), official)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +203,7 @@ def test_only_the_head_may_differ(spoil, named):
     before = snapshot(net)
     with pytest.raises(PpferError, match=named):
         load_pretrained(net, "resnet18", spoil(random_state(resnet18())), "")
-    assert same(before, net.state_dict())
+    assert equal(before, net.state_dict())
 
 
 def test_a_failed_download_says_what_to_fetch(monkeypatch):

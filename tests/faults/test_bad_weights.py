@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import equal, snapshot
 from counting import COUNTS
 from safetensors.torch import save_file
 
@@ -175,10 +176,10 @@ def test_what_does_not_fit_changes_nothing(build, how, tmp_path):
     net, path = build(), tmp_path / "w.safetensors"
     state, says = spoilt(build().state_dict(), how)
     save_file(state, path)
-    before = {k: v.clone() for k, v in net.state_dict().items()}
+    before = snapshot(net)
     with pytest.raises(PpferError, match=f"w.safetensors.*{says}"):
         load_weights(net, path)
-    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert equal(net.state_dict(), before)
     COUNTS["weights refused"] += 1
 
 
@@ -207,10 +208,10 @@ def test_a_wrong_uvit_is_refused_before_its_two_gigabytes_are_built(tmp_path):
     for number, (what, state) in enumerate(files.items()):
         path = tmp_path / f"{number}.pth"
         torch.save(state, path)
-        began, held = time.monotonic(), resident()
+        began, held = time.process_time(), resident()
         with pytest.raises(PpferError):
             uvit.uvit_h2(path, img_size=32)
-        assert time.monotonic() - began < 2, what
+        assert time.process_time() - began < 2, what
         assert resident() - held < 200e6, f"{what}: memory was taken before it was refused"
         COUNTS["weights refused"] += 1
 

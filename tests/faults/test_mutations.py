@@ -20,7 +20,15 @@ import test_wavelets
 import test_weights
 import torch
 import torch.nn.functional as F
-from conftest import SMALL, ColouredClips, coloured_clips, coloured_run, small_classifier
+from conftest import (
+    SMALL,
+    ColouredClips,
+    coloured_clips,
+    coloured_run,
+    equal,
+    small_classifier,
+    snapshot,
+)
 from counting import COUNTS
 from making_videos import corners, encode, number
 from test_versions import check_versions
@@ -51,13 +59,12 @@ from ppfer.video.writer import write_video
 def check_compensation_moves_no_controller(case) -> None:
     """The expression controller of Algorithm 2 is judged by, never taught, BatchNorm included."""
     controller = small_classifier(3)
-    before = {k: v.clone() for k, v in controller.state_dict().items()}
+    before = snapshot(controller)
     objective = compensation.CompensationObjective(nn.Conv2d(3, 3, 1), controller).train()
     for _ in range(3):
         objective(torch.rand(6, 3, 8, 8), torch.arange(6) % 3).backward()
     assert all(p.grad is None for p in controller.parameters())
-    for key, value in controller.state_dict().items():
-        assert torch.equal(value, before[key]), f"{key} of the frozen controller moved"
+    assert equal(controller.state_dict(), before), "the frozen controller moved"
 
 
 def check_labels_are_the_clips_own(case) -> None:
