@@ -174,11 +174,8 @@ def test_speech_moves_the_mouth_even_without_an_expression() -> None:
 
 
 def test_actors_look_more_like_themselves_than_like_each_other() -> None:
-    specs = [
-        spec(actor, emotion, sentence, "XX", 2)
-        for actor in ACTORS
-        for emotion, sentence in (("happy", "DFA"), ("sad", "IWW"), ("neutral", "TSI"))
-    ]
+    acts = ("happy", "DFA"), ("sad", "IWW"), ("neutral", "TSI")
+    specs = [spec(actor, *act, "XX", 2) for actor in ACTORS for act in acts]
     frames = twin.render_clips(specs, 48, "cpu")[:, 1].float().flatten(1)
     distance = torch.cdist(frames, frames).fill_diagonal_(torch.inf)
     nearest = distance.argmin(1) // 3
@@ -230,12 +227,8 @@ def test_difficulty_makes_expressions_weaker_and_pictures_worse_and_0_leaves_bot
     brow = load_head(torch.device("cpu")).action["mouthFrownLeft"]
     assert still[:, brow].mean() < clean[:, brow].mean() and not np.allclose(clean, hard)
     pixels, frames = torch.rand(2, 3, 3, 20, 20), 3  # 20: not a whole number of blocks
-    easy, worse = (
-        torch.as_tensor(
-            np.stack([shot(f"clip {i}", frames, 0, d) for i in range(2)]), dtype=torch.float32
-        )
-        for d in (0, 2)
-    )
+    shots = ([shot(f"clip {i}", frames, 0, d) for i in range(2)] for d in (0, 2))
+    easy, worse = (torch.as_tensor(np.stack(both), dtype=torch.float32) for both in shots)
     assert torch.allclose(record(pixels, easy), pixels, atol=2e-4)
     seen = record(pixels, worse)
     assert seen.shape == pixels.shape and 0.02 < (seen - pixels).abs().mean() < 0.5

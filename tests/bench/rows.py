@@ -282,9 +282,8 @@ def by_approach(every: list, table: str, keys: Sequence[str]) -> Iterable[tuple[
     found: dict[str, list[dict]] = {}
     for _, seed, _, row in sorted((x for x in every if x[2] == table), key=lambda x: x[1]):
         chosen = {k: row[k] for k in keys or row if k in row and (keys or k != "linkage")}
-        found.setdefault(row["approach"], []).append(
-            {"approach": row["approach"], "seed": seed} | chosen
-        )
+        about = {"approach": row["approach"], "seed": seed}
+        found.setdefault(row["approach"], []).append(about | chosen)
     return found.items()
 
 
