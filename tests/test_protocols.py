@@ -20,7 +20,7 @@ from ppfer.cli.report import judgement
 from ppfer.config import REPO, load_config
 from ppfer.data import index as data
 from ppfer.data.readers import KNOWN_FAULTS
-from ppfer.measure import Rate
+from ppfer.measure import Rate, as_rate, json_rows, markdown
 from ppfer.method import PIPELINE, open_run
 from ppfer.run.clips import chosen_clips
 from ppfer.study.attacks.attributes import accuracy_table
@@ -325,3 +325,41 @@ def test_a_run_says_when_the_tables_own_split_is_not_used(tmp_path, capsys, offi
     assert (kept in told) == official
     odd = "column split: 'later', 'train': not train, val or test throughout, so not used"
     assert (odd in said) == (not official)
+
+
+# --- committed rows -----------------------------------------------------------------
+
+
+def committed(name: str) -> list[dict]:
+    folder = REPO / "figures" / "twin"
+    rows = json.loads((folder / f"{name}.json").read_text())
+    assert (folder / f"{name}.md").read_text() == markdown(rows)
+    assert markdown(rows) in (folder / "README.md").read_text()
+    return rows
+
+
+def test_five_folds_of_91_people_test_every_clip_once():
+    rows = committed("folds")
+    for approach in ("No privacy preservation", "Re-enactment by a codebook"):
+        *folds, whole, interval = [row for row in rows if row["approach"] == approach]
+        assert [row["fold"] for row in folds] == [1, 2, 3, 4, 5]
+        assert sum(row["acc"]["n"] for row in folds) == 91 * 82
+        results = [compare.Result("", {"fold": row["fold"]}, [row]) for row in folds]
+        mean, over = json_rows(compare.side_by_side(results)[5:])
+        for key in ("acc", "acc_retrained"):
+            assert mean[key] == whole[key] and over[key] == interval[key]
+            assert {k: [row[key][k] for row in folds] for k in "kn"} == whole[key]
+        for key in ("uar", "uar_retrained"):
+            assert (mean[key], over[key]) == (whole[key], interval[key])
+
+
+def test_rows_across_data_sets_say_where_they_learned_and_count_one_test_part():
+    first, *wild = committed("across")
+    assert first["clips"] == "main, trained on main" and first["plr"]["n"] == 2238
+    where = {row["approach"]: row["clips"].removeprefix("wild, trained on ") for row in wild}
+    assert where["Imported"] == "main" and where["PPFER without compensation (G)"] == "wild"
+    assert {row[key]["n"] for row in wild for key in row if as_rate(row[key])} == {1080}
+    (imported,) = (row for row in wild if row["approach"] == "Imported")
+    assert (
+        imported["what_ran"] == f"trained on other data: {first['approach']}, {first['what_ran']}"
+    )
