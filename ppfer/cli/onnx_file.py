@@ -30,7 +30,7 @@ def of_protector(run: Run, name: str, built: object) -> tuple[nn.Module, torch.T
     Raises:
         PpferError: when it is no network alone.
     """
-    if not isinstance(built, nn.Module):
+    if run.protector(name).named or not isinstance(built, nn.Module):
         raise PpferError(
             f"{name} does more than a network does, and has no {SUFFIX} file; "
             "export it with another ending, e.g. .safetensors"
