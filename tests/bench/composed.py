@@ -51,9 +51,7 @@ class TaughtObjective(nn.Module):
         return F.cross_entropy(self.controller(made), emotions) + WEIGHT * F.l1_loss(made, wanted)
 
 
-@stage(
-    "taught/{variant}", settings=("fidelity", "nets", "privacy_slack"), notebook="11", study=True
-)
+@stage("taught/{variant}", settings=("fidelity", "nets", "privacy_slack"), notebook="11")
 class Taught(Compensation):
     """The compensator on G, taught by re-enactment; the last weights."""
 

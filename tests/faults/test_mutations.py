@@ -369,8 +369,8 @@ BUGS = {
         set_to(Loop, "update", _never), check_an_untrained_network_is_refused),
     "the attacker's own network never asked": (
         set_to(tables, "measure_leakage",
-               lambda run, name, *, retrained=False, part="test", remapped=True:
-               tables.leak(run, "identity", f"protected/{name}", part)),
+               lambda run, name, *, retrained=False, remapped=True:
+               tables.leak(run, "identity", f"protected/{name}", "test")),
         check_a_row_asks_every_network_about_the_test_part),
     "a table row without a manifest": (
         set_to(Run, "manifest", lambda run, name: {"summary": {}}),

@@ -18,18 +18,19 @@ from ppfer.run.run import Run
 from ppfer.run.stage import stage
 from ppfer.run.training import Training
 from ppfer.study.attacks import with_body
-from ppfer.study.tables import MAIN, approaches, left_out, prepare
+from ppfer.study.tables import MAIN, approaches, rows_of
 
 ATTRIBUTES = ("sex", "race", "age_group")
 AGE_GROUPS = ("under 30", "30 to 49", "50 and over")
 
 
 def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list[str]]:
-    """Labels of each clip and the classes' names; −1 where the table does not say.
+    """Labels of each clip and the classes' names; −1 where the table does not say. A `PpferError`
+    if fewer than two groups are named.
 
     Args:
         table: of clips (pandas), with columns sex, race, age.
-        column: "age_group" (under 30, 30 to 49, 50 and over), or any of the table's, such as "sex".
+        column: "age_group" (see `AGE_GROUPS`), or any of the table's, such as "sex".
 
     Raises:
         PpferError: if fewer than two groups are named, or there is no such column.
@@ -63,7 +64,7 @@ def attributes_of(run: Run) -> list[str]:
     return found
 
 
-@stage("attribute/{column}", needs=("split", "identity"), notebook="08", study=True)
+@stage("attribute/{column}", needs=("split", "identity"), notebook="08")
 class Attribute(Training):
     """A validator of one attribute: V_pl with another head, trained on original training clips."""
 
@@ -101,20 +102,15 @@ def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     """Leakage of sex, race and age group on one random frame per test clip, frozen and retrained.
 
     Frozen: the attribute's own validator. Retrained: V_pl retrained on the protector's clips names
-        a distribution over
-    actors, and with it over what those actors are; so the second column needs no further training.
-    The last row always names the commonest group: what must not be exceeded for nothing to have
-    leaked.
+    a distribution over actors, and with it over what those actors are; so the second column needs
+    no further training. The last row always names the commonest group: what must not be exceeded
+    for nothing to have leaked.
     """
     columns = attributes_of(run)
     for column in columns:
         run.ensure(f"attribute/{column}")
     names = approaches(run) if names is None else names
-    ready = prepare(run, names, ("attack",))
-    rows = [
-        attribute_row(run, name, columns) if name in ready else left_out(run, name)
-        for name in names
-    ]
+    rows = rows_of(run, names, ("attack",), lambda name: attribute_row(run, name, columns))
     control = {"approach": "Always the commonest group (control)"}
     for column in columns:
         control |= dict.fromkeys((column, f"{column}_retrained"), commonest(run, column))
@@ -145,12 +141,10 @@ def attribute_row(run: Run, name: str, columns: Sequence[str]) -> dict:
 
 
 def actor_groups(run: Run, labels: np.ndarray, groups: int) -> Tensor:
-    """Which group each actor belongs to: (actors, groups) float, one-hot; an actor without a label
-    has a row of zeros.
-    """
+    """Which group each actor is of: (actors, groups), one-hot; zeros for one without a label."""
     table = torch.zeros(len(run.classes("actor")), groups)
     rows = labels >= 0
-    table[torch.as_tensor(run.labels("actor")[rows]), torch.as_tensor(labels[rows])] = 1
+    table[run.labels("actor")[rows], labels[rows]] = 1
     return table
 
 
@@ -163,23 +157,21 @@ def accuracy_table(
     Args:
         by: other columns of the clips' table, such as "sentence" and "level".
     """
-    names = approaches(run) if names is None else names
-    ready, by = prepare(run, names, ("recognizer",)), attributes_of(run) if by is None else by
-    return [accuracy_row(run, name, by) if name in ready else left_out(run, name) for name in names]
+    by, index = attributes_of(run) if by is None else by, run.parts["test"]
 
+    def row(name: str) -> dict:
+        cells = {"approach": run.protector(name).title}
+        logits = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
+        hits = measure.hits(logits, run.labels("emotion")[index])
+        for column in by:
+            labels, classes = attribute_labels(run.table, column)
+            known = labels[index] >= 0
+            groups = [classes[label] for label in labels[index[known]]]
+            rates = measure.by_group(hits[known], groups)
+            cells |= {f"{column}: {group}": rate for group, rate in rates.items()}
+        return cells
 
-def accuracy_row(run: Run, name: str, by: Sequence[str]) -> dict:
-    """One protector's row of `accuracy_table`."""
-    row, index = {"approach": run.protector(name).title}, run.parts["test"]
-    logits = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
-    hits = measure.hits(logits, run.labels("emotion")[index])
-    for column in by:
-        labels, classes = attribute_labels(run.table, column)
-        known = labels[index] >= 0
-        groups = [classes[label] for label in labels[index[known]]]
-        rates = measure.by_group(hits[known], groups)
-        row |= {f"{column}: {group}": rate for group, rate in rates.items()}
-    return row
+    return rows_of(run, approaches(run) if names is None else names, ("recognizer",), row)
 
 
 def grouped(run: Run, by: Sequence[str]) -> list[dict]:

@@ -163,7 +163,6 @@ def probed(run: Run, features: Tensor, label: str) -> dict:
     needs=("split", "identity", "recognizer/none", "protected/{protector}"),
     settings=("seed", "encoder", "encoder_weights"),
     notebook="08",
-    study=True,
 )
 class Features(Stage):
     """Linear probes on what each frozen encoder says of a protector's clips."""
