@@ -125,14 +125,9 @@ def test_every_video_is_used_or_listed(tmp_path_factory, names, contents):
 
 
 def test_other_data_sets_below_a_tree_are_not_its_own(tmp_path):
-    put(
-        tmp_path,
-        {
-            "VideoMP4/1001_DFA_ANG_XX.mp4": None,
-            "wild/EmoLabel_DataSplit/train(single-labeled)/set_1.csv": b"video_name,label\n",
-            "wild/Clip/original/00001.mp4": None,
-        },
-    )
+    split = "wild/EmoLabel_DataSplit/train(single-labeled)/set_1.csv"
+    videos = ("VideoMP4/1001_DFA_ANG_XX.mp4", "wild/Clip/original/00001.mp4")
+    put(tmp_path, {split: b"video_name,label\n", **dict.fromkeys(videos)})
     index = data.index(tmp_path)
     assert len(index.table) == 1 and not len(index.rejected)
 
@@ -263,12 +258,9 @@ def test_dfew_tree(tmp_path):
     assert list(table["split"]) == ["train", "train", "train", "test"]
     assert set(table["actor"]) == {""}
     assert table.loc["00010"].path == str(tmp_path / "Clip/clip_224x224/00010")
-    assert sorted(reason.split(":")[0] for reason in index.rejected["reason"]) == [
-        "does not exist",
-        "has an odd name",
-        "has an unknown emotion",
-        "is a duplicate",
-    ]
+    said = sorted(reason.split(":")[0] for reason in index.rejected["reason"])
+    odd = ["does not exist", "has an odd name", "has an unknown emotion", "is a duplicate"]
+    assert said == odd
     assert set(data.index(tmp_path, fold=2).table["clip"]) == {"00001", "00010"}
     second = load_config("smoke", {"data": str(tmp_path), "fold": "2", "actors": 0})
     assert set(chosen_clips(second).table["clip"]) == {"00001", "00010"}

@@ -94,9 +94,7 @@ def test_every_wavelet_has_its_shape_and_its_filters(wavelet):
     """The low filter passes what stands still, and the shapes are there to be drawn."""
     low, high = canvas.responses(wavelet)
     assert low[1][0] == pytest.approx(2**0.5, rel=1e-3) and high[1][0] == pytest.approx(0, abs=2e-3)
-    assert all(
-        points.shape[0] == 2 and np.isfinite(points).all() for points in canvas.shapes(wavelet)
-    )
+    assert all(p.shape[0] == 2 and np.isfinite(p).all() for p in canvas.shapes(wavelet))
 
 
 def test_pictures_of_all_settings_have_one_size_and_are_read_on_any_paper():
@@ -341,9 +339,8 @@ def test_a_wide_table_is_shown_in_parts_that_keep_every_cell_and_their_order(mon
 
 def test_lines_are_svg_and_grids_are_png_each_with_words(shown):
     plots.theme()
-    notebook.picture(
-        plots.rates({"a": {"b": Rate(1, 2)}}, xlabel="%"), "one <point> & its interval"
-    )
+    drawn = plots.rates({"a": {"b": Rate(1, 2)}}, xlabel="%")
+    notebook.picture(drawn, "one <point> & its interval")
     notebook.picture(plots.image_row([torch.rand(3, 8, 8)]), "noise in eight by eight pixels")
     (lines, spoken), (grid, said) = shown
     assert "<title>one &lt;point&gt; &amp; its interval</title>" in lines["image/svg+xml"]

@@ -53,8 +53,9 @@ def box(x, y=50.0, size=20.0, score=0.9):
 
 def follow(boxes, stills, **settings):
     finder = Script(boxes)
-    tracker = Tracker(finder, **settings)
-    out = [item for still in stills for item in tracker.push(still)] + list(tracker.finish())
+    tracker = Tracker(finder)
+    vars(tracker).update(settings)
+    out = list(tracker.follow(stills))
     assert [still.number for still, _ in out] == [still.number for still in stills]
     return [heads for _, heads in out], finder
 
@@ -67,9 +68,7 @@ def test_every_frame_comes_out_once_and_in_order_with_its_face(count):
 
 @pytest.mark.parametrize("every", [1, 4])
 def test_a_missed_face_is_bridged_along_its_way(every):
-    found, _ = follow(
-        lambda n: [] if 20 <= n < 40 else [box(50 + n)], scene(60), every=every, gap=1
-    )
+    found, _ = follow(lambda n: [] if 20 <= n < 40 else [box(50 + n)], scene(60), every=every)
     for number, heads in enumerate(found[3:57], 3):
         (head,) = heads
         wrong = np.abs(head.box - box(50 + number)[:4]).max()
@@ -78,7 +77,7 @@ def test_a_missed_face_is_bridged_along_its_way(every):
 
 
 def test_a_face_gone_for_longer_is_held_shortly_and_not_made_up():
-    found, _ = follow(lambda n: [] if 20 <= n < 70 else [box(50)], scene(90), gap=1, beyond=0.2)
+    found, _ = follow(lambda n: [] if 20 <= n < 70 else [box(50)], scene(90), beyond=6)
     there = [bool(heads) for heads in found]
     assert there == [n < 20 + 6 or n >= 70 - 6 for n in range(90)]
     assert found[0][0].track != found[-1][0].track
@@ -86,7 +85,7 @@ def test_a_face_gone_for_longer_is_held_shortly_and_not_made_up():
 
 def test_a_track_begins_before_its_face_was_seen_surely():
     found, _ = follow(
-        lambda n: [box(50, score=0.3 if n < 15 else 0.8)] if n >= 8 else [], scene(40), beyond=0.2
+        lambda n: [box(50, score=0.3 if n < 15 else 0.8)] if n >= 8 else [], scene(40), beyond=6
     )
     assert [bool(heads) for heads in found] == [n >= 2 for n in range(40)]
     assert all(heads[0].sure for heads in found[2:])
@@ -99,7 +98,7 @@ def test_a_face_never_seen_surely_stays_unsure():
 
 def test_nothing_is_bridged_over_a_cut():
     stills = scene(30) + scene(30, first=30, seed=1)
-    found, _ = follow(lambda n: [] if 20 <= n < 40 else [box(50)], stills, gap=1, beyond=0.2)
+    found, _ = follow(lambda n: [] if 20 <= n < 40 else [box(50)], stills, beyond=6)
     assert [bool(heads) for heads in found] == [n < 26 or n >= 34 for n in range(60)]
     assert found[0][0].track != found[-1][0].track
 
@@ -146,17 +145,18 @@ def test_frames_between_looks_that_disagree_are():
 
 def test_large_frames_wait_for_less(monkeypatch):
     monkeypatch.setattr(faces, "BYTES_AHEAD", 24 * 32 * 3 * 15)
-    tracker, given = Tracker(Script(lambda n: [box(50)]), every=4), 0
-    for number, still in enumerate(scene(100)):
-        given += len(list(tracker.push(still)))
-        assert number + 1 - given <= 15
-    assert given + len(list(tracker.finish())) == 100
+    taken, given = [], 0
+    stills = (taken.append(still) or still for still in scene(100))
+    for _ in Tracker(Script(lambda n: [box(50)])).follow(stills):
+        given += 1
+        assert len(taken) - given < 15
+    assert given == 100
 
 
 def test_old_sightings_are_forgotten():
     tracker = Tracker(Script(lambda n: [box(50), box(120 + 50 * (n // 70))]))
-    for still in scene(250):
-        list(tracker.push(still))
+    for _ in tracker.follow(scene(250)):
+        pass
     assert len(tracker.tracks) <= 3 and max(len(t.seen) for t in tracker.tracks) < 80
 
 

@@ -22,17 +22,12 @@ from ppfer.measure import Rate
 from ppfer.protect import VideoProtector, protect
 from ppfer.study import catalogue
 from ppfer.study.protectors import reenactment, regressor
-from ppfer.study.protectors.reenactment import (
-    Reenactment,
-    draw_donor,
-    smoothing_passes,
-    view_square,
-)
+from ppfer.study.protectors.reenactment import Reenactment, draw_donor, view_square
 from ppfer.twin.acting import main_specs, motion
 from ppfer.twin.head import draw, load_head
 from ppfer.twin.people import DONOR, Actor, appearance
 from ppfer.video.faces import head_square, surest
-from ppfer.video.heads import Picture, ProtectOptions, Tally, protected_frames
+from ppfer.video.heads import Passage, Picture, ProtectOptions
 
 CPU, NUMBERS = torch.device("cpu"), regressor.NUMBERS
 CLIP = REPO / "data" / "twin" / "VideoMP4" / "1001_DFA_HAP_XX.mp4"
@@ -178,7 +173,7 @@ def test_a_video_shows_the_protector_its_view_and_pastes_the_whole_head(view):
     pixels = ramp(side).mul(255).byte().permute(1, 2, 0).numpy()
     frames = (Picture(pixels, Fraction(i), Fraction(1)) for i in range(3))
     how, protector = ProtectOptions(64, CPU, outside="black"), VideoProtector(white, 0, view)
-    made = list(protected_frames(protector, frames, how, finder, 30.0, Tally(), "v"))
+    made = list(Passage(protector, how, finder, 30.0, "v").protected(frames))
     left, top, right, bottom = SEEN if view else head_square(BOX)
     red = shown[0][0, 0, 0]
     if view:
@@ -212,9 +207,9 @@ def filmed(protector: VideoProtector, levels) -> list[float]:
     """The mean brightness of every frame of a protected video whose frames have these levels."""
     pictures = (np.full((16, 16, 3), level, np.uint8) for level in levels)
     frames = (Picture(p, Fraction(i), Fraction(1)) for i, p in enumerate(pictures))
-    how, tally = ProtectOptions(16, CPU, frame="whole"), Tally()
-    done = list(protected_frames(protector, frames, how, None, 30.0, tally, "v"))
-    assert tally.frames == len(levels)
+    passage = Passage(protector, ProtectOptions(16, CPU, frame="whole"), None, 30.0, "v")
+    done = list(passage.protected(frames))
+    assert passage.tally.frames == len(levels)
     return [picture.pixels.mean() for picture in done]
 
 
@@ -229,11 +224,9 @@ def test_time_is_smoothed_over_the_borders_of_a_videos_parts(bright, count):
     assert protector.first_pass is None and protector.view_square is view_square
 
 
-@pytest.mark.parametrize(
-    ("rate", "passes"), [(6, (0, 1)), (20, (1, 1)), (30, (2, 2)), (240, (2, 2))]
-)
+@pytest.mark.parametrize(("rate", "passes"), [(6, (0, 1)), (20, (1, 1)), (30, (2, 2))])
 def test_the_more_frames_a_second_the_more_they_are_smoothed(rate, passes):
-    assert smoothing_passes(rate) == passes
+    assert reenactment.smoothing_passes(rate) == passes
     assert Reenactment(brightness).for_video(rate).context == max(passes)
 
 
@@ -297,16 +290,15 @@ REAL = {"outside": Rate(4, 50).to_dict(), "people": 7, "strangers": 2}
 
 
 def test_what_leaked_is_said_as_it_was_measured(tmp_path):
-    protector, none = reenactment.PROTECTOR, tmp_path / "none.json"
-    assert "was not measured" in leaked_by(protector, [none], none, (none, none))
+    protector = reenactment.PROTECTOR
+    assert "was not measured" in leaked_by(protector, tmp_path)
     row = {"approach": protector.title, "plr": Rate(3, 200).to_dict()}
     row |= {"acc": Rate(150, 200).to_dict(), "flicker": 1.5}
-    write_json(tmp_path / "live.json", [{"approach": "Other", "plr": {"k": 9, "n": 9}}, row])
-    said = leaked_by(protector, [tmp_path / "live.json"], none, (none, none))
+    other = {"approach": "Other", "plr": {"k": 9, "n": 9}}
+    write_json(tmp_path / "demo" / "live.json", [other, row])
+    said = leaked_by(protector, tmp_path)
     assert "trained on originals: 1.5 % (3/200" in said and "150" not in said and "9/9" not in said
     assert "Not promised" in said and "real people, of whom" not in said
-    write_json(tmp_path / "real.json", [row | REAL])
-    said = leaked_by(protector, [none], tmp_path / "real.json", (none, none)).partition(
-        "7 real people"
-    )[2]
+    write_json(tmp_path / "real" / "live.json", [row | REAL])
+    said = leaked_by(protector, tmp_path).partition("7 real people")[2]
     assert "another project's face recogniser: 8.0 % (4/50" in said

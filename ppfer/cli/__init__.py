@@ -10,7 +10,7 @@ import sys
 
 from ppfer.base.errors import PpferError, out_of_memory, printable
 from ppfer.base.processes import end_with_the_others, world
-from ppfer.cli.options import COMMANDS, parser
+from ppfer.cli.options import MODULES, parser
 from ppfer.cli.settings import settings_of
 
 TROUBLE = {  # of a machine, in words
@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
             settings_of(args, there=args.command not in ("protect", "export"))
         if args.command == "run":
             importlib.import_module("ppfer.cli.notebooks").chosen(args.notebooks)
-        module = importlib.import_module(f"ppfer.cli.{COMMANDS[args.command].module}")
+        module = MODULES.get(args.command, args.command)
+        module = importlib.import_module(f"ppfer.cli.{module}")
         return getattr(module, args.command)(args) or 0
     except PpferError as error:
         print(f"ppfer: {error}", file=sys.stderr)

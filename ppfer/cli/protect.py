@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
 from collections.abc import Callable
 
 import torch
@@ -51,13 +52,12 @@ def protect(args: argparse.Namespace) -> int:
     run = exported or run_of(args)
     config, protector = run.config, run.protector(approach)
     built = built_in(run, protector, args)
-    options = ProtectOptions(
-        protector.size or config.size,
-        run.device,
-        precision=config.precision,
-        protector=_key(run, approach),
-        **given,
-    )
+    if protector.for_anybody:  # no clips of a run belong to it
+        key = digest([approach, *map(run.key, protector.needs)])
+    else:
+        key = run.key(f"protected/{approach}")
+    how = {"precision": config.precision, "protector": key}
+    options = ProtectOptions(protector.size or config.size, run.device, **how, **given)
     # what is known before the first video is said before it, what was done after the last
     if not protector.for_anybody:
         print(exported.about["closed_set"] if exported else closed_set(run), flush=True)
@@ -111,14 +111,8 @@ def _protected(
     args: argparse.Namespace, built: Callable, options: ProtectOptions, named: bool, caveat: str
 ) -> int:
     """Protect what was given; says what is not promised where something was made."""
-    outcomes = protect_files(
-        built,
-        args.videos,
-        args.out,
-        options,
-        named=named,
-        on_outcome=lambda outcome: print(printable(outcome), flush=True),
-    )
+    said = functools.partial(print, flush=True)
+    outcomes = protect_files(built, args.videos, args.out, options, named=named, on_outcome=said)
     videos = [outcome for outcome in outcomes if outcome.state != "passed over"]
     good = sum(outcome.ok for outcome in videos)
     print(printable(f"{good} of {len(videos)} done; results are in {args.out.resolve()}"))
@@ -135,14 +129,6 @@ def _config(args: argparse.Namespace) -> Config:
         given = {key: value for key, value in settings.items() if key != "seed" or value}
         profile, settings = about["profile"], about["differs"] | given
     return load_config(profile, settings)
-
-
-def _key(run: Run, name: str) -> str:
-    """What tells a protector from others; without a run, there are no clips that belong to it."""
-    protector = run.protector(name)
-    if not protector.for_anybody:
-        return run.key(f"protected/{name}")
-    return digest([name, *map(run.key, protector.needs)])
 
 
 def _as_given(args: argparse.Namespace) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import inspect
 import re
 import textwrap
@@ -14,10 +15,10 @@ from pathlib import Path
 
 from ppfer import config
 from ppfer.base.errors import PpferError
+from ppfer.cli.terminal import WIDE
 from ppfer.config import PATHS, Config, Train, dotted, load_config, to_dict
 from ppfer.run.names import DATA, data_path
 
-WIDE = 100  # columns of a terminal
 PATHS_OF_FILES = tuple(name for name in PATHS if name not in DATA)
 NO_FILE = ("", "DEFAULT")  # what a setting that takes a path may be instead
 
@@ -89,7 +90,7 @@ def settings(args: argparse.Namespace) -> None:
     for name in values["identity"]:
         _print(f"STAGE.{name}", meaning[f"Train.{name}"])
     print("\nStages, with what is not the same in all of them:\n")
-    usual = {f.name: f.default for f in Train.__dataclass_fields__.values()}
+    usual = {f.name: f.default for f in dataclasses.fields(Train)}
     for name in _training():
         own = {k: v for k, v in values[name].items() if v != usual[k]}
         said = ", ".join(f"{k}={_text(v)}" for k, v in own.items())
@@ -106,8 +107,7 @@ def meanings() -> dict[str, str]:
     for node in ast.parse(source).body:
         if not isinstance(node, ast.ClassDef):
             continue
-        group = "" if node.name == "Config" else node.name if node.name == "Train" else None
-        group = f"{node.name.lower()}." if group is None else group and f"{group}."
+        group = {"Config": "", "Train": "Train."}.get(node.name, f"{node.name.lower()}.")
         for field in (part for part in node.body if isinstance(part, ast.AnnAssign)):
             first = field.lineno - 1
             while lines[first - 1].lstrip().startswith("#"):
@@ -123,7 +123,7 @@ def meanings() -> dict[str, str]:
 
 def _training() -> list[str]:
     """Names of the stages whose training has settings."""
-    return [f.name for f in Config.__dataclass_fields__.values() if isinstance(f.default, Train)]
+    return [f.name for f in dataclasses.fields(Config) if isinstance(f.default, Train)]
 
 
 def _text(value: object) -> str:

@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future, TimeoutError
 from multiprocessing.context import SpawnContext, SpawnProcess
 
-import numpy as np
-import pandas as pd
 from pebble import ProcessExpired, ProcessPool
 
 from ppfer.base.errors import PpferError
-from ppfer.data.listing import REASONS, Index
-from ppfer.video.clips import look_into
+from ppfer.data.listing import Index
+from ppfer.video.clips import inspect
 
 
 class _Process(SpawnProcess):
@@ -39,7 +37,7 @@ class _Context(SpawnContext):
 
 
 def in_children(
-    function: Callable, jobs: Iterable[tuple], workers: int, timeout: float
+    function: Callable, jobs: Iterable[tuple], workers: int = 2, timeout: float = 60.0
 ) -> Iterator[object]:
     """Call a function with each job's arguments in child processes; yields in the jobs' order.
 
@@ -80,55 +78,37 @@ def _answer(job: Future, timeout: float) -> object:
         return PpferError(f"crashed the decoder: exit {error.exitcode}")
 
 
-def inspected(
-    index: Index,
-    *,
-    workers: int = 2,
-    timeout: float = 60.0,
-    on_file: Callable[[int], object] | None = None,
-) -> Index:
+def inspected(index: Index, on_file: Callable[[int], object] = lambda done: None) -> Index:
     """An index whose files were looked into: more may be rejected, and what is odd is remarked.
 
     Args:
         on_file: called with the number of files looked into.
     """
-    table, faults, remarks = index.table, [], list(index.remarks)
+    faults, remarks = [], list(index.remarks)
+    paths = index.table["path"]
 
     # each file in a child process: its fault, or what is odd about it
-    for path, answer in zip(
-        table["path"],
-        in_children(look_into, ((path,) for path in table["path"]), workers, timeout),
-        strict=True,
-    ):
+    answers = in_children(inspect, zip(paths))
+    for path, answer in zip(paths, answers, strict=True):
         fault, odd = (str(answer), []) if isinstance(answer, PpferError) else answer
-        name = os.path.relpath(path, index.root)
-        faults.append(fault or "")
-        remarks += [(name, remark) for remark in odd if not fault]
-        if on_file:
-            on_file(len(faults))
+        faults.append(fault)
+        remarks += [(os.path.relpath(path, index.root), remark) for remark in odd if not fault]
+        on_file(len(faults))
 
     # what cannot be read is listed with its reason, and leaves the table
-    good = np.array([not fault for fault in faults], bool)
-    rejected = pd.concat([index.rejected, failed(index, faults)], ignore_index=True)
-    kept = table[good].reset_index(drop=True)
+    kept, rejected = index.without(faults)
 
     # a person needs a clip to train on and another to be tested on
-    people = kept["actor"].value_counts() if kept["actor"].any() else []
+    people = kept["actor"].value_counts() if kept["actor"].any() else {}
     remarks += [
         (f"actor {name}", f"has {count} clip: too few to train and to test on")
-        for name, count in dict(people).items()
+        for name, count in people.items()
         if count < 2
     ]
     return dataclasses.replace(
-        index, table=kept, rejected=rejected, remarks=tuple(remarks), looked_into=True
+        index,
+        table=kept.reset_index(drop=True),
+        rejected=rejected,
+        remarks=tuple(remarks),
+        looked_into=True,
     )
-
-
-def failed(index: Index, faults: list[str]) -> pd.DataFrame:
-    """(path, reason) of an index's files that have a fault."""
-    rows = [
-        (os.path.relpath(path, index.root), fault)
-        for path, fault in zip(index.table["path"], faults, strict=True)
-        if fault
-    ]
-    return pd.DataFrame(rows, columns=REASONS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pandas as pd
@@ -17,14 +17,11 @@ import pandas as pd
 from ppfer.base.errors import PpferError
 from ppfer.base.files import normal
 from ppfer.data.listing import REASONS, Index, count_reasons
-from ppfer.data.readers import COLUMNS, READERS
+from ppfer.data.readers import COLUMNS, READERS, Found
 
 OLDEST = 120  # years
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
-
-
-# --- index --------------------------------------------------------------------
 
 
 def index(
@@ -32,13 +29,8 @@ def index(
 ) -> Index:
     """Finds and audits the clips at a path; decoding, later, may reject more (`ClipStore.build`).
 
-    The first of `READERS` that recognises the folder reads it: a folder with `metadata.csv`
-    (columns path, actor, emotion; optionally sentence, level, sex, age, race, split), a DFEW tree
-    (`EmoLabel_DataSplit/`, `Clip/`), else a CREMA-D tree (videos named `1001_DFA_ANG_XX`, in any
-    folder; `VideoDemographics.csv` beside them).
-
     Args:
-        root: the folder.
+        root: a folder that one of `READERS` recognises.
         fold: which of DFEW's five splits.
         keep_faults: keep the four clips CREMA-D is known to have got wrong (the paper's 7,442 count
             them). Clips of a generated twin (a `twin.json` lies at the root) are never taken for
@@ -64,62 +56,45 @@ def index(
         raise PpferError(f"labels={labels} is for a CREMA-D tree, and {root} is a {reader.kind}")
     rows, rejected = reader.read(root, fold=fold, keep_faults=keep_faults, labels=labels)
     rows, rejected = without_duplicates(root, rows, rejected)
-    rows, remarks = checked([_one_form(row) for row in rows])
+    # names have one Unicode form (é is one letter), paths the one that the disk has
+    rows = [{key: v if key == "path" else normal(v) for key, v in row.items()} for row in rows]
+    rows, remarks = checked(rows)
 
     # one table, in an order that does not depend on the disk
     columns = [*COLUMNS, "split"] if any("split" in row for row in rows) else list(COLUMNS)
-    table = (
-        pd.DataFrame(rows, columns=columns, dtype=str)
-        .fillna("")
-        .sort_values("clip", ignore_index=True)
-    )
+    table = pd.DataFrame(rows, columns=columns, dtype=str).fillna("")
+    table = table.sort_values("clip", ignore_index=True)
     left_out = pd.DataFrame(sorted(rejected), columns=REASONS, dtype=str)
-    result = Index(reader.kind, root, table, left_out, tuple(remarks))
     if not len(table):
-        raise PpferError(
-            f"no video in {root} can be used\n{count_reasons(result.rejected)}".rstrip()
-        )
-    return result
+        raise PpferError(f"no video in {root} can be used\n{count_reasons(left_out)}".rstrip())
+    return Index(reader.kind, root, table, left_out, tuple(remarks))
 
 
-def _one_form(row: dict[str, str]) -> dict[str, str]:
-    """A row whose names have one Unicode form (é is one letter), its path as the disk has it."""
-    return {key: text if key == "path" else normal(text) for key, text in row.items()}
-
-
-def without_duplicates(
-    root: Path, rows: list[dict], rejected: list[tuple[str, str]]
-) -> tuple[list[dict], list[tuple[str, str]]]:
+def without_duplicates(root: Path, rows: list[dict], rejected: list[tuple[str, str]]) -> Found:
     """Keeps the first of files of one name or of one content; of equal content under contradicting
     labels, none.
     """
-    # files of one name: the first stays; the others are gathered by size
-    first: dict[str, str] = {}
-    sizes: dict[int, list[dict]] = {}
+    first: dict[str, dict] = {}  # by name
     drop: dict[str, str] = {}  # path: reason
     for row in rows:
-        name = normal(row["clip"])
-        if name in first:
-            drop[row["path"]] = f"is a duplicate: same name as {os.path.relpath(first[name], root)}"
-        else:
-            first[name] = row["path"]
-            if os.path.isfile(row["path"]):
-                sizes.setdefault(os.path.getsize(row["path"]), []).append(row)
+        other = first.setdefault(normal(row["clip"]), row)
+        if other is not row:
+            name = os.path.relpath(other["path"], root)
+            drop[row["path"]] = f"is a duplicate: same name as {name}"
 
     # only files of one size can have one content, so only those are read
-    contents: dict[str, list[dict]] = {}
-    for same_size in sizes.values():
-        for row in same_size if len(same_size) > 1 else []:
-            with open(row["path"], "rb") as file:
-                contents.setdefault(hashlib.file_digest(file, "sha256").hexdigest(), []).append(row)
+    sized = [(os.path.getsize(p), r) for r in first.values() if os.path.isfile(p := r["path"])]
+    count = Counter(size for size, _ in sized)
+    contents = defaultdict(list)
+    for _, row in filter(lambda item: count[item[0]] > 1, sized):
+        with open(row["path"], "rb") as file:
+            contents[hashlib.file_digest(file, "sha256").digest()].append(row)
     for same in contents.values():
         agree = len({(row.get("actor"), row["emotion"]) for row in same}) == 1
         for row in same[1:] if agree else same:
-            other = next(r for r in same if r is not row)
+            name = os.path.relpath(next(r for r in same if r is not row)["path"], root)
             note = "" if agree else ", under other labels: neither can be trusted"
-            drop[row["path"]] = (
-                f"is a duplicate: same content as {os.path.relpath(other['path'], root)}{note}"
-            )
+            drop[row["path"]] = f"is a duplicate: same content as {name}{note}"
     rejected = rejected + [(os.path.relpath(path, root), reason) for path, reason in drop.items()]
     return [row for row in rows if row["path"] not in drop], rejected
 
@@ -155,13 +130,17 @@ def checked(rows: list[dict]) -> tuple[list[dict], list[tuple[str, str]]]:
         spelled = defaultdict(set)
         for row in rows:
             spelled[_spelling(row.get(column, ""))].add(row.get(column, ""))
-        for words in spelled.values():
-            if len(words) > 1:
-                what = "people" if column == "actor" else "values"
-                words = f"{_some(words)} are taken as different {what}; write one in one way"
-                remarks.append((f"column {column}", words))
-    rows = [row | {"age": "" if row.get("age") in ages else row.get("age", "")} for row in rows]
+        what = "people" if column == "actor" else "values"
+        remarks += [
+            (
+                f"column {column}",
+                f"{_some(words)} are taken as different {what}; write one in one way",
+            )
+            for words in spelled.values()
+            if len(words) > 1
+        ]
     for row in rows:
+        row["age"] = "" if row.get("age") in ages else row.get("age", "")
         if part := row.pop("split", ""):
             row |= {"split": PARTS[part.lower()]} if kept else {}
     return rows, remarks

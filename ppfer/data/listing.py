@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,25 +46,40 @@ class Index:
         text = describe(f"{self.root} ({self.kind})", self.table, self.rejected)
         return text if self.looked_into else f"{text}\n  by name and size alone: not decoded yet"
 
+    def without(self, faults: list[str | None]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The rows of clips that have no fault, and all that is rejected then."""
+        names = [os.path.relpath(path, self.root) for path in self.table["path"]]
+        rows = [(name, fault) for name, fault in zip(names, faults, strict=True) if fault]
+        more = pd.DataFrame(rows, columns=REASONS)
+        good = [not fault for fault in faults]
+        return self.table[good], pd.concat([self.rejected, more], ignore_index=True)
+
     def fingerprint(self) -> str:
         """sha256 over labels, file sizes and both ends of every file: quick, and the same after a
         copy of the data.
         """
-        labels = self.table.drop(columns="path").to_csv(index=False)
-        digest = hashlib.sha256(labels.encode("utf-8", "surrogateescape"))
+        return hash_of(self.table, self._pieces())
+
+    def _pieces(self) -> Iterator[bytes]:
         for path in map(Path, self.table["path"]):
             if path.is_dir():
-                digest.update(
-                    "\n".join(sorted(os.listdir(path))).encode("utf-8", "surrogateescape")
-                )
+                yield os.fsencode("\n".join(sorted(os.listdir(path))))
             elif path.is_file():
                 with path.open("rb") as file:
                     size = file.seek(0, os.SEEK_END)
                     file.seek(0)
-                    digest.update(str(size).encode() + file.read(4096))
+                    yield str(size).encode() + file.read(4096)
                     file.seek(max(0, size - 4096))
-                    digest.update(file.read())
-        return digest.hexdigest()
+                    yield file.read()
+
+
+def hash_of(table: pd.DataFrame, contents: Iterable[bytes]) -> str:
+    """sha256 of a table without its paths, and of what its clips hold."""
+    labels = table.drop(columns="path", errors="ignore").to_csv(index=False)
+    digest = hashlib.sha256(labels.encode("utf-8", "surrogateescape"))
+    for block in contents:
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def describe(head: str, table: pd.DataFrame, rejected: pd.DataFrame) -> str:
@@ -82,13 +100,11 @@ def describe(head: str, table: pd.DataFrame, rejected: pd.DataFrame) -> str:
 
 def count_reasons(rejected: pd.DataFrame) -> str:
     """One line per kind of reason: how often, and for which file first."""
-    kinds = rejected.assign(kind=rejected["reason"].str.split(r"[:;]", regex=True).str[0]).groupby(
-        "kind", sort=False
-    )
+    kinds = defaultdict(list)
+    for path, reason in rejected[REASONS].itertuples(index=False):
+        kinds[re.split("[:;]", reason)[0]].append((path, reason))
     lines = []
-    for _, group in sorted(kinds, key=lambda item: -len(item[1])):
-        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-        lines.append(
-            f"  {len(group)} rejected: {group['path'].iloc[0]}{more}: {group['reason'].iloc[0]}"
-        )
+    for found in sorted(kinds.values(), key=len, reverse=True):
+        (path, reason), more = found[0], f" and {len(found) - 1} more" * (len(found) > 1)
+        lines.append(f"  {len(found)} rejected: {path}{more}: {reason}")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ import os
 import re
 import warnings
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,7 @@ def read_cremad(root: Path, keep_faults: bool, labels: str, **_: object) -> Foun
     """Clips whose names say what they show, 1001_DFA_ANG_XX, in any folder."""
     keep_faults = keep_faults or (root / "twin.json").exists()
     votes = None if labels == "intended" else voted(root, labels)
-    files = [root / "VideoDemographics.csv", root.parent / "VideoDemographics.csv"]
+    files = [at / "VideoDemographics.csv" for at in (root, root.parent)]
     people = next((demographics(file) for file in files if file.exists()), {})
     rows, rejected = [], []
 
@@ -73,11 +74,8 @@ def read_cremad(root: Path, keep_faults: bool, labels: str, **_: object) -> Foun
 
     # nothing is named as CREMA-D's: more likely another data set than a broken one
     if not rows and not any("odd name" not in reason for _, reason in rejected):
-        found = (
-            f"has {len(rejected)} videos, but none named as CREMA-D's"
-            if rejected
-            else "holds no video"
-        )
+        some = f"has {len(rejected)} videos, but none named as CREMA-D's"
+        found = some if rejected else "holds no video"
         raise PpferError(
             f"{root} {found} (1001_DFA_ANG_XX.flv), no DFEW tree (EmoLabel_DataSplit/) and no "
             "metadata.csv; for your own videos write a metadata.csv with the columns path, actor, "
@@ -91,20 +89,16 @@ def cremad_labels(stem: str, people: dict[str, dict]) -> dict | str:
     match = re.fullmatch(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{2})", stem)
     if not match or match[2] not in SENTENCES or match[4] not in LEVELS:
         return "has an odd name: not ActorID_Sentence_Emotion_Level, such as 1001_DFA_ANG_XX"
-    emotion = EMOTION_OF.get(match[3].lower())
+    actor, sentence, code, level = match.groups()
+    emotion = EMOTION_OF.get(code.lower())
     if not emotion:
-        return f"has an unknown emotion: {match[3]}"
-    labels = {
-        "clip": stem,
-        "actor": match[1],
-        "emotion": emotion,
-        "sentence": match[2],
-        "level": match[4],
-    }
-    return labels | people.get(match[1], {})
+        return f"has an unknown emotion: {code}"
+    said = {"emotion": emotion, "sentence": sentence, "level": level}
+    return {"clip": stem, "actor": actor} | said | people.get(actor, {})
 
 
 def demographics(path: Path) -> dict[str, dict]:
+    """Actor → sex, age and race."""
     table = _read_csv(path, ("actorid", "age", "sex", "race"))
     return {
         row.actorid: {"sex": row.sex.lower(), "age": row.age, "race": row.race}
@@ -192,9 +186,9 @@ def read_metadata(root: Path, **_: object) -> Found:
     table = _read_csv(file, ("path", "actor", "emotion"))
     names = _as_on_disk(root, table["path"], videos)
     records = table.to_dict("records")
-    labels_of: dict[str, set[tuple[str, str]]] = {}
+    labels_of = defaultdict(set)
     for name, labels in zip(names, records, strict=True):
-        labels_of.setdefault(name, set()).add((labels["actor"], labels["emotion"].lower()))
+        labels_of[name].add((labels["actor"], labels["emotion"].lower()))
 
     # clips are called by their file's stem; by their whole path where two share one
     stems = [normal(Path(name).stem) for name in names]

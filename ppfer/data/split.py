@@ -28,17 +28,14 @@ def split(
     column `split` (DFEW) keeps its own test clips, and its validation clips if it names some.
 
     Args:
-        table: rows with clip, actor, emotion. The split depends on the clips' names, not on their
-            order.
+        table: rows with clip, actor, emotion. Their order does not count.
         test: share of all clips, within (0, 1).
         val: share of the clips that are not test, within [0, 1).
-        seed: of the permutation.
         by: a column, such as "sentence", of which whole values are held out for the test: those,
             drawn by seed, whose clips come closest to `test`.
 
     Returns:
-        {"train", "val", "test"}: disjoint, sorted int64 row numbers (0 to N - 1) that cover the
-        table.
+        {"train", "val", "test"}: disjoint, sorted int64 row numbers that cover the table.
 
     Raises:
         PpferError: fewer than two actors, too few clips, `by` names no column or one with a single
@@ -53,42 +50,39 @@ def split(
     table = table.reset_index(drop=True)
     rng = np.random.default_rng(seed)
     order = np.argsort(table["clip"].to_numpy(str), kind="stable")
-    parts_given = table["split"] if "split" in table else pd.Series([""])
-    official = parts_given.isin(["train", "val", "test"]).all()
-    if not official and table["actor"].nunique() < 2:
+    given = table.get("split", pd.Series("", table.index)).to_numpy(str)
+    official = bool(np.isin(given, ["train", "val", "test"]).all())
+    people = table["actor"].nunique()
+    if not official and people < 2:
         raise PpferError(
-            f"the clips show {table['actor'].nunique()} actor; to tell people apart, and to hide "
-            "who they are, "
+            f"the clips show {people} actor; to tell people apart, and to hide who they are, "
             "at least two are needed"
         )
 
     # the test part: held-out values, the data set's own, or a share of each actor
     if by:
-        values = _held_out(table, by, test, rng)
-        in_test = table[by].isin(values).to_numpy()[order]
+        held_out = _held_out(table, by, test, rng)
+        in_test = table[by].isin(held_out).to_numpy()[order]
         tested, rest = order[in_test], order[~in_test]
     elif official:
-        part = parts_given.to_numpy(str)[order]
-        tested, rest = order[part == "test"], order[part != "test"]
+        tested, rest = order[given[order] == "test"], order[given[order] != "test"]
     else:
         tested, rest = _carve(table, order, test, rng)
     if not len(rest):
         raise PpferError("every clip is a test clip; none is left for training")
 
     # the validation part: the data set's own, or a share of what is left
-    if official and not by and (parts_given == "val").any():
-        checked, rest = (rest[parts_given.to_numpy(str)[rest] == name] for name in ("val", "train"))
+    if official and not by and (given == "val").any():
+        checked, rest = (rest[given[rest] == name] for name in ("val", "train"))
     else:
         checked, rest = _carve(table, rest, val, rng) if val else (rest[:0], rest)
-    parts = {"train": np.sort(rest), "val": np.sort(checked), "test": np.sort(tested)}
-    parts = {name: rows.astype(np.int64) for name, rows in parts.items()}
+    parts = {"train": rest, "val": checked, "test": tested}
+    parts = {name: np.sort(rows).astype(np.int64) for name, rows in parts.items()}
 
     # nobody and nothing is tested that training never sees
     for column in ("emotion",) if by == "actor" else ("emotion", "actor"):
-        train = set(table[column].iloc[parts["train"]])
-        if unseen := sorted(
-            set(table[column].iloc[np.concatenate([parts["val"], parts["test"]])]) - train
-        ):
+        values = {name: set(table[column].iloc[rows]) for name, rows in parts.items()}
+        if unseen := sorted((values["val"] | values["test"]) - values["train"]):
             raise PpferError(
                 f"no training clip shows the {column} {', '.join(unseen)}; "
                 "give more clips of it, take it out, or lower test and val"
@@ -105,7 +99,6 @@ def actor_folds(
     Args:
         table: rows with actor.
         k: folds; every clip is in exactly one fold's test.
-        seed: of the permutation of actors.
         val: share of the remaining clips, in whole actors (at least one), that validates.
 
     Returns:
@@ -118,14 +111,10 @@ def actor_folds(
     if not 2 <= k <= len(actors) or len(actors) - math.ceil(len(actors) / k) < 1 + (val > 0):
         raise PpferError(f"{len(actors)} actors are too few for {k} folds that share none")
     rng, folds = np.random.default_rng(seed), []
-    column = table["actor"].reset_index(drop=True)
     for people in np.array_split(rng.permutation(actors), k):
-        tested = column.isin(people)
-        checked = (
-            column.isin(_held_out(table[~tested.to_numpy()], "actor", val, rng))
-            if val
-            else tested & False
-        )
+        tested = table["actor"].isin(people).to_numpy()
+        validating = _held_out(table[~tested], "actor", val, rng) if val else []
+        checked = table["actor"].isin(validating).to_numpy()
         rows = {"train": ~tested & ~checked, "val": checked, "test": tested}
         folds.append({name: np.flatnonzero(part).astype(np.int64) for name, part in rows.items()})
     return folds

@@ -1,20 +1,17 @@
-"""Clips decoded once, kept as a memory-mapped array with a table beside it, and where they lie as
-tensors.
-
-Decoding happens in child processes, because some damaged files make a decoder hang or crash: that
-costs only the file.
-"""
+"""Clips decoded once, kept as a memory-mapped array with a table beside it."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import functools
-import hashlib
+import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +23,13 @@ from torch import Tensor
 from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import owner_only, write_json
 from ppfer.base.pixels import as_uint8
-from ppfer.data.listing import REASONS, Index, count_reasons, describe
+from ppfer.data.listing import REASONS, Index, count_reasons, describe, hash_of
 
 
+@dataclass(eq=False, repr=False)
 class ClipStore:
     """Clips of one shape, decoded once: `clips.npy` (memory-mapped), `table.csv`, `rejected.csv`,
-    `manifest.json`.
-
-    The manifest is written last and atomically: a folder without one holds no store, however much
-    is in it.
+    `manifest.json`, which is written last: a folder without one holds no store.
 
     Attributes:
         clips: (N, T, 3, H, W) uint8 memory map, read-only; in memory a tensor on any device.
@@ -45,16 +40,11 @@ class ClipStore:
         folder: where the store lives; None in memory.
     """
 
-    def __init__(
-        self,
-        clips: np.ndarray | Tensor,
-        table: pd.DataFrame,
-        rejected: pd.DataFrame,
-        manifest: dict,
-        folder: Path | None,
-    ):
-        self.clips, self.table, self.rejected = clips, table, rejected
-        self.manifest, self.folder = manifest, folder
+    clips: np.ndarray | Tensor
+    table: pd.DataFrame
+    rejected: pd.DataFrame
+    manifest: dict
+    folder: Path | None
 
     @classmethod
     def open(cls, folder: str | Path) -> ClipStore:
@@ -64,21 +54,13 @@ class ClipStore:
             PpferError: there is none, or it is damaged.
         """
         folder = Path(folder)
-
-        # a folder without a manifest holds no store: it is written last
         damaged = f"{folder} holds a damaged clip store; delete it and decode again"
         try:
             manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
             clips = np.load(folder / "clips.npy", mmap_mode="r")
-            table, rejected = (
-                pd.read_csv(
-                    folder / f"{name}.csv",
-                    dtype=str,
-                    keep_default_na=False,
-                    encoding_errors="surrogateescape",
-                )
-                for name in ("table", "rejected")
-            )
+            how = {"keep_default_na": False, "encoding_errors": "surrogateescape"}
+            names = (folder / "table.csv", folder / "rejected.csv")
+            table, rejected = (pd.read_csv(name, dtype=str, **how) for name in names)
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise PpferError(f"{folder} holds no finished store ({missing} is missing)") from error
@@ -89,13 +71,11 @@ class ClipStore:
         return cls(clips, table, rejected, manifest, folder)
 
     @classmethod
-    def in_memory(
-        cls, clips: Tensor | np.ndarray, table: pd.DataFrame, source: dict | None = None
-    ) -> ClipStore:
+    def in_memory(cls, clips: Tensor | np.ndarray, table: pd.DataFrame) -> ClipStore:
         """A store without a folder: clips (N, T, 3, H, W) uint8, kept on the device they are on."""
         if len(clips) != len(table):
             raise PpferError(f"{len(clips)} clips came for a table of {len(table)} rows")
-        manifest = {"shape": list(clips.shape), "source": source or {}}
+        manifest = {"shape": list(clips.shape), "source": {}}
         rejected = pd.DataFrame(columns=REASONS)
         return cls(clips, table.reset_index(drop=True), rejected, manifest, None)
 
@@ -106,7 +86,7 @@ class ClipStore:
         """
         if "hash" in self.manifest:
             return self.manifest["hash"]
-        return _digest(self.table, (as_uint8(clip).tobytes() for clip in self.clips))
+        return hash_of(self.table, (as_uint8(clip).tobytes() for clip in self.clips))
 
     @classmethod
     def build(
@@ -117,7 +97,7 @@ class ClipStore:
         frames: int = 16,
         size: int = 96,
         workers: int = 2,
-        progress: Callable[[int], object] | None = None,
+        progress: Callable[[int], object] = lambda done: None,
         timeout: float = 60.0,
         max_rejected: float = 0.5,
     ) -> ClipStore:
@@ -129,13 +109,9 @@ class ClipStore:
         `.summary()` before training.
 
         Args:
-            index: what `ppfer.data.index.index` found.
-            folder: where the store lives.
-            frames: T, frames per clip.
-            size: H = W, pixels.
-            workers: child processes that decode.
+            frames, size: T, and H = W in pixels.
+            workers, timeout: see `ppfer.data.decoding.in_children`.
             progress: called with the number of clips done, of `len(index.table)`, after each clip.
-            timeout: seconds after which a file counts as hanging and is rejected.
             max_rejected: share of the videos found that may be rejected.
 
         Raises:
@@ -143,14 +119,15 @@ class ClipStore:
                 the disk is full.
         """
         # only here: who opens a store needs none of what reads videos
-        from ppfer.data.decoding import failed, in_children
+        from ppfer.data.decoding import in_children
         from ppfer.video.clips import clip_or_reason
 
         folder, table = Path(folder), index.table
         request = {"files": index.fingerprint(), "frames": frames, "size": size}
         with _writing(folder):
-            if (store := _finished(folder)) and store.manifest["source"].get("request") == request:
-                return store
+            with contextlib.suppress(PpferError):
+                if (store := cls.open(folder)).manifest["source"].get("request") == request:
+                    return store
             log = folder / "decoded.jsonl"  # the request, then a line per clip: its fault, or ""
             faults = _faults_so_far(log, request)
             rows = _Rows(folder, (len(table), frames, 3, size, size), faults.count(""))
@@ -168,22 +145,20 @@ class ClipStore:
                         faults.append("" if good else str(clip))
                         lines.write(json.dumps(faults[-1]) + "\n")
                         lines.flush()
-                        if progress:
-                            progress(len(faults))
+                        progress(len(faults))
 
                 # what was rejected is listed, also where it is too much
-                good = np.array([not fault for fault in faults], bool)
-                rejected = pd.concat([index.rejected, failed(index, faults)], ignore_index=True)
+                kept, rejected = index.without(faults)
                 _write_csv(rejected, folder / "rejected.csv")
                 found = len(table) + len(index.rejected)
-                if not good.any() or len(rejected) > max_rejected * found:
+                if not len(kept) or len(rejected) > max_rejected * found:
                     raise PpferError(
                         f"{len(rejected)} of the {found} videos found in {index.root} were "
                         f"rejected, more than the {max_rejected:.0%} allowed; "
                         f"{folder / 'rejected.csv'} lists them:\n{count_reasons(rejected)}"
                     )
                 about = {"found": found, "rejected": len(rejected), "remarks": index.remarks}
-                rows.finish(table[good], {"kind": index.kind, "request": request} | about)
+                rows.finish(kept, {"kind": index.kind, "request": request} | about)
             log.unlink()
         return cls.open(folder)
 
@@ -200,9 +175,7 @@ class ClipStore:
         Args:
             folder: where the store lives; a store already there is replaced.
             clips: yields clips (T, 3, H, W) or batches (B, T, 3, H, W), in the table's order, all
-                of one shape: uint8, or float in [0, 1] (clamped and rounded). On any device. It may
-                be lazy.
-            table: one row per clip.
+                of one shape and on any device: uint8, or float in [0, 1] (clamped and rounded).
             source: what to note in the manifest: where the clips come from. JSON types only.
 
         Raises:
@@ -271,43 +244,26 @@ class _Rows:
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], kept: int = 0):
-        """Keep the first `kept` rows that are there already, if the file is of this shape."""
+        """Keep the first `kept` rows that are there already, if they are."""
         if len(shape) != 5 or shape[2] != 3:
             raise PpferError(f"a clip has the shape (T, 3, H, W), not {tuple(shape[1:])}")
-        self.folder, self.path, self.shape = folder, folder / "clips.npy", tuple(shape)
+        self.folder, path, self.shape = folder, folder / "clips.npy", tuple(shape)
         (folder / "manifest.json").unlink(missing_ok=True)
-        row, start = int(np.prod(shape[1:])), self._start()
-        whole = start and self.path.stat().st_size >= start + kept * row
-        self.filled = kept if kept and whole else 0
+        head, row = _header(self.shape), math.prod(shape[1:])
+        there = path.stat().st_size if path.exists() else 0
+        self.filled = kept if there >= len(head) + kept * row else 0
         if not self.filled:
-            self.path.unlink(missing_ok=True)  # not truncated: a map of the old file may be open
-            self._refuse_a_full_disk(shape[0] * row)
-        self.file = self.path.open("r+b" if self.filled else "w+b")
-        self._write_header(self.shape)
-        self.file.seek(self.file.tell() + self.filled * row)
-
-    def _start(self) -> int:
-        """Where the rows of a file of this shape begin; 0 where there is no such file."""
-        with contextlib.suppress(OSError, ValueError), self.path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            there, *_ = np.lib.format.read_array_header_1_0(file)
-            return file.tell() if there == self.shape else 0
-        return 0
-
-    def _write_header(self, shape: tuple[int, ...]) -> None:
-        """At the beginning: NumPy pads a header so that its first axis can change."""
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        self.file.seek(0)
-        np.lib.format.write_array_header_1_0(self.file, header)
-
-    def _refuse_a_full_disk(self, needed: int) -> None:
-        free = shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise PpferError(
-                f"the disk of {self.folder} is too full: {needed / 1e6:,.0f} MB are needed, "
-                f"{free / 1e6:,.0f} MB are free; free some, choose fewer or smaller frames, or "
-                "another folder"
-            )
+            path.unlink(missing_ok=True)  # not truncated: a map of the old file may be open
+            needed, free = shape[0] * row, shutil.disk_usage(folder).free
+            if needed > free:
+                raise PpferError(
+                    f"the disk of {folder} is too full: {needed / 1e6:,.0f} MB are needed, "
+                    f"{free / 1e6:,.0f} MB are free; free some, choose fewer or smaller frames, or "
+                    "another folder"
+                )
+        self.file = path.open("r+b" if self.filled else "w+b")
+        self.file.write(head)
+        self.file.seek(self.filled * row, os.SEEK_CUR)
 
     def append(self, clip: np.ndarray) -> None:
         if clip.shape != self.shape[1:]:
@@ -324,33 +280,27 @@ class _Rows:
         """Say in the header how many rows came; write table and, last, the manifest."""
         self.file.truncate()  # what an earlier attempt left behind the last row
         shape = (self.filled, *self.shape[1:])
-        self._write_header(shape)
+        self.file.seek(0)
+        self.file.write(_header(shape))
         self.file.flush()
         os.fsync(self.file.fileno())
-        digest = _digest(table, iter(lambda: self.file.read(1 << 24), b""))
+        digest = hash_of(table, iter(lambda: self.file.read(1 << 24), b""))
         _write_csv(table, self.folder / "table.csv")
         manifest = {"shape": list(shape), "hash": digest, "source": source}
         write_json(self.folder / "manifest.json", manifest)
 
 
-def _finished(folder: Path) -> ClipStore | None:
-    try:
-        return ClipStore.open(folder)
-    except PpferError:
-        return None
+def _header(shape: tuple[int, ...]) -> bytes:
+    """How an .npy file of bytes begins; NumPy pads it so that its first axis can change."""
+    made = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(made, header)
+    return made.getvalue()
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
     """A table as text; names that are not UTF-8 keep their bytes."""
     table.to_csv(path, index=False, errors="surrogateescape")
-
-
-def _digest(table: pd.DataFrame, blocks: Iterable[bytes]) -> str:
-    labels = table.drop(columns="path", errors="ignore").to_csv(index=False)
-    digest = hashlib.sha256(labels.encode("utf-8", "surrogateescape"))
-    for block in blocks:
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _faults_so_far(log: Path, request: dict) -> list[str]:

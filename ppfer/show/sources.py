@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppfer import video
 from ppfer.base.errors import PpferError
-from ppfer.video.photo import read_photo
+from ppfer.video.picture import photo_pixels
 
 CARDS = ("edge", "stripes", "chirp")
 SIDE = 128  # pixels of a card and of an own clip
@@ -67,7 +67,7 @@ def own(path: str | Path, frames: int) -> Tensor:
     if path.is_dir() or video.is_video(path):
         clip = torch.from_numpy(video.decode_clip(path, frames, SIDE))  # (T, 3, S, S)
         return clip[None].float() / 255
-    picture = Image.fromarray(read_photo(path))
+    picture = Image.fromarray(photo_pixels(path))
     picture.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX, reducing_gap=2)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None, None].float() / 255
 

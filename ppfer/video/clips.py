@@ -16,9 +16,9 @@ from PIL import Image
 
 from ppfer.base.errors import PpferError
 from ppfer.video.clock import sample_positions
-from ppfer.video.file import WHOLE, is_early, survey
-from ppfer.video.photo import is_photo, read_photo
-from ppfer.video.reader import inspect, read_frames
+from ppfer.video.file import WHOLE, clip_fault, cut_short, is_photo, survey
+from ppfer.video.picture import photo_pixels
+from ppfer.video.reader import Frames
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ def decode_clip(
     expected = None
     while True:
         count, kept = 0, {}
-        with read_frames(path) as reader:
+        with Frames(path) as reader:
             # what the header counts; where it does not count, how many packets there are
             expected = expected or reader.stream.frames or survey(path).pictures
             positions = sample_positions(expected, frames)
@@ -63,12 +63,8 @@ def decode_clip(
                 count += 1
         if reader.broken > (1 - WHOLE) * (reader.broken + count):
             raise PpferError(f"{path} cannot be decoded: {reader.faults[0]}")
-        if is_early(reader.present, reader.declared, WHOLE):
-            raise PpferError(
-                f"{path} is truncated: it holds {reader.present:.1f} of {reader.declared:.1f} s"
-            )
-        if count < 2:
-            raise PpferError(f"{path} has one frame only")
+        if fault := clip_fault(count, reader.present, reader.declared):
+            raise PpferError(f"{path} {fault}")
         if count == expected:
             return np.stack([kept[position] for position in positions])
         expected = count  # hidden or broken packets: read again, now that the number is known
@@ -84,12 +80,43 @@ def clip_or_reason(path: str, frames: int, size: int) -> np.ndarray | str:
         return f"cannot be decoded: {type(error).__name__}"
 
 
-def look_into(path: str) -> tuple[str | None, list[str]]:
-    """`inspect` of a video; a folder of numbered pictures is decoded at two places instead."""
-    if not Path(path).is_dir():
-        return inspect(path)
-    answer = clip_or_reason(path, 2, 16)
-    return (answer if isinstance(answer, str) else None), []
+def inspect(path: str | Path) -> tuple[str | None, list[str]]:
+    """A look into a file that decodes only a few frames, or into a folder of numbered pictures.
+
+    Returns:
+        What makes it useless for training, completing "<path> ...", or None; and what is odd about
+        it and what is done with it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        answer = clip_or_reason(str(path), 2, 16)
+        return (answer if isinstance(answer, str) else None), []
+    try:
+        span = survey(path)
+        if fault := clip_fault(span.pictures, span.present, span.declared):
+            return fault, []
+        with Frames(path) as frames:
+            video = frames.video
+            looks = [frame.pixels[::4, ::4] for frame, _ in zip(frames, range(8), strict=False)]
+        if len(looks) < 2:
+            return "has one frame only", []
+        if dull := all(np.array_equal(look, looks[0]) for look in looks):  # so far
+            with Frames(path, start=video.duration / 2) as frames:
+                dull = all(np.array_equal(frame.pixels[::4, ::4], looks[0]) for frame in frames)
+    except PpferError as error:
+        return str(error).removeprefix(f"{path} "), []
+    short = cut_short(span.present, span.declared)
+    # what is odd but usable
+    remarks = {
+        f"rotated by {video.rotation}°, turned upright": video.rotation,
+        "mirrored by its header": video.mirrored,
+        "variable frame rate": span.variable,
+        "interlaced, deinterlaced": video.interlaced,
+        "HDR, mapped to ordinary colours": video.hdr,
+        "all frames equal": dull,
+        f"ends early: {short}": short,
+    }
+    return None, [remark for remark, applies in remarks.items() if applies]
 
 
 def square(frames: torch.Tensor, size: int) -> torch.Tensor:
@@ -111,7 +138,7 @@ def _pictures(folder: Path, frames: int) -> Iterator[np.ndarray]:
         raise PpferError(f"{folder} {'has one frame only' if names else 'holds no picture'}")
     for position in sample_positions(len(names), frames):
         try:
-            yield read_photo(names[position])
+            yield photo_pixels(names[position])
         except PpferError as error:
             raise PpferError(
                 f"{folder} cannot be decoded: {names[position].name} is damaged"

@@ -18,9 +18,8 @@ def sample_positions(count: int, frames: int) -> list[int]:
 
 
 class Clock:
-    """Times since the first picture, from stamps that may be missing, go back or start again.
-
-    Counts in ticks, the stream's own unit of time; a picture without a stamp may fall between two.
+    """Times since the first picture, from stamps that may be missing, go back or start again; in
+    ticks, the stream's own unit of time. A picture without a stamp may fall between two.
     """
 
     def __init__(self, container: str, stream: av.VideoStream) -> None:

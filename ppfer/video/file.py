@@ -29,13 +29,22 @@ FOREIGN = {
     b"<html": "is a web page, no video; download it again",
 }
 HEADLESS = ("mpeg", "mpegts", "h264", "hevc", "m4v", "mpegvideo")  # nothing says how long they are
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 NO_PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
 def is_video(path: str | Path) -> bool:
     """Whether a name is a video's: by its suffix, and not hidden (a Mac leaves ._X beside X)."""
-    path = Path(path)
-    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+    return _named(Path(path), VIDEO_SUFFIXES)
+
+
+def is_photo(path: str | Path) -> bool:
+    """The same of a photo."""
+    return _named(Path(path), PHOTO_SUFFIXES)
+
+
+def _named(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def file_fault(path: str | Path) -> str | None:
@@ -82,13 +91,12 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
     except (av.FFmpegError, OSError, ValueError) as error:
         raise PpferError(f"{path} cannot be decoded: it is damaged or no video") from error
     with container:
-        films = [
-            stream for stream in container.streams.video if not stream.disposition & NO_PICTURE
-        ]
+        films = [film for film in container.streams.video if not film.disposition & NO_PICTURE]
         if not films:
             content = "only sound" if container.streams.audio else "no moving picture"
             raise PpferError(f"{path} holds no video, {content}")
-        if not (known := [stream for stream in films if stream.codec_context is not None]):
+        known = [film for film in films if film.codec_context is not None]
+        if not known:
             raise PpferError(
                 f"{path} cannot be decoded: FFmpeg does not know how its video is compressed"
             )
@@ -126,9 +134,17 @@ def packet_end(packet: av.Packet) -> Fraction | None:
     return None if stamp is None else (stamp + (packet.duration or 0)) * packet.time_base
 
 
-def is_early(present: float, declared: float, whole: float = 0.9) -> bool:
-    """Whether less than the share `whole` of the declared seconds is present."""
-    return present < whole * declared and declared - present > 0.3
+def cut_short(present: float, declared: float, whole: float = 0.9) -> str:
+    """ "1.2 of 3.0 s" where less than a share of the declared seconds is present, else ""."""
+    short = present < whole * declared and declared - present > 0.3
+    return f"{present:.1f} of {declared:.1f} s" if short else ""
+
+
+def clip_fault(pictures: int, present: float, declared: float) -> str | None:
+    """What makes a video useless for training, completing "<path> ...", or None."""
+    if short := cut_short(present, declared, WHOLE):
+        return f"is truncated: it holds {short}"
+    return "has one frame only" if pictures == 1 else None
 
 
 @dataclass(frozen=True)
@@ -149,13 +165,6 @@ class Survey:
     declared: float
     variable: bool
 
-    @property
-    def fault(self) -> str | None:
-        """What makes the file useless for training, completing "<path> ...", or None."""
-        if is_early(self.present, self.declared, WHOLE):
-            return f"is truncated: it holds {self.present:.1f} of {self.declared:.1f} s"
-        return "has one frame only" if self.pictures == 1 else None
-
 
 def survey(path: str | Path) -> Survey:
     """Looks at every packet of a file.
@@ -174,10 +183,8 @@ def survey(path: str | Path) -> Survey:
                 if packet.stream_index == stream.index:
                     pictures += not packet.is_discard
                     times.append(packet.pts if packet.pts is not None else packet.dts)
-        unit, end = (
-            float(stream.time_base),
-            max([packet_end(p) or 0 for p in lasts.values()] or [0]),
-        )
+        unit = float(stream.time_base)
+        end = max((packet_end(packet) or 0 for packet in lasts.values()), default=0)
     stamps = np.array([time for time in times if time is not None], float) * unit
     gaps = np.diff(np.unique(stamps))
     if not len(gaps):

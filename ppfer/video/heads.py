@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeVar
 
@@ -21,41 +21,78 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppfer.protect import VideoProtector, protect_all
-from ppfer.video import Frame
+from ppfer.base.errors import PpferError
+from ppfer.base.files import digest
+from ppfer.protect import NamedApply, VideoProtector, protect_all
+from ppfer.video import Frame, scene
 from ppfer.video.face_log import FaceLog
-from ppfer.video.faces import Finder, Head, Tracker, head_square
-from ppfer.video.protect_options import ProtectOptions
-from ppfer.video.scene import (
-    GREY,
-    SOFT,
-    Square,
-    blurred,
-    compose,
-    cover,
-    cut,
-    paste,
-    resized,
-    without_edge,
-)
+from ppfer.video.faces import SURE, Finder, Head, Tracker, head_square
+from ppfer.video.scene import GREY, SOFT, Square
 
 T = TypeVar("T")
 
 
-@dataclass
-class Tally:
-    """What was counted on the way.
+@dataclass(frozen=True)
+class ProtectOptions:
+    """How videos are protected.
 
     Attributes:
-        frames: frames that went through; faceless: those in which no face was found.
-        tracks: faces followed; one who leaves and comes back counts twice.
-        faces: where they were.
+        size: side of the squares that the protector was trained at, pixels.
+        frame: "face": each head is protected and pasted back into the full picture. "whole": the
+            picture's centre square is protected and is the result, `size` pixels wide.
+        outside: with "face", what becomes of the rest: "blur", "black" or "keep".
+        start, end: seconds; None is the beginning or the end.
+        quality, exact: see `ppfer.video.writer.Writer`, crf and exact.
+        preview: the original to the left of the protected picture, written as ``name.preview.mp4``.
+        overwrite: replace older results.
+        chunk: frames the protector sees at once; batch: clips per pass.
+        precision: see `ppfer.base.device.autocast`.
+        report: write beside each result, as ``.json``, where faces were (`FaceLog.write`).
+        mask_scale: with "face", size of what is hidden of each head in sizes of the square that
+            holds it with hair, ears and chin.
+        threshold: least score in (0, 1) of a face that is surely one.
+        protector: what tells this protector from others, such as a digest of its weights; a result
+            made with another one is not taken for this one's.
     """
 
-    frames: int = 0
-    faceless: int = 0
-    tracks: set[int] = field(default_factory=set)
-    faces: FaceLog = field(default_factory=FaceLog)
+    size: int
+    device: torch.device
+    frame: str = "face"
+    outside: str = "blur"
+    start: float | None = None
+    end: float | None = None
+    quality: int = 18
+    exact: bool = False
+    preview: bool = False
+    keep_audio: bool = False
+    overwrite: bool = False
+    chunk: int = 16
+    batch: int = 4
+    precision: str = "auto"
+    report: bool = False
+    mask_scale: float = 1.0
+    threshold: float = SURE
+    protector: str = ""
+
+    def __post_init__(self) -> None:
+        if self.frame not in ("face", "whole"):
+            raise PpferError(f"frame is face or whole, not '{self.frame}'")
+        if self.outside not in ("blur", "black", "keep"):
+            raise PpferError(f"outside is blur, black or keep, not '{self.outside}'")
+        start, end = self.start or 0, math.inf if self.end is None else self.end
+        if not 0 <= start < end:
+            raise PpferError(f"there is nothing from second {start:g} to second {end:g}")
+        if not 0.5 <= self.mask_scale <= 4:
+            raise PpferError(f"a mask's scale is from 0.5 to 4, not {self.mask_scale:g}")
+        if not 0 < self.threshold < 1:
+            raise PpferError(f"a threshold is between 0 and 1, not {self.threshold:g}")
+        if not 0 <= self.quality <= 51:
+            raise PpferError(f"quality is from 0 (best) to 51 (smallest), not {self.quality}")
+
+    def settings(self) -> str:
+        """A short digest of all that changes a result."""
+        aside = ("device", "overwrite", "batch", "report")
+        return digest({key: value for key, value in vars(self).items() if key not in aside})
 
 
 @dataclass
@@ -90,79 +127,165 @@ class Shot:
     crops: dict[int, Tensor]
 
 
-def protected_frames(
-    protector: VideoProtector,
-    frames: Iterable[Frame],
-    options: ProtectOptions,
-    finder: Finder | None,
-    rate: float,
-    tally: Tally,
-    name: str = "",
-    known: FaceLog | None = None,
-) -> Iterator[Picture]:
-    """Every frame of a video as it is to be written, in order; close it if it is left early.
+class Passage:
+    """One video's way through a protector.
 
     Args:
         protector: as it protects this video; it is asked for `ProtectOptions.chunk` frames at a
-            time. If it has a ``first_pass``, that was shown all of the video before.
-        frames: as `ppfer.video.read_frames` gives them.
+            time.
         finder: finds faces, with `ProtectOptions.frame` "face".
         rate: frames per second, about.
-        tally: counts as the frames go by.
         name: tells this video from others.
-        known: where the faces are, of a first pass; they are not looked for again then.
+
+    Attributes:
+        tally: grows as the frames go by.
     """
-    shots = _shots(protector, frames, options, finder, rate, tally, known)
-    return _ahead(_protected(protector, _ahead(shots, 4), options, tally, name), 2)
 
+    def __init__(
+        self,
+        protector: VideoProtector,
+        options: ProtectOptions,
+        finder: Finder | None,
+        rate: float,
+        name: str = "",
+    ) -> None:
+        self.protector, self.options = protector, options
+        self.finder, self.rate, self.name = finder, rate, name
+        self.known: FaceLog | None = None  # where faces are, once a first pass has looked for them
+        self.tally = FaceLog()
 
-def first_pass(
-    protector: VideoProtector,
-    frames: Iterable[Frame],
-    options: ProtectOptions,
-    finder: Finder | None,
-    rate: float,
-    tally: Tally,
-    name: str = "",
-) -> Iterator[int]:
-    """Show a protector's ``first_pass`` all of a video, as `protected_frames` will show it again;
-    yields how many frames went by.
-    """
-    looking = replace(protector, apply=protector.first_pass, figure_square=None)
-    plain = replace(options, preview=False)
-    shots = _ahead(_shots(looking, frames, plain, finder, rate, tally, None, shown=False), 4)
-    with contextlib.closing(shots):
-        for window, group in _windows(shots, plain.chunk, looking.context):
-            _patches(looking, window, plain, name)
-            tally.frames += len(group)
-            yield tally.frames
+    def first(self, frames: Iterable[Frame]) -> Iterator[int]:
+        """Show the protector's ``first_pass`` all of a video, before `protected`; yields how many
+        frames went by.
+        """
+        shots = _ahead(self._shots(frames, shown=False), 4)
+        with contextlib.closing(shots):
+            for window, group in self._windows(shots):
+                self._patches(self.protector.first_pass, window, channels=3)
+                self.tally.frames += len(group)
+                yield self.tally.frames
+        self.known, self.tally = self.tally, FaceLog()
 
+    def protected(self, frames: Iterable[Frame]) -> Iterator[Picture]:
+        """Every frame as it is to be written, in order; close it if it is left early."""
+        return _ahead(self._made(_ahead(self._shots(frames), 4)), 2)
 
-def _shots(
-    protector: VideoProtector,
-    frames: Iterable[Frame],
-    options: ProtectOptions,
-    finder: Finder | None,
-    rate: float,
-    tally: Tally,
-    known: FaceLog | None,
-    shown: bool = True,
-) -> Iterator[Shot]:
-    pictures = _ahead((Picture(f.pixels, f.time, f.duration) for f in frames), 4)
-    if options.frame == "whole":
-        return _whole_shots(pictures, options)
-    if known:
-        followed = zip(pictures, itertools.chain(known, itertools.repeat([])), strict=False)
-    else:
-        tracker = Tracker(finder, rate, sure=options.threshold)
-        followed = itertools.chain.from_iterable(map(tracker.push, pictures))
-        followed = itertools.chain(followed, _at_last(tracker))
-    return _face_shots(pictures, followed, options, tally, protector, shown)
+    # --- cut out ----------------------------------------------------------------------------------
 
+    def _shots(self, frames: Iterable[Frame], shown: bool = True) -> Iterator[Shot]:
+        """What is kept of each frame; `shown`: whether a picture will be composed at all."""
+        pictures = _ahead((Picture(f.pixels, f.time, f.duration) for f in frames), 4)
+        with contextlib.closing(pictures):
+            if self.options.frame == "whole":
+                for picture in pictures:
+                    height, width = picture.pixels.shape[:2]
+                    side = min(height, width)
+                    centre = {0: ((width - side) // 2, (height - side) // 2, side)}
+                    yield self._shot(picture, centre, centre, centre, shown)
+                return
+            if self.known:
+                followed = zip(pictures, itertools.chain(self.known, itertools.repeat([])))
+            else:
+                tracker = Tracker(self.finder, self.rate, sure=self.options.threshold)
+                followed = tracker.follow(pictures)
+            for picture, heads in followed:
+                yield self._face_shot(picture, heads, shown)
 
-def _at_last(tracker: Tracker) -> Iterator[tuple[Picture, list[Head]]]:
-    """What a tracker gives out once all was pushed."""
-    yield from tracker.finish()
+    def _face_shot(self, picture: Picture, heads: list[Head], shown: bool) -> Shot:
+        self.tally.add(float(picture.time), heads)
+        hidden = [head for head in heads if head.sure]
+        if hidden and self.options.outside == "keep":  # nothing else hides a face seen badly
+            hidden = heads
+        boxes = {head.track: head.box for head in hidden}
+        squares = {track: _square(box, self.options.mask_scale) for track, box in boxes.items()}
+        seen, places = (
+            {track: _whole_pixels(of(box)) for track, box in boxes.items()} if of else squares
+            for of in (self.protector.view_square, self.protector.figure_square)
+        )
+        return self._shot(picture, squares, seen, places, shown)
+
+    def _shot(
+        self,
+        picture: Picture,
+        squares: dict[int, Square],
+        seen: dict[int, Square],
+        places: dict[int, Square],
+        shown: bool,
+    ) -> Shot:
+        """What is kept of a picture. Without a square, nothing of it is shown.
+
+        Args:
+            squares: what is hidden, by track.
+            seen: what the protector is shown of each.
+            places: what its results fill; figures fill others than what is hidden.
+        """
+        pixels, options = picture.pixels, self.options
+        crops = {
+            track: scene.resized(scene.cut(pixels, *square), options.size, options.size).permute(
+                2, 0, 1
+            )
+            for track, square in seen.items()
+        }  # (3, S, S) each
+        ground = cells = np.zeros((1, 1, 3), np.uint8)
+        if shown and squares and options.frame == "face":
+            figures = places is not squares
+            hidden = [scene.without_edge(square) for square in squares.values()] if figures else []
+            if options.outside == "keep":
+                ground = pixels
+                cells = scene.blurred(pixels, hidden) if hidden else cells
+            elif options.outside == "blur":
+                ground = scene.blurred(pixels, hidden)
+        kept = pixels if options.preview and shown else np.empty((0, 0, 3), np.uint8)
+        frame = Picture(kept, picture.time, picture.duration)
+        return Shot(frame, pixels.shape[:2], ground, cells, squares, places, crops)
+
+    # --- protected and pasted ---------------------------------------------------------------------
+
+    def _made(self, shots: Iterator[Shot]) -> Iterator[Picture]:
+        """Frames as they are written; `chunk` at a time are protected, one clip for each track."""
+        channels = 4 if self.protector.figure_square else 3
+        with contextlib.closing(shots):
+            for window, group in self._windows(shots):
+                made = self._patches(self.protector.apply, window, channels)
+                for i, shot in enumerate(group):
+                    patches = {track: made[track][i] for track in shot.crops}
+                    pixels = _composed(shot, patches, self.options)
+                    self.tally.frames += 1
+                    yield Picture(pixels, shot.frame.time, shot.frame.duration)
+
+    def _windows(self, shots: Iterator[Shot]) -> Iterator[tuple[list[Shot | None], list[Shot]]]:
+        """`chunk` frames with the protector's `context` on either side, None where there is none,
+        and the frames without it.
+        """
+        chunk, context = self.options.chunk, self.protector.context
+        before, ahead = [], []
+        while group := ahead + list(itertools.islice(shots, chunk - len(ahead))):
+            ahead = list(itertools.islice(shots, context))
+            window = [*before, *group, *[None] * (chunk - len(group)), *ahead]
+            window = [None] * (context - len(before)) + window + [None] * (context - len(ahead))
+            yield window, group
+            before = group[len(group) - context :]
+
+    def _patches(
+        self, apply: NamedApply, window: list[Shot | None], channels: int
+    ) -> dict[int, Tensor]:
+        """The protected squares of each track, (chunk, S, S, channels) uint8."""
+        asked = slice(self.protector.context, len(window) - self.protector.context)
+        tracks = sorted({track for shot in filter(None, window[asked]) for track in shot.crops})
+        if not tracks:
+            return {}
+        parts = protect_all(
+            apply,
+            torch.stack([_clip(window, track) for track in tracks]),  # (tracks, window, 3, S, S)
+            device=self.options.device,
+            batch=self.options.batch,
+            name="the protector",
+            names=[f"{self.name} {track}" for track in tracks],
+            precision=self.options.precision,
+            channels=channels,
+        )
+        done = torch.cat([part.cpu() for part in parts])[:, asked]
+        return dict(zip(tracks, done.permute(0, 1, 3, 4, 2), strict=True))
 
 
 def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
@@ -182,43 +305,6 @@ def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
         items.close()
 
 
-# --- cut out --------------------------------------------------------------------------------------
-
-
-def _whole_shots(pictures: Iterator[Picture], options: ProtectOptions) -> Iterator[Shot]:
-    with contextlib.closing(pictures):
-        for picture in pictures:
-            height, width = picture.pixels.shape[:2]
-            side = min(height, width)
-            centre = (width - side) // 2, (height - side) // 2, side
-            yield _shot(picture, {0: centre}, {0: centre}, {0: centre}, options)
-
-
-def _face_shots(
-    pictures: Iterator[Picture],
-    followed: Iterable[tuple[Picture, list[Head]]],
-    options: ProtectOptions,
-    tally: Tally,
-    protector: VideoProtector,
-    shown: bool,
-) -> Iterator[Shot]:
-    with contextlib.closing(pictures):
-        for picture, heads in followed:
-            sure = {head.track for head in heads if head.sure}
-            tally.tracks |= sure
-            tally.faceless += not sure
-            tally.faces.add(float(picture.time), heads)
-            # Where the rest is kept, nothing else hides a face that was seen badly.
-            everything = sure and options.outside == "keep"
-            boxes = {head.track: head.box for head in heads if head.sure or everything}
-            squares = {t: _square(box, options.mask_scale) for t, box in boxes.items()}
-            seen, places = (
-                {track: _whole_pixels(of(box)) for track, box in boxes.items()} if of else squares
-                for of in (protector.view_square, protector.figure_square)
-            )
-            yield _shot(picture, squares, seen, places, options, shown)
-
-
 def _square(box: np.ndarray, scale: float) -> Square:
     """Left, top and side of what is hidden: the head, `scale` times, and the soft edge round it."""
     left, top, right, _ = head_square(box).tolist()
@@ -231,106 +317,6 @@ def _whole_pixels(square: np.ndarray) -> Square:
     """Left, top and side of a square (4,) that goes from pixel to pixel."""
     left, top, right, _ = square.tolist()
     return round(left), round(top), max(2, round(right - left))
-
-
-def _shot(
-    picture: Picture,
-    squares: dict[int, Square],
-    seen: dict[int, Square],
-    places: dict[int, Square],
-    options: ProtectOptions,
-    shown: bool = True,
-) -> Shot:
-    """What is kept of a picture. Without a square, nothing of it is shown.
-
-    Args:
-        squares: what is hidden, by track.
-        seen: what the protector is shown of each.
-        places: what its results fill; figures fill others than what is hidden.
-        shown: whether a picture will be composed at all.
-    """
-    pixels = picture.pixels
-    height, width = pixels.shape[:2]
-    crops = {
-        track: resized(cut(pixels, *square), options.size, options.size).permute(2, 0, 1)
-        for track, square in seen.items()
-    }  # (3, S, S) each
-    ground = cells = np.zeros((1, 1, 3), np.uint8)
-    hidden = [without_edge(square) for square in squares.values()] if places is not squares else []
-    if not (shown and squares) or options.frame == "whole":
-        pass
-    elif options.outside == "keep":
-        ground = pixels
-        cells = blurred(pixels, hidden) if hidden else cells
-    elif options.outside == "blur":
-        ground = blurred(pixels, hidden)
-    kept = pixels if options.preview else np.empty((0, 0, 3), np.uint8)
-    frame = Picture(kept, picture.time, picture.duration)
-    return Shot(frame, (height, width), ground, cells, squares, places, crops)
-
-
-# --- protected and pasted -------------------------------------------------------------------------
-
-
-def _protected(
-    protector: VideoProtector,
-    shots: Iterator[Shot],
-    options: ProtectOptions,
-    tally: Tally,
-    name: str,
-) -> Iterator[Picture]:
-    """Frames as they are written; `chunk` at a time are protected, one clip for each track."""
-    with contextlib.closing(shots):
-        for window, group in _windows(shots, options.chunk, protector.context):
-            made = _patches(protector, window, options, name)
-            for i, shot in enumerate(group):
-                pixels = _composed(shot, {track: made[track][i] for track in shot.crops}, options)
-                tally.frames += 1
-                yield Picture(pixels, shot.frame.time, shot.frame.duration)
-
-
-def _windows(
-    shots: Iterator[Shot], chunk: int, context: int
-) -> Iterator[tuple[list[Shot | None], list[Shot]]]:
-    """`chunk` frames with `context` on either side, None where there is none, and the frames
-    without it.
-    """
-    before, ahead = [], []
-    while group := ahead + list(itertools.islice(shots, chunk - len(ahead))):
-        ahead = list(itertools.islice(shots, context))
-        window = [*before, *group, *[None] * (chunk - len(group)), *ahead]
-        window = [None] * (context - len(before)) + window + [None] * (context - len(ahead))
-        yield window, group
-        before = group[len(group) - context :]
-
-
-def _patches(
-    protector: VideoProtector, window: list[Shot | None], options: ProtectOptions, name: str
-) -> dict[int, Tensor]:
-    """The protected squares of each track, (chunk, S, S, 3) uint8, or 4 channels of figures.
-
-    Args:
-        window: `chunk` frames and the protector's `context` on either side of them; None where
-            there is none.
-        name: of the video.
-    """
-    asked = slice(protector.context, len(window) - protector.context)
-    group = window[asked]
-    tracks = sorted({track for shot in filter(None, group) for track in shot.crops})
-    if not tracks:
-        return {}
-    parts = protect_all(
-        protector.apply,
-        torch.stack([_clip(window, track) for track in tracks]),  # (tracks, window, 3, S, S)
-        device=options.device,
-        batch=options.batch,
-        name="the protector",
-        names=[f"{name} {track}" for track in tracks],
-        precision=options.precision,
-        channels=4 if protector.figure_square else 3,
-    )
-    done = torch.cat([part.cpu() for part in parts])[:, asked]
-    return dict(zip(tracks, done.permute(0, 1, 3, 4, 2), strict=True))
 
 
 def _clip(window: list[Shot | None], track: int) -> Tensor:
@@ -346,18 +332,18 @@ def _composed(shot: Shot, patches: dict[int, Tensor], options: ProtectOptions) -
         pixels = _alone(patches[0])
     else:
         kept = shot.ground.shape[:2] == shot.shape
-        pixels = shot.ground.copy() if kept else resized(shot.ground, *shot.shape).numpy()
+        pixels = shot.ground.copy() if kept else scene.resized(shot.ground, *shot.shape).numpy()
         figures = [track for track, patch in patches.items() if patch.shape[-1] == 4]
         for track in figures if kept else ():
-            cover(pixels, shot.squares[track], shot.cells)
+            scene.cover(pixels, shot.squares[track], shot.cells)
         for track, patch in patches.items():
-            put = compose if track in figures else paste
+            put = scene.compose if track in figures else scene.paste
             put(pixels, shot.places[track], patch)
     if not options.preview:
         return pixels
     original = shot.frame.pixels
     if options.frame == "whole":
-        original = resized(cut(original, *shot.squares[0]), *pixels.shape[:2]).numpy()
+        original = scene.resized(scene.cut(original, *shot.squares[0]), *pixels.shape[:2]).numpy()
     return np.concatenate([original, pixels], axis=1)
 
 

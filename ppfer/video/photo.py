@@ -1,62 +1,41 @@
-"""Photos in and out: upright, without what a camera writes into them."""
+"""Photos in and out, each as a video of one frame: upright, without what a camera writes in."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
-import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
-from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic
+from ppfer.video.heads import Picture
+from ppfer.video.picture import UNREADABLE, photo_pixels
+from ppfer.video.reader import Video
+from ppfer.video.writer import sentences
 
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+RATE = Fraction(30)  # frames a second that a photo is taken to be of
 QUALITY = 95  # of a JPEG
 
 
-def is_photo(path: str | Path) -> bool:
-    """Whether a name is a photo's: by its suffix, and not hidden."""
-    path = Path(path)
-    return path.suffix.lower() in PHOTOS and not path.name.startswith(".")
-
-
-def written_as(path: Path) -> str:
-    """The suffix of a photo's result: its own of a JPEG or PNG, .png of all others."""
-    return path.suffix if path.suffix.lower() in PHOTOS[:3] else ".png"
-
-
-def read_photo(path: Path) -> np.ndarray:
-    """A photo as it is shown, (H, W, 3) uint8.
+class Photo:
+    """A photo as it is shown, read as `ppfer.video.reader.Frames` reads a video: of one frame.
 
     Raises:
         PpferError: it cannot be decoded.
     """
-    try:
-        with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith("I"):  # 16 bits: `convert` would cut them off at 255
-                high = np.asarray(upright) >> 8
-                upright = Image.fromarray(high.clip(0, 255).astype(np.uint8))
-            return np.array(upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise PpferError(f"{path} cannot be decoded: it is damaged or no picture") from error
 
+    faults = ()
 
-def write_photo(path: Path, pixels: np.ndarray, comment: str) -> None:
-    """Write (H, W, 3) uint8, whole or not at all, with nothing beside it but a comment.
+    def __init__(self, path: Path) -> None:
+        self.pixels = photo_pixels(path)
+        height, width = self.pixels.shape[:2]
+        self.video = Video(width, height, RATE, 1 / RATE, 1)
 
-    Raises:
-        PpferError: the file cannot be written.
-    """
-    said = PngImagePlugin.PngInfo()
-    said.add_text("comment", comment)
-    png = path.suffix.lower() == ".png"
-    how = {"pnginfo": said} if png else {"comment": comment, "quality": QUALITY}
-    try:
-        with atomic(path) as partial:
-            Image.fromarray(pixels).save(partial, "PNG" if png else "JPEG", **how)
-    except OSError as error:
-        raise PpferError(f"{path} could not be written: {error.strerror or error}") from error
+    def __iter__(self) -> Iterator[Picture]:
+        yield Picture(self.pixels, Fraction(0), 1 / RATE)
 
 
 def photo_comment(path: Path) -> str:
@@ -64,6 +43,24 @@ def photo_comment(path: Path) -> str:
     try:
         with Image.open(path) as picture:
             said = picture.info.get("comment", "")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         return ""
     return said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+
+
+@contextlib.contextmanager
+def photo_writer(path: Path, comment: str) -> Iterator[SimpleNamespace]:
+    """As `ppfer.video.writer.Writer`, of one picture, with nothing beside it but a comment.
+
+    Raises:
+        PpferError: the file cannot be written.
+    """
+    taken = []
+    yield SimpleNamespace(write=lambda pixels, *_: taken.append(pixels))
+    how = {"format": "JPEG", "comment": comment, "quality": QUALITY}
+    if path.suffix.lower() == ".png":
+        said = PngImagePlugin.PngInfo()
+        said.add_text("comment", comment)
+        how = {"format": "PNG", "pnginfo": said}
+    with sentences(path), atomic(path) as partial:
+        Image.fromarray(taken[0]).save(partial, **how)

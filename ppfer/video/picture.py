@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import math
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 from av.filter import Graph
 from av.video.reformatter import Interpolation, VideoReformatter
+from PIL import Image, ImageOps
 
 from ppfer.base.errors import PpferError
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of PIL
 PQ, HLG = 16, 18  # H.273's numbers of the transfer functions of HDR
 HDR_TRANSFERS = (PQ, HLG)
 WHITE, PEAK = 203.0, 1000.0  # cd/m2: paper white (BT.2408), the brightest of most HDR video
+
+
+def photo_pixels(path: Path) -> np.ndarray:
+    """A photo as it is shown, (H, W, 3) uint8.
+
+    Raises:
+        PpferError: it cannot be decoded.
+    """
+    try:
+        with Image.open(path) as photo:
+            upright = ImageOps.exif_transpose(photo)
+            if upright.mode.startswith("I"):  # 16 bits: `convert` would cut them off at 255
+                high = np.asarray(upright) >> 8
+                upright = Image.fromarray(high.clip(0, 255).astype(np.uint8))
+            return np.array(upright.convert("RGB"))
+    except UNREADABLE as error:
+        raise PpferError(f"{path} cannot be decoded: it is damaged or no picture") from error
 
 
 class View:
@@ -27,14 +49,14 @@ class View:
     The first picture settles the size; later ones of another size are scaled to it.
 
     Attributes:
-        name, unit: path of the video, and its unit of time.
+        name: path of the video.
         width, height: size as shown.
         rotation: degrees, clockwise, by which pictures are turned.
         mirrored: whether they are mirrored.
     """
 
     def __init__(self, picture: av.VideoFrame, stream: av.VideoStream) -> None:
-        self.name, self.unit = stream.container.name, stream.time_base
+        self.name = stream.container.name
         aspect = stream.sample_aspect_ratio
         aspect = aspect if aspect and Fraction(1, 8) <= aspect <= 8 else Fraction(1)
         self.scaled = max(1, round(picture.width * aspect)), picture.height  # square pixels
@@ -44,7 +66,7 @@ class View:
         self.width, self.height = self.scaled[::-1] if b else self.scaled
         self.rotation = {(1, 0): 0, (0, 1): 90, (-1, 0): 180, (0, -1): 270}[a, b]
         self.mirrored = a * d - b * c < 0
-        self.reformatter, self.tone_mappers = VideoReformatter(), {}
+        self.reformatter, self.tone_mapper = VideoReformatter(), functools.cache(_tone_mapper)
 
     def __call__(self, picture: av.VideoFrame) -> np.ndarray:
         matrix = self._turn(picture)
@@ -60,7 +82,12 @@ class View:
             interpolation=Interpolation.BILINEAR if same else Interpolation.BICUBIC,
             threads=1,
         )
-        pixels = (self._for_screens(picture) if hdr else picture).to_ndarray()
+        if hdr:
+            mapper = self.tone_mapper(picture.width, picture.height, picture.color_trc)
+            picture.pts = None
+            mapper.push(picture)
+            picture = mapper.pull()
+        pixels = picture.to_ndarray()
         (a, b), (c, d) = matrix
         if a == d == 1:
             return pixels
@@ -74,15 +101,6 @@ class View:
         if key not in self.matrices:
             self.matrices[key] = _matrix(picture)
         return self.matrices[key]
-
-    def _for_screens(self, picture: av.VideoFrame) -> av.VideoFrame:
-        """From gbrp16le, PQ or HLG, BT.2020, to what ordinary screens show: rgb24, BT.709."""
-        key = picture.width, picture.height, picture.color_trc
-        if key not in self.tone_mappers:
-            self.tone_mappers[key] = _tone_mapper(*key)
-        picture.pts = None
-        self.tone_mappers[key].push(picture)
-        return self.tone_mappers[key].pull()
 
 
 def _matrix(picture: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -104,56 +122,44 @@ def _matrix(picture: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int]]:
     return (0, -1 if b < 0 else 1), (-1 if c < 0 else 1, 0)
 
 
-class Deinterlacer:
-    """One whole picture of two half ones (FFmpeg's bwdif), from the first interlaced one on."""
+def deinterlaced(pictures: Iterable[tuple], unit: Fraction) -> Iterator[tuple]:
+    """One whole picture of two half ones (FFmpeg's bwdif), from the first interlaced one on.
 
-    def __init__(self, unit: Fraction) -> None:
-        self.unit, self.graph, self.shape = unit, None, None
-        self.times: deque[tuple] = deque()
+    Takes and gives (picture, anything, ...), in order, as many as come.
+    """
+    graph, shape, waiting = None, None, deque()
+    for picture, *rest in itertools.chain(pictures, [(None,)]):
+        now = picture and (picture.width, picture.height, picture.format.name)
+        if graph is not None and now != shape:  # another size, or the end
+            graph.push(None)
+            yield from _pulled(graph, waiting)
+            graph = None
+        if picture is None:
+            return
+        if graph is None and not picture.interlaced_frame:
+            yield picture, *rest
+            continue
+        if graph is None:
+            shape = now
+            graph = _graph(picture, unit, ("bwdif", "mode=send_frame:deint=interlaced"))
+        waiting.append((picture.pts, rest))
+        graph.push(picture)
+        yield from _pulled(graph, waiting)
 
-    def __call__(self, pictures: Iterable[tuple]) -> Iterator[tuple]:
-        """Takes and gives (picture, anything, ...), in order, as many as come."""
-        for picture, *rest in pictures:
-            shape = (picture.width, picture.height, picture.format.name)
-            if self.graph is not None and shape != self.shape:
-                yield from self._drain()
-            if self.graph is None:
-                if not picture.interlaced_frame:
-                    yield picture, *rest
-                    continue
-                self.shape = shape
-                self.graph = _graph(
-                    picture, self.unit, ("bwdif", "mode=send_frame:deint=interlaced")
-                )
-            self.times.append((picture.pts, rest))
-            self.graph.push(picture)
-            yield from self._pull()
-        if self.graph is not None:
-            yield from self._drain()
 
-    def _drain(self) -> Iterator[tuple]:
-        self.graph.push(None)
-        yield from self._pull()
-        self.graph = None
-
-    def _pull(self) -> Iterator[tuple]:
-        with contextlib.suppress(BlockingIOError, EOFError):
-            while self.times:
-                picture = self.graph.pull()
-                picture.pts, rest = self.times.popleft()
-                yield picture, *rest
+def _pulled(graph: Graph, waiting: deque[tuple]) -> Iterator[tuple]:
+    with contextlib.suppress(BlockingIOError, EOFError):
+        while waiting:
+            picture = graph.pull()
+            picture.pts, rest = waiting.popleft()
+            yield picture, *rest
 
 
 def _graph(picture: av.VideoFrame, unit: Fraction, *filters: tuple[str, str]) -> Graph:
-    graph = Graph()
-    last = graph.add_buffer(
-        width=picture.width, height=picture.height, format=picture.format, time_base=unit
-    )
-    for name, options in (*filters, ("buffersink", None)):
-        following = graph.add(name, options)
-        last.link_to(following)
-        last = following
-    graph.configure()
+    graph, (width, height) = Graph(), (picture.width, picture.height)
+    first = graph.add_buffer(width=width, height=height, format=picture.format, time_base=unit)
+    rest = [graph.add(name, options) for name, options in (*filters, ("buffersink", None))]
+    graph.link_nodes(first, *rest).configure()
     return graph
 
 
@@ -161,11 +167,9 @@ def _graph(picture: av.VideoFrame, unit: Fraction, *filters: tuple[str, str]) ->
 
 
 def _tone_mapper(width: int, height: int, transfer: int) -> Graph:
-    """FFmpeg's lut3d, gbrp16le to rgb24, with a table of 33 x 33 x 33 colours."""
-    if "lut3d" not in av.filter.filters_available:
-        raise PpferError(
-            "HDR video needs FFmpeg's filter lut3d, which is missing; convert it first"
-        )
+    """From gbrp16le, PQ or HLG, BT.2020, to what ordinary screens show, rgb24, BT.709: FFmpeg's
+    lut3d with a table of 33 x 33 x 33 colours.
+    """
     blue, green, red = np.meshgrid(*[np.linspace(0, 1, 33)] * 3, indexing="ij")
     signal = np.stack([red, green, blue], -1)  # (33, 33, 33, 3), red varies fastest
     with tempfile.NamedTemporaryFile("w", suffix=".cube") as file:
@@ -189,9 +193,8 @@ def _tone_map(signal: np.ndarray, transfer: int) -> np.ndarray:
     """
     if transfer == PQ:  # SMPTE ST 2084, to cd/m2
         root = signal ** (1 / 78.84375)
-        light = 10_000 * (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (
-            1 / 0.1593017578125
-        )
+        ratio = np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)
+        light = 10_000 * ratio ** (1 / 0.1593017578125)
     else:  # HLG, ARIB STD-B67 with BT.2100's system gamma 1.2
         high = (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12
         scene = np.where(signal <= 0.5, signal**2 / 3, high)

@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ppfer import video
 from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import digest, normal
-from ppfer.video import photo
-from ppfer.video.file import comment
-from ppfer.video.heads import Tally
-from ppfer.video.protect_options import ProtectOptions
+from ppfer.video.face_log import FaceLog
+from ppfer.video.file import PHOTO_SUFFIXES, VIDEO_SUFFIXES, comment, file_fault, is_photo, is_video
+from ppfer.video.heads import ProtectOptions
+from ppfer.video.photo import photo_comment
 
 MARK = "protected by ppfer"  # so begins the comment in the header of every result
 
@@ -35,30 +34,18 @@ class Outcome:
         result: the file made.
         notes: why, or what one should know of the result.
         tally: frames, those without a face, faces followed.
-        seconds: how long it took. length: seconds of video. width, height: of the result, pixels.
-        sound: whether the result has sound.
     """
 
     source: Path
     state: str
     result: Path | None = None
     notes: list[str] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
-    seconds: float = 0.0
-    length: float = 0.0
-    width: int = 0
-    height: int = 0
-    sound: bool = False
+    tally: FaceLog = field(default_factory=FaceLog)
 
     @property
     def ok(self) -> bool:
         """Whether nothing is left to do about this video."""
         return self.state in ("written", "finished", "passed over")
-
-    @property
-    def speed(self) -> float:
-        """Frames per second."""
-        return self.tally.frames / max(self.seconds, 1e-9)
 
     def __str__(self) -> str:
         made = f" → {self.result}" if self.result else ""
@@ -82,34 +69,31 @@ def plan(
     roots: dict[Path, Path] = {}  # of each file, the folder that its result's place is counted from
     alike: Counter = Counter()
     for source in sources:
-        root = source if source.is_dir() else source.parent
-        files = [source]
         if source.is_dir():
-            found = list(_walk(source, out, outcomes))
-            files = [path for path in found if not _is_result(path)]
-            old = [path for path in found if path not in set(files)]
-            why = ["an earlier result"]
-            outcomes += [Outcome(path, "passed over", notes=why) for path in old]
-            beside = files
+            root, found = source, list(_walk(source, out))
+            outcomes += [Outcome(path, "passed over", notes=[why]) for path, why in found if why]
+            files = beside = [path for path, why in found if not why]
         else:
-            beside = [p for p in root.glob("*") if _stem(p) == _stem(source)]
-            beside = [path for path in beside if video.is_video(path) and not _is_result(path)]
+            root, files = source.parent, [source]
+            beside = [p for p in root.glob("*") if _stem(p) == _stem(source) and not _is_result(p)]
         files = [path for path in files if path not in roots]
         roots |= dict.fromkeys(files, root)
-        alike |= Counter(map(_stem, filter(video.is_video, beside)))
+        alike |= Counter(map(_stem, filter(is_video, beside)))
     if not roots:
         but = "".join(f"\n{outcome}" for outcome in outcomes[:3])
         where = ", ".join(map(str, sources))
         raise PpferError(f"there is no video in {where} to be protected{but}")
-    faults = {path: video.file_fault(path) for path in roots}
+    faults = {path: file_fault(path) for path in roots}
     if len(sources) == 1 and (fault := faults.get(sources[0])):
         raise PpferError(f"{sources[0]} {fault}")
     originals = {_inode(path): path for path in roots if not faults[path]}
     taken, jobs = set(), []
     for path, root in roots.items():
-        keep = alike[_stem(path)] > 1 and path.suffix.lower() != ".mp4" and video.is_video(path)
+        keep = alike[_stem(path)] > 1 and path.suffix.lower() != ".mp4" and is_video(path)
         name = path.name if keep else path.stem
-        suffix = photo.written_as(path) if photo.is_photo(path) else ".mp4"
+        suffix = ".mp4"
+        if is_photo(path):  # one that is no JPEG or PNG becomes a PNG
+            suffix = path.suffix if path.suffix.lower() in PHOTO_SUFFIXES[:3] else ".png"
         place = out / path.parent.relative_to(root) / name
         target = _target(place, suffix, options, taken)
         over = originals.get(_inode(target)) if target.exists() else None
@@ -130,31 +114,28 @@ def _expanded(source: Path) -> list[Path]:
     return sorted(map(Path, glob.glob(str(source), recursive=True))) or [source]
 
 
-def _walk(folder: Path, out: Path, outcomes: list[Outcome]) -> Iterator[Path]:
-    """The videos of a folder, sorted; what is passed over goes to `outcomes`."""
+def _walk(folder: Path, out: Path) -> Iterator[tuple[Path, str | None]]:
+    """(file or folder, why it is passed over; None for what is to be protected), sorted."""
     root, results = folder.resolve(), out.resolve()
     visited = {root}
     for here, folders, files in os.walk(folder, followlinks=True):
         folders.sort()
-        for name in list(folders):
-            path = Path(here, name)
+        for path in [Path(here, name) for name in folders]:
             if why := _why_not(path, root, results, visited):
-                folders.remove(name)
-                outcomes.append(Outcome(path, "passed over", notes=[why]))
+                folders.remove(path.name)
+                yield path, why
             visited.add(path.resolve())
         others = []
         for path in sorted(Path(here, name) for name in files):
-            if video.is_video(path) or photo.is_photo(path):
-                yield path
+            if is_video(path) or is_photo(path):
+                yield path, "an earlier result" if _is_result(path) else None
             elif not path.name.startswith("."):
                 others.append(path.name)
-            elif path.suffix.lower() in video.VIDEO_SUFFIXES:
+            elif path.suffix.lower() in VIDEO_SUFFIXES:
                 mac = path.name.startswith("._")
-                why = "a Mac's note beside a file, no video" if mac else "hidden"
-                outcomes.append(Outcome(path, "passed over", notes=[why]))
+                yield path, "a Mac's note beside a file, no video" if mac else "hidden"
         if others:
-            why = f"no videos by their names: {len(others)}, e.g. {others[0]}"
-            outcomes.append(Outcome(Path(here), "passed over", notes=[why]))
+            yield Path(here), f"no videos by their names: {len(others)}, e.g. {others[0]}"
 
 
 def _why_not(path: Path, root: Path, results: Path, visited: set[Path]) -> str | None:
@@ -196,11 +177,11 @@ def _target(path: Path, suffix: str, options: ProtectOptions, taken: set[str]) -
 
 
 def _said(path: Path) -> str:
-    return photo.photo_comment(path) if photo.is_photo(path) else comment(path)
+    return photo_comment(path) if is_photo(path) else comment(path)
 
 
 def _is_result(path: Path) -> bool:
-    of_ours = path.suffix.lower() == ".mp4" or photo.is_photo(path)
+    of_ours = path.suffix.lower() == ".mp4" or is_photo(path)
     return of_ours and _said(path).startswith(MARK)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -23,8 +23,8 @@ import psutil
 
 from ppfer.base.errors import PpferError
 from ppfer.video.clock import Clock
-from ppfer.video.file import declared_seconds, is_early, opened, packet_end, survey
-from ppfer.video.picture import HDR_TRANSFERS, Deinterlacer, View
+from ppfer.video.file import cut_short, declared_seconds, opened, packet_end, survey
+from ppfer.video.picture import HDR_TRANSFERS, View, deinterlaced
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,6 @@ class Video:
     """What a file's header and its first picture say.
 
     Attributes:
-        path: the file.
         width, height: size as shown in pixels, after rotation and with square pixels.
         rate: frames per second, on average; 25 where the file does not say or what it says cannot
             be.
@@ -49,33 +48,29 @@ class Video:
         interlaced: whether its pictures are two half pictures taken one after the other.
         hdr: whether its colours are made for HDR screens (PQ or HLG).
         sound: whether it has sound.
-        codec, container: FFmpeg's names.
         start: the file's own clock at the first frame shown, in seconds.
     """
 
-    path: Path
     width: int
     height: int
     rate: Fraction
     duration: float
     frames: int
-    rotation: int
-    mirrored: bool
-    interlaced: bool
-    hdr: bool
-    sound: bool
-    codec: str
-    container: str
-    start: Fraction
+    rotation: int = 0
+    mirrored: bool = False
+    interlaced: bool = False
+    hdr: bool = False
+    sound: bool = False
+    start: Fraction = Fraction(0)
 
 
 def probe(path: str | Path) -> Video:
-    """What a video is like, from its header and its first picture (see `Video`).
+    """What a video is like, from its header and its first picture.
 
     Raises:
         PpferError: there is no picture to be had from it.
     """
-    with read_frames(path) as frames:
+    with Frames(path) as frames:
         return frames.video
 
 
@@ -90,18 +85,10 @@ class Frame:
             cost little.
     """
 
-    _ticks: int | Fraction  # of the stream's own unit: fractions of seconds only when asked for
-    _lasts: int | Fraction
+    time: Fraction
+    duration: Fraction
     _picture: av.VideoFrame
     _view: View
-
-    @property
-    def time(self) -> Fraction:
-        return Fraction(self._ticks * self._view.unit)
-
-    @property
-    def duration(self) -> Fraction:
-        return Fraction(self._lasts * self._view.unit)
 
     @functools.cached_property
     def pixels(self) -> np.ndarray:
@@ -114,24 +101,34 @@ class Frame:
             ) from error
 
 
-class Frames(Iterator[Frame]):
-    """The frames of a video, one by one; also a context manager that closes the file.
+class Frames(Iterator[Frame], contextlib.AbstractContextManager):
+    """The frames of a video, one by one and in order; memory does not grow with its length. A
+    context manager that closes the file.
+
+    Args:
+        path: any file FFmpeg reads.
+        start: the first moment wanted, in seconds since the first frame. Times of frames count from
+            the first frame all the same.
+        end: where to stop, in seconds since the first frame; that moment itself is not read.
 
     Attributes:
-        video: what the header and the first picture say (`Video`).
+        video: what the header and the first picture say.
         faults: what is missing, in words; complete once the last frame was read.
         broken: packets that could not be decoded so far.
         present, declared: seconds of picture and sound found, once all was read, and seconds that
             the header promises (0 if it does not).
+
+    Raises:
+        PpferError: the file is missing, no video, or no frame of it can be decoded.
     """
 
     def __init__(
-        self, path: str | Path, start: float | None, end: float | None, threads: int
+        self, path: str | Path, start: float | None = None, end: float | None = None
     ) -> None:
         self.path, self.faults, self.broken, self.damaged = Path(path), [], 0, 0
         self.start, self.end = _moment(start or 0), None if end is None else _moment(end)
         self.present = self.declared = 0.0
-        self._open(threads)
+        self._open()
         try:
             first = next(self._pictures, None)
             if first is None:
@@ -140,37 +137,34 @@ class Frames(Iterator[Frame]):
                 )
             self.view = View(first[0], self.stream)
             self.video = self._describe(first[0])
-            if self.start > 10 and self.video.container in INDEXED:
+            if self.start > 10 and self.container.format.name in INDEXED:
                 first = self._jump(first)
         except BaseException:
             self.close()
             raise
         self._source = self._shown(first)
 
-    def _open(self, threads: int) -> None:
+    def _open(self) -> None:
         self._stack = contextlib.ExitStack()
         self.container, self.stream = self._stack.enter_context(opened(self.path))
-        self.stream.thread_count = threads
-        self.stream.thread_type = "AUTO" if threads > 1 else "SLICE"
+        self.stream.thread_count, self.stream.thread_type = 1, "SLICE"
         self._heard = None  # the last packet of sound
         self._clock = Clock(self.container.format.name, self.stream)
-        self._deinterlacer = Deinterlacer(self.stream.time_base)
-        self._pictures = self._deinterlacer(self._timed())
+        self._interlaced = False  # so far
+        self._pictures = deinterlaced(self._timed(), self.stream.time_base)
 
     def _jump(self, first: tuple) -> tuple:
         """Goes to the key frame before the start; stays where it is if that fails."""
-        target = (self.video.start + self.start) / self.stream.time_base
-        try:
-            self.container.seek(int(target), stream=self.stream)
+        unit = self.stream.time_base
+        with contextlib.suppress(av.FFmpegError):
+            self.container.seek(int((self.video.start + self.start) / unit), stream=self.stream)
             self._clock.last = None  # the next picture may come from anywhere
-            self._pictures = Deinterlacer(self.stream.time_base)(self._timed())
+            self._pictures = deinterlaced(self._timed(), unit)
             landed = next(self._pictures, None)
-            if landed and landed[1] * self.stream.time_base <= self.start:
+            if landed and landed[1] * unit <= self.start:
                 return landed
-        except av.FFmpegError:
-            pass
         self.close()
-        self._open(self.stream.thread_count)
+        self._open()
         return next(self._pictures, first)
 
     def _packets(self) -> Iterator[av.Packet]:
@@ -203,6 +197,7 @@ class Frames(Iterator[Frame]):
                 continue
             for picture in pictures:
                 self.damaged += picture.is_corrupt
+                self._interlaced |= picture.interlaced_frame
                 yield picture, *self._clock(picture)
 
     def _shown(self, item: tuple | None) -> Iterator[Frame]:
@@ -214,14 +209,14 @@ class Frames(Iterator[Frame]):
             if time >= end:
                 return
             if time >= start:
-                yield Frame(time, duration, picture, self.view)
+                yield Frame(time * unit, duration * unit, picture, self.view)
             last, item = time + duration, next(self._pictures, None)
         heard = self._heard and packet_end(self._heard)
         self.present = float(max(last * unit, (heard or 0) - self.video.start))
         if losses := self._losses():
             self.faults.append(losses)
-        if is_early(self.present, self.declared):
-            self.faults.append(f"ends early: {self.present:.1f} of {self.declared:.1f} s")
+        if short := cut_short(self.present, self.declared):
+            self.faults.append(f"ends early: {short}")
 
     def _losses(self) -> str:
         parts = []
@@ -239,7 +234,6 @@ class Frames(Iterator[Frame]):
         if not declared and (not seconds or container.size < SMALL):  # better than an estimate
             seconds = survey(self.path).seconds
         return Video(
-            path=self.path,
             width=view.width,
             height=view.height,
             rate=self._clock.rate,
@@ -247,11 +241,9 @@ class Frames(Iterator[Frame]):
             frames=stream.frames or max(1, round(seconds * self._clock.rate)),
             rotation=view.rotation,
             mirrored=view.mirrored,
-            interlaced=self._deinterlacer.graph is not None,
+            interlaced=self._interlaced,
             hdr=picture.color_trc in HDR_TRANSFERS,
             sound=bool(container.streams.audio),
-            codec=stream.codec_context.name,
-            container=container.format.name,
             start=self._clock.origin * stream.time_base if self._clock.ordered else Fraction(0),
         )
 
@@ -266,33 +258,8 @@ class Frames(Iterator[Frame]):
             self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def read_frames(
-    path: str | Path, start: float | None = None, end: float | None = None, *, threads: int = 1
-) -> Frames:
-    """Reads a video frame by frame, in order; memory does not grow with its length.
-
-    Args:
-        path: any file FFmpeg reads.
-        start: the first moment wanted, in seconds since the first frame. Times of frames count from
-            the first frame all the same.
-        end: where to stop, in seconds since the first frame; that moment itself is not read.
-        threads: threads that decode. The pictures are the same with any number.
-
-    Returns:
-        An iterator over `Frame`s, and a context manager; `.video` says what it is like, and
-        `.faults`, once all was read, what is missing.
-
-    Raises:
-        PpferError: the file is missing, no video, or no frame of it can be decoded.
-    """
-    return Frames(path, start, end, threads)
 
 
 def _moment(seconds: float) -> Fraction:
@@ -301,17 +268,17 @@ def _moment(seconds: float) -> Fraction:
 
 
 def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
-    """Reads a whole short video at once; `read_frames` is for the others.
+    """Reads a whole short video at once; `Frames` is for the others.
 
     Returns:
         frames (T, 3, H, W) uint8, and the frame rate in frames per second.
 
     Raises:
-        PpferError: as `read_frames`, or the frames would not fit the memory.
+        PpferError: as `Frames`, or the frames would not fit the memory.
     """
     import torch
 
-    with read_frames(path) as frames:
+    with Frames(path) as frames:
         video = frames.video
         needed = video.frames * video.width * video.height * 3
         free = psutil.virtual_memory().available
@@ -326,40 +293,3 @@ def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
     for place in whole:  # one by one, so that memory holds them once, not twice
         place.copy_(torch.from_numpy(pictures.popleft()).permute(2, 0, 1))
     return whole, float(video.rate)
-
-
-def inspect(path: str | Path) -> tuple[str | None, list[str]]:
-    """A look into a file that decodes only a few frames.
-
-    Returns:
-        What makes it useless for training, completing "<path> ...", or None; and what is odd about
-        it and what is done with it.
-    """
-    path = Path(path)
-    try:
-        span = survey(path)
-        if span.fault:
-            return span.fault, []
-        with read_frames(path) as frames:
-            video = frames.video
-            looks = [frame.pixels[::4, ::4] for frame, _ in zip(frames, range(8), strict=False)]
-        if len(looks) < 2:
-            return "has one frame only", []
-        if dull := all(np.array_equal(look, looks[0]) for look in looks):  # so far
-            with read_frames(path, start=video.duration / 2) as frames:
-                dull = all(np.array_equal(frame.pixels[::4, ::4], looks[0]) for frame in frames)
-    except PpferError as error:
-        return str(error).removeprefix(f"{path} "), []
-    # what is odd but usable
-    remarks = {
-        f"rotated by {video.rotation}°, turned upright": video.rotation,
-        "mirrored by its header": video.mirrored,
-        "variable frame rate": span.variable,
-        "interlaced, deinterlaced": video.interlaced,
-        "HDR, mapped to ordinary colours": video.hdr,
-        "all frames equal": dull,
-        f"ends early: {span.present:.1f} of {span.declared:.1f} s": is_early(
-            span.present, span.declared
-        ),
-    }
-    return None, [remark for remark, applies in remarks.items() if applies]

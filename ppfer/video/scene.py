@@ -18,9 +18,7 @@ from torch import Tensor
 Square = tuple[int, int, int]  # left, top and side, pixels
 
 SOFT = 0.06  # share of a pasted square, at each edge, over which it fades; it lies outside the head
-CELLS = (
-    12  # cells that a blurred picture keeps along its shorter side: a head becomes a few of them
-)
+CELLS = 12  # along the shorter side of a blurred picture: a head becomes a few of them
 KNOWN = 0.25  # share of a cell outside heads from which it counts whole; below, others fill it
 NEARER = 3  # of a cell that is filled, others count by their distance to this power
 GREY = 112  # behind a figure where nothing of the scene is to be seen
@@ -88,13 +86,10 @@ def resized(picture: np.ndarray | Tensor, height: int, width: int) -> Tensor:
 
 def paste(picture: np.ndarray, square: Square, patch: np.ndarray | Tensor) -> None:
     """Put a patch (S, S, 3) uint8 into its square of a picture (H, W, 3), its edges fading."""
-    left, top, side = square
-    rows, inner_rows = _overlap(top, side, picture.shape[0])
-    columns, inner_columns = _overlap(left, side, picture.shape[1])
-    inside = np.s_[inner_rows, inner_columns]
+    (there, inside), side = _overlap(square, picture), square[2]
     new = resized(patch, side, side).numpy()[inside].astype(np.int16)
-    old = picture[rows, columns]
-    picture[rows, columns] = old + ((new - old) * _weights(side)[inside][..., None] >> 7)
+    old = picture[there]
+    picture[there] = old + ((new - old) * _weights(side)[inside][..., None] >> 7)
 
 
 def compose(picture: np.ndarray, square: Square, figure: np.ndarray | Tensor) -> None:
@@ -105,13 +100,11 @@ def compose(picture: np.ndarray, square: Square, figure: np.ndarray | Tensor) ->
         square: of the picture that the figure fills.
         figure: (S, S, 4) uint8, colour times coverage, and coverage. Its foot fades.
     """
-    left, top, side = square
-    rows, inner_rows = _overlap(top, side, picture.shape[0])
-    columns, inner_columns = _overlap(left, side, picture.shape[1])
-    drawn = resized(figure, side, side).numpy()[inner_rows, inner_columns].astype(np.float32)
-    drawn *= _foot(side)[inner_rows, None, None]
-    behind = picture[rows, columns] * (1 - drawn[..., 3:] / 255)
-    picture[rows, columns] = np.rint(drawn[..., :3] + behind).clip(0, 255)
+    (there, inside), side = _overlap(square, picture), square[2]
+    drawn = resized(figure, side, side).numpy()[inside].astype(np.float32)
+    drawn *= _foot(side)[inside[0], None, None]
+    behind = picture[there] * (1 - drawn[..., 3:] / 255)
+    picture[there] = np.rint(drawn[..., :3] + behind).clip(0, 255)
 
 
 def cover(picture: np.ndarray, square: Square, cells: np.ndarray) -> None:
@@ -119,11 +112,15 @@ def cover(picture: np.ndarray, square: Square, cells: np.ndarray) -> None:
     paste(picture, square, cut(resized(cells, *picture.shape[:2]).numpy(), *square))
 
 
-def _overlap(start: int, side: int, length: int) -> tuple[slice, slice]:
-    """Which part of a picture's axis a square covers, and which part of the square that is."""
-    first = min(max(start, 0), length)
-    last = max(first, min(start + side, length))
-    return slice(first, last), slice(first - start, last - start)
+def _overlap(square: Square, picture: np.ndarray) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Which part of a picture a square covers, and which part of the square that is."""
+    (left, top, side), there, inside = square, (), ()
+    for start, length in zip((top, left), picture.shape):
+        first = min(max(start, 0), length)
+        last = max(first, min(start + side, length))
+        there += (slice(first, last),)
+        inside += (slice(first - start, last - start),)
+    return there, inside
 
 
 def _weights(side: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -28,20 +28,29 @@ BT709 = 1  # H.273's number of BT.709, for primaries, transfer and matrix alike
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")  # containers that hold H.264 and any time
 
 
-class Writer:
+class Writer(contextlib.AbstractContextManager):
     """Writes a video frame by frame; a context manager.
 
     The file appears under its name when the block ends without an exception; otherwise nothing is
-    left. Pictures are H.264 4:2:0 (MPEG-4 part 2 where FFmpeg has no x264), colours are BT.709 and
-    tagged so, the index stands first, and no metadata is written but a comment if one is given.
-    4:2:0 needs even sides: an odd one gets one more pixel, at the right or at the bottom, that
-    repeats its neighbour.
+    left. Pictures are H.264 4:2:0, colours are BT.709 and tagged so, the index stands first, and no
+    metadata is written but a comment if one is given. 4:2:0 needs even sides: an odd one gets one
+    more pixel, at the right or at the bottom, that repeats its neighbour.
 
-    Example:
-        with read_frames("in.mov") as frames:
-            with Writer("out.mp4", frames.video.width, frames.video.height) as writer:
-                for frame in frames:
-                    writer.write(frame.pixels, frame.time, frame.duration)
+    Args:
+        path: target; its suffix picks the container (.mp4, .mov, .mkv).
+        width, height: size of the frames, pixels.
+        rate: frames per second for frames that come without a time, and the pace in which times are
+            counted, so that 24000/1001 is kept exactly.
+        exact: keep colour at full resolution (4:4:4), and odd sides as they are. Fewer players show
+            it.
+        crf: x264's quality, 0 (lossless) to 51; 18 looks the same to the eye.
+        preset: x264's speed; slower makes smaller files.
+        audio_from: a video whose sound is taken, from the moment of the first frame written to the
+            end of the last.
+        comment: what the file's header says of it (`ppfer.video.file.comment`).
+
+    Raises:
+        PpferError: the file cannot be made there, or the rate is none.
     """
 
     def __init__(
@@ -50,82 +59,52 @@ class Writer:
         width: int,
         height: int,
         *,
-        rate: Fraction | float | None = None,
+        rate: Fraction | float = 25,
         exact: bool = False,
         crf: int = 18,
         preset: str = "veryfast",
-        threads: int = 1,
-        audio_from: str | Path | None = None,
+        audio_from: Path | None = None,
         comment: str = "",
     ) -> None:
-        """Opens the file.
-
-        Args:
-            path: target; its suffix picks the container (.mp4, .mov, .mkv).
-            width, height: size of the frames, pixels.
-            rate: frames per second for frames that come without a time, and the pace in which times
-                are counted, so that 24000/1001 is kept exactly. 25 by default.
-            exact: keep colour at full resolution (4:4:4), and odd sides as they are. Fewer players
-                show it.
-            crf: x264's quality, 0 (lossless) to 51; 18 looks the same to the eye.
-            preset: x264's speed; slower makes smaller files.
-            threads: threads that encode. The bytes depend on their number.
-            audio_from: a video whose sound is taken, from the moment of the first frame written to
-                the end of the last.
-            comment: what the file's header says of it (`ppfer.video.file.comment`).
-
-        Raises:
-            PpferError: the file cannot be made there, or the rate is none.
-        """
         self.path, self.size = Path(path), (width, height)
         if self.path.suffix.lower() not in SUFFIXES:
             raise PpferError(
                 f"{path} could not be written: its suffix is none of {', '.join(SUFFIXES)}"
             )
-        self.rate = _pace(25 if rate is None else rate)
+        self.rate = _pace(rate)
         self.unit = Fraction(1, _ticks(self.rate))
         self.first = self.sound = None
         self.ticks, self.until = -1, Fraction(0)
         self.reformatter = VideoReformatter()
-        with contextlib.ExitStack() as stack, _sentences(self.path):
+        with contextlib.ExitStack() as stack, sentences(self.path):
             partial = stack.enter_context(atomic(self.path))
             # a file of Python's: one that av opens by its name stays open where the disk fills up
             file = stack.enter_context(open(os.path.abspath(partial), "wb", buffering=0))
             self.container = av.open(file, "w", options={"movflags": "+faststart"})
-            stack.push(_quietly(self.container.close))
+            stack.callback(_closed_quietly, self.container)
             self.container.flags |= ContainerFlags.bitexact.value  # no date, no name of the program
             if comment:
                 self.container.metadata["comment"] = comment
-            self.stream = self._video_stream(exact, crf, preset, threads)
+            self.stream = self._video_stream(exact, crf, preset)
             if audio_from is not None:
                 from ppfer.video.sound import Sound  # few keep a voice
 
-                self.sound = stack.enter_context(Sound(Path(audio_from), self.container))
+                self.sound = stack.enter_context(Sound(audio_from, self.container))
             self.stack = stack.pop_all()
 
-    def _video_stream(self, exact: bool, crf: int, preset: str, threads: int) -> av.VideoStream:
-        width, height = self.size
-        h264 = "libx264" in av.codecs_available
-        stream = self.container.add_stream(
-            "libx264" if h264 else "mpeg4", rate=self.rate, time_base=self.unit
-        )
-        self.full = exact and h264
-        stream.pix_fmt = "yuv444p" if self.full else "yuv420p"
-        stream.width, stream.height = (
-            (width, height) if self.full else (width + width % 2, height + height % 2)
-        )
+    def _video_stream(self, exact: bool, crf: int, preset: str) -> av.VideoStream:
+        stream = self.container.add_stream("libx264", rate=self.rate, time_base=self.unit)
+        # B-frames would shift the times of a file whose pace varies, and its length with them;
+        # x264's faster macroblock tree reads memory nobody wrote: other bytes, time and again
+        same = {"x264-params": "cpu-independent=1"}
+        stream.options = {"crf": str(crf), "preset": preset, "bf": "0", **same}
+        stream.pix_fmt = "yuv444p" if exact else "yuv420p"
+        stream.width, stream.height = (n if exact else n + n % 2 for n in self.size)
         context = stream.codec_context
-        context.thread_count = threads
+        context.thread_count = 1  # the bytes depend on it
         context.flags |= CodecFlags.frame_duration  # the last frame's counts
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = ColorRange.MPEG
-        if h264:
-            # B-frames would shift the times of a file whose pace varies, and its length with them;
-            # x264's faster macroblock tree reads memory nobody wrote: other bytes, time and again
-            same = {"x264-params": "cpu-independent=1"}
-            stream.options = {"crf": str(crf), "preset": preset, "bf": "0", **same}
-        else:
-            stream.bit_rate = max(200_000, int(0.3 * height * width * min(self.rate, 60)))
         return stream
 
     def write(
@@ -151,44 +130,36 @@ class Writer:
                 f"{self.path} takes frames (H, W, 3) uint8 of {width}x{height}, not {pixels.shape}"
             )
         # the first frame is time 0, of the sound too
-        time = self.until if time is None else _exactly(time)
+        time = self.until if time is None else Fraction(time)
         if self.first is None:
             self.first = time
             if self.sound:
                 self.sound.begin(time)
         moment = time - self.first
         self.ticks = max(self.ticks + 1, round(moment / self.unit))  # times rise
-        # even sides, as 4:2:0 needs them
-        if (stream := self.stream).height > height:
-            pixels = np.concatenate([pixels, pixels[-1:]])
-        if stream.width > width:
-            pixels = np.concatenate([pixels, pixels[:, -1:]], axis=1)
+        stream = self.stream
+        more = (0, stream.height - height), (0, stream.width - width), (0, 0)  # for even sides
         picture = self.reformatter.reformat(
-            av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"),
+            av.VideoFrame.from_ndarray(np.pad(pixels, more, "edge"), format="rgb24"),
             format=stream.pix_fmt,
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,
             interpolation=Interpolation.AREA,
             threads=1,
         )
-        duration = _exactly(duration) or 1 / self.rate
+        duration = Fraction(duration) or 1 / self.rate
         picture.pts, picture.time_base, self.until = self.ticks, self.unit, time + duration
         picture.duration = max(1, round(duration / self.unit))
-        with _sentences(self.path):
+        with sentences(self.path):
             if self.sound:
                 self.sound.give(moment)
             self.container.mux(stream.encode(picture))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, failure: BaseException | None, trace: object
-    ) -> None:
-        if failure is not None:
-            self.stack.__exit__(kind, failure, trace)  # removes what was begun
+    def __exit__(self, *failure: object) -> None:
+        if failure[0] is not None:
+            self.stack.__exit__(*failure)  # removes what was begun
             return
-        with _sentences(self.path), self.stack:
+        with sentences(self.path), self.stack:
             if self.first is None:
                 raise PpferError(f"{self.path} was not written: there is no frame")
             if self.sound:
@@ -198,18 +169,9 @@ class Writer:
             self.container.close()
 
 
-def _quietly(close: object) -> object:
-    """An exit callback that closes what is open still; a container closes once only."""
-
-    def leave(kind: type | None, *_: object) -> None:
-        with contextlib.suppress(av.FFmpegError, OSError):
-            close()
-
-    return leave
-
-
-def _exactly(seconds: Fraction | float) -> Fraction:
-    return seconds if isinstance(seconds, Fraction) else Fraction(float(seconds))
+def _closed_quietly(container: av.container.OutputContainer) -> None:
+    with contextlib.suppress(av.FFmpegError, OSError):
+        container.close()  # once only
 
 
 def _pace(rate: Fraction | float) -> Fraction:
@@ -231,7 +193,7 @@ def _ticks(rate: Fraction) -> int:
 
 
 @contextlib.contextmanager
-def _sentences(path: Path) -> Iterator[None]:
+def sentences(path: Path) -> Iterator[None]:
     """Trouble with a file as a sentence."""
     try:
         yield
@@ -252,19 +214,15 @@ def write_video(
     crf: int = 18,
     full_colour: bool = False,
 ) -> Path:
-    """Writes frames as a video, whole or not at all (see `Writer`).
+    """Writes frames as a video, whole or not at all; returns its path.
 
     Args:
-        path: target; its suffix picks the container (.mp4).
+        path, crf: see `Writer`.
         frames: (T, 3, H, W), uint8 in [0, 255] or float in [0, 1] (clamped).
         fps: frames per second.
-        crf: x264's quality, 0 (lossless) to 51; 18 looks the same to the eye.
         full_colour: keep colour at full resolution (4:4:4). The usual 4:2:0 halves it, which eats
             the fine coloured texture of protected frames and with it some of the expression. Not
             every browser plays 4:4:4.
-
-    Returns:
-        The path written.
 
     Raises:
         PpferError: frames of another shape, no frames, an impossible rate, or the disk is full.
@@ -275,9 +233,8 @@ def write_video(
             f"a video is frames of shape (T, 3, H, W) with T >= 1, not {tuple(frames.shape)}"
         )
     height, width = frames.shape[2:]
-    with Writer(
-        path, width, height, rate=fps, exact=full_colour, crf=crf, preset="medium"
-    ) as writer:
+    how = {"rate": fps, "exact": full_colour, "crf": crf, "preset": "medium"}
+    with Writer(path, width, height, **how) as writer:
         for frame in frames.transpose(0, 2, 3, 1):  # (H, W, 3)
             writer.write(frame)
     return Path(path)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import encode
 from counting import COUNTS
+from making_videos import encode
 from PIL import Image
 
 from ppfer.base.errors import PpferError
@@ -129,9 +129,9 @@ def videos(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 def looked_at(path: str) -> tuple[str, int]:
     """What training says of a file, and the most memory its process ever took; in a child."""
-    from ppfer.video.clips import clip_or_reason, look_into
+    from ppfer.video.clips import clip_or_reason, inspect
 
-    fault, _ = look_into(path)
+    fault, _ = inspect(path)
     clip = clip_or_reason(path, 4, 32)
     said = clip if isinstance(clip, str) else "used"
     assert fault is None or isinstance(fault, str)
