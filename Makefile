@@ -44,7 +44,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else \"Python 3.11 or newer is needed, this is \" + sys.version)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[test,bench,flow,faces]"
+	$(BIN)/python -m pip install --quiet --editable ".[test,bench,flow,faces,onnx]"
 	touch $@
 
 clean:  ## remove the environment and all results

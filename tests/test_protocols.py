@@ -19,9 +19,11 @@ from ppfer.cli import compare, main
 from ppfer.cli.report import judgement
 from ppfer.config import REPO, load_config
 from ppfer.data import index as data
-from ppfer.measure import Rate
+from ppfer.measure import Rate, as_rate, json_rows, markdown
 from ppfer.method import PIPELINE, open_run
 from ppfer.run.clips import chosen_clips
+from ppfer.show import notebook
+from ppfer.study import catalogue
 from ppfer.study.attacks.attributes import accuracy_table
 from ppfer.study.tables import run_all
 
@@ -260,7 +262,7 @@ def test_five_folds_of_people_test_everybody_once(tmp_path, capsys):
     assert not list((tmp_path / "other").rglob("run.json"))
 
 
-def test_no_identity_is_measured_of_people_training_does_not_show(tmp_path):
+def test_no_identity_is_measured_of_people_training_does_not_show(tmp_path, monkeypatch, capsys):
     run = coloured_run(load_config("smoke", SMALL | {"split_by": "actor"}), tmp_path)
     run_all(run, PIPELINE)
     rows = json.loads((run.dir / "tables" / "main.json").read_text())
@@ -271,11 +273,36 @@ def test_no_identity_is_measured_of_people_training_does_not_show(tmp_path):
     assert not any("plr" in row for row in shown) and "uar_retrained" in shown[-1]
     assert not (run.dir / "tables" / "leakage.json").exists()
 
+    monkeypatch.setattr(notebook, "_open", lambda *_: run)
+    notebook.start("smoke", 0, str(tmp_path))
+    assert notebook.NOBODY in capsys.readouterr().out
+    row = {"approach": "C", "plr": Rate(1, 2), "clip": Rate(1, 2), "acc": Rate(1, 2)}
+    notebook.show([row], name="shown", context=run)
+    (kept,) = json.loads((run.dir / "tables" / "shown.json").read_text())
+    assert [kept[key]["n"] for key in ("plr", "clip", "acc")] == [0, 0, 2]
+
 
 def test_what_is_read_is_grouped_by_any_column(tiny_run):
     (row,) = accuracy_table(tiny_run, ("none",), by=("sentence",))
     assert list(row) == ["approach", "sentence: 0", "sentence: 1"]
     assert sum(row[f"sentence: {i}"].n for i in (0, 1)) == len(tiny_run.parts["test"])
+
+
+def test_compare_groups_what_is_read_and_who_is_named(tiny_run, tmp_path, monkeypatch, capsys):
+    run_all(tiny_run, ())
+    monkeypatch.setattr(catalogue, "open_run", lambda *_: tiny_run)
+    words = ["compare", str(tiny_run.dir), "--runs-dir", str(tmp_path), "--by"]
+    assert main([*words, "sentence, sex"]) == 0
+    assert re.search(r"sex: female .*\(\d+/\d+\).*\(\d+/\d+\)", capsys.readouterr().out)
+    (file,) = (tmp_path / "tables").glob("*-groups.json")
+    rows = json.loads(file.read_text())
+    assert len(rows) == 3 * 4, "three approaches, two sentences, two sexes"
+    test = len(tiny_run.parts["test"])
+    for column in ("sentence", "sex"):
+        own = [row for row in rows[:4] if row["group"].startswith(column)]
+        assert sum(row["read"]["n"] for row in own) == sum(row["named"]["n"] for row in own) == test
+    assert main([*words, "mood"]) == 2
+    assert "has no column mood; it has age_group, clip" in capsys.readouterr().err
 
 
 # --- a table's own split ------------------------------------------------------------
@@ -299,3 +326,41 @@ def test_a_run_says_when_the_tables_own_split_is_not_used(tmp_path, capsys, offi
     assert (kept in told) == official
     odd = "column split: 'later', 'train': not train, val or test throughout, so not used"
     assert (odd in said) == (not official)
+
+
+# --- committed rows -----------------------------------------------------------------
+
+
+def committed(name: str) -> list[dict]:
+    folder = REPO / "figures" / "twin"
+    rows = json.loads((folder / f"{name}.json").read_text())
+    assert (folder / f"{name}.md").read_text() == markdown(rows)
+    assert markdown(rows) in (folder / "README.md").read_text()
+    return rows
+
+
+def test_five_folds_of_91_people_test_every_clip_once():
+    rows = committed("folds")
+    for approach in ("No privacy preservation", "Re-enactment by a codebook"):
+        *folds, whole, interval = [row for row in rows if row["approach"] == approach]
+        assert [row["fold"] for row in folds] == [1, 2, 3, 4, 5]
+        assert sum(row["acc"]["n"] for row in folds) == 91 * 82
+        results = [compare.Result("", {"fold": row["fold"]}, [row]) for row in folds]
+        mean, over = json_rows(compare.side_by_side(results)[5:])
+        for key in ("acc", "acc_retrained"):
+            assert mean[key] == whole[key] and over[key] == interval[key]
+            assert {k: [row[key][k] for row in folds] for k in "kn"} == whole[key]
+        for key in ("uar", "uar_retrained"):
+            assert (mean[key], over[key]) == (whole[key], interval[key])
+
+
+def test_rows_across_data_sets_say_where_they_learned_and_count_one_test_part():
+    first, *wild = committed("across")
+    assert first["clips"] == "main, trained on main" and first["plr"]["n"] == 2238
+    where = {row["approach"]: row["clips"].removeprefix("wild, trained on ") for row in wild}
+    assert where["Imported"] == "main" and where["PPFER without compensation (G)"] == "wild"
+    assert {row[key]["n"] for row in wild for key in row if as_rate(row[key])} == {1080}
+    (imported,) = (row for row in wild if row["approach"] == "Imported")
+    assert (
+        imported["what_ran"] == f"trained on other data: {first['approach']}, {first['what_ran']}"
+    )

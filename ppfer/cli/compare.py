@@ -28,6 +28,7 @@ from ppfer.run.names import config_of, run_json
 from ppfer.run.run import Run
 from ppfer.show import plots
 from ppfer.study import catalogue
+from ppfer.study.attacks import attributes
 
 COLUMNS = {  # the main table's, in plain words
     "approach": "approach",
@@ -36,6 +37,7 @@ COLUMNS = {  # the main table's, in plain words
     "acc": "expression read: recognizer as trained",
     "acc_retrained": "expression read: recognizer retrained",
 }
+SHOWN = ("group", "read", "named")  # of each group of people or clips
 GUESSING = "guessing"
 GUESSED = {"identity": "actor", "expression": "emotion"}  # a title's first word → what is named
 # Student's t, 97.5 %, by the number of folds (two have one degree of freedom)
@@ -67,6 +69,21 @@ def compare(args: argparse.Namespace) -> None:
     tables = args.runs_dir / "tables"
     print(by_approach(write_side_by_side(results_of(folders), tables, name)))
     print(f"\nWith every interval: {tables / name}.md; picture: {tables / name}.png")
+    columns = [column.strip() for column in args.by.split(",") if column.strip()]
+    rows = [row for folder in folders if columns for row in by_groups(folder, columns)]
+    if rows:
+        measure.write_table(rows, tables, f"{name}-groups")
+        for run, approach in dict.fromkeys((row["run"], row["approach"]) for row in rows):
+            own = [row for row in rows if (row["run"], row["approach"]) == (run, approach)]
+            lines = [{k: short(v) for k, v in row.items() if k in SHOWN} for row in own]
+            print(f"\n{run}, {approach}\n{table(lines)}")
+        print(f"\nWith every interval: {tables / name}-groups.md")
+
+
+def by_groups(folder: Path, columns: Sequence[str]) -> list[dict]:
+    """Rows of `ppfer.study.attacks.attributes.grouped` of a finished run."""
+    run = catalogue.open_run(config_of(folder), folder.parent)
+    return [{"run": folder.name} | row for row in attributes.grouped(run, columns)]
 
 
 def results_of(folders: Sequence[Path]) -> list[Result]:

@@ -117,6 +117,8 @@ def _batch(parser: argparse.ArgumentParser) -> None:
 
 def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="+", metavar="RUN", help="folders of finished runs")
+    by = "also by groups: level, sentence, sex, age_group, race, any column that the clips have"
+    parser.add_argument("--by", default="", metavar="COLUMN,COLUMN", help=by)
     _runs_dir(parser)
 
 
@@ -191,7 +193,7 @@ def _export(parser: argparse.ArgumentParser) -> None:
     _of_a_run(parser)
     which = "a protector that the run has trained, e.g. ppfer, enhanced, live"
     parser.add_argument("--approach", required=True, metavar="NAME", help=which)
-    file = "the file to write, e.g. ppfer.safetensors"
+    file = "the file to write, e.g. ppfer.safetensors, or ppfer.onnx"
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=file)
 
 
@@ -213,7 +215,7 @@ COMMANDS = {
     "compare": Command(
         _compare,
         "finished runs side by side: one table, one picture; several seeds: mean and spread",
-        "ppfer compare demo demo-seed1",
+        "ppfer compare demo demo-seed1\n  ppfer compare demo --by level,sentence",
     ),
     "protect": Command(
         _protect,
@@ -236,7 +238,10 @@ COMMANDS = {
         "  ppfer protect holiday.mp4 --out protected --weights ppfer.safetensors\n\n"
         "The file holds weights, settings, what was measured of its leakage and a model card, no\n"
         "picture and no name. One that was altered is refused; it is not signed, so take it from\n"
-        "whom you trust.",
+        "whom you trust.\n\n"
+        "FILE.onnx (extra `onnx`) is for other programs: clips (B, T, 3, S, S) in [0, 1], or with\n"
+        "--approach regressor what reads movements off frames (N, 3, 112, 112). It is written\n"
+        "only where onnxruntime gives PyTorch's answers to 1e-4.",
     ),
     "data": Command(
         _data,

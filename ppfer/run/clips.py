@@ -181,6 +181,14 @@ class Split(Stage):
         return {part: np.array(places, np.int64) for part, places in rows.items()}
 
 
+def names_people(run: Any) -> bool:
+    """Whether PLR says something: there are people to tell apart, and training shows all of those
+    who are tested, as it does not of actor-disjoint parts.
+    """
+    train, test = (set(run.labels("actor")[run.parts[part]]) for part in ("train", "test"))
+    return len(train) > 1 and test <= train
+
+
 @stage("protected/{protector}", settings=("keep_protected",), notebook="", alone=True)
 class Protected(Stage):
     """All clips through a protector, as a ClipStore ("none" is the original store itself)."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import io
 import os
 import random
@@ -26,12 +27,23 @@ from torch import Tensor
 from ppfer import config, measure, method
 from ppfer.base.device import device_name
 from ppfer.base.errors import PpferError
-from ppfer.measure import Rate
+from ppfer.measure import Rate, as_rate
+from ppfer.run.clips import names_people
 from ppfer.run.run import Run
 from ppfer.run.stage import Stage
 from ppfer.show import plots
 
 WIDEST = 9  # columns of a table that a page of 1280 pixels shows well
+NAMES = (
+    "random_frame",
+    "all_frames",
+    "clip",
+    "remapped",
+)  # columns that count who is named, plr too
+NOBODY = (
+    "No identity is measured: training shows too few people, or not those of the test. Whatever "
+    "this notebook says of names means nothing, and its tables leave it out."
+)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -73,6 +85,9 @@ def start(
         f"profile {profile}, seed {seed}, {device_name(context.device)}, "
         f"{context.config.frames} frames of {context.config.size}×{context.config.size}"
     )
+    with contextlib.suppress(PpferError):  # its clips need not be there any more
+        if context.has("split") and not names_people(context):
+            print(NOBODY)
     return context
 
 
@@ -303,9 +318,12 @@ def some(places: Sequence[int], count: int) -> np.ndarray:
 
 def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> None:
     """Print a table as Markdown, one too wide for a page in parts that each begin with the first
-    column; with a name and a run, also write all of it to the run's ``tables`` (json and md).
+    column; with a name and a run, also write all of it to the run's ``tables`` (json and md), names
+    of people left out where they mean nothing.
     """
     if name and context is not None:
+        if not names_people(context):
+            rows = [{k: _nobody(k, cell) for k, cell in row.items()} for row in rows]
         rows = measure.write_table(rows, context.dir / "tables", name)
     else:
         rows = measure.json_rows(rows)
@@ -314,6 +332,12 @@ def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> Non
         part = [{key: row[key] for key in (first, *keys) if key in row} for row in rows]
         header, rest = measure.markdown(part).split("\n", 1)
         display(Markdown(header.replace("_", "_<wbr>") + "\n" + rest))  # long names may break
+
+
+def _nobody(key: str, cell: Any) -> Any:
+    """A cell of a table, as if no clip had been asked about where it counts names of people."""
+    counts = as_rate(cell) is not None and (key in NAMES or key.startswith("plr"))
+    return Rate(0, 0) if counts else cell
 
 
 def wrote(context: Run, *names: str) -> None:

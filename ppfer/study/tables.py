@@ -11,7 +11,7 @@ from ppfer.base.processes import is_main
 from ppfer.measure import Rate, Worst
 from ppfer.method import PIPELINE
 from ppfer.method.networks import leak
-from ppfer.run.clips import has_motions
+from ppfer.run.clips import has_motions, names_people
 from ppfer.run.run import Run
 
 MAIN = ("none", "enhanced", "ppfer")  # what every run measures
@@ -214,14 +214,6 @@ def main_table(run: Run) -> list[dict]:
     if not names_people(run):  # as if no clip had been asked about
         rows = [row | {key: Rate(0, 0) for key in row if key.startswith("plr")} for row in rows]
     return rows
-
-
-def names_people(run: Run) -> bool:
-    """Whether PLR says something: there are people to tell apart, and training shows all of those
-    who are tested, as it does not of actor-disjoint parts.
-    """
-    train, test = (set(run.labels("actor")[run.parts[part]]) for part in ("train", "test"))
-    return len(train) > 1 and test <= train
 
 
 def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = True) -> list[dict]:

@@ -13,11 +13,12 @@ from ppfer import measure
 from ppfer.base.errors import PpferError
 from ppfer.data.index import years
 from ppfer.method.networks import classification, new_classifier
+from ppfer.run.clips import names_people
 from ppfer.run.run import Run
 from ppfer.run.stage import stage
 from ppfer.run.training import Training
 from ppfer.study.attacks import with_body
-from ppfer.study.tables import approaches, rows_of
+from ppfer.study.tables import MAIN, approaches, rows_of
 
 ATTRIBUTES = ("sex", "race", "age_group")
 AGE_GROUPS = ("under 30", "30 to 49", "50 and over")
@@ -30,10 +31,16 @@ def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list
     Args:
         table: of clips (pandas), with columns sex, race, age.
         column: "age_group" (see `AGE_GROUPS`), or any of the table's, such as "sex".
+
+    Raises:
+        PpferError: if fewer than two groups are named, or there is no such column.
     """
     if column == "age_group":
         ages = map(years, table["age"])
         words = ["" if a is None else AGE_GROUPS[(a >= 30) + (a >= 50)] for a in ages]
+    elif column not in table:
+        known = ", ".join(["age_group", *table.columns])
+        raise PpferError(f"the clips' table has no column {column}; it has {known}")
     else:
         words = list(table[column])
     classes = sorted(set(words) - {""})
@@ -165,3 +172,28 @@ def accuracy_table(
         return cells
 
     return rows_of(run, approaches(run) if names is None else names, ("recognizer",), row)
+
+
+def grouped(run: Run, by: Sequence[str]) -> list[dict]:
+    """Of every approach that the run has read, for each group of the columns `by`: test clips whose
+    expression F_u reads, trained on such clips (`read`), and whose person V_pl names, trained
+    again, by the whole clip (`named`).
+    """
+    rows, index = [], run.parts["test"]
+    groups = {column: attribute_labels(run.table, column) for column in by}
+    for name in dict.fromkeys((*MAIN, *approaches(run))):
+        if not run.has(f"recognizer/{name}"):
+            continue
+        store, hits = f"protected/{name}", {}
+        said = run.logits(f"recognizer/{name}", store, "test")
+        hits["read"] = measure.hits(said, run.labels("emotion")[index])
+        if names_people(run) and run.has(f"attack/{name}"):
+            said = run.logits(f"attack/{name}", store, "test").log_softmax(-1).mean(1)
+            hits["named"] = measure.hits(said, run.labels("actor")[index])
+        for column, (labels, classes) in groups.items():
+            for number, group in enumerate(classes):
+                here = labels[index] == number
+                counts = {key: measure.rate(hit[here]) for key, hit in hits.items()}
+                about = {"approach": run.protector(name).title, "group": f"{column}: {group}"}
+                rows.append(about | counts)
+    return rows

@@ -23,10 +23,11 @@ from ppfer import nets
 from ppfer.base.errors import PpferError, near
 from ppfer.base.weights import load_weights, read_weights
 from ppfer.measure import Rate, per_class
+from ppfer.run.clips import names_people
 from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.study.attacks.attributes import attribute_labels, attributes_of, commonest
-from ppfer.study.tables import approaches, left_out, names_people, prepare
+from ppfer.study.tables import approaches, left_out, prepare
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # on a probe's weights; the validation part chooses
 STEPS = 100  # of L-BFGS, at most
