@@ -96,7 +96,7 @@ def test_rows_of_several_seeds_and_settings_become_tables(tmp_path, monkeypatch)
         found = [[table, row] for table in (("dials",) if run == "smoke-x" else ("live", "table1"))]
         grid = "dial weight" if run == "smoke-x" else "row"
         write_json(tmp_path / run / "rows" / f"{grid} live.json", {"seed": seed, "rows": found})
-    rows.collect(argparse.Namespace(out=tmp_path))
+    rows.collect(argparse.Namespace(out=tmp_path, only=""))
     read = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*.json")}
     found = [(row["approach"], row["seed"], row["acc"]["k"]) for row in read["dials"]]
     assert found == [("Live controllers, weight 1", 0, 5)]
