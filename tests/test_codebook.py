@@ -7,6 +7,7 @@ import torch
 
 from ppfer.base.errors import PpferError
 from ppfer.base.weights import load_weights, save_weights
+from ppfer.cli.caveats import in_short
 from ppfer.config import REPO, load_config
 from ppfer.measure import Worst
 from ppfer.study import catalogue, tables
@@ -91,6 +92,21 @@ def test_no_attacker_passes_the_bound():
         assert best <= bound(people, symbols, epsilon) + 1e-6
     assert bound(91, 96) == 1 and bound(91, 6) == pytest.approx(6 / 91)
     assert bound(1000, 6, clips=2) == pytest.approx(36 / 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    (
+        ("codebook", {"codebook_symbols": 96}, "one of 96 symbols; from one of them nobody"),
+        ("codebook", {"codebook_symbols": 96}, "more than 0.96 % of 10,000 people"),
+        ("codebook", {"codebook_symbols": 24, "codebook_epsilon": 1.0}, "more than 0.027 %"),
+        ("codebook_names", {}, "more than 0.06 %"),
+    ),
+)
+def test_the_bound_is_said_beside_what_was_measured(name, given, said, tmp_path):
+    run = catalogue.open_run(load_config("smoke", given), tmp_path)
+    assert said in in_short(run.protector(name), run)
+    assert "bound" not in in_short(run.protector("reenactment"), run)
 
 
 def test_randomised_answers_keep_the_truth_as_often_as_they_should():

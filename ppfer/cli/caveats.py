@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ppfer.base.files import read_json
 from ppfer.config import REPO
+from ppfer.data.words import EMOTIONS
 from ppfer.measure import as_rate, cell_text
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
@@ -21,6 +22,7 @@ NAMED = {  # columns of a table, in words
 BEYOND = NAMED | {
     f"plr_worst_{n}": f"by the worst attack from {n} clips of a person" for n in (4, 16)
 }
+MANY = 10_000  # people, for whom a bound is said
 REAL = REPO / "figures" / "real" / "live.json"  # the same of real people
 LIVE = tuple(REPO / "figures" / profile / "live.json" for profile in ("twin", "demo"))  # measured
 WITHIN = tuple(REPO / "figures" / folder / "within.json" for folder in ("twin", "real"))
@@ -76,18 +78,38 @@ def at_length(protector: Protector, run: Run) -> str:
 
 
 def in_short(protector: Protector, run: Run) -> str:
-    """Two lines for the end of a call: the worst that was measured of a protector, and where the
-    rest stands (`leaked`, `leaked_by`).
+    """A few lines for the end of a call: the worst that was measured of a protector, of a codebook
+    the bound that no attacker passes, and where the rest stands (`leaked`, `leaked_by`).
     """
     lines = [line.strip() for line in at_length(protector, run).splitlines()]
     worst = [line for line in lines if "worst" in line and ":" in line][-1:]
     for held in (", from one clip:", ", from 16 clips"):  # one clip is not all that he may hold
         worst += [f"read back, of {line}" for line in lines if held in line][-1:]
     measured = f"still named {'; '.join(worst)}" if worst else "how much it leaks was not measured"
-    return (
-        f"{protector.title}: {measured}.\nNot promised: that nobody is known by a way of moving, "
-        "voice, body, clothes or surroundings; all that was measured: figures/README.md"
-    )
+    lines = [f"{protector.title}: {measured}.", *_bound(protector, run)]
+    lines += [
+        "Not promised: that nobody is known by a way of moving, voice, body, clothes or "
+        "surroundings; all that was measured: figures/README.md"
+    ]
+    return "\n".join(lines)
+
+
+def _bound(protector: Protector, run: Run) -> list[str]:
+    """What one symbol can tell at most of who shows it, where symbols are all that passes."""
+    if protector.name not in ("codebook", "codebook_names"):
+        return []
+    from ppfer.study.protectors.codebook import bound
+
+    names = protector.name == "codebook_names"
+    symbols = len(EMOTIONS) if names else run.config.codebook_symbols
+    epsilon = 0.0 if names else run.config.codebook_epsilon
+    limit = bound(MANY, symbols, epsilon)
+    answers = f", answers randomised with ε = {epsilon:g}" if epsilon else ""
+    return [
+        f"The bound: the donor's face shows one of {symbols} symbols{answers}; from one of them "
+        f"nobody, whatever he knows, names more than {100 * limit:.2g} % of {MANY:,} people. A new "
+        "one comes every second, and each says more."
+    ]
 
 
 def leaked_by(
