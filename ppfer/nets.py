@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.video import r3d_18
 from torchvision.models.video import resnet as video
 
-from ppfer.base.errors import PpferError
+from ppfer.base.errors import PpferError, check
 from ppfer.base.weights import load_pretrained
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of each colour
@@ -118,17 +118,7 @@ def resize(frames: Tensor, size: int) -> Tensor:
     return F.interpolate(frames, (size, size), **how)
 
 
-class _OfOneSize(nn.Module):
-    """A network that sees pictures of one size, whatever it is given."""
-
-    input_size: int | None
-
-    def resize(self, frames: Tensor) -> Tensor:
-        """(N, 3, h, w) to (N, 3, input_size, input_size)."""
-        return frames if self.input_size is None else resize(frames, self.input_size)
-
-
-class Classifier(_OfOneSize):
+class Classifier(nn.Module):
     """Frames (or bands) to logits: C_hpr, C_lpr, V_pl (identities) and C_fc (expressions).
 
     Takes frames of any size in [0, 1]; resizing to `input_size` (bilinear, antialiased only when
@@ -144,9 +134,6 @@ class Classifier(_OfOneSize):
             `ppfer.base.weights.load_pretrained`.
         width: first level's channels of "resnet_small".
         blocks: its blocks on each level.
-
-    Attributes:
-        loaded: what became of `weights`, a sentence; "" from scratch.
     """
 
     def __init__(
@@ -159,18 +146,18 @@ class Classifier(_OfOneSize):
         blocks: Sequence[int] = (1, 1, 1, 1),
     ) -> None:
         super().__init__()
+        check("classifier", backbone, ("resnet50", "resnet18", "convnext_atto", "resnet_small"))
         if backbone == "resnet_small":
             self.net = _resnet_small(num_classes, width, blocks)
-        elif backbone in ("resnet18", "resnet50", "convnext_atto"):
-            self.net = timm.create_model(backbone, pretrained=False, num_classes=num_classes)
         else:
-            raise PpferError(
-                f"unknown classifier '{backbone}'; known: resnet50, resnet18, convnext_atto, "
-                "resnet_small"
-            )
+            self.net = timm.create_model(backbone, pretrained=False, num_classes=num_classes)
         self.input_size = input_size
         _register_statistics(self, IMAGENET, (1, 3, 1, 1))
-        self.loaded = load_pretrained(self.net, backbone, weights, "nets.classifier_weights")
+        load_pretrained(self.net, backbone, weights, "nets.classifier_weights")
+
+    def resize(self, frames: Tensor) -> Tensor:
+        """(N, 3, h, w) to (N, 3, input_size, input_size)."""
+        return frames if self.input_size is None else resize(frames, self.input_size)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map (N, 3, h, w) in [0, 1] to logits (N, num_classes)."""
@@ -191,7 +178,7 @@ def _resnet_small(num_classes: int, width: int, blocks: Sequence[int]) -> nn.Mod
     return net
 
 
-class Recognizer(_OfOneSize):
+class Recognizer(nn.Module):
     """Clips to expression logits: F_u, an R3D-18 or a small network of the same blocks.
 
     Kinetics-400's mean and std are applied inside.
@@ -201,13 +188,9 @@ class Recognizer(_OfOneSize):
             one block per level instead of two, `width` channels instead of 64, a 3×3×3 stem that
             halves time and a max-pool.
         num_classes: number of logits.
-        input_size: frames are resized to this side; None leaves them as they come.
         weights: None from scratch, "DEFAULT" Kinetics-400 weights through torchvision, or a path;
             see `ppfer.base.weights.load_pretrained`.
         width: first level's channels of "r3d_small".
-
-    Attributes:
-        loaded: what became of `weights`, a sentence; "" from scratch.
     """
 
     sees_clips = True  # other networks see frames
@@ -216,26 +199,21 @@ class Recognizer(_OfOneSize):
         self,
         arch: str = "r3d_18",
         num_classes: int = 6,
-        input_size: int | None = None,
         weights: str | Path | None = None,
         width: int = 24,
     ) -> None:
         super().__init__()
-        if arch == "r3d_18":
-            self.net = r3d_18(weights=None, num_classes=num_classes)
-        elif arch == "r3d_small":
+        check("recognizer", arch, ("r3d_18", "r3d_small"))
+        if arch == "r3d_small":
             self.net = _SmallR3D(num_classes, width)
         else:
-            raise PpferError(f"unknown recognizer '{arch}'; known: r3d_18, r3d_small")
-        self.input_size = input_size
+            self.net = r3d_18(weights=None, num_classes=num_classes)
         _register_statistics(self, KINETICS, (1, 3, 1, 1, 1))
-        self.loaded = load_pretrained(self.net, arch, weights, "nets.recognizer_weights")
+        load_pretrained(self.net, arch, weights, "nets.recognizer_weights")
 
     def forward(self, clips: Tensor) -> Tensor:
         """Map (B, T, 3, H, W) in [0, 1] to logits (B, num_classes)."""
-        b, t = clips.shape[:2]
-        clips = self.resize(clips.flatten(0, 1)).unflatten(0, (b, t))  # (B, T, C, h, w)
-        clips = clips.transpose(1, 2)  # (B, C, T, h, w)
+        clips = clips.transpose(1, 2)  # (B, C, T, H, W)
         return self.net((clips - self.mean) / self.std)
 
 

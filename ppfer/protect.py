@@ -247,6 +247,3 @@ def for_video(
     if isinstance(protector, ForVideo):
         return protector.for_video(rate)
     return VideoProtector(protector if named else lambda clips, names: protector(clips))
-
-
-# --- on a GPU -----------------------------------------------------------------

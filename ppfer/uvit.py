@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from timm.layers import Attention, Mlp, PatchEmbed, resample_abs_pos_embed
 from torch import Tensor, nn
@@ -21,15 +20,16 @@ from ppfer.base.weights import load_weights, read_weights
 from ppfer.nets import freeze
 
 LATENT_SCALE = 0.18215  # Stable Diffusion multiplies its autoencoder's latents by this
+NOISE = 0.00085  # 1 − ᾱ₁: the share of noise at the first step of its schedule
 
 
 class _Block(nn.Module):
     """Pre-norm transformer block; those of the second half take the first half's as a skip."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float, qkv_bias: bool, skip: bool) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, skip: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = Attention(dim, heads, qkv_bias=qkv_bias)
+        self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.skip_linear = nn.Linear(2 * dim, dim) if skip else None
@@ -56,9 +56,8 @@ class UViT(nn.Module):
         depth: blocks, half before and half after the middle one.
         heads: attention heads; divides `dim`.
         mlp_ratio: hidden width of a block's MLP over `dim`.
-        qkv_bias: bias on the query, key and value projection.
-        classes: rows of the label embedding, the last of which means "no label"; 0 leaves the label
-            token out.
+        classes: rows of the label embedding, of which only the last, "no label", is used; 0 leaves
+            the label token out.
         time: whether there is a time token.
         checkpoint: recompute each block in the backward pass instead of keeping its activations.
 
@@ -74,7 +73,6 @@ class UViT(nn.Module):
         depth: int = 28,
         heads: int = 16,
         mlp_ratio: float = 4,
-        qkv_bias: bool = False,
         classes: int = 1001,
         time: bool = True,
         checkpoint: bool = False,
@@ -96,7 +94,7 @@ class UViT(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, self.extras + (img_size // patch) ** 2, dim))
 
         # blocks: the second half takes the first half's outputs as skips
-        block = functools.partial(_Block, dim, heads, mlp_ratio, qkv_bias)
+        block = functools.partial(_Block, dim, heads, mlp_ratio)
         self.in_blocks = nn.ModuleList(block(skip=False) for _ in range(depth // 2))
         self.mid_block = block(skip=False)
         self.out_blocks = nn.ModuleList(block(skip=True) for _ in range(depth // 2))
@@ -111,15 +109,12 @@ class UViT(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(
-        self, x: Tensor, timesteps: Tensor | float | None = None, labels: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor | float | None = None) -> Tensor:
         """Map (B, C, S, S) to (B, C, S, S), any range.
 
         Args:
             x: images or latents, S = `img_size`.
             timesteps: (B,) or one number, 1 to 1000; None is 0, a clean input.
-            labels: (B,) int64; None is "no label" (id ``classes − 1``).
 
         Raises:
             PpferError: when x is not of the shape the network was built for.
@@ -138,9 +133,7 @@ class UViT(nn.Module):
             token = timestep_embedding(timesteps, self.dim)[:, None].to(tokens.dtype)
             tokens = torch.cat([token, tokens], dim=1)
         if self.classes:
-            if labels is None:
-                labels = torch.full((batch,), self.classes - 1, device=x.device)
-            token = self.label_emb(labels)[:, None].to(tokens.dtype)
+            token = self.label_emb.weight[-1].expand(batch, 1, -1).to(tokens.dtype)
             tokens = torch.cat([token, tokens], dim=1)
         tokens = tokens + self.pos_embed
         skips = []
@@ -161,11 +154,11 @@ class UViT(nn.Module):
         return block(*inputs)
 
 
-def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
+def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding (B,) → (B, dim): cosines, then sines, of geometric frequencies."""
     half = dim // 2
     steps = torch.arange(half, device=timesteps.device)
-    frequencies = torch.exp(-math.log(max_period) / half * steps)
+    frequencies = torch.exp(-math.log(10_000) / half * steps)
     angles = timesteps[:, None].float() * frequencies  # (B, dim / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -250,23 +243,19 @@ class PixelCompensator(nn.Module):
 class LatentCompensator(nn.Module):
     """F_fc in Stable Diffusion's latent space, faithful to the official U-ViT weights.
 
-    The frames are encoded; the U-ViT's output is taken for the noise ε̂ in the latents z at step
-    `t`, ẑ₀ = (z − √(1 − ᾱ_t) ε̂) / √ᾱ_t, near the identity at small t; the result is decoded.
+    The frames are encoded; the U-ViT's output is taken for the noise ε̂ in the latents z at the
+    first of 1,000 steps, ẑ₀ = (z − √(1 − ᾱ₁) ε̂) / √ᾱ₁, near the identity; the result is decoded.
 
     Args:
         uvit: a latent U-ViT, see `uvit_h2`.
         autoencoder: with diffusers' interface, ``encode(x).latent_dist.mode()`` and
             ``decode(z).sample``, pictures in [−1, 1]; see `load_autoencoder`. Frozen here;
             gradients pass through it.
-        t: diffusion step shown to the U-ViT, 1 to 1000.
     """
 
-    def __init__(self, uvit: UViT, autoencoder: nn.Module, t: int = 1) -> None:
+    def __init__(self, uvit: UViT, autoencoder: nn.Module) -> None:
         super().__init__()
-        if not 1 <= t <= 1000:
-            raise PpferError(f"LatentCompensator: t is a diffusion step from 1 to 1000, got {t}")
-        self.uvit, self.autoencoder, self.t = uvit, freeze(autoencoder), t
-        self.signal = float(alpha_bar()[t - 1])  # ᾱ_t
+        self.uvit, self.autoencoder = uvit, freeze(autoencoder)
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (N, 3, H, W) in [0, 1] to latents (N, 4, H/8, W/8), without a random draw."""
@@ -280,8 +269,8 @@ class LatentCompensator(nn.Module):
                 f"these frames give latents of {z.shape[-2]}×{z.shape[-1]}, but the U-ViT was "
                 f"built for {side}×{side}; use other frames or build it with img_size={z.shape[-1]}"
             )
-        noise = self.uvit(z, timesteps=float(self.t))
-        return (z - math.sqrt(1 - self.signal) * noise) / math.sqrt(self.signal)
+        noise = self.uvit(z, timesteps=1.0)
+        return (z - math.sqrt(NOISE) * noise) / math.sqrt(1 - NOISE)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents to frames in [0, 1]."""
@@ -294,15 +283,6 @@ class LatentCompensator(nn.Module):
             PpferError: when the frames' latents are not of the U-ViT's size.
         """
         return self.decode(self.compensate(self.encode(frames)))
-
-
-def alpha_bar() -> np.ndarray:
-    """ᾱ_1 … ᾱ_1000 (float64) of Stable Diffusion's schedule.
-
-    β = linspace(√.00085, √.012, 1000)².
-    """
-
-    return np.cumprod(1 - np.linspace(math.sqrt(0.00085), math.sqrt(0.012), 1000) ** 2)
 
 
 def load_autoencoder(path: str | Path) -> nn.Module:

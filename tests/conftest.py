@@ -66,6 +66,15 @@ def small_classifier(classes: int = 3) -> nn.Sequential:
     )
 
 
+def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
+    """A network's weights as they are now."""
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
 class Coloured(Stage):
     """Takes the place of a data stage: nothing is decoded or rendered."""
 

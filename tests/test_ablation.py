@@ -1,10 +1,13 @@
 """Six tasks are six rows of switches, and what runs follows from them."""
 
+import matplotlib.pyplot as plt
+import pytest
 import torch
 from torch import nn
 
 from ppfer import protect
 from ppfer.method.networks import classification
+from ppfer.show.diagram import diagram
 from ppfer.study.protectors.ablation import FULL, TASKS, table4
 
 
@@ -14,14 +17,9 @@ def switches(task) -> tuple[bool, ...]:
 
 def test_switches_are_the_papers_table_4():
     x, o = False, True
-    assert [switches(t) for t in TASKS] == [
-        (x, o, o, o, o),
-        (x, o, x, o, o),
-        (x, o, o, x, x),
-        (o, o, o, o, x),
-        (o, o, o, x, x),
-        (o, o, x, x, x),
-    ]
+    one, two, three = (x, o, o, o, o), (x, o, x, o, o), (x, o, o, x, x)
+    four, five, six = (o, o, o, o, x), (o, o, o, x, x), (o, o, x, x, x)
+    assert [switches(t) for t in TASKS] == [one, two, three, four, five, six]
     assert [t.number for t in TASKS] == [1, 2, 3, 4, 5, 6]
 
 
@@ -68,11 +66,22 @@ def test_joint_training_reaches_enhancer_and_recognizer():
 
 def test_table4_has_a_row_for_every_task(tiny_run):
     rows = table4(tiny_run, (TASKS[4], TASKS[5], FULL))
-    assert [row["approach"] for row in rows] == [
-        *("Task 5", "Task 6", "Full method"),
-        *("Task 5, run long", "Full method, run long"),
-    ]
-    assert all(
-        row["plr"].n == row["acc_retrained"].n == len(tiny_run.parts["test"]) for row in rows
-    )
+    names = ["Task 5", "Task 6", "Full method", "Task 5, run long", "Full method, run long"]
+    assert [row["approach"] for row in rows] == names
+    test = len(tiny_run.parts["test"])
+    assert all(row["plr"].n == row["acc_retrained"].n == test for row in rows)
     assert rows[1]["what_ran"] == "U-Nets on both bands jointly with F_u; no F_fc"
+
+
+@pytest.mark.parametrize("task", [*TASKS, FULL], ids=lambda t: t.title)
+def test_diagram_draws_the_parts_that_are_there(task):
+    figure = diagram((task,))
+    words = {text.get_text() for text in figure.axes[0].texts}
+    plt.close(figure)
+    assert ({"split", "merge", "$F_{hpr}$", "$F_{lpr}$"} <= words) == task.transform
+    assert ("$F_{pr}$" in words) != task.transform
+    assert any("$C_{hpr}$" in w or "$C_{pr}$" in w for w in words) == task.controller
+    assert any("as a whole" in w for w in words) != task.controller
+    assert ("$F_{fc}$" in words) == task.compensator
+    assert ("$C_{fc}$" in words) == task.compensation_controller
+    assert ("MSE" in words) == (task.compensator and not task.compensation_controller)

@@ -13,6 +13,7 @@ from ppfer.measure import Worst
 from ppfer.study import catalogue, tables
 from ppfer.study.protectors import codebook
 from ppfer.study.protectors.codebook import FINEST, FRAMES, NUMBERS, Codebook, answered, bound
+from ppfer.study.protectors.codebook_training import donors
 from ppfer.twin.acting import actor_specs
 from ppfer.twin.people import Actor
 
@@ -35,8 +36,6 @@ def protector(tmp_path_factory):
 
 def some_numbers(count: int = 12) -> torch.Tensor:
     """Numbers (count, FRAMES, 55) as a reader without an error would read them off strangers."""
-    from ppfer.study.protectors.codebook_training import donors
-
     specs = actor_specs(Actor(20_001))[::7][:count]
     return torch.stack([torch.from_numpy(donors(spec)) for spec in specs])
 
@@ -142,21 +141,15 @@ def test_a_codebook_of_another_reader_is_refused(tmp_path, book):
     other.load_state_dict(book.state_dict())
     other.probe += 1
     path = save_weights(other, tmp_path / "other.safetensors")
-    run = catalogue.open_run(
-        load_config("demo", {"codebook_weights": str(path)}), tmp_path / "runs", "cpu"
-    )
-    with pytest.raises(PpferError, match="learned with another reader"):
-        run.protector("codebook").build(run)
-    run = catalogue.open_run(
-        load_config("demo", {"codebook_symbols": FINEST + 1}), tmp_path / "runs", "cpu"
-    )
-    with pytest.raises(PpferError, match=f"takes 2 to {FINEST}, not {FINEST + 1}"):
-        run.protector("codebook").build(run)
-    run = catalogue.open_run(
-        load_config("demo", {"codebook_weights": str(tmp_path / "no")}), tmp_path / "runs", "cpu"
-    )
-    with pytest.raises(PpferError, match="are not there; fetch them"):
-        run.protector("codebook").build(run)
+    for setting, value, says in (
+        ("weights", path, "learned with another reader"),
+        ("symbols", FINEST + 1, f"takes 2 to {FINEST}, not {FINEST + 1}"),
+        ("weights", tmp_path / "no", "are not there; fetch them"),
+    ):
+        config = load_config("demo", {f"codebook_{setting}": str(value)})
+        run = catalogue.open_run(config, tmp_path / "runs", "cpu")
+        with pytest.raises(PpferError, match=says):
+            run.protector("codebook").build(run)
 
 
 def test_the_worst_attack_says_from_where_with_how_many_clips_and_steps(tiny_run, monkeypatch):

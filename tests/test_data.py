@@ -125,14 +125,9 @@ def test_every_video_is_used_or_listed(tmp_path_factory, names, contents):
 
 
 def test_other_data_sets_below_a_tree_are_not_its_own(tmp_path):
-    put(
-        tmp_path,
-        {
-            "VideoMP4/1001_DFA_ANG_XX.mp4": None,
-            "wild/EmoLabel_DataSplit/train(single-labeled)/set_1.csv": b"video_name,label\n",
-            "wild/Clip/original/00001.mp4": None,
-        },
-    )
+    split = "wild/EmoLabel_DataSplit/train(single-labeled)/set_1.csv"
+    videos = ("VideoMP4/1001_DFA_ANG_XX.mp4", "wild/Clip/original/00001.mp4")
+    put(tmp_path, {split: b"video_name,label\n", **dict.fromkeys(videos)})
     index = data.index(tmp_path)
     assert len(index.table) == 1 and not len(index.rejected)
 
@@ -216,6 +211,29 @@ def test_metadata_without_a_needed_column(tmp_path):
         data.index(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "encoding", "changes"),
+    [("metadata.csv", "utf-8", {",": ";"}), ("metadata.csv", "utf-16", {",": "\t"}),
+     ("Metadata.CSV", "utf-8-sig", {"\n": "\r\n"}), ("metadata.csv", "utf-8", {"\n": ",\n"}),
+     ("metadata.csv", "utf-8", {"\nb": "\n,,\nb"}), ("metadata.csv", "utf-8", {".mp4": ".MP4"})],
+    ids=str,
+)  # fmt: skip
+def test_tables_as_spreadsheets_and_other_systems_write_them(
+    tmp_path, recwarn, name, encoding, changes
+):
+    text = "path,actor,emotion\na.mp4,é,sad\nb.mp4,2,happy\n"
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    index = data.index(put(tmp_path, {name: text.encode(encoding), "a.mp4": None, "b.mp4": None}))
+    assert index.table["actor"].tolist() == ["é", "2"] and not len(index.rejected) and not recwarn
+
+
+def test_a_table_in_an_unknown_encoding_says_what_to_do(tmp_path):
+    put(tmp_path, {"metadata.csv": "path,actor,emotion\na.mp4,é,sad\n".encode("cp1252")})
+    with pytest.raises(PpferError, match="metadata.csv is no UTF-8; .* save it as CSV UTF-8"):
+        data.index(tmp_path)
+
+
 def test_dfew_tree(tmp_path):
     labels = "EmoLabel_DataSplit/{}(single-labeled)/set_{}.csv"
     put(
@@ -240,12 +258,9 @@ def test_dfew_tree(tmp_path):
     assert list(table["split"]) == ["train", "train", "train", "test"]
     assert set(table["actor"]) == {""}
     assert table.loc["00010"].path == str(tmp_path / "Clip/clip_224x224/00010")
-    assert sorted(reason.split(":")[0] for reason in index.rejected["reason"]) == [
-        "does not exist",
-        "has an odd name",
-        "has an unknown emotion",
-        "is a duplicate",
-    ]
+    said = sorted(reason.split(":")[0] for reason in index.rejected["reason"])
+    odd = ["does not exist", "has an odd name", "has an unknown emotion", "is a duplicate"]
+    assert said == odd
     assert set(data.index(tmp_path, fold=2).table["clip"]) == {"00001", "00010"}
     second = load_config("smoke", {"data": str(tmp_path), "fold": "2", "actors": 0})
     assert set(chosen_clips(second).table["clip"]) == {"00001", "00010"}

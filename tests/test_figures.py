@@ -13,7 +13,7 @@ from ppfer.base.errors import PpferError
 from ppfer.cli import main
 from ppfer.protect import VideoProtector, protect_all
 from ppfer.study.protectors import reenactment
-from ppfer.video import plan
+from ppfer.video import plan, scene
 from ppfer.video import protect_files as deploying
 from ppfer.video.face_log import FaceLog
 from ppfer.video.faces import Finder, Head, finder_missing
@@ -111,6 +111,20 @@ def test_a_scene_that_heads_fill_fades_instead_of_flickering():
     seen = [blurred(picture, [(0, 0, side)])[0, 0].astype(int) for side in range(80, 97)]
     assert np.abs(seen[0] - (40, 160, 60)).max() <= 2 and (seen[-1] == GREY).all()
     assert max(np.abs(a - b).max() for a, b in zip(seen, seen[1:])) <= 20
+
+
+@pytest.mark.parametrize("left", [-40, -39, -10, 0, 15, 23, 24, 60])
+@pytest.mark.parametrize("top", [-40, -1, 0, 17, 18])
+def test_squares_partly_or_wholly_outside_are_cut_and_pasted_in_their_place(left, top):
+    picture = np.random.default_rng(0).integers(0, 256, (18, 24, 3), np.uint8)
+    patch = torch.from_numpy(scene.cut(picture, left, top, 40))
+    assert patch.shape == (40, 40, 3)
+    pasted = picture.copy()
+    scene.paste(pasted, (left, top, 40), patch)
+    np.testing.assert_array_equal(pasted, picture)
+    scene.paste(pasted, (left, top, 40), 255 - patch)
+    inner = np.s_[max(0, top + 3) : max(0, top + 37), max(0, left + 3) : max(0, left + 37)]
+    np.testing.assert_array_equal(pasted[inner], 255 - picture[inner])
 
 
 def test_a_protector_of_figures_is_held_to_its_shape():

@@ -38,8 +38,7 @@ def test_a_run_gives_the_same_digits_twice(tmp_path):
             run.make(name)
         runs.append(run)
     for name in ("identity", "pretrain", "privacy", "compensation", "recognizer/ppfer"):
-        one, two = (
-            list(map(json.loads, (run.dir / name / "metrics.jsonl").open())) for run in runs
-        )
+        files = (run.dir / name / "metrics.jsonl" for run in runs)
+        one, two = (list(map(json.loads, file.open())) for file in files)
         for a, b in zip(one, two, strict=True):
             assert a | {"seconds": 0} == b | {"seconds": 0}, name

@@ -93,8 +93,7 @@ def imported(module: str) -> set[str]:
 EDGES = {module: imported(module) for module in FILES}
 
 
-def lines() -> dict[str, int]:
-    return {name: len(path.read_text().splitlines()) for name, path in FILES.items()}
+LINES = {name: len(path.read_text().splitlines()) for name, path in FILES.items()}
 
 
 def imports_in_functions() -> list[str]:
@@ -111,21 +110,8 @@ def nested() -> dict[str, int]:
 # --- counts -------------------------------------------------------------------
 
 
-def test_the_counts_are_shown(capsys):
-    long = sorted(lines().items(), key=lambda item: -item[1])
-    with capsys.disabled():
-        print(
-            f"\n{len(FILES)} modules, {sum(lines().values())} lines, the longest {long[:3]}; "
-            f"{sum(map(len, EDGES.values()))} imports of each other; "
-            f"{len(imports_in_functions())} imports inside functions; "
-            f"{len(nested())} functions inside functions, {max(nested().values())} deep; "
-            f"{len(catalogue.STAGES)} stages, {len(catalogue.PROTECTORS)} protectors"
-        )
-    assert FILES and nested() and imports_in_functions(), "nothing counted is nothing held"
-
-
 def test_no_module_is_long():
-    assert not {name: n for name, n in lines().items() if n > LONGEST}
+    assert not {name: n for name, n in LINES.items() if n > LONGEST}
 
 
 def test_nothing_imports_in_a_circle():
@@ -164,42 +150,71 @@ def test_few_things_stand_at_the_door():
 
 LOADED = """
 import json, sys
-for statement in json.load(sys.stdin):
-    exec(statement)
-files = {name: getattr(module, "__file__", "") for name, module in sys.modules.items()}
-print(json.dumps([name for name in files if name.split(".")[0] == "ppfer" and files[name]]))
+
+def ours():
+    return [name for name in sys.modules if name.split(".")[0] == "ppfer"]
+
+for statements in json.load(sys.stdin):
+    for name in ours():  # as in a fresh process, but that other packages are there
+        del sys.modules[name]
+    for statement in statements:
+        exec(statement, {})
+    print(json.dumps([name for name in ours() if getattr(sys.modules[name], "__file__", "")]))
 """
 
 
-def closure(*statements: str) -> int:
-    """Lines of all of the package's modules that a fresh process has after these imports."""
-    command = [sys.executable, "-c", LOADED]
-    given = json.dumps(statements)
-    done = subprocess.run(command, input=given, cwd=REPO, capture_output=True, text=True)
+def imports_of(number: str) -> list[str]:
+    """All import statements of a notebook."""
+    (path,) = (REPO / "notebooks").glob(f"{number}_*.ipynb")
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    trees = [ast.parse("".join(cell["source"])) for cell in cells]
+    return [ast.unparse(node) for tree in trees for node, _ in inside(tree, IMPORTS)]
+
+
+@pytest.fixture(scope="module")
+def closures() -> dict[str, int]:
+    """Lines of all of the package's modules that are there after what the method, or a notebook,
+    imports.
+    """
+    given = {"method": ["import ppfer.method"]}
+    given |= {n: ["import ppfer.show.notebook", *imports_of(n)] for n in NOTEBOOK_LINES}
+    command, asked = [sys.executable, "-c", LOADED], json.dumps(list(given.values()))
+    done = subprocess.run(command, input=asked, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    count = lines()
-    return sum(count[name] for name in json.loads(done.stdout.splitlines()[-1]))
+    told = map(json.loads, done.stdout.splitlines())
+    return {what: sum(map(LINES.get, names)) for what, names in zip(given, told, strict=True)}
 
 
 def test_the_core_is_thin_and_imports_no_wing():
     core = [name for name in FILES if room(name) in CORE]
-    assert sum(lines()[name] for name in core) <= CORE_LINES
+    assert sum(LINES[name] for name in core) <= CORE_LINES
     wings = {other for name in core for other in EDGES[name] if room(other) not in CORE | GROUND}
     assert not wings
 
 
-def test_the_method_pulls_in_little():
-    assert 0 < closure("import ppfer.method") <= METHOD_LINES
+def test_the_method_pulls_in_little(closures):
+    assert 0 < closures["method"] <= METHOD_LINES
 
 
 @pytest.mark.parametrize("number", NOTEBOOK_LINES)
-def test_a_notebook_pulls_in_little(number):
-    (path,) = (REPO / "notebooks").glob(f"{number}_*.ipynb")
-    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-    trees = [ast.parse("".join(cell["source"])) for cell in cells]
-    found = [ast.unparse(node) for tree in trees for node, _ in inside(tree, IMPORTS)]
-    assert "ppfer.show" in "".join(found)
-    assert closure("import ppfer.show.notebook", *found) <= NOTEBOOK_LINES[number]
+def test_a_notebook_pulls_in_little(number, closures):
+    assert "ppfer.show" in "".join(imports_of(number))
+    assert closures[number] <= NOTEBOOK_LINES[number]
+
+
+def test_every_text_is_utf8_on_every_system():
+    """Windows would take an encoding that lacks ² and −, and not read what others wrote."""
+    least = {"read_text": 1, "write_text": 2}  # arguments, with the encoding
+    wrong = []
+    for name, tree in TREES.items():
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            method, given = getattr(call.func, "attr", ""), len(call.args) + len(call.keywords)
+            of_text = method == "open" and getattr(call.func.value, "id", "") != "av"
+            text = of_text and {getattr(a, "value", "") for a in call.args} & {"a", "w"}
+            encoded = any(word.arg == "encoding" for word in call.keywords)
+            if given < least.get(method, 0) or text and not encoded:
+                wrong.append(f"{name}: {ast.unparse(call)}")
+    assert not wrong
 
 
 # --- lists --------------------------------------------------------------------

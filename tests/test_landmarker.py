@@ -99,17 +99,15 @@ def test_the_landmarker_looks_for_faces_itself(monkeypatch):
 # --- missed frames --------------------------------------------------------------------
 
 
-def test_missed_frames_are_bridged_and_clips_without_a_face_counted():
+def test_missed_frames_are_bridged_and_clips_without_a_face_are_at_rest():
     clips = torch.arange(12.0).view(2, 6, 1).repeat(1, 1, 55)
     gaps = clips.clone()
     gaps[0, [0, 2, 3, 5]] = torch.nan
     gaps[1] = torch.nan
-    whole, faceless = bridged(gaps)
-    assert faceless == 1
+    whole = bridged(gaps)
     assert whole[0, :, 0].tolist() == [1, 1, 2, 3, 4, 4]
     assert (whole[1] == 0).all()
-    same, none = bridged(clips)
-    assert torch.equal(same, clips) and none == 0
+    assert torch.equal(bridged(clips), clips)
 
 
 def test_a_donor_rests_where_no_face_was_found():
@@ -136,8 +134,8 @@ def test_it_reads_rendered_strangers(strangers):
     clips, truth = strangers
     reader = Landmarker(task_path(config()), threads=2)
     numbers = reader(clips.flatten(0, 1)).numpy()  # (32, 55)
-    assert reader.frames == 32 and reader.missed <= 1
     seen = ~np.isnan(numbers[:, 0])
+    assert seen.sum() >= 31
     true = truth.reshape(-1, 55)[seen]
 
     def alike(column: int) -> float:

@@ -43,11 +43,8 @@ def test_each_step_moves_those_whose_turn_it_is(players):
         objective(clips, labels, labels).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        moved = {
-            name
-            for name, net in players.items()
-            if any(not torch.equal(a, b) for a, b in zip(before[name], net.parameters()))
-        }
+        pairs = {name: zip(before[name], net.parameters()) for name, net in players.items()}
+        moved = {n for n, both in pairs.items() if not all(torch.equal(*pair) for pair in both)}
         enhancing = step % (UPDATES + 1) == UPDATES
         adversaries = {"of_frames", "of_clips"}
         assert moved == {"recognizer"} | ({"enhancer"} if enhancing else adversaries)
@@ -67,8 +64,7 @@ def test_the_adversaries_learn_from_what_the_enhancer_would_give_away(players):
 def test_the_trained_enhancer_is_a_protector(tiny_run):
     tiny_run.ensure("protected/live")
     shown = tiny_run.tensor("protected/live")
-    assert shown.shape == tiny_run.tensor("clips").shape and isinstance(
-        tiny_run.get("live"), nn.Module
-    )
+    assert shown.shape == tiny_run.tensor("clips").shape
+    assert isinstance(tiny_run.get("live"), nn.Module)
     last = tiny_run.metrics("live")[-1]
     assert {"val_accuracy", "val_plr", "val_plr_clips"} <= set(last)

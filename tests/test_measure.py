@@ -34,9 +34,8 @@ def test_wilson_interval_solves_the_score_equation(kn):
     """Both ends p of the Wilson interval satisfy (p̂ − p)² = z² p (1 − p) / n, and enclose p̂."""
     rate = Rate(*kn)
     for p in rate.interval:
-        assert (rate.value - p) ** 2 == pytest.approx(
-            1.959963984540054**2 * p * (1 - p) / rate.n, abs=1e-9
-        )
+        spread = 1.959963984540054**2 * p * (1 - p) / rate.n
+        assert (rate.value - p) ** 2 == pytest.approx(spread, abs=1e-9)
     assert rate.interval[0] <= rate.value + 1e-12 and rate.value <= rate.interval[1] + 1e-12
 
 
@@ -151,13 +150,11 @@ def test_the_worst_attack_counts_frames_in_one_seed_and_clips_in_another(tmp_pat
     assert "4.0 ± 1.4 % (40/800, 3/100)" in markdown([row])
 
 
-@pytest.mark.parametrize(
-    ("other", "says"),
-    [
-        ({"approach": "G"}, "different rows"),
-        ({"plr": {"k": 1, "n": 199}}, "measured 200, 199 clips"),
-    ],
-)
+DIFFERENT = {"approach": "G"}, "different rows"
+FEWER = {"plr": {"k": 1, "n": 199}}, "measured 200, 199 clips"
+
+
+@pytest.mark.parametrize(("other", "says"), [DIFFERENT, FEWER])
 def test_runs_that_differ_are_not_put_side_by_side(other, says):
     row = {"approach": "PPFER (C)", "plr": {"k": 2, "n": 200}}
     with pytest.raises(PpferError, match=says):

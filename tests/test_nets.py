@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from conftest import equal, snapshot
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -19,14 +20,6 @@ from ppfer.base.weights import load_weights
 
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in module.state_dict().items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 # U-Nets
@@ -86,9 +79,8 @@ def test_resnets_have_torchvisions_names_and_shapes(name, theirs):
 def test_r3d_18_has_torchvisions_names_and_shapes():
     with torch.device("meta"):
         ours, official = nets.Recognizer("r3d_18", 400).state_dict(), r3d_18().state_dict()
-    assert {k: v.shape for k, v in ours.items()} == {
-        f"net.{k}": v.shape for k, v in official.items()
-    }
+    shapes = {f"net.{k}": v.shape for k, v in official.items()}
+    assert {k: v.shape for k, v in ours.items()} == shapes
 
 
 def test_resnet18_computes_what_torchvision_computes():
@@ -96,9 +88,8 @@ def test_resnet18_computes_what_torchvision_computes():
     ours = nets.Classifier("resnet18", 5).eval()
     load_weights(ours.net, official.state_dict())
     x = torch.rand(2, 3, 64, 64)
-    mean, std = (
-        torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    )
+    statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in statistics)
     torch.testing.assert_close(ours(x), official((x - mean) / std), rtol=1e-4, atol=1e-4)
 
 
@@ -117,9 +108,8 @@ def test_recognizer_sees_channels_before_time_and_kinetics_statistics():
 def test_small_networks_take_any_size(size):
     x = torch.rand(4, 3, size, size)
     assert nets.Classifier("resnet_small", 12, input_size=48)(x).shape == (4, 12)
-    assert nets.Recognizer("r3d_small", 6, input_size=32)(
-        x[:, None].expand(4, 4, 3, size, size)
-    ).shape == (4, 6)
+    clips = x[:, None].expand(4, 4, 3, size, size)
+    assert nets.Recognizer("r3d_small", 6)(clips).shape == (4, 6)
 
 
 def test_input_size_is_what_the_backbone_sees():
@@ -130,12 +120,9 @@ def test_input_size_is_what_the_backbone_sees():
         net(torch.rand(1, 3, size, size))
     assert seen == [(1, 3, 40, 40)] * 3
     # a flat picture stays flat, and a checkerboard is averaged before it is thinned out
-    board = (
-        (torch.arange(160)[:, None] + torch.arange(160)).remainder(2).float().expand(1, 3, 160, 160)
-    )
-    torch.testing.assert_close(
-        net(board), net(torch.full((1, 3, 40, 40), 0.5)), rtol=0.05, atol=0.02
-    )
+    board = (torch.arange(160)[:, None] + torch.arange(160)).remainder(2).float()
+    flat = net(torch.full((1, 3, 40, 40), 0.5))
+    torch.testing.assert_close(net(board.expand(1, 3, -1, -1)), flat, rtol=0.05, atol=0.02)
 
 
 def test_bf16_frames_are_judged_like_others():
@@ -147,11 +134,9 @@ def test_bf16_frames_are_judged_like_others():
 
 
 def test_width_sets_the_size_of_the_small_networks():
-    for make in (
-        lambda w: nets.Classifier("resnet_small", 6, width=w),
-        lambda w: nets.Recognizer("r3d_small", 6, width=w),
-    ):
-        assert 3.5 < count(make(32)) / count(make(16)) < 4.1
+    for kind, name in ((nets.Classifier, "resnet_small"), (nets.Recognizer, "r3d_small")):
+        small, large = (count(kind(name, 6, width=w)) for w in (16, 32))
+        assert 3.5 < large / small < 4.1
 
 
 def test_unknown_names_are_refused():
@@ -178,12 +163,11 @@ def test_a_frozen_network_stays_as_it_is_inside_a_training_parent():
     assert not any(m.training for m in parent.controller.modules()) and parent.enhancer.training
     optimizer = torch.optim.SGD([p for p in parent.parameters() if p.requires_grad], lr=0.1)
     moved = snapshot(parent.enhancer)
-    parent.controller(
-        parent.enhancer(torch.rand(4, 3, 32, 32))
-    ).square().sum().backward()  # gradients flow through
+    said = parent.controller(parent.enhancer(torch.rand(4, 3, 32, 32)))
+    said.square().sum().backward()  # gradients flow through
     optimizer.step()
-    assert same(before, parent.controller.state_dict())
-    assert not same(moved, parent.enhancer.state_dict())
+    assert equal(before, parent.controller.state_dict())
+    assert not equal(moved, parent.enhancer.state_dict())
 
 
 def test_freeze_survives_deepcopy():

@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import functools
 import itertools
 import json
 import re
@@ -34,8 +35,13 @@ SMOKE = {"profile": "smoke", "seed": 0, "settings": {}}
 each_book = pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
 
 
+@functools.cache
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
 def cells(path, kind="code"):
-    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+    return [c for c in read(path).cells if c.cell_type == kind]
 
 
 def tags(cell):
@@ -56,7 +62,7 @@ def test_the_list_of_notebooks_is_complete():
 
 @each_book
 def test_it_begins_with_a_question_and_has_a_readers_size(path):
-    book = nbformat.read(path, as_version=4)
+    book = read(path)
     nbformat.validate(book)
     title = book.cells[0].source.splitlines()[0]
     assert book.cells[0].cell_type == "markdown"
@@ -101,7 +107,7 @@ def test_code_is_short_and_self_contained(path):
 
 @each_book
 def test_outputs_are_clean_or_absent(path):
-    book = nbformat.read(path, as_version=4)
+    book = read(path)
     assert "widgets" not in book.metadata
     for cell in cells(path):
         for output in cell.outputs:

@@ -50,9 +50,8 @@ def test_a_line_says_which_stage_of_how_many_and_the_minutes_left_at_this_machin
     run.finished["identity"] = clock.now = 180.0  # three times as long as where it was measured
     shown(["attack/none 0/100 steps 0 s"])
     line = capsys.readouterr().out.strip()
-    assert line.startswith(
-        "[1 of 3 stages, about 12 min left] learn who it is from protected clips"
-    )
+    said = "[1 of 3 stages, about 12 min left] learn who it is from protected clips"
+    assert line.startswith(said)
     shown(["attack/none 50/100 steps loss 1.0 90 s, 90 s left"])  # half a stage counts by half
     assert shown.seconds_left() == pytest.approx(3 * 180)
 
@@ -84,7 +83,8 @@ def test_lines_written_by_another_process_are_shown_and_the_environment_is_as_be
 ):
     monkeypatch.delenv(FILE, raising=False)
     run = catalogue.open_run(load_config("smoke"), tmp_path)
-    with overview.overview(run, ["03"]):
+    shown = overview.Overview(run, overview.planned(run, ["03"]), 1)
+    with progress.relayed(shown):
         with open(os.environ[FILE], "a") as stream:
             stream.write("identity 1/2 steps 3 s\n")
     assert FILE not in os.environ

@@ -2,6 +2,7 @@
 in a drawing overlap or are cut.
 """
 
+import functools
 import itertools
 import json
 import re
@@ -35,6 +36,7 @@ SCREEN = 60  # lines of the first page of results
 # --- links ----------------------------------------------------------------------
 
 
+@functools.cache
 def text_of(path: Path) -> str:
     """A page's text, or a notebook's Markdown; without code blocks."""
     text = path.read_text()
@@ -44,6 +46,7 @@ def text_of(path: Path) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
+@functools.cache
 def anchors(path: Path) -> set[str]:
     """What GitHub makes of a page's headings."""
     found, count = set(), defaultdict(int)
@@ -84,10 +87,9 @@ def test_a_wrong_anchor_would_be_seen(tmp_path):
 
 
 def test_what_a_command_says_of_a_page_is_there():
+    page = r"(?:figures|data|notebooks)/[\w/.-]+\.(?:md|ipynb)"
     for path in (REPO / "ppfer").rglob("*.py"):
-        for name in re.findall(
-            r"(?:figures|data|notebooks)/[\w/.-]+\.(?:md|ipynb)", path.read_text()
-        ):
+        for name in re.findall(page, path.read_text()):
             assert (REPO / name).exists(), (path.name, name)
 
 
@@ -106,11 +108,8 @@ def test_the_first_page_is_read_from_its_tables(tmp_path):
         for file in (publish.FIGURES / folder).glob("*.json"):
             (tmp_path / folder / file.name).write_bytes(file.read_bytes())
     headline.publish(tmp_path)
-    for made in (
-        *tmp_path.glob("*/headline.md"),
-        tmp_path / "meaning.md",
-        tmp_path / "headline.svg",
-    ):
+    pages = [*tmp_path.glob("*/headline.md"), tmp_path / "meaning.md", tmp_path / "headline.svg"]
+    for made in pages:
         assert made.read_text() == (publish.FIGURES / made.relative_to(tmp_path)).read_text()
     tried = json.loads((tmp_path / "twin" / "within.json").read_text())
     donor = next(row for row in people if row["approach"] == "Re-enactment")
@@ -166,9 +165,8 @@ def kept(path: Path) -> list[tuple[str, str, str]]:
 def test_equal_rows_have_equal_counts_wherever_they_are_shown():
     """Of profile demo: in all notebooks and in all tables."""
     said = defaultdict(lambda: defaultdict(set))
-    tables = [
-        p for p in sorted((publish.FIGURES / "demo").glob("*.json")) if "budget" not in p.name
-    ]
+    tables = sorted((publish.FIGURES / "demo").glob("*.json"))
+    tables = [path for path in tables if "budget" not in path.name]
     for path in (*BOOKS, *tables):
         for approach, measure, count in (shown if path in BOOKS else kept)(path):
             said[approach, measure][count].add(path.name)
@@ -269,24 +267,13 @@ def test_worst_rows_are_those_of_every_attack(folder):
 
 
 def test_an_attack_from_within_raises_what_it_beats():
-    tried = [
-        {
-            "approach": "A",
-            "seed": seed,
-            "clips": clips,
-            "attack": "linear",
-            "steps": 9,
-            "k": k,
-            "n": 9,
-        }
-        for seed, clips, k in ((0, 1, 5), (1, 1, 2), (0, 16, 7))
-    ]
-    rows = [
-        {"approach": "A", "plr_worst": {"k": 3, "n": 9, "attack": "x"}},
-        {"approach": "A", "seed": 1, "plr_worst": {"k": 3, "n": 9, "attack": "x"}},
-        {"approach": "A", "seeds": "0, 1", "plr_worst": {"k": [3, 3], "n": 9}},
-        {"approach": "B", "plr_worst": {"k": 3, "n": 9, "attack": "x"}},
-    ]
+    tried = [{"approach": "A", "seed": seed, "clips": clips, "k": k, "n": 9}
+             | {"attack": "linear", "steps": 9}
+             for seed, clips, k in ((0, 1, 5), (1, 1, 2), (0, 16, 7))]  # fmt: skip
+    one = {"plr_worst": {"k": 3, "n": 9, "attack": "x"}}
+    rows = [{"approach": "A"} | one, {"approach": "A", "seed": 1} | one]
+    rows += [{"approach": "A", "seeds": "0, 1", "plr_worst": {"k": [3, 3], "n": 9}}]
+    rows += [{"approach": "B"} | one]
     first, second, both, other = inside.raised(rows, tried)
     assert first["plr_worst"].k == 5 and first["plr_worst_16"].k == 7
     assert first["plr_worst"].attack == "from within: linear, 9 steps"

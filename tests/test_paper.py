@@ -6,10 +6,8 @@ from ppfer.study import paper
 
 
 def test_leakage_ratios_are_whole_clips_and_seven_accuracies_are_not():
-    first, fourth = (
-        [paper.count_of(cells["plr"]) for cells in table.values()]
-        for table in (paper.TABLE1, paper.TABLE4)
-    )
+    tables = paper.TABLE1.values(), paper.TABLE4.values()
+    first, fourth = ([paper.count_of(cells["plr"]) for cells in table] for table in tables)
     assert first == [2232, 48, 1986, 737, 23, 82, 45]
     assert fourth == [290, 736, 288, 47, 46, 714, 45]
     acc = {cells["acc"] for cells in (*paper.TABLE1.values(), *paper.TABLE4.values())}

@@ -34,25 +34,15 @@ def test_a_view_is_the_image_form_of_the_band(axes, wavelet, level):
 def test_pictures_at_chosen_times_are_those_of_the_whole(axes, band):
     view, times = View(axes, 1, band, "actor"), torch.tensor([[5, 0], [3, 3]])
     whole = view.pictures(CLIPS, EVERY)
-    torch.testing.assert_close(
-        view.pictures(CLIPS, times),
-        torch.stack([whole[0, [5, 0]], whole[1, [3, 3]]]),
-        rtol=0,
-        atol=1e-6,
-    )
+    expected = torch.stack([whole[0, [5, 0]], whole[1, [3, 3]]])
+    torch.testing.assert_close(view.pictures(CLIPS, times), expected, rtol=0, atol=1e-6)
 
 
 def test_the_deepest_cut_in_time_is_the_mean_and_what_deviates_from_it():
     mean = CLIPS.mean(1, keepdim=True).expand_as(CLIPS)
-    torch.testing.assert_close(
-        View("t", 3, "low", "actor").pictures(CLIPS, EVERY), mean, rtol=0, atol=1e-6
-    )
-    torch.testing.assert_close(
-        View("t", 3, "high", "actor").pictures(CLIPS, EVERY),
-        0.5 + (CLIPS - mean) / 2,
-        rtol=0,
-        atol=1e-6,
-    )
+    for band, expected in (("low", mean), ("high", 0.5 + (CLIPS - mean) / 2)):
+        shown = View("t", 3, band, "actor").pictures(CLIPS, EVERY)
+        torch.testing.assert_close(shown, expected, rtol=0, atol=1e-6)
 
 
 def test_names():

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from making_videos import encode
 
 from ppfer import video
 from ppfer.base.errors import PpferError
@@ -292,28 +293,11 @@ def test_memory_does_not_grow_with_the_length(tmp_path, people, monkeypatch):
 # --- sound and what else a file carries -----------------------------------------------------------
 
 
-def with_sound(path, pictures):
-    """A video with a tone, a title and a place."""
-    with av.open(str(path), "w") as target:
-        target.metadata.update(title="Holiday", location="+48.1+11.5/")
-        film, tone = target.add_stream("libx264", rate=12), target.add_stream("aac", rate=16000)
-        film.width, film.height, film.pix_fmt = 96, 96, "yuv420p"
-        for picture in pictures:
-            target.mux(film.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        samples = 1024 * (len(pictures) * 16000 // 12 // 1024)
-        wave = np.sin(np.arange(samples) / 6).astype(np.float32)
-        for k, piece in enumerate(wave.reshape(-1, 1, 1024) / 2):
-            sound = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
-            sound.sample_rate, sound.pts = 16000, 1024 * k
-            target.mux(tone.encode(sound))
-        target.mux(film.encode())
-        target.mux(tone.encode())
-    return path
-
-
 @pytest.mark.parametrize("keep", [False, True])
 def test_sound_is_left_out_unless_asked_for_and_both_are_said(tmp_path, people, keep):
-    source = with_sound(tmp_path / "a.mp4", people[0])
+    about = {"title": "Holiday", "location": "+48.1+11.5/"}
+    how = {"size": (96, 96), "rate": 12, "draw": lambda k, size: people[0][k], "sound": "aac"}
+    source = encode(tmp_path / "a.mp4", count=len(people[0]), about=about, **how)
     (outcome,) = protect_files(painted, source, tmp_path / "out", options(keep_audio=keep))
     with av.open(str(outcome.result)) as made:
         assert len(made.streams.audio) == keep
@@ -442,13 +426,10 @@ def test_names_that_are_not_utf8(tmp_path, people):
     assert sorted(outcome.state for outcome in again) == ["finished", "passed over"]
 
 
-WRONG = (lambda clips: clips[..., :16], lambda clips: clips * float("nan"), lambda clips: clips + 2)
-
-
-@pytest.mark.parametrize("wrong", WRONG)
-def test_a_broken_protector_is_said_and_leaves_nothing(tmp_path, people, wrong):
+def test_a_broken_protector_is_said_and_leaves_nothing(tmp_path, people):
     source, threads = write(tmp_path / "a.mp4", people[0] * 5), threading.active_count()
-    (outcome,) = protect_files(wrong, source, tmp_path / "out", options())
+    how = options()
+    (outcome,) = protect_files(lambda clips: clips[..., :16], source, tmp_path / "out", how)
     assert outcome.state == "failed" and "the protector" in str(outcome)
     assert list((tmp_path / "out").iterdir()) == [] and threading.active_count() == threads
 

@@ -19,10 +19,11 @@ from ppfer.cli import compare, main
 from ppfer.cli.report import judgement
 from ppfer.config import REPO, load_config
 from ppfer.data import index as data
-from ppfer.data.readers import KNOWN_FAULTS
-from ppfer.measure import Rate
+from ppfer.measure import Rate, as_rate, json_rows, markdown
 from ppfer.method import PIPELINE, open_run
 from ppfer.run.clips import chosen_clips
+from ppfer.show import notebook
+from ppfer.study import catalogue
 from ppfer.study.attacks.attributes import accuracy_table
 from ppfer.study.tables import run_all
 
@@ -97,10 +98,7 @@ def test_a_whole_run_of_two_folds_has_table_2_and_names_nobody(tmp_path):
 @pytest.mark.parametrize(
     ("grid", "says"),
     [
-        (
-            "fold=1,7",
-            r"set_7.csv does not exist, so there is no fold 7; there are set_1.csv, set_2",
-        ),
+        ("fold=1,7", r"set_7.csv does not exist, so there is no fold 7; there are set_1.csv, set"),
         ("labels=intended,face", "labels=face is for a CREMA-D tree, and .* is a DFEW tree"),
     ],
 )
@@ -118,9 +116,8 @@ def test_an_unlabelled_row_is_left_out_with_its_reason(tmp_path):
     tree = dfew(tmp_path / "dfew", 1)
     file = tree / LABELS.format("train", 1)
     file.write_text(file.read_text() + "\n99,\n")
-    assert reasons(data.index(tree)) == {
-        "Clip/original/00099.mp4": "has an unknown emotion: label none, not 1 to 7"
-    }
+    why = "has an unknown emotion: label none, not 1 to 7"
+    assert reasons(data.index(tree)) == {"Clip/original/00099.mp4": why}
 
 
 def test_wild_clips_that_are_the_data_are_cut_to_what_is_trained_on(tmp_path):
@@ -156,9 +153,8 @@ def test_folds_have_test_parts_of_other_sizes_and_seeds_have_not():
     for axis, extra in (("fold", 2), ("seed", 0)):
         rows = compare.side_by_side([run_of(k, **{axis: k}) for k in (2, 4)])
         assert len(rows) == 2 + extra
-    assert str(compare.side_by_side([run_of(k, fold=k) for k in (2, 4)])[2]["acc"]) == (
-        "22.6 ± 8.4 % (2/12, 4/14)"
-    )
+    both = compare.side_by_side([run_of(k, fold=k) for k in (2, 4)])[2]
+    assert str(both["acc"]) == "22.6 ± 8.4 % (2/12, 4/14)"
 
 
 @pytest.mark.parametrize("folds", compare.STUDENT)
@@ -174,10 +170,8 @@ def test_students_t(folds):
 
 # --- CREMA-D ----------------------------------------------------------------------
 
-HEAD = (
-    '"","FileName","VoiceVote","VoiceLevel","FaceVote","FaceLevel","MultiModalVote",'
-    '"MultiModalLevel"\n'
-)
+COLUMNS = "FileName VoiceVote VoiceLevel FaceVote FaceLevel MultiModalVote MultiModalLevel"
+HEAD = ",".join(f'"{name}"' for name in ["", *COLUMNS.split()]) + "\n"
 
 
 def votes(*rows: str) -> bytes:
@@ -191,10 +185,7 @@ def votes(*rows: str) -> bytes:
     return (HEAD + "\n".join(lines)).encode()
 
 
-@pytest.mark.parametrize(
-    "place",
-    ["processedResults/summaryTable.csv", "summarytable.CSV", "PROCESSEDRESULTS/SummaryTable.csv"],
-)
+@pytest.mark.parametrize("place", ["processedResults/summaryTable.csv", "summarytable.CSV"])
 def test_votes_are_labels_and_a_tie_is_left_out(tmp_path, place):
     clips = [f"VideoFlash/1001_DFA_{code}_XX.flv" for code in ("ANG", "SAD", "HAP", "NEU")]
     table = votes("1001_DFA_ANG_XX A D A", "1001_DFA_SAD_XX N S:N F", "1001_DFA_HAP_XX H H X")
@@ -226,14 +217,6 @@ def test_without_the_table_of_votes_it_says_what_to_fetch(tmp_path, capsys):
         data.index(tmp_path, fold=2)
 
 
-def test_known_odd_files_are_named(tmp_path, capsys):
-    put(tmp_path, {f"{clip}.mp4": None for clip in (*KNOWN_FAULTS, "1001_DFA_ANG_XX")})
-    assert main(["data", str(tmp_path), "--quick"]) == 0
-    said = capsys.readouterr().out
-    for clip, fault in KNOWN_FAULTS.items():
-        assert f"rejected {clip}.mp4: is a known CREMA-D fault: {fault}" in said
-
-
 def test_voted_and_intended_labels_stand_side_by_side(tmp_path):
     tree, clips = tmp_path / "tree", sorted((TWIN / "VideoMP4").glob("*.mp4"))
     rows = [f"{clip.stem} {clip.stem[9]} {clip.stem[9]} A:D" for clip in clips]
@@ -244,15 +227,8 @@ def test_voted_and_intended_labels_stand_side_by_side(tmp_path):
     assert batch(tmp_path / "runs", tree, "labels=intended,face", **how) == 0
     acted, seen = results(tmp_path / "runs")
     assert (acted["labels"], seen["labels"]) == ("intended", "face")
-    assert {**acted, **seen}.keys() == {
-        "run",
-        "labels",
-        "approach",
-        "val loss",
-        "val accuracy",
-        "acc",
-        "uar",
-    }
+    columns = {"run", "labels", "approach", "val loss", "val accuracy", "acc", "uar"}
+    assert {**acted, **seen}.keys() == columns
     left = (tmp_path / "runs" / seen["run"] / "clips" / "store" / "rejected.csv").read_text()
     assert f"{clips[0].stem}.mp4,has no voted label: face is a tie of angry and happy" in left
 
@@ -286,7 +262,7 @@ def test_five_folds_of_people_test_everybody_once(tmp_path, capsys):
     assert not list((tmp_path / "other").rglob("run.json"))
 
 
-def test_no_identity_is_measured_of_people_training_does_not_show(tmp_path):
+def test_no_identity_is_measured_of_people_training_does_not_show(tmp_path, monkeypatch, capsys):
     run = coloured_run(load_config("smoke", SMALL | {"split_by": "actor"}), tmp_path)
     run_all(run, PIPELINE)
     rows = json.loads((run.dir / "tables" / "main.json").read_text())
@@ -297,11 +273,36 @@ def test_no_identity_is_measured_of_people_training_does_not_show(tmp_path):
     assert not any("plr" in row for row in shown) and "uar_retrained" in shown[-1]
     assert not (run.dir / "tables" / "leakage.json").exists()
 
+    monkeypatch.setattr(notebook, "_open", lambda *_: run)
+    notebook.start("smoke", 0, str(tmp_path))
+    assert notebook.NOBODY in capsys.readouterr().out
+    row = {"approach": "C", "plr": Rate(1, 2), "clip": Rate(1, 2), "acc": Rate(1, 2)}
+    notebook.show([row], name="shown", context=run)
+    (kept,) = json.loads((run.dir / "tables" / "shown.json").read_text())
+    assert [kept[key]["n"] for key in ("plr", "clip", "acc")] == [0, 0, 2]
+
 
 def test_what_is_read_is_grouped_by_any_column(tiny_run):
     (row,) = accuracy_table(tiny_run, ("none",), by=("sentence",))
     assert list(row) == ["approach", "sentence: 0", "sentence: 1"]
     assert sum(row[f"sentence: {i}"].n for i in (0, 1)) == len(tiny_run.parts["test"])
+
+
+def test_compare_groups_what_is_read_and_who_is_named(tiny_run, tmp_path, monkeypatch, capsys):
+    run_all(tiny_run, ())
+    monkeypatch.setattr(catalogue, "open_run", lambda *_: tiny_run)
+    words = ["compare", str(tiny_run.dir), "--runs-dir", str(tmp_path), "--by"]
+    assert main([*words, "sentence, sex"]) == 0
+    assert re.search(r"sex: female .*\(\d+/\d+\).*\(\d+/\d+\)", capsys.readouterr().out)
+    (file,) = (tmp_path / "tables").glob("*-groups.json")
+    rows = json.loads(file.read_text())
+    assert len(rows) == 3 * 4, "three approaches, two sentences, two sexes"
+    test = len(tiny_run.parts["test"])
+    for column in ("sentence", "sex"):
+        own = [row for row in rows[:4] if row["group"].startswith(column)]
+        assert sum(row["read"]["n"] for row in own) == sum(row["named"]["n"] for row in own) == test
+    assert main([*words, "mood"]) == 2
+    assert "has no column mood; it has age_group, clip" in capsys.readouterr().err
 
 
 # --- a table's own split ------------------------------------------------------------
@@ -325,3 +326,41 @@ def test_a_run_says_when_the_tables_own_split_is_not_used(tmp_path, capsys, offi
     assert (kept in told) == official
     odd = "column split: 'later', 'train': not train, val or test throughout, so not used"
     assert (odd in said) == (not official)
+
+
+# --- committed rows -----------------------------------------------------------------
+
+
+def committed(name: str) -> list[dict]:
+    folder = REPO / "figures" / "twin"
+    rows = json.loads((folder / f"{name}.json").read_text())
+    assert (folder / f"{name}.md").read_text() == markdown(rows)
+    assert markdown(rows) in (folder / "README.md").read_text()
+    return rows
+
+
+def test_five_folds_of_91_people_test_every_clip_once():
+    rows = committed("folds")
+    for approach in ("No privacy preservation", "Re-enactment by a codebook"):
+        *folds, whole, interval = [row for row in rows if row["approach"] == approach]
+        assert [row["fold"] for row in folds] == [1, 2, 3, 4, 5]
+        assert sum(row["acc"]["n"] for row in folds) == 91 * 82
+        results = [compare.Result("", {"fold": row["fold"]}, [row]) for row in folds]
+        mean, over = json_rows(compare.side_by_side(results)[5:])
+        for key in ("acc", "acc_retrained"):
+            assert mean[key] == whole[key] and over[key] == interval[key]
+            assert {k: [row[key][k] for row in folds] for k in "kn"} == whole[key]
+        for key in ("uar", "uar_retrained"):
+            assert (mean[key], over[key]) == (whole[key], interval[key])
+
+
+def test_rows_across_data_sets_say_where_they_learned_and_count_one_test_part():
+    first, *wild = committed("across")
+    assert first["clips"] == "main, trained on main" and first["plr"]["n"] == 2238
+    where = {row["approach"]: row["clips"].removeprefix("wild, trained on ") for row in wild}
+    assert where["Imported"] == "main" and where["PPFER without compensation (G)"] == "wild"
+    assert {row[key]["n"] for row in wild for key in row if as_rate(row[key])} == {1080}
+    (imported,) = (row for row in wild if row["approach"] == "Imported")
+    assert (
+        imported["what_ran"] == f"trained on other data: {first['approach']}, {first['what_ran']}"
+    )

@@ -9,16 +9,8 @@ from ppfer.config import Train
 from ppfer.method.networks import Objective
 from ppfer.run import loop
 from ppfer.run.batches import Batches
-from ppfer.study.attacks.recovery import (
-    FRAMES,
-    Recovery,
-    mean_image,
-    quality,
-    some_frames,
-    table3,
-    undo,
-    undone_row,
-)
+from ppfer.study.attacks import recovery
+from ppfer.study.attacks.recovery import Recovery, quality, some_frames, undo
 from ppfer.study.tables import prepare
 
 CPU = torch.device("cpu")
@@ -119,7 +111,7 @@ def test_two_streams_of_one_seed_show_the_same_frames():
 
 
 def test_table3_has_controls_and_every_approach(tiny_run):
-    rows = table3(tiny_run, ("none", "ppfer"))
+    rows = recovery.table3(tiny_run, ("none", "ppfer"))
     first, last = "No privacy preservation (control)", "Mean training image (control)"
     assert [row["approach"] for row in rows] == [first, "PPFER (C)", last]
     test = len(tiny_run.parts["test"])
@@ -130,14 +122,16 @@ def test_table3_has_controls_and_every_approach(tiny_run):
 
 def test_mean_image_is_the_mean_of_training_frames(tiny_run):
     train_clips = tiny_run.tensor("clips")[torch.as_tensor(tiny_run.parts["train"])]
-    torch.testing.assert_close(mean_image(tiny_run), train_clips.float().mean((0, 1)) / 255)
+    torch.testing.assert_close(
+        recovery.mean_image(tiny_run), train_clips.float().mean((0, 1)) / 255
+    )
 
 
 def test_a_validator_is_trained_on_what_was_recovered(tiny_run):
     prepare(tiny_run, ("ppfer",), ("recovery",))
-    row, test = undone_row(tiny_run, "ppfer"), tiny_run.parts["test"]
+    row, test = recovery.undone_row(tiny_run, "ppfer"), tiny_run.parts["test"]
     assert row["plr_retrained"]["n"] == row["plr"]["n"] == len(test)
-    shown = some_frames(tiny_run.tensor("protected/recovered_ppfer"), test, FRAMES)
-    protected = some_frames(tiny_run.tensor("protected/ppfer"), test, FRAMES)
+    shown = some_frames(tiny_run.tensor("protected/recovered_ppfer"), test, recovery.FRAMES)
+    protected = some_frames(tiny_run.tensor("protected/ppfer"), test, recovery.FRAMES)
     guessed = undo(tiny_run.get("recovery/ppfer"), protected, CPU)
     assert (shown.int() - guessed.int()).abs().max() <= 1 and not torch.equal(shown, protected)

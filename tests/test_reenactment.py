@@ -22,12 +22,7 @@ from ppfer.measure import Rate
 from ppfer.protect import VideoProtector, protect
 from ppfer.study import catalogue
 from ppfer.study.protectors import reenactment, regressor
-from ppfer.study.protectors.reenactment import (
-    Reenactment,
-    draw_donor,
-    smoothing_passes,
-    view_square,
-)
+from ppfer.study.protectors.reenactment import Reenactment, draw_donor, view_square
 from ppfer.twin.acting import main_specs, motion
 from ppfer.twin.head import draw, load_head
 from ppfer.twin.people import DONOR, Actor, appearance
@@ -229,11 +224,9 @@ def test_time_is_smoothed_over_the_borders_of_a_videos_parts(bright, count):
     assert protector.first_pass is None and protector.view_square is view_square
 
 
-@pytest.mark.parametrize(
-    ("rate", "passes"), [(6, (0, 1)), (20, (1, 1)), (30, (2, 2)), (240, (2, 2))]
-)
+@pytest.mark.parametrize(("rate", "passes"), [(6, (0, 1)), (20, (1, 1)), (30, (2, 2))])
 def test_the_more_frames_a_second_the_more_they_are_smoothed(rate, passes):
-    assert smoothing_passes(rate) == passes
+    assert reenactment.smoothing_passes(rate) == passes
     assert Reenactment(brightness).for_video(rate).context == max(passes)
 
 
@@ -297,16 +290,15 @@ REAL = {"outside": Rate(4, 50).to_dict(), "people": 7, "strangers": 2}
 
 
 def test_what_leaked_is_said_as_it_was_measured(tmp_path):
-    protector, none = reenactment.PROTECTOR, tmp_path / "none.json"
-    assert "was not measured" in leaked_by(protector, [none], none, (none, none))
+    protector = reenactment.PROTECTOR
+    assert "was not measured" in leaked_by(protector, tmp_path)
     row = {"approach": protector.title, "plr": Rate(3, 200).to_dict()}
     row |= {"acc": Rate(150, 200).to_dict(), "flicker": 1.5}
-    write_json(tmp_path / "live.json", [{"approach": "Other", "plr": {"k": 9, "n": 9}}, row])
-    said = leaked_by(protector, [tmp_path / "live.json"], none, (none, none))
+    other = {"approach": "Other", "plr": {"k": 9, "n": 9}}
+    write_json(tmp_path / "demo" / "live.json", [other, row])
+    said = leaked_by(protector, tmp_path)
     assert "trained on originals: 1.5 % (3/200" in said and "150" not in said and "9/9" not in said
     assert "Not promised" in said and "real people, of whom" not in said
-    write_json(tmp_path / "real.json", [row | REAL])
-    said = leaked_by(protector, [none], tmp_path / "real.json", (none, none)).partition(
-        "7 real people"
-    )[2]
+    write_json(tmp_path / "real" / "live.json", [row | REAL])
+    said = leaked_by(protector, tmp_path).partition("7 real people")[2]
     assert "another project's face recogniser: 8.0 % (4/50" in said

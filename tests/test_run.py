@@ -14,7 +14,7 @@ from conftest import coloured_run
 from ppfer.base.errors import PpferError
 from ppfer.config import REPO, load_config
 from ppfer.protect import no_privacy
-from ppfer.run.names import CLEANED, config_of, known_runs
+from ppfer.run.names import CLEANED, config_of, introduce, known_runs
 from ppfer.run.run import MissingInput, Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.run.training import Training
@@ -162,7 +162,7 @@ def test_a_broken_file_costs_only_what_it_is_about(tmp_path, left):
     assert rows["one"]["finished stages"] == 1
     assert rows["old"]["differs"] == "its run.json cannot be read"
     (tmp_path / "one" / "run.json").write_text(left)
-    at(tmp_path).introduce()
+    introduce(tmp_path / "one", at(tmp_path).config)
     assert config_of(tmp_path / "one") == at(tmp_path).config
 
 

@@ -70,11 +70,8 @@ def test_closed_set_on_the_real_list():
 
 
 def make_table(cells: list[tuple[int, int]]) -> pd.DataFrame:
-    rows = [
-        {"clip": f"{i:03d}", "actor": str(a), "emotion": CODES[e], "sentence": str(i % 4)}
-        for i, (a, e) in enumerate(cells)
-    ]
-    return pd.DataFrame(rows)
+    rows = [(f"{i:03d}", str(a), CODES[e], str(i % 4)) for i, (a, e) in enumerate(cells)]
+    return pd.DataFrame(rows, columns=["clip", "actor", "emotion", "sentence"])
 
 
 @given(
@@ -113,11 +110,8 @@ def test_split_depends_on_names_and_seed_alone():
 
     names = members(table)
     assert members(shuffled) == names and members(table, seed=1) != names
-    assert {part: len(clips) for part, clips in names.items()} == {
-        "train": 252,
-        "val": 28,
-        "test": 120,
-    }
+    sizes = {part: len(clips) for part, clips in names.items()}
+    assert sizes == {"train": 252, "val": 28, "test": 120}
 
 
 def test_split_by_sentence_holds_out_whole_sentences():

@@ -13,16 +13,9 @@ from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.config import REPO
 from ppfer.run.stage import Protector
+from ppfer.study import tables
 from ppfer.study.protectors.ablation import FULL, TASKS
-from ppfer.study.tables import (
-    TABLE1,
-    approaches,
-    measure_leakage,
-    prepare,
-    suite,
-    table1,
-    worst_leakage,
-)
+from ppfer.study.tables import TABLE1, prepare, suite, table1, worst_leakage
 
 
 def protector(name: str, function: Callable) -> Protector:
@@ -32,9 +25,8 @@ def protector(name: str, function: Callable) -> Protector:
 
 def test_table1_has_both_protocols_for_every_approach(tiny_run):
     pytest.importorskip("cv2")
-    names = tuple(
-        n for n in TABLE1 if n not in ("swap", "landmarks", "donor", "deface_blur")
-    )  # no face here
+    of_faces = ("swap", "landmarks", "donor", "deface_blur")  # and here is none
+    names = tuple(n for n in TABLE1 if n not in of_faces)
     rows = table1(tiny_run, names)
     test = len(tiny_run.parts["test"])
     assert [row["approach"] for row in rows] == [tiny_run.protector(n).title for n in names]
@@ -52,17 +44,10 @@ def test_one_function_and_one_line_make_a_row(tiny_run, monkeypatch):
     assert row["approach"] == "Mirror" and row["plr"].n == row["acc"].n
 
 
-@pytest.mark.parametrize(
-    ("bad", "says"),
-    [
-        (lambda x: x[..., :4], "returned shape"),
-        (lambda x: x * float("nan"), "returned NaN"),
-        (lambda x: x - 2, r"left \[0, 1\]"),
-    ],
-)
-def test_a_broken_protector_stops_the_table_before_any_training(tiny_run, monkeypatch, bad, says):
-    monkeypatch.setitem(tiny_run.protectors, "broken", protector("broken", bad))
-    with pytest.raises(PpferError, match=f"broken {says}"):
+def test_a_broken_protector_stops_the_table_before_any_training(tiny_run, monkeypatch):
+    nowhere = protector("broken", lambda x: x * float("nan"))
+    monkeypatch.setitem(tiny_run.protectors, "broken", nowhere)
+    with pytest.raises(PpferError, match="broken returned NaN"):
         table1(tiny_run, ("none", "broken"))
     assert not (tiny_run.dir / "attack" / "broken").exists()
     assert not (tiny_run.dir / "protected" / "broken" / "manifest.json").exists()
@@ -76,7 +61,7 @@ def test_renaming_people_is_no_privacy(tiny_run, monkeypatch):
         return 9.0 * torch.nn.functional.one_hot(named)[:, None].expand(-1, 4, -1).float()
 
     monkeypatch.setattr(tiny_run, "logits", neighbour)
-    assert measure_leakage(tiny_run, "ppfer")["all_frames"].k == 0
+    assert tables.measure_leakage(tiny_run, "ppfer")["all_frames"].k == 0
     worst = worst_leakage(tiny_run, "ppfer")
     assert worst.value == 1 and worst.attack == "validator as trained, remapped"
 
@@ -94,7 +79,9 @@ def test_rows_made_side_by_side_are_those_of_the_tables(tiny_run, monkeypatch):
     monkeypatch.syspath_prepend(str(REPO / "tests" / "bench"))
     rows = importlib.import_module("rows")
     asked = rows.GRIDS["row"][1]["approach"]
-    assert {*approaches(tiny_run), "enhanced"} <= set(asked) and len(set(asked)) == len(asked)
+    assert {*tables.approaches(tiny_run), "enhanced"} <= set(asked) and len(set(asked)) == len(
+        asked
+    )
     assert {task.protector for task in (*TASKS, FULL)} <= set(rows.GRIDS["task"][1]["approach"])
     for _, axes in rows.GRIDS.values():  # each is a protector there is, and no typing mistake
         assert all(tiny_run.protector(name) for name in axes["approach"])

@@ -33,11 +33,8 @@ def test_a_row_without_a_number_has_no_point():
     assert tradeoff.points(rows, "acc") == [("a", 0.05, 0.5), ("b", 0.06, 0.6)]
     drawn = tradeoff.figure(rows, chance=0.1)
     assert len(drawn.axes) == 2  # nobody was retrained
-    assert [text.get_text() for text in drawn.legends[0].get_texts()] == [
-        "1 a",
-        "2 b",
-        "chance, 10.0 %",
-    ]
+    said = [text.get_text() for text in drawn.legends[0].get_texts()]
+    assert said == ["1 a", "2 b", "chance, 10.0 %"]
 
 
 def test_figure1_has_the_papers_points_and_those_of_the_frozen_validator(tmp_path):

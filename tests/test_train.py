@@ -31,12 +31,8 @@ def toy(frames: bool = True, batch: int = 3, device: torch.device = CPU) -> Batc
     """Batches of eight out of ten clips of noise."""
     g = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (10, 4, 3, 16, 16), dtype=torch.uint8, generator=g).to(device)
-    index, labels, seen = (
-        np.arange(1, 9),
-        np.arange(10) % 3,
-        {"device": device, "per_frame": frames},
-    )
-    return Batches(pixels, index, labels, batch=batch, seed=5, **seen)
+    how = {"batch": batch, "seed": 5, "device": device, "per_frame": frames}
+    return Batches(pixels, np.arange(1, 9), np.arange(10) % 3, **how)
 
 
 def test_every_epoch_visits_each_clip_once():
@@ -198,9 +194,8 @@ def test_a_captured_stage_learns_what_an_eager_one_learns(tmp_path):
     for kind in (Objective, Eager):
         net, out = small_classifier().to(device), tmp_path / kind.__name__
         batches = toy(device=device)
-        summary = fit(
-            kind(net, F.cross_entropy), net, batches, config, out, name="toy", precision="fp32"
-        )
+        how = {"name": "toy", "precision": "fp32"}
+        summary = fit(kind(net, F.cross_entropy), net, batches, config, out, **how)
         learnt = [p.detach().cpu() for p in net.parameters()]
         trained.append([*learnt, net[1].running_mean.cpu(), torch.tensor(summary["loss"])])
     for a, b in zip(*trained, strict=True):

@@ -15,6 +15,7 @@ from ppfer.base.errors import PpferError
 from ppfer.config import REPO
 from ppfer.data import index, readers
 from ppfer.data.words import DFEW_EMOTIONS
+from ppfer.twin import files
 from ppfer.twin.acting import APEX, FPS, main_specs, motion, wild_specs
 from ppfer.twin.camera import record, shot
 from ppfer.twin.head import load_head, pose_vertices, project
@@ -101,10 +102,9 @@ def test_generated_files_are_indexed_whole_resume_and_repeat(tmp_path: Path) -> 
         twin.generate(tmp_path / "none", actors=0)
 
 
-def test_arrays_carry_the_index_columns() -> None:
+def test_drawn_clips_carry_the_index_columns() -> None:
     specs = wild_specs(7, frames=2)
-    clips, table = twin.generate_arrays(size=32, frames=2, wild=7, device="cpu")
-    assert clips.shape == (7, 2, 3, 32, 32) and len(table) == 7
+    table = files.table(specs)
     columns = "clip path actor emotion sentence level sex age race"
     assert list(table.columns) == columns.split()
     assert list(table.emotion) == list(DFEW_EMOTIONS)
@@ -174,11 +174,8 @@ def test_speech_moves_the_mouth_even_without_an_expression() -> None:
 
 
 def test_actors_look_more_like_themselves_than_like_each_other() -> None:
-    specs = [
-        spec(actor, emotion, sentence, "XX", 2)
-        for actor in ACTORS
-        for emotion, sentence in (("happy", "DFA"), ("sad", "IWW"), ("neutral", "TSI"))
-    ]
+    acts = ("happy", "DFA"), ("sad", "IWW"), ("neutral", "TSI")
+    specs = [spec(actor, *act, "XX", 2) for actor in ACTORS for act in acts]
     frames = twin.render_clips(specs, 48, "cpu")[:, 1].float().flatten(1)
     distance = torch.cdist(frames, frames).fill_diagonal_(torch.inf)
     nearest = distance.argmin(1) // 3
@@ -230,12 +227,8 @@ def test_difficulty_makes_expressions_weaker_and_pictures_worse_and_0_leaves_bot
     brow = load_head(torch.device("cpu")).action["mouthFrownLeft"]
     assert still[:, brow].mean() < clean[:, brow].mean() and not np.allclose(clean, hard)
     pixels, frames = torch.rand(2, 3, 3, 20, 20), 3  # 20: not a whole number of blocks
-    easy, worse = (
-        torch.as_tensor(
-            np.stack([shot(f"clip {i}", frames, 0, d) for i in range(2)]), dtype=torch.float32
-        )
-        for d in (0, 2)
-    )
+    shots = ([shot(f"clip {i}", frames, 0, d) for i in range(2)] for d in (0, 2))
+    easy, worse = (torch.as_tensor(np.stack(both), dtype=torch.float32) for both in shots)
     assert torch.allclose(record(pixels, easy), pixels, atol=2e-4)
     seen = record(pixels, worse)
     assert seen.shape == pixels.shape and 0.02 < (seen - pixels).abs().mean() < 0.5

@@ -204,7 +204,7 @@ def test_matrices_are_the_transform(wavelet, mode, level, n):
         np.testing.assert_allclose(p @ x, kept, rtol=0, atol=1e-9 * max(1, np.abs(kept).max()))
 
 
-def test_horizontal_answers_to_horizontal_edges_and_high_is_folded_frame_by_frame():
+def test_details_answer_to_their_edges_and_are_folded_frame_by_frame():
     stripes = torch.zeros(2, 3, 8, 8)
     stripes[0, :, ::2] = 1  # every other row is white: only edges that lie horizontally
     stripes[1, :, :, ::2] = 1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import pickle
 
 import numpy as np
 import pytest
 import torch
+from conftest import equal, snapshot
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18
@@ -20,20 +20,10 @@ from ppfer.base.files import LFS_MAGIC
 from ppfer.base.weights import load_pretrained, load_weights, read_weights, save_weights
 
 
-def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in module.state_dict().items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
 def random_state(net: nn.Module) -> dict[str, torch.Tensor]:
     """Another network's weights: same names and shapes, other numbers."""
-    return {
-        k: torch.rand_like(v) if v.is_floating_point() else v.clone()
-        for k, v in net.state_dict().items()
-    }
+    state = net.state_dict()
+    return {k: torch.rand_like(v) if v.is_floating_point() else v.clone() for k, v in state.items()}
 
 
 def test_half_precision_takes_half_and_comes_back_rounded(tmp_path):
@@ -58,17 +48,15 @@ def test_weights_round_trip_through_files(tmp_path, suffix):
         save_weights(source.to(memory_format=torch.channels_last), path)
         assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary left
     assert load_weights(target, path) is target
-    assert same(source.state_dict(), target.state_dict())
+    assert equal(source.state_dict(), target.state_dict())
 
 
-@pytest.mark.parametrize(
-    "prefix", ["module.", "model.", "module.model.", "_orig_mod.", "module._orig_mod."]
-)
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod."])
 def test_known_prefixes_are_stripped(prefix):
     net = nets.UNet(2)
     state = random_state(net)
     load_weights(net, {prefix + k: v for k, v in state.items()})
-    assert same(net.state_dict(), state)
+    assert equal(net.state_dict(), state)
 
 
 def test_a_modules_own_prefix_is_kept():
@@ -76,17 +64,7 @@ def test_a_modules_own_prefix_is_kept():
     outer.model = nn.Linear(2, 2)
     state = random_state(outer)
     load_weights(outer, state)
-    assert same(outer.state_dict(), state)
-
-
-def test_compiled_networks_save_and_load_plain_names(tmp_path):
-    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    compiled = nn.ModuleDict({"a": torch.compile(net)})  # not run, so nothing is compiled
-    save_weights(compiled, tmp_path / "w.safetensors")
-    assert set(read_weights(tmp_path / "w.safetensors")) == {f"a.{k}" for k in net.state_dict()}
-    state = {f"a.{k}": v for k, v in random_state(net).items()}
-    load_weights(compiled, state)
-    assert same({f"a.{k}": v for k, v in net.state_dict().items()}, state)
+    assert equal(outer.state_dict(), state)
 
 
 def test_files_without_batch_counters_load():
@@ -94,32 +72,11 @@ def test_files_without_batch_counters_load():
     net = nets.UNet(2)
     state = {k: v for k, v in random_state(net).items() if "num_batches_tracked" not in k}
     load_weights(net, state)
-    assert same({k: net.state_dict()[k] for k in state}, state)
+    assert equal({k: net.state_dict()[k] for k in state}, state)
 
 
 def without(state, key):
     return {k: v for k, v in state.items() if k != key}
-
-
-@pytest.mark.parametrize(
-    "spoil, named",
-    [
-        (lambda s: without(s, "head.bias"), "missing: head.bias"),
-        (lambda s: s | {"extra.weight": torch.zeros(1)}, "unexpected: extra.weight"),
-        (lambda s: s | {"head.bias": torch.zeros(7)}, r"head.bias is \(7,\), expected \(3,\)"),
-        (lambda s: {f"net.{k}": v for k, v in s.items()}, "missing: .* unexpected: net."),
-        (
-            lambda s: without(s, "head.bias") | {"x": torch.zeros(1)},
-            "missing: head.bias; unexpected: x",
-        ),
-    ],
-)
-def test_a_half_fitting_state_dict_is_refused_and_nothing_is_touched(spoil, named):
-    net = nets.UNet(2)
-    before = snapshot(net)
-    with pytest.raises(PpferError, match=f"nothing was loaded.*{named}"):
-        load_weights(net, spoil(random_state(net)))
-    assert same(before, net.state_dict())
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -133,30 +90,20 @@ def test_what_is_more_than_tensors_is_refused(zipped, tmp_path):
         read_weights(path)
 
 
-def page(path):
-    path.write_bytes(b"\n<!DOCTYPE html><title>Virus scan warning</title>" + b" " * 3000)
-
-
 def cut(path):
     torch.save(nets.UNet(2).state_dict(), path)
     path.write_bytes(path.read_bytes()[:2000])
 
 
-def pickled(path):
-    path.write_bytes(pickle.dumps({"a": [1.0]}))
-
-
-def number(path):
-    torch.save({"epoch": 3}, path)
+PAGE = b"\n<!DOCTYPE html><title>Virus scan warning</title>" + b" " * 3000
 
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (page, "is a web page, not weights"),
+        (lambda path: path.write_bytes(PAGE), "is a web page, not weights"),
         (cut, r"cannot be read as weights \(PytorchStreamReader.*\): cut short or damaged"),
-        (pickled, "safetensors or torch.save did not write it"),
-        (number, "holds no state dict"),
+        (lambda path: torch.save({"epoch": 3}, path), "holds no state dict"),
         (lambda path: None, "there is no weights file at"),
         (lambda path: path.write_bytes(LFS_MAGIC + b"/spec/v1"), "is a Git-LFS pointer, not the"),
         (lambda path: path.write_bytes(b""), "cannot be read as weights"),
@@ -212,26 +159,25 @@ def test_an_imagenet_file_loads_all_but_the_head_and_says_so(tmp_path, caplog):
     torch.save(official, tmp_path / "resnet18.pth")
     with caplog.at_level(logging.WARNING, logger="ppfer"):
         ours = nets.Classifier("resnet18", 12, weights=tmp_path / "resnet18.pth")
-    assert (
-        "loaded 120 of 122 tensors" in ours.loaded and "1000 classes there, 12 here" in ours.loaded
-    )
-    assert ours.loaded in caplog.text
+    assert "loaded 120 of 122 tensors" in caplog.text
+    assert "1000 classes there, 12 here" in caplog.text
     body = {k: v for k, v in ours.net.state_dict().items() if not k.startswith("fc.")}
-    assert same(body, {k: v for k, v in official.items() if not k.startswith("fc.")})
+    assert equal(body, {k: v for k, v in official.items() if not k.startswith("fc.")})
 
 
-def test_a_kinetics_file_loads_into_the_recognizer():
+def test_a_kinetics_file_loads_into_the_recognizer(caplog):
     official = random_state(r3d_18())
     ours = nets.Recognizer("r3d_18", 6)
-    assert "400 classes there, 6 here" in load_pretrained(ours.net, "r3d_18", official, "")
+    load_pretrained(ours.net, "r3d_18", official, "")
+    assert "400 classes there, 6 here" in caplog.text
     assert torch.equal(ours.net.layer4[1].conv2[0].weight, official["layer4.1.conv2.0.weight"])
 
 
 def test_a_head_of_the_right_size_is_loaded_too():
     ours = nets.Classifier("resnet18", 1000)
     official = random_state(resnet18())
-    assert "loaded all 122 tensors" in load_pretrained(ours.net, "resnet18", official, "")
-    assert same(ours.net.state_dict(), official)
+    load_pretrained(ours.net, "resnet18", official, "")
+    assert equal(ours.net.state_dict(), official)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +194,7 @@ def test_only_the_head_may_differ(spoil, named):
     before = snapshot(net)
     with pytest.raises(PpferError, match=named):
         load_pretrained(net, "resnet18", spoil(random_state(resnet18())), "")
-    assert same(before, net.state_dict())
+    assert equal(before, net.state_dict())
 
 
 def test_a_failed_download_says_what_to_fetch(monkeypatch):
@@ -256,13 +202,10 @@ def test_a_failed_download_says_what_to_fetch(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    with pytest.raises(
-        PpferError, match=r"fetch https://\S+/resnet50\S+\.pth and .*nets.classifier_weights=PATH"
-    ):
+    says = r"fetch https://\S+/{}\S+\.pth and .*nets.{}_weights=PATH"
+    with pytest.raises(PpferError, match=says.format("resnet50", "classifier")):
         nets.Classifier("resnet50", 12, weights="DEFAULT")
-    with pytest.raises(
-        PpferError, match=r"fetch https://\S+/r3d_18\S+\.pth and .*nets.recognizer_weights=PATH"
-    ):
+    with pytest.raises(PpferError, match=says.format("r3d_18", "recognizer")):
         nets.Recognizer("r3d_18", 6, weights="DEFAULT")
     with pytest.raises(PpferError, match="'resnet_small' has no published weights"):
         nets.Classifier("resnet_small", 12, weights="DEFAULT")

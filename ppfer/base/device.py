@@ -23,9 +23,8 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def send(small: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor to a device without waiting for what the device has still to do.
-
-    From pageable memory a copy would wait.
+    """A CPU tensor to a device without waiting for what the device has still to do, as a copy from
+    pageable memory would.
     """
     if device.type != "cuda":
         return small.to(device)
@@ -37,13 +36,11 @@ _usual: list[int] = []  # threads without `single_thread_pool`, once for each of
 
 @contextlib.contextmanager
 def single_thread_pool(count: int = 0) -> Iterator[ThreadPoolExecutor]:
-    """Threads each of which computes alone, for pictures too small to be shared by several.
+    """So many threads (0: as many as PyTorch uses) each of which computes alone, for pictures too
+    small to be shared by several.
 
     PyTorch takes what one thread is told for all that begin later; the last pool that is closed
     puts it right.
-
-    Args:
-        count: of threads; 0: as many as PyTorch uses.
     """
     usual = _usual[0] if _usual else torch.get_num_threads()
     _usual.append(usual)
@@ -77,19 +74,14 @@ def versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def explaining_memory(what: str, device: torch.device, advice: str) -> Iterator[None]:
-    """Turn a lack of memory into a sentence that says what to change.
-
-    Raises:
-        PpferError: in place of `torch.OutOfMemoryError` and its like.
-    """
+    """A `PpferError` that says what to change in place of `torch.OutOfMemoryError` and the like."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
         if not out_of_memory(error):
             raise
         raise PpferError(
-            f"{what} does not fit the memory of {device_name(device)}; run again with less at "
-            "once, "
-            f"e.g. {advice}. Finished stages whose settings stay the same are kept. `ppfer cost` "
+            f"{what} does not fit the memory of {device_name(device)}; run again with less at once,"
+            f" e.g. {advice}. Finished stages whose settings stay the same are kept. `ppfer cost` "
             "says what each stage takes"
         ) from error

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 
 
 class PpferError(Exception):
-    """An error whose message is a sentence for the user: what is wrong, with which file, what to
-    do.
-    """
+    """A sentence for the user: what is wrong, with which file, what to do."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -24,6 +22,13 @@ def near(name: str, known: Iterable[str]) -> str:
     """ " (did you mean 'seed'?)" where a known name looks like the one given, else ""."""
     found = difflib.get_close_matches(name, known, 1)
     return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def check(what: str, value: str, known: Iterable[str]) -> None:
+    """Raise `PpferError` if a value is not among those known."""
+    if value not in known:
+        meant = near(value, known)
+        raise PpferError(f"unknown {what} '{value}'{meant}; known: {', '.join(known)}")
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -41,11 +41,9 @@ _files = itertools.count()  # several files may be under way in one folder
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Write a file whole or not at all.
-
-    Yields a temporary path of the same suffix beside `path`; it takes `path`'s place when the block
-    ends without an exception, and is removed otherwise. Its name is short, so that any name that
-    fits a disk can be written.
+    """Write a file whole or not at all: yields a temporary path of the same suffix beside it, which
+    takes its place when the block ends without an exception, and is removed otherwise. Its name is
+    short, so that any name that fits a disk can be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,18 +82,17 @@ def owner_only(folder: Path) -> None:
 def write_json(path: str | Path, value: object) -> None:
     """Write JSON whole or not at all."""
     with atomic(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, default=str) + "\n")
+        partial.write_text(json.dumps(value, indent=1, default=str) + "\n", "utf-8")
 
 
 def read_json(path: str | Path, default: Any = None) -> Any:
-    """What `write_json` wrote; `default` ({}) where there is no file, or none that can be read.
-
-    A disk that was full, a power cut or a synchronised folder leaves an empty file behind. That
-    must cost only what the file was about.
+    """What `write_json` wrote; `default` ({}) where there is no file, or none that can be read: a
+    full disk, a power cut or a synchronised folder leaves an empty one, and that must cost only
+    what the file was about.
     """
     default = {} if default is None else default
     try:
-        value = json.loads(Path(path).read_text())
+        value = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError):
         return default
     return value if isinstance(value, type(default)) else default

@@ -15,11 +15,8 @@ if TYPE_CHECKING:
 def as_uint8(frames: torch.Tensor | np.ndarray) -> np.ndarray:
     """uint8 as it is; float in [0, 1] (clamped) rounded to [0, 255]. Of any device."""
     if not isinstance(frames, np.ndarray):
-        frames = (
-            frames.detach().float().cpu().numpy()
-            if frames.is_floating_point()
-            else frames.cpu().numpy()
-        )
+        frames = frames.detach().cpu()
+        frames = (frames.float() if frames.is_floating_point() else frames).numpy()
     if frames.dtype == np.uint8:
         return frames
     if frames.dtype.kind != "f":

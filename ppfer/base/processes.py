@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+PATIENCE = 20.0  # seconds in which to stop in good order; the launcher kills after 30
+
 
 def rank() -> int:
     """Number of this process, 0 with one process."""
@@ -35,14 +37,11 @@ def wait_for_everyone() -> None:
         PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
 
 
-def end_with_the_others(patience: float = 20.0) -> None:
+def end_with_the_others() -> None:
     """With several processes: see to it that SIGTERM, which the launcher sends once one has died,
     ends this one with a sentence, also where it waits for that one inside a library.
 
     No handler of Python's runs there, and a GPU's collective waits for minutes.
-
-    Args:
-        patience: seconds in which to stop in good order; the launcher kills after 30.
     """
     if world() == 1 or not hasattr(os, "set_blocking"):  # Windows, before Python 3.12
         return
@@ -53,7 +52,7 @@ def end_with_the_others(patience: float = 20.0) -> None:
     def watch() -> None:
         while os.read(seen, 1)[0] != signal.SIGTERM:
             pass
-        time.sleep(patience)
+        time.sleep(PATIENCE)
         why = "another process of this run has ended, and this one still waited for it"
         text = f"ppfer: {why}; run the same command again: finished stages are kept"
         print(text, file=sys.stderr, flush=True)
@@ -64,13 +63,10 @@ def end_with_the_others(patience: float = 20.0) -> None:
 
 @contextlib.contextmanager
 def interruptible(pass_on: Callable[[], object] | None = None) -> Iterator[threading.Event]:
-    """Turn Ctrl-C (and SIGTERM) into an event, so that nothing is left half done; a second one
-    interrupts at once.
+    """Turn Ctrl-C (and SIGTERM) into an event, so that nothing is left half done, and `pass_on` it
+    where other processes do the work; a second one interrupts at once.
 
     Outside the main thread, where no signal comes, the event is never set.
-
-    Args:
-        pass_on: called when the event is set, where other processes do the work: they stop too.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,38 +14,30 @@ from pathlib import Path
 from ppfer.base.processes import is_main
 
 FILE = "PPFER_PROGRESS"  # the variable that names a file for lines of progress
+EVERY, LOOK = 5.0, 0.3  # seconds between lines, and between looks into the file
 
 
 class Progress:
-    """Progress a person can follow: a plain line every few seconds.
-
-    Lines go to the file named by ``PPFER_PROGRESS`` if set (`ppfer run` relays it to the terminal
-    while papermill holds the kernel's output), else to stdout outside a notebook, else to one line
-    that is redrawn in the notebook.
+    """A plain line every few seconds: into the file that is followed (`ppfer run` relays it while
+    papermill holds the kernel's output), else to stdout or, in a notebook, redrawn in place.
 
     Args:
         label: what is being done, e.g. a stage.
-        total: how much there is to do.
-        unit: what is counted.
-        every: seconds between lines.
+        total: how much there is to do, in units.
         done: how much an earlier call has done: it took none of this one's time.
     """
 
-    def __init__(self, label: str, total: int, unit: str, every: float = 5.0, *, done: int = 0):
-        self.label, self.total, self.unit, self.every = label, total, unit, every
-        self.first = done
+    def __init__(self, label: str, total: int, unit: str, *, done: int = 0):
+        self.label, self.total, self.unit, self.first = label, total, unit, done
         self.start = self.shown = time.monotonic()
-        self.file = os.environ.get(FILE)
         self.handle = None
 
     def update(self, done: int, note: str = "") -> None:
-        """Report that `done` of the total is finished; prints at most every few seconds."""
+        """Report that `done` of the total is finished."""
         now = time.monotonic()
-        if done < self.total and now - self.shown < self.every:
+        if done < self.total and now - self.shown < EVERY:
             return
-        self.shown = now
-        elapsed = now - self.start
-        left = ""
+        self.shown, elapsed, left = now, now - self.start, ""
         if self.first < done < self.total:
             left = elapsed / (done - self.first) * (self.total - done)
             left = f", {left:.0f} s left"
@@ -52,17 +45,15 @@ class Progress:
         self._say(" ".join(word for word in words if word))
 
     def _say(self, line: str) -> None:
-        if self.file:
+        kernel = "ipykernel" in sys.modules and sys.modules["IPython"].get_ipython()
+        if FILE in os.environ or not kernel:
             say(line)
-        elif "ipykernel" in sys.modules and sys.modules["IPython"].get_ipython():
+        elif self.handle:
+            self.handle.update({"text/plain": line}, raw=True)
+        else:
             from IPython.display import display  # only where a notebook has imported it already
 
-            if self.handle is None:
-                self.handle = display({"text/plain": line}, raw=True, display_id=True)
-            else:
-                self.handle.update({"text/plain": line}, raw=True)
-        else:
-            say(line)
+            self.handle = display({"text/plain": line}, raw=True, display_id=True)
 
 
 def say(line: str) -> None:
@@ -75,21 +66,19 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def following(
-    file: Path, show: Callable[[list[str]], object], every: float = 0.3
-) -> Iterator[None]:
+def following(file: Path, show: Callable[[list[str]], object]) -> Iterator[None]:
     """While the block runs, hand on what other processes write to a file of progress.
 
     Args:
         file: made empty; what goes there is named by ``PPFER_PROGRESS``.
-        show: called every so many seconds, and at the end, with the lines that came; often none.
+        show: called every moment, and at the end, with the lines that came; often none.
     """
     file.write_text("", encoding="utf-8")
     over = threading.Event()
 
     def follow() -> None:
         with file.open(encoding="utf-8") as stream:
-            while not over.wait(every):
+            while not over.wait(LOOK):
                 show(stream.read().splitlines())
             show(stream.read().splitlines())
 
@@ -100,3 +89,20 @@ def following(
     finally:
         over.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def relayed(show: Callable[[list[str]], object]) -> Iterator[None]:
+    """`following` for what this process and its children say while the block runs, unless whoever
+    started this process follows it already.
+    """
+    if FILE in os.environ or not is_main():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="ppfer-") as folder:
+        os.environ[FILE] = os.path.join(folder, "progress.txt")
+        try:
+            with following(Path(os.environ[FILE]), show):
+                yield
+        finally:
+            os.environ.pop(FILE, None)

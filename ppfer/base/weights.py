@@ -1,8 +1,5 @@
 """Weights, read and saved in one way: a file is refused with a sentence, or it fits and is loaded
-whole.
-
-Nothing is loaded by half: names and shapes are compared before the first tensor is copied. Pickled
-code is never run.
+whole: names and shapes are compared before the first tensor is copied. Pickled code is never run.
 """
 
 from __future__ import annotations
@@ -22,25 +19,18 @@ from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic, lfs_pointer
 
 Source = str | Path | Mapping[str, Tensor]
-# what DistributedDataParallel and common training scripts put before every name
-PREFIXES = ("module.", "model.")
+# what DistributedDataParallel, common training scripts and torch.compile put before every name
+PREFIXES = ("module.", "model.", "_orig_mod.")
 HEAD = ("fc.bias", "fc.weight")  # a classifier's last layer
-COMPILED = "_orig_mod."  # what torch.compile puts into names
 
 logger = logging.getLogger(__name__)
 
 
 def save_weights(module: nn.Module, path: str | Path, *, half: bool = False) -> Path:
-    """Write `module`'s state dict to `path` as safetensors, whole or not at all.
-
-    Args:
-        module, path: what, and where to.
-        half: in half precision; loading gives the network's own precision again, rounded.
-
-    Raises:
-        PpferError: when the file cannot be written (full disk, no permission).
+    """Write a module's state dict as safetensors, whole or not at all; with `half` in half
+    precision: loading gives the network's own again, rounded. Raises as `save_tensors`.
     """
-    state = _plain_names(module.state_dict())
+    state = module.state_dict()
     if half:
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     return save_tensors(state, path)
@@ -49,7 +39,9 @@ def save_weights(module: nn.Module, path: str | Path, *, half: bool = False) -> 
 def save_tensors(
     state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
 ) -> Path:
-    """The same of tensors by name, with what the file's header is to say of them."""
+    """The same of tensors by name, with what the file's header is to say of them; a `PpferError`
+    when the file cannot be written (full disk, no permission).
+    """
     path = Path(path)
     try:
         with atomic(path) as partial:
@@ -61,19 +53,16 @@ def save_tensors(
 
 
 def read_weights(source: Source) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU, from a safetensors file, any file `torch.save` wrote, or a
-    mapping.
-
-    What a file is, its content says, not its name. A dictionary that wraps its tensors under
-    "state_dict", "model_state_dict" or "model" is unwrapped.
+    """Tensors by name, on the CPU, from a mapping, a safetensors file or what `torch.save` wrote:
+    its content says which, not its name. A dictionary that wraps its tensors under "state_dict",
+    "model_state_dict" or "model" is unwrapped.
 
     Raises:
         PpferError: when there is no such file, it cannot be read, it holds something else than
             tensors, or a tensor holds NaN or infinity.
     """
-    state, where = source, _named(source)
-    if not isinstance(source, Mapping):
-        state = _read_file(Path(source))
+    state = source if isinstance(source, Mapping) else _read_file(Path(source))
+    where = _named(source)
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -131,18 +120,11 @@ def _read_file(path: Path) -> object:
 
 
 def load_weights(module: nn.Module, source: Source) -> nn.Module:
-    """Load every tensor of `module` from `source`, or none: strict, and never half.
+    """Load every tensor of `module` from `source` (see `read_weights`), or none; returns it.
 
-    Prefixes of common training scripts are stripped where every name of the source carries one and
-    the module's own do not; torch.compile's ``_orig_mod.`` is always ignored.
-
-    Args:
-        module: what to load into; left untouched on any error. One on the meta device, which takes
-            no memory before the weights are known to fit, takes the source's tensors themselves.
-        source: see `read_weights`.
-
-    Returns:
-        `module`.
+    `PREFIXES` are stripped where every name of the source carries one and the module's own do not.
+    A module on the meta device, which takes no memory before the weights are known to fit, takes
+    the source's tensors themselves.
 
     Raises:
         PpferError: naming what is missing, unexpected or of another shape. BatchNorm's
@@ -155,10 +137,8 @@ def load_weights(module: nn.Module, source: Source) -> nn.Module:
 
 
 def shipped_weights(module: nn.Module, path: Path, what: str) -> nn.Module:
-    """`module` with weights that the repository ships; ``data/export.py`` makes them anew.
-
-    Raises:
-        PpferError: when they are not there or do not fit.
+    """`module` with weights that the repository ships; a `PpferError` when they are not there or do
+    not fit.
     """
     if not path.is_file():
         raise PpferError(
@@ -168,32 +148,26 @@ def shipped_weights(module: nn.Module, path: Path, what: str) -> nn.Module:
     return load_weights(module, path)
 
 
-def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: str) -> str:
+def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: str) -> None:
     """Load everything but the head from a network trained for other classes, and say so.
 
     The head, ``fc.weight`` and ``fc.bias``, is loaded too where its shape agrees. Where it doesn't,
-    it stays as initialised, and it is the only thing that does.
+    it stays as initialised, and it is the only thing that does: a warning says so.
 
     Args:
-        net: the network itself (`Classifier.net`, `Recognizer.net`), names without ``net.``.
-        name: torchvision's name of the architecture.
+        net: the network itself (`Classifier.net`, `Recognizer.net`), by torchvision's name.
         weights: None or "" leaves `net` as it is; "DEFAULT" has torchvision fetch its best weights;
             else see `read_weights`.
         option: the setting `weights` came from, for error messages.
-
-    Returns:
-        One sentence saying what was loaded and what was not, "" where nothing was asked for; also
-        logged as a warning when the head was left out.
 
     Raises:
         PpferError: when there are no such weights, they cannot be fetched, or the file does not
             hold this backbone with a head; `net` is then untouched.
     """
     if not weights:
-        return ""
-    source = (
-        _published(name, option) if isinstance(weights, str) and weights == "DEFAULT" else weights
-    )
+        return
+    default = isinstance(weights, str) and weights == "DEFAULT"
+    source = _published(name, option) if default else weights
 
     # the head may differ, and nothing else
     own, state = _match(net, source)
@@ -204,16 +178,13 @@ def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: s
     body = {k: v for k, v in state.items() if k not in fresh}
     _refuse(net, source, _compare({k: v for k, v in own.items() if k not in fresh}, body))
     _load(net, body)
-    where = "a state dict" if isinstance(source, Mapping) else str(source)
-    if same_head:
-        return f"loaded all {len(own)} tensors from {where}"
-    theirs, ours = len(state["fc.bias"]), len(own["fc.bias"])
-    sentence = (
-        f"loaded {len(own) - len(fresh)} of {len(own)} tensors from {where}; "
-        f"the head 'fc' ({theirs} classes there, {ours} here) starts fresh and must be trained"
-    )
-    logger.warning(sentence)
-    return sentence
+    if not same_head:
+        where = "a state dict" if isinstance(source, Mapping) else str(source)
+        theirs, ours = len(state["fc.bias"]), len(own["fc.bias"])
+        logger.warning(
+            f"loaded {len(own) - len(fresh)} of {len(own)} tensors from {where}; "
+            f"the head 'fc' ({theirs} classes there, {ours} here) starts fresh and must be trained"
+        )
 
 
 def _published(name: str, option: str) -> Mapping[str, Tensor]:
@@ -227,15 +198,11 @@ def _published(name: str, option: str) -> Mapping[str, Tensor]:
 
 
 def fetch(published: Weights | WeightsEnum, option: str) -> Mapping[str, Tensor]:
-    """The state dict of weights that torchvision publishes, downloaded once and checked against its
-    hash.
-
-    Args:
-        published: such as ``ResNet50_Weights.DEFAULT``.
-        option: the setting that takes a path in its place, for the error message.
+    """The state dict of weights that torchvision publishes, such as ``ResNet50_Weights.DEFAULT``,
+    downloaded once and checked against its hash.
 
     Raises:
-        PpferError: saying what to fetch by hand.
+        PpferError: saying what to fetch by hand, and which setting (`option`) takes its path.
     """
     try:
         return published.get_state_dict(progress=False, check_hash=True)
@@ -252,27 +219,20 @@ def total(net: nn.Module) -> float:
     return float(sum(learnt)) if learnt else float("nan")
 
 
-def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.replace(COMPILED, ""): value for name, value in state.items()}
-
-
 def _load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy what was checked; what `state` does not have stays as it is."""
     own = module.state_dict()
-    whole = {k: state.get(k.replace(COMPILED, ""), v).to(v.dtype) for k, v in own.items()}
+    whole = {k: state.get(k, v).to(v.dtype) for k, v in own.items()}
     module.load_state_dict(whole, assign=any(v.is_meta for v in own.values()))
 
 
 def _match(module: nn.Module, source: Source) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Own and given tensors under comparable names."""
-    own, state = _plain_names(module.state_dict()), _plain_names(read_weights(source))
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in PREFIXES:
-            theirs, ours = (all(k.startswith(prefix) for k in names) for names in (state, own))
-            if theirs and not ours:
-                state, stripped = {k.removeprefix(prefix): v for k, v in state.items()}, True
+    own, state = module.state_dict(), read_weights(source)
+    for prefix in len(PREFIXES) * PREFIXES:  # they may stand in any order
+        theirs, ours = (all(k.startswith(prefix) for k in names) for names in (state, own))
+        if theirs and not ours:
+            state = {k.removeprefix(prefix): v for k, v in state.items()}
     return own, state
 
 

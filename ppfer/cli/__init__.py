@@ -10,7 +10,7 @@ import sys
 
 from ppfer.base.errors import PpferError, out_of_memory, printable
 from ppfer.base.processes import end_with_the_others, world
-from ppfer.cli.options import COMMANDS, parser
+from ppfer.cli.options import MODULES, parser
 from ppfer.cli.settings import settings_of
 
 TROUBLE = {  # of a machine, in words
@@ -20,6 +20,8 @@ TROUBLE = {  # of a machine, in words
     errno.EACCES: "a file or folder may not be read or written",
     errno.EPERM: "a file or folder may not be changed",
     errno.EMFILE: "too many files are open",
+    errno.EEXIST: "a file lies where a folder is to be",
+    errno.ENOTDIR: "a file lies where a folder is to be",
 }
 
 
@@ -31,7 +33,10 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(args, "set"):
             # a mistake is said before PyTorch; what was trained outlives its data
             settings_of(args, there=args.command not in ("protect", "export"))
-        module = importlib.import_module(f"ppfer.cli.{COMMANDS[args.command].module}")
+        if args.command == "run":
+            importlib.import_module("ppfer.cli.notebooks").chosen(args.notebooks)
+        module = MODULES.get(args.command, args.command)
+        module = importlib.import_module(f"ppfer.cli.{module}")
         return getattr(module, args.command)(args) or 0
     except PpferError as error:
         print(f"ppfer: {error}", file=sys.stderr)

@@ -29,7 +29,7 @@ from ppfer import measure
 from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import atomic, digest, sweep, write_json
 from ppfer.base.processes import interruptible
-from ppfer.base.progress import FILE, following, say
+from ppfer.base.progress import EVERY, FILE, following, say
 from ppfer.cli import audit, notebooks
 from ppfer.cli.compare import (
     Result,
@@ -46,6 +46,7 @@ from ppfer.cli.settings import settings_of
 from ppfer.config import Config
 from ppfer.measure import as_rate
 from ppfer.method import PIPELINE
+from ppfer.run.names import introduce
 from ppfer.run.run import Run
 from ppfer.study import catalogue, tables
 
@@ -79,9 +80,7 @@ def batch(args: argparse.Namespace) -> int:
     if not stages and any(result.rows for result in by_class):
         measure.write_table(side_by_side(by_class), folder, "table2")
         print(f"By class: {folder}/table2.md")
-    failed = [
-        f"failed: {cells[outcome.cell]}: {outcome.error}" for outcome in outcomes if outcome.error
-    ]
+    failed = [f"failed: {cells[cell]}: {error}" for cell, error, _ in outcomes if error]
     print(*map(printable, failed), sep="\n", end="\n" * bool(failed))
     minutes = (time.monotonic() - began) / 60, sum(outcome.seconds for outcome in outcomes) / 60
     done = f"{len(cells) - len(failed)} of {len(cells)} cells"
@@ -106,7 +105,8 @@ class Batch:
         folder: where results are put together.
         books: notebooks to run in every cell. A cell that has stages makes those; one that has
             neither is the main run's stages and tables.
-        runs, marks: of each cell its run, and the file that is there once the cell is finished.
+        runs, keys, marks: of each cell its run, its stages' keys, and the file that is there once
+            the cell is finished.
     """
 
     cells: list[Cell]
@@ -121,21 +121,18 @@ class Batch:
         self.command = os.getpid()
         self.progress = self.folder / f".{self.command:x}-0.progress"  # as `files.sweep` knows it
         self.stop = self.progress.with_suffix(".stop")  # a file that stops all workers
-        self.runs = [self.opener(cell.config, self.runs_dir) for cell in self.cells]
-        self.keys = [
-            [run.key(name) for name in self.stages(cell, run)]
-            for cell, run in zip(self.cells, self.runs)
-        ]
-        self.marks = list(map(self._mark, self.cells, self.runs, self.keys))
+        self.runs, self.keys, self.marks = [], [], []
+        pages = {book.name: digest(book.read_text("utf-8")) for book in self.books}
+        for cell in self.cells:
+            run = self.opener(cell.config, self.runs_dir)
+            keys = [run.key(name) for name in self.stages(cell, run)]
+            made_of = digest([sorted(keys), pages, cell.stages, cell.parameters])
+            self.runs.append(run)
+            self.keys.append(keys)
+            self.marks.append(run.dir / "cells" / f"{made_of}.json")
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"runs": []}  # every worker opens its own
-
-    def _mark(self, cell: Cell, run: Run, keys: list[str]) -> Path:
-        """A cell's mark, named by all that the cell is made of."""
-        pages = {book.name: digest(book.read_text()) for book in self.books}
-        name = digest([sorted(keys), pages, cell.stages, cell.parameters])
-        return run.dir / "cells" / f"{name}.json"
 
     def left(self) -> list[int]:
         """Numbers of the cells that are not finished."""
@@ -149,28 +146,22 @@ class Batch:
 
     def results(self) -> list[Result]:
         """Of each finished cell its run, what tells it apart, and its rows."""
-        every = zip(self.cells, self.runs, self.marks)
-        done = [(cell, run) for cell, run, mark in every if mark.exists()]
         return [
             Result(run.dir.name, cell.values, self.rows(cell, run), guessing(run))
-            for cell, run in done
+            for cell, run, mark in zip(self.cells, self.runs, self.marks)
+            if mark.exists()
         ]
 
     def stages(self, cell: Cell, run: Run) -> list[str]:
         """The stages a cell is made of, each after those it stands on."""
         if cell.stages:
-            names: dict[str, None] = {}
-            for name in cell.stages:
-                _with_needs(run, name, names)
-            return list(names)
+            return list(dict.fromkeys(n for name in cell.stages for n in _with_needs(run, name)))
         last = max((book.name[:2] for book in self.books), default="99")
         return [name for name in PIPELINE if run.stage(name).origin()[1] <= last]
 
     def end(self, cell: Cell, run: Run) -> None:
-        """What ends a cell whose stages are made: its notebooks, or the main run's tables.
-
-        Raises:
-            PpferError: if a notebook fails, naming the copy of it.
+        """What ends a cell whose stages are made: its notebooks (a `PpferError` names the copy of
+        one that fails), or the main run's tables.
         """
         hide = audit.private_clip_names(run) if self.books else None
         common = {"profile": cell.config.profile, "seed": cell.config.seed}
@@ -189,8 +180,7 @@ class Batch:
         """A cell's results: its main table, or what its stages measured, validation in plain
         numbers and the test part as shares.
         """
-        rows = [] if cell.stages else main_rows(run.dir)
-        if rows:
+        if rows := [] if cell.stages else main_rows(run.dir):
             return rows
         for name in cell.stages or self.stages(cell, run):
             summary = run.summary(name)
@@ -205,10 +195,10 @@ class Batch:
         return rows
 
 
-def _with_needs(run: Run, name: str, names: dict[str, None]) -> None:
+def _with_needs(run: Run, name: str) -> Iterator[str]:
     for need in run.stage(name).needs():
-        _with_needs(run, need, names)
-    names[name] = None
+        yield from _with_needs(run, need)
+    yield name
 
 
 # --- all cells ------------------------------------------------------------------
@@ -259,14 +249,14 @@ def run_batch(batch: Batch, workers: int, dask: str = "") -> list[Outcome]:
 class _Shown:
     """Every few seconds a line: how far a batch is, and what a worker said last."""
 
-    def __init__(self, batch: Batch, every: float = 5.0):
-        self.batch, self.every, self.total = batch, every, len(batch.left())
+    def __init__(self, batch: Batch):
+        self.batch, self.total = batch, len(batch.left())
         self.began = self.shown = time.monotonic()
         self.last = "the first workers start"
 
     def __call__(self, lines: list[str]) -> None:
         self.last, now = (lines or [self.last])[-1].strip(), time.monotonic()
-        if now - self.shown < self.every:
+        if now - self.shown < EVERY:
             return
         self.shown, left = now, len(self.batch.left())
         done, seconds, guess = self.total - left, now - self.began, ""
@@ -342,10 +332,10 @@ def _made(batch: Batch, number: int) -> str:
         sentence = f"{run.dir.name}, {name}: {kind}{error}"
         say(f"failed: {sentence}")
         with atomic(trace) as partial:
-            partial.write_text(traceback.format_exc())
+            partial.write_text(traceback.format_exc(), "utf-8")
         return sentence
     trace.unlink(missing_ok=True)
-    run.introduce()  # where all its stages are another run's, nobody has
+    introduce(run.dir, run.config)  # where all its stages are another run's, nobody has
     write_json(batch.marks[number], cell.values)
     return ""
 

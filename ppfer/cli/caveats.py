@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ppfer.base.files import read_json
@@ -23,9 +22,7 @@ BEYOND = NAMED | {
     f"plr_worst_{n}": f"by the worst attack from {n} clips of a person" for n in (4, 16)
 }
 MANY = 10_000  # people, for whom a bound is said
-REAL = REPO / "figures" / "real" / "live.json"  # the same of real people
-LIVE = tuple(REPO / "figures" / profile / "live.json" for profile in ("twin", "demo"))  # measured
-WITHIN = tuple(REPO / "figures" / folder / "within.json" for folder in ("twin", "real"))
+FIGURES = REPO / "figures"  # what was measured
 PROMISE = (
     "How somebody moves is who he is. Not promised: that nobody is known by voice, body, clothes "
     "or surroundings; nor that what it shows is what was felt. More: figures/README.md"
@@ -112,39 +109,32 @@ def _bound(protector: Protector, run: Run) -> list[str]:
     ]
 
 
-def leaked_by(
-    protector: Protector,
-    paths: Sequence[Path] = LIVE,
-    real: Path = REAL,
-    within: Sequence[Path] = WITHIN,
-) -> str:
-    """What a protector of anybody leaked on the synthetic actors, by the first of the files that
-    has it, and on real people; what whoever reads it back got; and what it does not promise.
+def leaked_by(protector: Protector, figures: Path = FIGURES) -> str:
+    """What a protector of anybody leaked on synthetic actors and on real people; what whoever reads
+    it back got; and what it does not promise.
     """
-    lines = []
-    if row := _row(protector, paths):
-        lines.append("Synthetic people that it never saw:")
-        lines += _named(row)
-    if row := _row(protector, [real]):
-        people, strangers = row["people"], row["strangers"]
-        lines.append(f"{people} real people, of whom {strangers} are the strangers:")
-        lines += _named(row)
-    lines += _read_back(protector, *within)
+    lines, twin = [], figures / "twin" / "live.json"
+    if row := _row(protector, twin, figures / "demo" / "live.json"):
+        lines += ["Synthetic people that it never saw:", *_named(row)]
+    if row := _row(protector, figures / "real" / "live.json"):
+        whose = f"{row['people']} real people, of whom {row['strangers']} are the strangers:"
+        lines += [whose, *_named(row)]
+    lines += _read_back(protector, figures)
     first = f"People still named behind {protector.title}, when it was measured"
     if not lines:
-        first = f"How much {protector.title} leaks was not measured: {paths[0]} says nothing of it"
+        first = f"How much {protector.title} leaks was not measured: {twin} says nothing of it"
     return "\n".join([f"{first}.", *lines, PROMISE])
 
 
-def _read_back(protector: Protector, twin: Path, real: Path) -> list[str]:
+def _read_back(protector: Protector, figures: Path) -> list[str]:
     """The most that attackers from within named, a line for each number of clips they held; and
     what passes, where it is symbols.
     """
     lines = []
-    for path, people in ((twin, "synthetic people"), (real, "ten real people")):
-        rows = [r for r in read_json(path, []) if r["approach"].startswith(protector.title)]
-        rows = [r for r in rows if r["approach"].removeprefix(protector.title)[:1] in ("", ",")]
+    for of, people in (("twin", "synthetic people"), ("real", "ten real people")):
+        rows = read_json(figures / of / "within.json", [])
         rows = [r for r in rows if r.get("measure", "identity") == "identity"]
+        rows = [r for r in rows if f"{r['approach']},".startswith(f"{protector.title},")]
         exact = [r for r in rows if r["approach"] == protector.title] or rows
         for clips in dict.fromkeys(r["clips"] for r in exact):
             tried = [r for r in exact if r["clips"] == clips]
@@ -163,7 +153,7 @@ def _read_back(protector: Protector, twin: Path, real: Path) -> list[str]:
     return lines
 
 
-def _row(protector: Protector, paths: Sequence[Path]) -> dict:
+def _row(protector: Protector, *paths: Path) -> dict:
     """A protector's row in the first of the files that has one; {} if none has."""
     tables = (read_json(path, []) for path in paths)
     rows = (row for table in tables for row in table if row["approach"] == protector.title)

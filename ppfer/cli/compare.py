@@ -28,6 +28,7 @@ from ppfer.run.names import config_of, run_json
 from ppfer.run.run import Run
 from ppfer.show import plots
 from ppfer.study import catalogue
+from ppfer.study.attacks import attributes
 
 COLUMNS = {  # the main table's, in plain words
     "approach": "approach",
@@ -36,6 +37,7 @@ COLUMNS = {  # the main table's, in plain words
     "acc": "expression read: recognizer as trained",
     "acc_retrained": "expression read: recognizer retrained",
 }
+SHOWN = ("group", "read", "named")  # of each group of people or clips
 GUESSING = "guessing"
 GUESSED = {"identity": "actor", "expression": "emotion"}  # a title's first word → what is named
 # Student's t, 97.5 %, by the number of folds (two have one degree of freedom)
@@ -43,9 +45,7 @@ STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
 class Result(NamedTuple):
-    """A finished run: the settings in which it differs from those beside it, its rows, and what
-    `guessing` says of it.
-    """
+    """A finished run: in which settings it differs from others, its rows, and its `guessing`."""
 
     run: str
     settings: dict[str, object]
@@ -54,9 +54,7 @@ class Result(NamedTuple):
 
 
 def guessing(run: Run) -> dict[str, float]:
-    """Shares in [0, 1] that guessing is right about, of "actor" and "emotion"; nothing where a
-    run's clips are not there.
-    """
+    """Shares that guessing is right about, of "actor" and "emotion"; {} without a run's clips."""
     try:
         return {column: run.chance(column) for column in GUESSED.values()}
     except PpferError:
@@ -71,6 +69,21 @@ def compare(args: argparse.Namespace) -> None:
     tables = args.runs_dir / "tables"
     print(by_approach(write_side_by_side(results_of(folders), tables, name)))
     print(f"\nWith every interval: {tables / name}.md; picture: {tables / name}.png")
+    columns = [column.strip() for column in args.by.split(",") if column.strip()]
+    rows = [row for folder in folders if columns for row in by_groups(folder, columns)]
+    if rows:
+        measure.write_table(rows, tables, f"{name}-groups")
+        for run, approach in dict.fromkeys((row["run"], row["approach"]) for row in rows):
+            own = [row for row in rows if (row["run"], row["approach"]) == (run, approach)]
+            lines = [{k: short(v) for k, v in row.items() if k in SHOWN} for row in own]
+            print(f"\n{run}, {approach}\n{table(lines)}")
+        print(f"\nWith every interval: {tables / name}-groups.md")
+
+
+def by_groups(folder: Path, columns: Sequence[str]) -> list[dict]:
+    """Rows of `ppfer.study.attacks.attributes.grouped` of a finished run."""
+    run = catalogue.open_run(config_of(folder), folder.parent)
+    return [{"run": folder.name} | row for row in attributes.grouped(run, columns)]
 
 
 def results_of(folders: Sequence[Path]) -> list[Result]:
@@ -113,11 +126,9 @@ def main_rows(folder: Path) -> list[dict]:
 
 
 def side_by_side(results: Sequence[Result]) -> list[dict]:
-    """Tables of several runs as one; runs that differ only in their seed, or only in their fold,
-    have rows of their own and one of all, mean and spread; folds also the mean's interval.
-
-    Returns:
-        Rows "run", what tells runs apart, "approach" and what was measured.
+    """Tables of several runs as one: "run", what tells runs apart, "approach", and what was
+    measured. Runs that differ only in their seed, or only in their fold, have rows of their own and
+    one of all, mean and spread; folds also the mean's interval.
     """
     lines = []
     for group in _alike(results, "seed", "fold"):
@@ -189,13 +200,8 @@ def over_seeds(
     shares: Callable[[list[Rate]], object] = Spread.of,
     means: Callable[[list[float]], object] = mean,
 ) -> list[dict]:
-    """Rows of the same table from several runs as one: every ``{"k", "n"}`` cell becomes a
-    `Spread`, and UAR its mean and deviation.
-
-    Other cells are left out.
-
-    Args:
-        shares, means: what a cell of the runs' shares, or of their UAR, becomes.
+    """Rows of the same table from several runs as one: every ``{"k", "n"}`` cell becomes what
+    `shares` makes of the runs', every UAR what `means` does; other cells are left out.
 
     Raises:
         PpferError: if the tables have different rows.
@@ -237,7 +243,7 @@ def pictured(rows: Sequence[Mapping], guessed: Mapping[str, Mapping[str, float]]
             chance = guessed.get(row["run"], {}).get(GUESSED.get(key.split()[0]))
             if isinstance(share, Rate):
                 key, spread = f"{key}, %", [100 * v for v in (share.value, *share.interval)]
-            if isinstance(share, Rate) or isinstance(row[key], (int, float)):
+            if isinstance(spread[0], (int, float)):
                 line = ", ".join(rest) or row["run"]
                 points.append((line, row["approach"], key, *spread, chance))
     columns = ["run", "approach", "measure", "value", "low", "high", "chance"]
@@ -279,9 +285,8 @@ def by_approach(rows: list[dict]) -> str:
             at = list(row).index("approach")
             settings, measured = list(row)[1:at], list(row)[at + 1 :]
             label = " ".join(f"{k.split('.')[-1]}={cell_text(row[k])}" for k in settings)
-            lines.append(
-                {"run": label or row["run"], **{in_short(k): short(row[k]) for k in measured}}
-            )
+            line = {"run": label or row["run"]}
+            lines.append(line | {in_short(k): short(row[k]) for k in measured})
         shown.append(f"\n{approach}\n{table(lines)}")
     return "\n".join(shown)
 

@@ -27,13 +27,5 @@ def twin(args: argparse.Namespace) -> None:
     """Draw synthetic clips."""
     from ppfer.twin import generate  # seconds, which `ppfer data` does without
 
-    generate(
-        args.out,
-        actors=args.actors,
-        size=args.size,
-        frames=args.frames,
-        seed=args.seed,
-        difficulty=args.difficulty,
-        wild=args.wild,
-        device=args.device,
-    )
+    asked = ("out", "actors", "size", "frames", "seed", "difficulty", "wild", "device")
+    generate(**{name: getattr(args, name) for name in asked})

@@ -21,7 +21,7 @@ from jupyter_core.paths import jupyter_runtime_dir
 from ppfer.base.errors import PpferError
 from ppfer.base.files import sweep
 from ppfer.base.processes import interruptible
-from ppfer.base.progress import FILE, following
+from ppfer.base.progress import relayed
 from ppfer.config import checked
 
 # What glibc gives back it must ask for again, page by page: a tenth of training's time on a CPU.
@@ -39,11 +39,8 @@ def execute(path: Path, out: Path, hide: list[str] | None = None, **parameters: 
     """Run one notebook through papermill, relaying progress, with every parameter checked.
 
     Args:
-        path: the notebook.
         out: executed copy.
         hide: names of clips of people: the copy then has neither them nor any picture.
-        parameters: values for its ``parameters`` cell; those equal to the cell's defaults are left
-            out.
 
     Raises:
         PpferError: for a parameter the notebook does not have or of another type than its default,
@@ -89,20 +86,14 @@ def execute(path: Path, out: Path, hide: list[str] | None = None, **parameters: 
 
 @contextlib.contextmanager
 def _kernels_environment() -> Iterator[None]:
-    """The environment that a kernel inherits, with a file for its progress, which is printed here
-    unless whoever started this process follows it already.
-    """
+    """The environment that a kernel inherits, its progress printed here."""
     before = dict(os.environ)
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ppfer-")))
-        if FILE not in os.environ:
-            os.environ[FILE] = str(folder / "progress.txt")
-            stack.enter_context(following(folder / "progress.txt", _indented))
+    with relayed(_indented), tempfile.TemporaryDirectory(prefix="ppfer-") as folder:
         for name in KEPT_MEMORY:
             os.environ.setdefault(name, str(2**32))
         if not _writable(Path(jupyter_runtime_dir())):  # a container's user, a batch node
             for name in (*HOMES, "MPLCONFIGDIR"):
-                os.environ.setdefault(name, str(folder))
+                os.environ.setdefault(name, folder)
         # figures inline, whatever this process draws with
         os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
         os.environ["PPFER_HEADLESS"] = "1"
@@ -152,4 +143,4 @@ def without_people(path: Path, names: list[str]) -> None:
     text = nbformat.writes(book)
     known = {json.dumps(n, ensure_ascii=False)[1:-1]: f"clip {i}" for i, n in enumerate(names)}
     every = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
-    path.write_text(re.sub(every, lambda m: known[m[0]], text) if known else text)
+    path.write_text(re.sub(every, lambda m: known[m[0]], text) if known else text, "utf-8")

@@ -25,12 +25,9 @@ def chosen(which: str) -> list[Path]:
     groups = {"main": MAIN, "tables": TABLES, "all": tuple(sorted(MAIN + TABLES))}
     numbers = groups.get(which) or tuple(n.strip().zfill(2) for n in which.split(","))
     found = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
-    missing = [n for n in numbers if n not in found]
-    if missing:
-        known = ", ".join(found)
-        raise PpferError(
-            f"there is no notebook {', '.join(missing)} in {NOTEBOOKS}; there are {known}"
-        )
+    if missing := [n for n in numbers if n not in found]:
+        known, none = ", ".join(found), ", ".join(missing)
+        raise PpferError(f"there is no notebook {none} in {NOTEBOOKS}; there are {known}")
     return [found[n] for n in numbers]
 
 
@@ -44,14 +41,8 @@ def student(args: argparse.Namespace) -> None:
 
 
 def copies(folder: Path, *, solutions: bool = False) -> list[Path]:
-    """Copies of the notebooks to work in, without outputs; files that are there already stay.
-
-    Args:
-        folder: links are made to fit wherever it is.
-        solutions: whether the cells with solutions are kept.
-
-    Returns:
-        The files that were written.
+    """Copies of the notebooks to work in, without outputs, with links that fit the folder; files
+    that are there already stay. Returns those that were written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     here, written = Path(os.path.relpath(REPO, folder.resolve())).as_posix(), []

@@ -28,18 +28,19 @@ APPROACHES = {  # of `ppfer protect`, by what they stand on; a test compares the
 }
 
 
+MODULES = {"twin": "data", "student": "notebooks", "clean": "audit"}  # others: as the command
+
+
 class Command(NamedTuple):
-    """A command of ``ppfer``.
+    """A command of ``ppfer``, done by the function of its name in its module of `ppfer.cli`, which
+    takes the arguments and returns an exit code or None.
 
     Attributes:
-        module: of `ppfer.cli`, with a function of the command's name that takes the arguments and
-            returns an exit code or None.
         options: adds what the command takes to its parser.
         help: one line.
         example: begins with a command line.
     """
 
-    module: str
     options: Callable[[argparse.ArgumentParser], None]
     help: str
     example: str
@@ -57,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(required=True, metavar="command", dest="command")
-    for name, (_, options, line, example) in COMMANDS.items():
+    for name, (options, line, example) in COMMANDS.items():
         about = {"help": line, "description": line, "epilog": f"example:\n  {example}"}
         options(commands.add_parser(name, formatter_class=raw, **about))
     return top
@@ -116,6 +117,8 @@ def _batch(parser: argparse.ArgumentParser) -> None:
 
 def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="+", metavar="RUN", help="folders of finished runs")
+    by = "also by groups: level, sentence, sex, age_group, race, any column that the clips have"
+    parser.add_argument("--by", default="", metavar="COLUMN,COLUMN", help=by)
     _runs_dir(parser)
 
 
@@ -190,19 +193,17 @@ def _export(parser: argparse.ArgumentParser) -> None:
     _of_a_run(parser)
     which = "a protector that the run has trained, e.g. ppfer, enhanced, live"
     parser.add_argument("--approach", required=True, metavar="NAME", help=which)
-    file = "the file to write, e.g. ppfer.safetensors"
+    file = "the file to write, e.g. ppfer.safetensors, or ppfer.onnx"
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=file)
 
 
 COMMANDS = {
     "run": Command(
-        "run",
         _run,
         "run the notebooks, headless and in order; finished stages are reused",
         "ppfer run --profile demo --seed 1",
     ),
     "batch": Command(
-        "batch",
         _batch,
         "a grid of settings, stages they share made once: one run a cell, one table, one picture",
         "ppfer batch --grid privacy.lr=1e-5,1e-4 --grid seed=0,1,2 --workers 2\n"
@@ -212,13 +213,11 @@ COMMANDS = {
         "goes on after Ctrl-C and tries again what failed. --name names the batch.",
     ),
     "compare": Command(
-        "compare",
         _compare,
         "finished runs side by side: one table, one picture; several seeds: mean and spread",
-        "ppfer compare demo demo-seed1",
+        "ppfer compare demo demo-seed1\n  ppfer compare demo --by level,sentence",
     ),
     "protect": Command(
-        "protect",
         _protect,
         "protect videos and photos, with or without a finished run",
         "ppfer protect holiday.mp4 --out protected\n"
@@ -233,53 +232,47 @@ COMMANDS = {
         ),
     ),
     "export": Command(
-        "export",
         _export,
         "a run's trained protector as one file, to use where neither run nor clips are",
         "ppfer export --approach ppfer --out ppfer.safetensors\n"
         "  ppfer protect holiday.mp4 --out protected --weights ppfer.safetensors\n\n"
         "The file holds weights, settings, what was measured of its leakage and a model card, no\n"
         "picture and no name. One that was altered is refused; it is not signed, so take it from\n"
-        "whom you trust.",
+        "whom you trust.\n\n"
+        "FILE.onnx (extra `onnx`) is for other programs: clips (B, T, 3, S, S) in [0, 1], or with\n"
+        "--approach regressor what reads movements off frames (N, 3, 112, 112). It is written\n"
+        "only where onnxruntime gives PyTorch's answers to 1e-4.",
     ),
     "data": Command(
-        "data",
         _data,
         "what is in a folder of clips: usable, rejected and why, and what is odd",
         "ppfer data data/twin",
     ),
     "twin": Command(
-        "data",
         _twin,
         "make more synthetic clips with CREMA-D's shape",
         "ppfer twin --actors 2 --wild 0 --out more",
     ),
     "student": Command(
-        "notebooks",
         _student,
         "copies of the notebooks to work in, without outputs and solutions",
         "ppfer student my_notebooks",
     ),
     "settings": Command(
-        "settings", _settings, "list all settings, their values and meanings", "ppfer settings"
+        _settings, "list all settings, their values and meanings", "ppfer settings"
     ),
-    "runs": Command(
-        "runs", _runs_dir, "list the runs there are and what tells them apart", "ppfer runs"
-    ),
+    "runs": Command(_runs_dir, "list the runs there are and what tells them apart", "ppfer runs"),
     "cost": Command(
-        "cost",
         _of_a_run,
         "memory and time of a profile's stages, before anyone starts them",
         "ppfer cost --profile paper",
     ),
     "audit": Command(
-        "audit",
         _people,
         "list what of a data set's people lies in the runs: clips, names, pictures",
         "ppfer audit --data crema-d",
     ),
     "clean": Command(
-        "audit",
         _people,
         "remove what `ppfer audit` lists, and search the rest for it",
         "ppfer clean --data crema-d",

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from ppfer.base.errors import PpferError
-from ppfer.base.processes import is_main
-from ppfer.base.progress import FILE, following
 from ppfer.config import REPO
 from ppfer.run.run import Run
 
@@ -60,34 +55,12 @@ WORDS = {  # what the stages of a kind do
 }
 
 
-@contextlib.contextmanager
-def overview(run: Run, notebooks: Sequence[str]) -> Iterator[Overview]:
-    """While the block runs, show how far it is, whichever process makes the stages.
-
-    Args:
-        run: what is made.
-        notebooks: numbers of the notebooks whose stages are made.
-    """
-    shown = Overview(run, planned(run, notebooks), len(notebooks))
-    if FILE in os.environ or not is_main():  # whoever started this command follows it already
-        yield shown
-        return
-    with tempfile.TemporaryDirectory(prefix="ppfer-") as folder:
-        file = Path(folder) / "progress.txt"
-        os.environ[FILE] = str(file)
-        try:
-            with following(file, shown):
-                yield shown
-        finally:
-            os.environ.pop(FILE, None)
-
-
 def planned(run: Run, notebooks: Sequence[str]) -> dict[str, float]:
     """Stages that notebooks make → seconds that each took where the page's were measured."""
-    numbers, found = set(notebooks), {}
-    for name, about in json.loads(COSTS.read_text()).items():
+    found = {}
+    for name, about in json.loads(COSTS.read_text("utf-8")).items():
         with contextlib.suppress(PpferError):  # of another config, or there is none any more
-            if run.stage(name).origin()[1] in numbers:
+            if run.stage(name).origin()[1] in notebooks:
                 found[name] = float(about["seconds"])
     return found
 
@@ -96,7 +69,6 @@ class Overview:
     """Prints lines of progress behind how far all is; called every moment, often with no line.
 
     Args:
-        run: whose stages are counted.
         costs: stage → seconds it takes on the machine where it was measured; what has been finished
             tells this machine's speed.
         notebooks: how many there are; each takes a while besides its stages.

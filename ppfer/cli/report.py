@@ -17,10 +17,10 @@ from nbconvert.filters import markdown2html
 from ppfer import measure
 from ppfer.base.device import device_name, versions
 from ppfer.base.files import atomic, owner_only, read_json
-from ppfer.cli.compare import COLUMNS, guessing, in_short
+from ppfer.cli.compare import COLUMNS, guessing, in_short, short
 from ppfer.cli.overview import WORDS, minutes
 from ppfer.config import REPO
-from ppfer.measure import as_rate, cell_text
+from ppfer.measure import as_rate
 from ppfer.run.names import differences, made_in
 from ppfer.run.run import Run
 
@@ -76,9 +76,7 @@ def main_in_words(rows: list[dict], guessing: Mapping[str, float]) -> list[dict]
         column = "actor" if key.startswith("plr") else "emotion"
         line = {"share of test clips": in_short(key)}
         for row in rows:
-            share = as_rate(row.get(key))
-            short = cell_text(row.get(key, "")) if share is None else share.short
-            line[ROWS.get(row["approach"], row["approach"])] = short
+            line[ROWS.get(row["approach"], row["approach"])] = short(row.get(key, ""))
         lines.append(line | {"guessing": f"{100 * guessing[column]:.1f} %"})
     return lines
 
@@ -132,32 +130,23 @@ def _against(published: list[dict], rows: list[dict], folder: Path) -> str:
 # --- pictures -------------------------------------------------------------------
 
 
-def telling_picture(notebook: Path) -> tuple[bytes, str] | None:
-    """PNG of the cell tagged "thumbnail" of an executed notebook, or the largest there is, and what
-    it shows.
-    """
-    found = []
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        chosen = "thumbnail" in cell.metadata.get("tags", [])
-        for output in cell.get("outputs", []):
-            coded = output.get("data", {}).get("image/png")
-            words = output.get("data", {}).get("text/plain", "")
-            found += [(chosen, len(coded), coded, words)] if coded else []
-    if not found:
-        return None
-    *_, coded, words = max(found)
-    return base64.b64decode(coded), words
-
-
 def keep_pictures(folder: Path) -> dict[Path, str]:
-    """One picture of each executed notebook, as ``pictures/NN.png`` → what it shows."""
+    """One picture of each executed notebook, of the cell tagged "thumbnail" or else the largest
+    there is, as ``pictures/NN.png`` → what it shows.
+    """
     kept = {}
     for book in sorted((folder / "notebooks").glob("[0-9]*.ipynb")):
-        if found := telling_picture(book):
+        found = []
+        for cell in nbformat.read(book, as_version=4).cells:
+            chosen = "thumbnail" in cell.metadata.get("tags", [])
+            for data in (output.get("data", {}) for output in cell.get("outputs", [])):
+                if coded := data.get("image/png"):
+                    found.append((chosen, len(coded), coded, data.get("text/plain", "")))
+        if found:
             path = folder / "pictures" / f"{book.name[:2]}.png"
+            *_, coded, kept[path] = max(found)
             with atomic(path) as partial:
-                partial.write_bytes(found[0])
-            kept[path] = found[1]
+                partial.write_bytes(base64.b64decode(coded))
     return kept
 
 
@@ -165,9 +154,7 @@ def keep_pictures(folder: Path) -> dict[Path, str]:
 
 
 def write_report(run: Run) -> Path:
-    """Write a run's ``report.md`` and ``report.html``, which has its pictures inside; returns the
-    latter's path.
-    """
+    """Write a run's ``report.md`` and, with its pictures inside, ``report.html``; returns that."""
     text = report(run, keep_pictures(run.dir))
     with atomic(run.dir / "report.md") as partial:
         partial.write_text(text, encoding="utf-8")
@@ -203,16 +190,10 @@ def report(run: Run, pictures: Mapping[Path, str]) -> str:
     made, begun = made_in(run.dir), calls(run.dir)
     parts += ["## What it took", _in_all(begun)]
     if made:
-        longest = sorted(made.items(), key=lambda pair: -pair[1]["seconds"])
-        rows = [
-            {
-                "stage": name,
-                "what it does": WORDS.get(name.split("/")[0], ""),
-                "minutes": f"{about['seconds'] / 60:.2f}",
-                "on": about["device"],
-            }
-            for name, about in longest
-        ]
+        rows = []
+        for name, about in sorted(made.items(), key=lambda pair: -pair[1]["seconds"]):
+            row = {"stage": name, "what it does": WORDS.get(name.split("/")[0], "")}
+            rows.append(row | {"minutes": f"{about['seconds'] / 60:.2f}", "on": about["device"]})
         parts.append(measure.markdown(rows))
     memory = psutil.virtual_memory().total / 2**30
     parts += [

@@ -11,12 +11,14 @@ from pathlib import Path
 from ppfer.base.errors import PpferError
 from ppfer.base.files import read_json
 from ppfer.base.processes import is_main
+from ppfer.base.progress import relayed
 from ppfer.cli import audit, execute, notebooks, report
 from ppfer.cli.compare import results_of, short, write_side_by_side
-from ppfer.cli.overview import Overview, minutes, overview
+from ppfer.cli.overview import Overview, minutes, planned
 from ppfer.cli.settings import config_of, settings_of
 from ppfer.cli.terminal import table
 from ppfer.method.networks import band_split
+from ppfer.run.names import introduce
 from ppfer.run.run import Run
 from ppfer.show import tradeoff
 from ppfer.study import catalogue, tables
@@ -28,7 +30,7 @@ GROUPS = ("main", "tables", "all")  # of notebooks, and of what is made without 
 def run(args: argparse.Namespace) -> None:
     """Run what is asked for and say what came out."""
     config, began = config_of(args), time.monotonic()
-    books = notebooks.chosen(args.notebooks)  # a number that is none is said before anything runs
+    books = notebooks.chosen(args.notebooks)
     if args.no_notebooks and args.notebooks not in GROUPS:
         raise PpferError(f"--no-notebooks makes {', '.join(GROUPS)}, not '{args.notebooks}'")
     band_split(config)  # knows which wavelets and modes there are
@@ -46,7 +48,8 @@ def run(args: argparse.Namespace) -> None:
 
     ended = "stopped"
     try:
-        with overview(run, [path.name[:2] for path in books]) as shown:
+        shown = Overview(run, planned(run, [path.name[:2] for path in books]), len(books))
+        with relayed(shown):
             _make(run, args, books, shown)
         ended = "finished"
     finally:
@@ -80,7 +83,7 @@ def _say_results(run: Run, seconds: float) -> None:
     """What came out, whether it should, the picture that shows most, and where to look next."""
     made = run.dir / "tables"
     if rows := read_json(made / "main.json", []):
-        run.introduce()  # where all its stages are another run's, nobody has
+        introduce(run.dir, run.config)  # where all its stages are another run's, nobody has
         results = results_of([run.dir])
         write_side_by_side(results, made, "results")
         guessing = results[0].guessing

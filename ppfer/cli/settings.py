@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import inspect
 import re
 import textwrap
@@ -14,9 +15,11 @@ from pathlib import Path
 
 from ppfer import config
 from ppfer.base.errors import PpferError
+from ppfer.cli.terminal import WIDE
 from ppfer.config import PATHS, Config, Train, dotted, load_config, to_dict
+from ppfer.run.names import DATA, data_path
 
-WIDE = 100  # columns of a terminal
+PATHS_OF_FILES = tuple(name for name in PATHS if name not in DATA)
 NO_FILE = ("", "DEFAULT")  # what a setting that takes a path may be instead
 
 
@@ -32,34 +35,37 @@ def settings_of(args: argparse.Namespace, *, there: bool = True) -> dict[str, ob
         there: whether the folders of clips have to be there.
 
     Raises:
-        PpferError: for an unknown setting, a wrong value, or a folder that is not there.
+        PpferError: for an unknown setting, a wrong value, or a file or folder that is not there.
     """
     settings: dict[str, object] = {}
     for pair in args.set:
         key, equals, value = pair.partition("=")
         if not equals:
             raise PpferError(f"--set takes KEY=VALUE, got '{pair}'")
+        if key == "profile":
+            raise PpferError(f"the profile has an option of its own: --profile {value}")
         settings[key] = value
-    for name in ("data", "wild"):
-        folder = getattr(args, name)
-        if folder is not None:
-            if there and not folder.exists():
-                raise PpferError(f"there is no data at {folder}")
-            settings[name] = str(folder.resolve())
-    if args.name:
-        settings["name"] = args.name
-    settings = from_here(settings)
+    given = {name: getattr(args, name) for name in (*DATA, "name")}
+    settings |= {name: str(value) for name, value in given.items() if value}
+    settings = from_here(settings, there=there)
     load_config(args.profile, {"seed": args.seed, **settings})  # a mistake is said now
     return settings
 
 
-def from_here(settings: Mapping[str, object]) -> dict[str, object]:
+def from_here(settings: Mapping[str, object], *, there: bool = True) -> dict[str, object]:
     """Settings whose paths count from where the command was given; what is not there stays as it
     is, and counts from the checkout.
 
     Notebooks run in their own folder, and workers wherever their cluster starts them.
+
+    Raises:
+        PpferError: for a path that is in neither place; of clips, if they have to be `there`.
     """
-    return {key: here(value) if key in PATHS else value for key, value in settings.items()}
+    found = {key: here(value) if key in PATHS else value for key, value in settings.items()}
+    for key in found.keys() & set(PATHS if there else PATHS_OF_FILES):
+        if found[key] not in NO_FILE and not data_path(str(found[key])).exists():
+            raise PpferError(f"{key}: there is no {found[key]}; paths count from {Path.cwd()}")
+    return found
 
 
 def here(value: object) -> object:
@@ -84,7 +90,7 @@ def settings(args: argparse.Namespace) -> None:
     for name in values["identity"]:
         _print(f"STAGE.{name}", meaning[f"Train.{name}"])
     print("\nStages, with what is not the same in all of them:\n")
-    usual = {f.name: f.default for f in Train.__dataclass_fields__.values()}
+    usual = {f.name: f.default for f in dataclasses.fields(Train)}
     for name in _training():
         own = {k: v for k, v in values[name].items() if v != usual[k]}
         said = ", ".join(f"{k}={_text(v)}" for k, v in own.items())
@@ -101,8 +107,7 @@ def meanings() -> dict[str, str]:
     for node in ast.parse(source).body:
         if not isinstance(node, ast.ClassDef):
             continue
-        group = "" if node.name == "Config" else node.name if node.name == "Train" else None
-        group = f"{node.name.lower()}." if group is None else group and f"{group}."
+        group = {"Config": "", "Train": "Train."}.get(node.name, f"{node.name.lower()}.")
         for field in (part for part in node.body if isinstance(part, ast.AnnAssign)):
             first = field.lineno - 1
             while lines[first - 1].lstrip().startswith("#"):
@@ -118,7 +123,7 @@ def meanings() -> dict[str, str]:
 
 def _training() -> list[str]:
     """Names of the stages whose training has settings."""
-    return [f.name for f in Config.__dataclass_fields__.values() if isinstance(f.default, Train)]
+    return [f.name for f in dataclasses.fields(Config) if isinstance(f.default, Train)]
 
 
 def _text(value: object) -> str:

@@ -8,13 +8,9 @@ WIDE = 100  # columns of a terminal
 
 
 def table(rows: list[dict], text: Callable[[object], str] = str) -> str:
-    """Rows as aligned columns; the long "what_ran" column is left to the files.
+    """Rows as aligned columns, cells by `text`; the long "what_ran" column is left to the files.
 
     A table that is wider than a terminal is turned on its side, or else cut between columns.
-
-    Args:
-        rows: what a row does not have is left empty.
-        text: how a cell looks.
     """
     columns = [c for c in dict.fromkeys(key for row in rows for key in row) if c != "what_ran"]
     cells = [columns, *([text(row.get(c, "")) for c in columns] for row in rows)]
@@ -25,10 +21,8 @@ def table(rows: list[dict], text: Callable[[object], str] = str) -> str:
     if len(lines[0]) > WIDE and len(columns) > 2:
         first, *rest = columns
         half = (len(rest) + 1) // 2
-        parts = [
-            [{c: row.get(c, "") for c in (first, *some)} for row in rows]
-            for some in (rest[:half], rest[half:])
-        ]
+        halves = ((first, *some) for some in (rest[:half], rest[half:]))
+        parts = ([{c: row.get(c, "") for c in some} for row in rows] for some in halves)
         return "\n\n".join(table(part, text) for part in parts)
     return "\n".join(lines)
 

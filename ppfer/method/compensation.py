@@ -1,6 +1,4 @@
-"""Can the expression be brought back? The expression controller C_fc and Algorithm 2 (paper
-§3.4).
-"""
+"""Can the expression be brought back? C_fc, its controller, and Algorithm 2 (paper §3.4)."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ from ppfer.run.training import Training
 
 
 def wild_labels(emotions: list[str], classes: list[str]) -> np.ndarray:
-    """Labels of wild clips in the order of `classes`; −1 (masked) for emotions the data set at hand
-    does not have.
+    """Labels of wild clips in the order of `classes`; −1 (masked) for other emotions.
 
     Raises:
         PpferError: if a class has no wild clip to learn from.

@@ -1,6 +1,4 @@
-"""Who is it? The identity controller, C_hpr = C_lpr = V_pl, and the attacker who retrains it (paper
-§4.2).
-"""
+"""Who is it? The identity controller, C_hpr = C_lpr = V_pl, and who retrains it (paper §4.2)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What the stages share: networks of a config, batches of bands, measures under training, one
-loss.
-"""
+"""What stages share: networks of a config, batches of bands, one loss, measures in training."""
 
 from __future__ import annotations
 
@@ -162,14 +160,6 @@ def leak(
     return leakage(run.logits(validator, store, part), actors, seed=run.config.seed)
 
 
-def validation_frames(run: Run, store: str, part: str = "val") -> Tensor:
-    """Clips of a part to look at while training: all frames where time is split, else about four of
-    each.
-    """
-    clips = run.tensor(store)[torch.as_tensor(run.parts[part])]
-    return clips if whole_clips(run.config) else clips[:, :: max(1, clips.shape[1] // 4)]
-
-
 def protected_by(run: Run, protector: protect.Apply, clips: Tensor, batch: int = 16) -> Tensor:
     """Clips (n, T, 3, H, W) uint8 as a protector that is still sought or trained makes them."""
     how = {"device": run.device, "precision": run.config.precision, "batch": batch}
@@ -178,10 +168,10 @@ def protected_by(run: Run, protector: protect.Apply, clips: Tensor, batch: int =
 
 
 def protection(run: Run, protector: protect.Apply, store: str) -> dict[str, float]:
-    """Validation measures of a protector under training: PLR of the frozen validator and L1 to its
-    input.
-    """
-    clips = validation_frames(run, store)
+    """Of a protector under training: validation PLR of the frozen validator and L1 to its input."""
+    clips = run.tensor(store)[torch.as_tensor(run.parts["val"])]
+    if not whole_clips(run.config):  # about four frames of each will do
+        clips = clips[:, :: max(1, clips.shape[1] // 4)]
     out = protected_by(run, protector, clips, batch=32)
     distance = (out.float() - clips.to(out.device).float()).abs().mean() / 255
     named = accuracy(run.logits("identity", out), run.labels("actor")[run.parts["val"]])
@@ -189,9 +179,7 @@ def protection(run: Run, protector: protect.Apply, store: str) -> dict[str, floa
 
 
 def expression_measures(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy and loss of logits (n, classes), or (n, T, classes) of every frame, against the
-    clips' labels (n,).
-    """
+    """Accuracy and loss of logits (n, classes), or of frames (n, T, classes), by labels (n,)."""
     truth = torch.as_tensor(labels).repeat_interleave(logits[0, ..., 0].numel())
     loss = F.cross_entropy(logits.flatten(0, -2), truth)
     return {"val_loss": float(loss), "val_accuracy": accuracy(logits, labels).value}

@@ -12,20 +12,17 @@ from ppfer.base.processes import rank, world
 
 
 class Batches:
-    """Shuffled batches of frames or clips, a pure function of (seed, step).
+    """Shuffled batches, a pure function of (seed, step): called with a step it returns
+    ``(pixels float in [0, 1], labels…)`` on `device`.
 
     Args:
         clips: (N, T, 3, H, W) uint8 on any device.
         index: which of the N to draw from; every epoch visits each once, in a fresh order.
         labels: (N,) or a tuple of such arrays, aligned with `clips`.
         batch: clips per step over all processes.
-        per_frame: True gives one random frame of each clip, (B, 3, H, W); False gives clips,
-            (B, T, 3, H, W).
-        augment: one random shift per batch, horizontal flip and (of frames) brightness per sample.
-        colour: each sample's channels are scaled by factors in [1 − colour, 1 + colour]; only with
-            `augment`.
-
-    Calling it with a step returns ``(pixels float in [0, 1], labels…)`` on `device`.
+        per_frame: one random frame of each clip, (B, 3, H, W); else clips, (B, T, 3, H, W).
+        augment: one random shift per batch, horizontal flip and (of frames) brightness per sample,
+            whose channels are scaled by factors in [1 − colour, 1 + colour] besides.
     """
 
     def __init__(
@@ -50,9 +47,7 @@ class Batches:
         self._epoch, self._order = -1, self.index
 
     def _clip_ids(self, step: int) -> Tensor:
-        """The `batch` clips of this step: consecutive places in an endless row of shuffled
-        epochs.
-        """
+        """The clips of a step: consecutive places in an endless row of shuffled epochs."""
         places = torch.arange(step * self.batch, (step + 1) * self.batch)
         epochs = places // len(self.index)
         out = torch.empty(self.batch, dtype=torch.long)
@@ -94,13 +89,8 @@ def _generator(seed: int, step: int) -> torch.Generator:
 
 
 def augment(pixels: Tensor, flip: Tensor, tint: Tensor, shift: list[int]) -> Tensor:
-    """Flip samples, scale their colours, and move the whole batch by up to 1/16 of its width.
-
-    Args:
-        pixels: (B, ..., 3, H, W) in [0, 1].
-        flip: (B,) bool.
-        tint: (B, 3) factors.
-        shift: two integers in [0, H/8]; H/16 is no shift.
+    """Pixels (B, ..., 3, H, W) in [0, 1], samples flipped where `flip` (B,) says so and coloured by
+    factors (B, 3), all moved by up to 1/16 of their width: two integers in [0, H/8], H/16 is none.
     """
     return tinted(move(pixels, flip, shift), tint)
 

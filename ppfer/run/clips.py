@@ -1,6 +1,4 @@
-"""Where clips come from: decoded or rendered originals, in-the-wild clips, the split, and clips
-made by a protector.
-"""
+"""Where clips come from: originals, in-the-wild clips, the split, and what a protector makes."""
 
 from __future__ import annotations
 
@@ -28,10 +26,8 @@ from ppfer.run.names import data_path
 from ppfer.run.stage import Stage, stage
 
 CLIPS_A_PASS = 32  # through a protector
-ACTOR_FOLDS, FOLDS = (
-    "actor_folds",
-    5,
-)  # a value of `split_by`, and how many parts of people it makes
+ACTOR_FOLDS = "actor_folds"  # a value of `split_by`
+FOLDS = 5  # parts of people that it makes
 
 
 def twin_origin(config: Config) -> dict | None:
@@ -41,7 +37,7 @@ def twin_origin(config: Config) -> dict | None:
     path = data_path(config.data) / "twin.json"
     if not path.exists():
         return None
-    recipe = {"difficulty": 0.0} | json.loads(path.read_text())  # older twins do not say it
+    recipe = {"difficulty": 0.0} | json.loads(path.read_text("utf-8"))  # older twins do not say it
     return {key: recipe[key] for key in ("frames", "seed", "difficulty")}
 
 
@@ -75,17 +71,15 @@ class Decoded(Stage):
         return ClipStore.open(folder / "store")
 
 
-@stage(
-    "clips",
-    settings=("size", "frames", "generate", "actors", "clips_per_actor"),
-    notebook="00",
-    alone=True,
-)
+DECODED = ("size", "frames", "generate")
+
+
+@stage("clips", settings=(*DECODED, "actors", "clips_per_actor"), notebook="00", alone=True)
 class Clips(Decoded):
     """V: the original clips."""
 
 
-@stage("wild", settings=("size", "frames", "generate", "wild_clips"), notebook="00", alone=True)
+@stage("wild", settings=(*DECODED, "wild_clips"), notebook="00", alone=True)
 class Wild(Decoded):
     """In-the-wild clips for the expression controller (the paper's 3,600 DFEW clips)."""
 
@@ -94,10 +88,7 @@ class Wild(Decoded):
 
 def chosen_clips(config: Config, *, wild: bool = False) -> Index:
     """The index of the clips a config asks for: its data folder, cut down to ``actors``,
-    ``clips_per_actor``, ``wild_clips``.
-
-    Raises:
-        PpferError: if there is nothing usable at the path.
+    ``clips_per_actor``, ``wild_clips``; a `PpferError` if there is nothing usable.
     """
     # only here, as in `Split.make`: who loads what is there needs none of what reads data sets
     from ppfer.data.index import index
@@ -128,13 +119,10 @@ def _evenly(table: pd.DataFrame, column: str, count: int) -> pd.DataFrame:
     return table.loc[sorted(in_turn.index[:count])]
 
 
-@stage(
-    "split",
-    needs=("clips",),
-    settings=("test", "val", "split_by", "seed"),
-    notebook="00",
-    alone=True,
-)
+SPLIT_BY = ("test", "val", "split_by", "seed")
+
+
+@stage("split", needs=("clips",), settings=SPLIT_BY, notebook="00", alone=True)
 class Split(Stage):
     """Train, validation and test parts: closed set, all actors on both sides (paper §4.1).
 
@@ -182,17 +170,23 @@ class Split(Stage):
 
     def load(self, folder: Path) -> dict[str, np.ndarray]:
         row = {name: i for i, name in enumerate(self.run.table["clip"])}
-        members = json.loads((folder / "split.json").read_text())
+        members = json.loads((folder / "split.json").read_text("utf-8"))
         dealt = [name for names in members.values() for name in names]
         if sorted(dealt) != sorted(row):
             raise PpferError(
                 f"{folder / 'split.json'} does not deal every clip to exactly one of train, val "
                 "and test; delete its folder and run notebook 00 again"
             )
-        return {
-            part: np.array([row[name] for name in names], dtype=np.int64)
-            for part, names in members.items()
-        }
+        rows = {part: [row[name] for name in names] for part, names in members.items()}
+        return {part: np.array(places, np.int64) for part, places in rows.items()}
+
+
+def names_people(run: Any) -> bool:
+    """Whether PLR says something: there are people to tell apart, and training shows all of those
+    who are tested, as it does not of actor-disjoint parts.
+    """
+    train, test = (set(run.labels("actor")[run.parts[part]]) for part in ("train", "test"))
+    return len(train) > 1 and test <= train
 
 
 @stage("protected/{protector}", settings=("keep_protected",), notebook="", alone=True)
@@ -262,7 +256,5 @@ class ByClip(dict):
 
 
 def by_clip(run: Any, values: Iterable) -> ByClip:
-    """What is known of a run's clips, in the order of its table, for a protector that looks it up
-    by their names (`Protector.named`).
-    """
+    """What is known of a run's clips, in its table's order, for a protector that is `named`."""
     return ByClip(zip(run.table["clip"], values, strict=True))

@@ -37,13 +37,9 @@ def write_export(run: Run, name: str, path: Path, said: Mapping[str, object]) ->
         PpferError: when it stands on something else than networks, or cannot be written.
     """
     state, stages = {}, {}
+    of_networks(run, name)
     for need in run.protector(name).needs:
         stage = run.stage(need)
-        if not hasattr(stage, "loaded"):
-            raise PpferError(
-                f"{name} stands on {need}, which is about a run's clips, and stays in the run; "
-                "export one that is made of networks, e.g. ppfer"
-            )
         if not run.has(need):  # a shipped network, which `build` takes from where it lies
             run.ensure(need)
         made, kept = run.get(need), getattr(stage, "of_people", ())
@@ -58,6 +54,16 @@ def write_export(run: Run, name: str, path: Path, said: Mapping[str, object]) ->
     about = {"approach": name, "settings": settings, "stages": stages, "keys": keys, **said}
     metadata = {key: json.dumps(value) for key, value in about.items()} | {"export": FORMAT}
     return save_tensors(state, path, metadata | {"sha256": _sha256(metadata, state)})
+
+
+def of_networks(run: Run, name: str) -> None:
+    """A `PpferError` when a protector stands on something else than networks."""
+    for need in run.protector(name).needs:
+        if not hasattr(run.stage(need), "loaded"):
+            raise PpferError(
+                f"{name} stands on {need}, which is about a run's clips, and stays in the run; "
+                "export one that is made of networks, e.g. ppfer"
+            )
 
 
 def read_export(path: Path) -> tuple[dict, dict[str, Tensor]]:

@@ -25,15 +25,8 @@ MATRIX_UNITS = ("cuda",)  # devices where a layer rewritten as matrix products i
 
 
 def prepare(module: nn.Module, device: torch.device) -> nn.Module:
-    """Give `module` the layers and the memory layout that are fastest on `device`, in place.
-
-    Args:
-        module: anything made of `ppfer.nets`, `ppfer.uvit` or torchvision's networks; trainable or
-            frozen.
-        device: where it will run.
-
-    Returns:
-        `module`, with the same parameters under the same names.
+    """Give anything made of `ppfer.nets`, `ppfer.uvit` or torchvision's networks, trainable or
+    frozen, the layers and the memory layout that are fastest on `device`, in place.
     """
     if device.type in MATRIX_UNITS:
         for part in module.modules():
@@ -62,9 +55,8 @@ def _replacement(part: nn.Module) -> type[nn.Module] | None:
 
 
 def channels_last(module: nn.Module, plain: Container[int] = ()) -> nn.Module:
-    """Store convolution weights channels-last (2-D and 3-D), which is what fast kernels want.
-
-    Those whose ``id`` is in `plain` get PyTorch's usual layout.
+    """Store convolution weights channels-last (2-D and 3-D), which is what fast kernels want; those
+    whose ``id`` is in `plain` get PyTorch's usual layout.
 
     Kernels of one pixel too, though they lie in memory that way already: with the strides of their
     gradients, or several processes copy those one by one.
@@ -125,9 +117,9 @@ class _UNetOfProducts(nets.UNet):
         return resample(x, size, align_corners=True)
 
 
-class _Judge:
-    """A classifier or recognizer whose gradient, on the way to a picture that it sees in another
-    size, is the same each time: while others are trained to please or to deceive it.
+class _Judge(nets.Classifier):
+    """A classifier whose gradient, on the way to a picture that it sees in another size, is the
+    same each time: while others are trained to please or to deceive it.
     """
 
     def resize(self, frames: Tensor) -> Tensor:
@@ -137,14 +129,6 @@ class _Judge:
         with torch.autocast(frames.device.type, enabled=False):
             how = {"align_corners": False, "antialias": max(given) > size}
             return resample(frames.float(), (size, size), **how)
-
-
-class _JudgeOfFrames(_Judge, nets.Classifier):
-    pass
-
-
-class _JudgeOfClips(_Judge, nets.Recognizer):
-    pass
 
 
 class _PoolOfFrames(nn.MaxPool3d):
@@ -159,11 +143,7 @@ class _PoolOfFrames(nn.MaxPool3d):
         return F.max_pool2d(frames, kernel, stride, padding).unflatten(0, (b, t)).transpose(1, 2)
 
 
-_INSTEAD = {
-    nets.UNet: _UNetOfProducts,
-    nets.Classifier: _JudgeOfFrames,
-    nets.Recognizer: _JudgeOfClips,
-}
+_INSTEAD = {nets.UNet: _UNetOfProducts, nets.Classifier: _Judge}
 
 
 def resample(x: Tensor, size: tuple[int, int], **how: bool) -> Tensor:
@@ -171,20 +151,14 @@ def resample(x: Tensor, size: tuple[int, int], **how: bool) -> Tensor:
 
     In x's type and channels-last throughout: PyTorch's kernel works in float32 under autocast, and
     its gradient is a scatter of atomic additions, which differ in their last digits from call to
-    call.
-
-    Args:
-        x: pictures.
-        size: height and width wanted.
-        how: ``align_corners`` and ``antialias`` as `torch.nn.functional.interpolate` takes them.
+    call. ``align_corners`` and ``antialias`` are as `torch.nn.functional.interpolate` takes them.
     """
     sizes = zip(x.shape[-2:], size, strict=True)
     rows, columns = (_interpolation(n, m, x, **how) for n, m in sizes)
     x = x.permute(0, 2, 3, 1)  # (N, h, w, C): how a channels-last tensor lies in memory
     n, h = x.shape[:2]
-    x = torch.bmm(columns.expand(n * h, -1, -1), x.flatten(0, 1)).unflatten(
-        0, (n, h)
-    )  # (N, h, W, C)
+    x = torch.bmm(columns.expand(n * h, -1, -1), x.flatten(0, 1))  # (N·h, W, C)
+    x = x.unflatten(0, (n, h))
     x = torch.bmm(rows.expand(n, -1, -1), x.flatten(2)).unflatten(-1, x.shape[2:])  # (N, H, W, C)
     return x.permute(0, 3, 1, 2)
 
@@ -228,12 +202,8 @@ def fold_batchnorm(module: nn.Module) -> nn.Module:
 
 
 def compiled(function: Callable[[Tensor], Tensor], batch: int) -> Callable[[Tensor], Tensor]:
-    """`function` under `torch.compile`, for one shape: half a minute's wait, then a third more
-    frames a second.
-
-    Args:
-        function: (n, …) to (n, …).
-        batch: n at most; fewer are filled up with the last one, so that one shape is compiled.
+    """`function`, (n, …) to (n, …), under `torch.compile`: half a minute's wait, then a third more
+    frames a second. Fewer than `batch` are filled up with the last one: one shape is compiled.
     """
     fast = torch.compile(function, dynamic=False)
 
@@ -251,10 +221,7 @@ def compiled(function: Callable[[Tensor], Tensor], batch: int) -> Callable[[Tens
 
 class Captured:
     """A training step as a CUDA graph: its kernels are recorded, then replayed without Python in
-    between.
-
-    The results are those of the step itself; a step of many small kernels takes two thirds of the
-    time.
+    between, with the same results; one of many small kernels takes two thirds of the time.
 
     Args:
         step: batch → loss, of tensors that keep their shapes; it must not look at a value (no
@@ -288,13 +255,8 @@ class Captured:
 def deployed(
     protector: Apply, batch: int, *, precision: str = "auto", compile: bool = False
 ) -> Apply:
-    """A protector made of our networks as it runs fastest on a GPU (`deploy`); any other as it is.
-
-    Args:
-        protector: clips → clips; a network, or a method of one such as `PPFER.compensate`.
-        batch: clips per call at most.
-        precision: what it will be called under.
-        compile: use `torch.compile`: half a minute's wait, then a third more frames a second.
+    """A protector made of our networks, one itself or a method such as `PPFER.compensate`, as it
+    runs fastest on a GPU: `deploy` and, with `compile`, `compiled`; any other as it is.
     """
     owner = getattr(protector, "__self__", protector)
     ours = isinstance(owner, (PrivacyEnhancer, FrameEnhancer, PPFER))

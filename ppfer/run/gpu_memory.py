@@ -1,4 +1,4 @@
-"""Where clips lie as tensors: on the GPU if there is one with room, else in main memory."""
+"""Where clips lie as tensors."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ppfer.base.device import autocast
 from ppfer.base.errors import PpferError, out_of_memory
 from ppfer.base.files import atomic
-from ppfer.base.processes import interruptible
+from ppfer.base.processes import interruptible, is_main
 from ppfer.base.progress import Progress, say
 from ppfer.base.weights import load_weights, save_weights, total
 from ppfer.config import Train
@@ -43,10 +43,7 @@ def learning_rate(step: int, config: Train) -> float:
 
 
 class Loop:
-    """What moves while a stage trains: network, optimizer and counters, one step at a time.
-
-    Args: see `fit`.
-    """
+    """What moves while a stage trains: network, optimizer and counters, one step at a time."""
 
     def __init__(
         self, objective: nn.Module, config: Train, out: Path, precision: str, compile: bool
@@ -80,19 +77,8 @@ class Loop:
         self.checkpoint, self.log = out / "checkpoint.pt", out / "metrics.jsonl"
         # loss summed since the last line of the log, and over how many steps
         self.running, self.since = torch.zeros((), device=self.device), 0
-        self.state = {
-            "step": 0,
-            "seconds": 0.0,
-            "best_step": 0,
-            "best": {},
-            "best_score": None,
-            "loss": float("nan"),
-        }
-
-    @property
-    def main(self) -> bool:
-        """Whether this process writes the files."""
-        return self.accelerator.is_main_process
+        self.state = {"step": 0, "seconds": 0.0, "loss": float("nan")}
+        self.state |= {"best_step": 0, "best": {}, "best_score": None}
 
     def update(self, *batch: Tensor) -> Tensor:
         """One optimizer step; returns the loss, detached."""
@@ -121,21 +107,17 @@ class Loop:
 
     def write(self, row: dict) -> None:
         """Append a line to the log."""
-        if self.main:
+        if is_main():
             row = row | {"seconds": round(self.state["seconds"], 2)}
-            with self.log.open("a") as stream:
+            with self.log.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
 
     def save(self) -> None:
         """Write the checkpoint."""
-        if self.main:
-            blob = {
-                "objective": self.objective.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "state": self.state,
-                "running": self.running,
-                "since": self.since,
-            }
+        if is_main():
+            blob = {"objective": self.objective.state_dict(), "state": self.state}
+            blob |= {"optimizer": self.optimizer.state_dict()}
+            blob |= {"running": self.running, "since": self.since}
             try:
                 with atomic(self.checkpoint) as partial:
                     torch.save(blob, partial)
@@ -145,7 +127,7 @@ class Loop:
     def resume(self) -> None:
         """Go on from the checkpoint if there is one; forget what the log says of later steps."""
         if not (saved := self._read_checkpoint()):
-            self.log.write_text("")
+            self.log.write_text("", "utf-8")
             return
         self.objective.load_state_dict(saved["objective"])
         groups = zip(saved["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True)
@@ -154,10 +136,10 @@ class Loop:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state, self.running, self.since = saved["state"], saved["running"], saved["since"]
         kept = []
-        for line in self.log.read_text().splitlines() if self.log.exists() else []:
+        for line in self.log.read_text("utf-8").splitlines() if self.log.exists() else []:
             with contextlib.suppress(ValueError):  # written by half
                 kept += [line + "\n"] * (json.loads(line)["step"] <= self.state["step"])
-        self.log.write_text("".join(kept))
+        self.log.write_text("".join(kept), "utf-8")
 
     def _read_checkpoint(self) -> dict | None:
         """The checkpoint; None where there is none, or it is damaged: then training begins anew."""
@@ -185,21 +167,19 @@ def fit(
     precision: str = "auto",
     compile: bool = False,
 ) -> dict:
-    """Train `net` through `objective`; leave the best and the last weights in `out` and the best in
-    `net`.
+    """Train `net` through `objective`; leave the best and the last weights in `out`, as
+    ``weights.safetensors`` and ``last.safetensors``, and the best in `net`.
 
     Args:
         objective: ``forward(*batch) -> loss``; contains `net`. Frozen parts must be
             `nets.freeze`-d. One that trains other networks at other steps has a true attribute
             ``alternates``; one whose step may be a CUDA graph, ``captures``.
-        net: what is saved: ``weights.safetensors`` (best by `score`) and ``last.safetensors``.
         batches: step → batch; see `Batches`.
         out: stage folder; ``metrics.jsonl`` and ``checkpoint.pt`` live here. A checkpoint found
             there is resumed.
         evaluate: returns validation metrics; called ``config.evals`` times with the network in eval
             mode.
-        score: metrics → list of numbers, compared in order, lower is better. Default: the last look
-            wins.
+        score: metrics → numbers, compared in order, lower is better. Default: the last look wins.
         compile: fuse the step's kernels with `torch.compile` on a GPU: up to a minute's wait, so
             that it pays in stages of several minutes.
 
@@ -248,7 +228,7 @@ def fit(
                 if state["best_score"] is None or value < state["best_score"]:
                     value = [float(v) for v in value]
                     state.update(best_score=value, best=metrics, best_step=done)
-                    if loop.main:
+                    if is_main():
                         save_weights(net, out / "weights.safetensors")
                 row = {"step": done, "loss": state["loss"], **metrics}
 
@@ -266,7 +246,7 @@ def fit(
     # where the loss is 0 from the start there is nothing to learn
     if first < steps and state["loss"] and total(net) == start:
         raise PpferError(f"{name}: no weight moved in {steps - first} steps; nothing was trained")
-    if loop.main:
+    if is_main():
         save_weights(net, out / "last.safetensors")
         if evaluate is None:
             save_weights(net, out / "weights.safetensors")

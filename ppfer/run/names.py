@@ -18,18 +18,14 @@ ASIDE = "earlier"  # in a run's folder: finished results that its settings have 
 
 
 def data_path(path: str) -> Path:
-    """A data folder named in a config, absolute (stores keep it): as given if it exists, else
-    relative to the repository.
-    """
+    """A data folder of a config, absolute: as given if it exists, else in the repository."""
     given = Path(path).expanduser()
     return given.absolute() if given.is_absolute() or given.exists() else REPO / given
 
 
 def synthetic(*folders: str | Path) -> bool:
-    """Whether data folders hold clips that `ppfer twin` drew, of nobody; its wild clips lie in a
-    folder of theirs.
-    """
-    places = [data_path(str(folder)) for folder in folders]
+    """Whether data folders hold clips that `ppfer twin` drew, of nobody."""
+    places = [data_path(str(folder)) for folder in folders]  # wild clips lie in a folder of theirs
     return all(any((at / "twin.json").exists() for at in (f, f.parent)) for f in places)
 
 
@@ -63,11 +59,7 @@ def run_name(config: Config) -> str:
 
 
 def run_json(folder: Path) -> dict:
-    """What a run says of itself in its folder: {"profile", "differs"}.
-
-    Raises:
-        PpferError: if there is no run, or its ``run.json`` cannot be read.
-    """
+    """What a run says of itself, {"profile", "differs"}; a `PpferError` where it cannot be read."""
     about = read_json(folder / "run.json")
     if not {"profile", "differs"} <= about.keys():
         what = "cannot be read" if (folder / "run.json").exists() else "is not there"
@@ -93,12 +85,8 @@ def introduce(folder: Path, config: Config) -> None:
 
 
 def key_of_lost_data(folder: Path, settings: dict) -> str:
-    """The key of clips whose files are not there any more, as they were when they were read; "" if
-    that was with other settings. What was trained on them is still of use.
-
-    Args:
-        folder: of the stage.
-        settings: what the config says of it.
+    """The key of clips whose files are not there any more, as they were when they were read into a
+    stage's folder; "" if that was with other settings. What was trained on them is still of use.
     """
     about = read_json(folder / "manifest.json") or read_json(folder / CLEANED)
     same = settings.items() <= about.get("settings", {}).items()
@@ -119,29 +107,24 @@ def known_runs(runs_dir: Path) -> list[dict]:
     rows = []
     for path in sorted(runs_dir.glob("*/run.json")):
         folder, about = path.parent, read_json(path)
-        aside = folder / ASIDE
-        manifests = [read_json(m) for m in folder.rglob("manifest.json") if aside not in m.parents]
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         differs = ", ".join(f"{key}={value}" for key, value in about.get("differs", {}).items())
-        rows.append(
-            {
-                "run": folder.name,
-                "profile": about.get("profile", "?"),
-                "differs": (differs or "–") if about else "its run.json cannot be read",
-                "finished stages": sum("stage" in manifest for manifest in manifests),
-                "MB": round(size / 1e6),
-            }
-        )
+        row = {"run": folder.name, "profile": about.get("profile", "?")}
+        row["differs"] = (differs or "–") if about else "its run.json cannot be read"
+        rows.append(row | {"finished stages": len(_finished(folder)), "MB": round(size / 1e6)})
     return rows
 
 
+def _finished(folder: Path) -> list[dict]:
+    """Manifests of a run's finished stages, without those of stores and what is left behind."""
+    paths = [p for p in sorted(folder.rglob("manifest.json")) if folder / ASIDE not in p.parents]
+    return [manifest for manifest in map(read_json, paths) if "stage" in manifest]
+
+
 def made_in(folder: Path) -> dict[str, dict]:
-    """Stage → what its manifest says of its making, for all that is finished in a run's folder."""
+    """Stage → what its manifest says of its making, for all that a run has finished."""
     made = {}
-    for path in sorted(folder.rglob("manifest.json")):
-        manifest = read_json(path)
-        if "stage" not in manifest or folder / ASIDE in path.parents:  # a store's, or left behind
-            continue
+    for manifest in _finished(folder):
         summary = manifest["summary"]
         made[manifest["stage"]] = (
             {key: summary[key] for key in ("steps", "best_step") if key in summary}

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ppfer import measure
 from ppfer.base.device import device_name, explaining_memory, versions
-from ppfer.base.errors import PpferError, near
+from ppfer.base.errors import PpferError, check
 from ppfer.base.files import atomic, digest, owner_only, read_json, sweep, write_json
 from ppfer.base.processes import is_main, wait_for_everyone
 from ppfer.base.progress import say
@@ -42,15 +42,13 @@ class Run:
     """A configuration and its results.
 
     Args:
-        config: from `ppfer.config.load_config`.
-        runs_dir: parent of the run's folder.
         device: default: CUDA if there, else CPU.
         stages: classes of all that can be made; `ppfer.study.catalogue` lists every one there is.
         protectors: the rows of the tables.
 
     Attributes:
-        dir: its folder, named by `ppfer.run.names.run_name`. Stages that another run of `runs_dir`
-            has made with the same settings and inputs are used from there.
+        dir: its folder in `runs_dir`, named by `ppfer.run.names.run_name`. Stages that another run
+            there has made with the same settings and inputs are used from that one.
         room: where clips lie as tensors.
     """
 
@@ -83,10 +81,8 @@ class Run:
     # -- results ---------------------------------------------------------------------
 
     def make(self, name: str, *, load: bool = True) -> Any:
-        """The result of a stage, made now unless a matching one is there; its inputs must exist
-        (`get`).
-
-        None without `load`.
+        """The result of a stage (None without `load`), made now unless a matching one is there; its
+        inputs must exist (`get`).
         """
         with self._in_turn(name):
             wait_for_everyone()
@@ -112,9 +108,7 @@ class Run:
 
     @contextlib.contextmanager
     def _in_turn(self, name: str) -> Iterator[None]:
-        """While a stage is made no other program makes the same one, or one in its folder: that
-        program waits, and finds it.
-        """
+        """While a stage is made any other program that needs it, or its folder, waits for it."""
         if not is_main() or self.has(name):
             yield
             return
@@ -146,11 +140,8 @@ class Run:
             self._finish(stage, folder, summary, time.monotonic() - began)
 
     def get(self, name: str) -> Any:
-        """The result of a finished stage.
-
-        Raises:
-            MissingInput: if it was never made or belongs to another configuration; names the
-                notebook to run.
+        """The result of a finished stage; a `MissingInput` if it was never made or belongs to
+        another configuration.
         """
         self.manifest(name)
         if name not in self._results:
@@ -164,10 +155,7 @@ class Run:
 
     def manifest(self, name: str) -> dict:
         """How a finished stage was made: settings, inputs, seconds, device, versions, and its
-        summary.
-
-        Raises:
-            MissingInput: as `get`.
+        summary; raises as `get`.
         """
         manifest = self._manifest(name)
         if manifest.get("key") != self.key(name):
@@ -191,7 +179,7 @@ class Run:
 
     def metrics(self, name: str) -> list[dict]:
         """Rows of the stage's ``metrics.jsonl``: step, loss and validation measures."""
-        text = (self.folder(name) / "metrics.jsonl").read_text()
+        text = (self.folder(name) / "metrics.jsonl").read_text("utf-8")
         return [json.loads(line) for line in text.splitlines()]
 
     def key(self, name: str) -> str:
@@ -213,11 +201,7 @@ class Run:
         return self._keys[name]
 
     def stage(self, name: str) -> Stage:
-        """The stage of that name under this run's config.
-
-        Raises:
-            PpferError: if there is no such stage.
-        """
+        """The stage of that name under this run's config; a `PpferError` if there is none."""
         if name not in self._stages:
             self._stages[name] = self._new(name)
         return self._stages[name]
@@ -225,20 +209,12 @@ class Run:
     def _new(self, name: str) -> Stage:
         """A stage to be made: what it keeps while it is made goes with it."""
         kind, _, value = name.partition("/")
-        if kind not in self.stages:
-            meant = near(kind, self.stages)
-            raise PpferError(f"unknown stage '{name}'{meant}; known: {', '.join(self.stages)}")
+        check("stage", kind, self.stages)
         return self.stages[kind](self, value)
 
     def protector(self, name: str) -> Protector:
-        """The protector of that name.
-
-        Raises:
-            PpferError: if there is none.
-        """
-        if name not in self.protectors:
-            meant, known = near(name, self.protectors), ", ".join(self.protectors)
-            raise PpferError(f"unknown protector '{name}'{meant}; known: {known}")
+        """The protector of that name; a `PpferError` if there is none."""
+        check("protector", name, self.protectors)
         return self.protectors[name]
 
     def folder(self, name: str) -> Path:
@@ -262,7 +238,7 @@ class Run:
         """
         folder, key = self.dir / name, self.key(name)
         if is_main():
-            self.introduce()
+            introduce(self.dir, self.config)
             mark = folder / "started.json"
             begun = read_json(mark).get("key", "")
             sweep(folder, 0)  # nobody else makes this stage: see `_in_turn`
@@ -279,10 +255,6 @@ class Run:
                     shutil.rmtree(child) if child.is_dir() else child.unlink()
             write_json(mark, {"key": key})
         return folder
-
-    def introduce(self) -> None:
-        """Say in its folder what this run is."""
-        introduce(self.dir, self.config)
 
     def _finish(self, stage: Stage, folder: Path, summary: dict, seconds: float) -> None:
         if not is_main():
@@ -308,9 +280,7 @@ class Run:
 
     @property
     def table(self) -> Any:
-        """The table of the original clips (pandas): clip, actor, emotion, sentence, level, sex,
-        age, race.
-        """
+        """The original clips' table: clip, actor, emotion, sentence, level, sex, age, race."""
         return self.get("clips").table
 
     @property
@@ -331,8 +301,7 @@ class Run:
         return measure.chance(self.labels(column))
 
     def tensor(self, name: str) -> Tensor:
-        """(N, T, 3, H, W) uint8 pixels of a store: "clips", "wild" or "protected/<protector>"; see
-        `store.Room`."""
+        """(N, T, 3, H, W) uint8 pixels of a store, "clips", "wild" or "protected/<protector>"."""
         name = "clips" if name == "protected/none" else name
         return self.room.tensor(name, lambda: self.get(name), self._results)
 
@@ -345,7 +314,7 @@ class Run:
         per_frame: bool | None = None,
         batch: int = 64,
     ) -> Tensor:
-        """What a network says of a part of a store's clips: see `ppfer.measure.logits`.
+        """What a network says of a part of a store's clips (`ppfer.measure.logits`).
 
         Args:
             net: a network, or the name of the stage that trained it.
@@ -355,9 +324,8 @@ class Run:
             batch: clips at a time.
 
         Returns:
-            (n, T, classes) of a network of frames, (n, classes) of one of clips. Where all three
-            are names the answer is kept, in ``logits/`` too, since several tables ask for it and
-            clips may have to be protected again for it.
+            (n, T, classes) of a network of frames, (n, classes) of one of clips; kept where all
+            three are names, in ``logits/`` too: several tables ask for it.
         """
         # named answers are kept, in memory and on disk, under the keys of what they are of
         key, kept = "", None

@@ -12,6 +12,8 @@ from torch import Tensor
 from ppfer.base.errors import PpferError
 from ppfer.config import pick
 
+COMPARING = "08"  # the first notebook that compares methods
+
 # --- stages -------------------------------------------------------------------
 
 
@@ -21,7 +23,6 @@ def stage(
     needs: tuple[str, ...] = (),
     settings: tuple[str, ...] = (),
     notebook: str,
-    study: bool = False,
     alone: bool = False,
     version: int = 1,
 ) -> Callable[[type[Stage]], type[Stage]]:
@@ -33,8 +34,8 @@ def stage(
         needs: stages whose results go in; may name the argument, "protected/{protector}".
         settings: fields of the config that the result depends on besides, dotted where they lie
             deeper.
-        notebook: number of the notebook that makes it, for the reader's sake.
-        study: made while methods are compared (`ppfer.study`), not by the main run.
+        notebook: number of the notebook that makes it, for the reader's sake; from 08 on it is made
+            while methods are compared (`ppfer.study`), not by the main run.
         alone: made by the main process only while the others wait; training stages are made by all
             together.
         version: raised when the same settings and inputs no longer give the same result, so that
@@ -45,19 +46,15 @@ def stage(
         cls.kind, _, argument = name.partition("/")
         cls.argument = argument.strip("{}")
         cls.named_needs, cls.named_settings = needs, settings
-        cls.notebook, cls.study, cls.alone, cls.version = notebook, study, alone, version
+        cls.notebook, cls.alone, cls.version = notebook, alone, version
+        cls.study = notebook >= COMPARING
         return cls
 
     return describe
 
 
 class Stage:
-    """One step of the pipeline in a run: what it stands on, how it is made, how its result is
-    loaded.
-
-    Attributes:
-        run: the `ppfer.run.run.Run` it belongs to; `config` is its configuration.
-    """
+    """One step of the pipeline in a run: what it stands on, how it is made, how it is loaded."""
 
     kind: str
     argument: str
@@ -88,9 +85,7 @@ class Stage:
         return pick(self.config, *self.named_settings)
 
     def origin(self) -> tuple[bool, str]:
-        """Whether comparing methods makes it (`ppfer.study`), not the main run; and in which
-        notebook.
-        """
+        """Whether comparing methods makes it, not the main run; and in which notebook."""
         return self.study, self.notebook
 
     def make(self, folder: Path) -> dict:
@@ -111,14 +106,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Protector:
-    """A row of the tables: a way of protecting clips, by name.
-
-    An untrained one is a function and a line; one that is trained also names the stages it stands
-    on.
+    """A row of the tables: a way of protecting clips, by name (also its folder's) and title.
 
     Attributes:
-        name: key, also the folder name.
-        title: as printed.
         build: ``build(run) -> clips → clips``, see `ppfer.protect`.
         what_ran: one line for the table, what exactly this is; or ``what_ran(run)`` that says it
             once it is made.

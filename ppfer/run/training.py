@@ -1,6 +1,4 @@
-"""A stage that trains a network, written once: what differs from stage to stage are a few short
-methods.
-"""
+"""A stage that trains a network, written once."""
 
 from __future__ import annotations
 
@@ -23,8 +21,7 @@ from ppfer.run.stage import Stage
 
 
 class Training(Stage):
-    """A stage that trains a network. Stages differ in the methods and attributes below; seed, loop
-    and loading are here.
+    """Seed, loop, checkpoints and loading of a stage that trains; stages differ in what follows.
 
     Attributes:
         trains: name of the config's field with the training settings; the stage's kind by default.
@@ -58,10 +55,6 @@ class Training(Stage):
     def seed(self) -> int:
         """One per stage: adding a stage does not change another's random numbers."""
         return int(digest({"seed": self.config.seed, "stage": self.draws_as}), 16) % 2**31
-
-    def selected(self) -> Callable[[dict], list[float]] | None:
-        """`rule`, unless the settings ask for the last weights."""
-        return None if self.train.select == "last" else self.rule()
 
     def net(self) -> nn.Module:
         """The network whose weights are kept, untrained."""
@@ -124,7 +117,7 @@ class Training(Stage):
             folder,
             name=self.name,
             evaluate=functools.partial(self.measure, net) if self.measure else None,
-            score=self.selected(),
+            score=None if self.train.select == "last" else self.rule(),
             precision=self.config.precision,
             compile=self.config.compile,
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import io
 import os
 import random
@@ -26,12 +27,23 @@ from torch import Tensor
 from ppfer import config, measure, method
 from ppfer.base.device import device_name
 from ppfer.base.errors import PpferError
-from ppfer.measure import Rate
+from ppfer.measure import Rate, as_rate
+from ppfer.run.clips import names_people
 from ppfer.run.run import Run
 from ppfer.run.stage import Stage
 from ppfer.show import plots
 
 WIDEST = 9  # columns of a table that a page of 1280 pixels shows well
+NAMES = (
+    "random_frame",
+    "all_frames",
+    "clip",
+    "remapped",
+)  # columns that count who is named, plr too
+NOBODY = (
+    "No identity is measured: training shows too few people, or not those of the test. Whatever "
+    "this notebook says of names means nothing, and its tables leave it out."
+)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -73,6 +85,9 @@ def start(
         f"profile {profile}, seed {seed}, {device_name(context.device)}, "
         f"{context.config.frames} frames of {context.config.size}×{context.config.size}"
     )
+    with contextlib.suppress(PpferError):  # its clips need not be there any more
+        if context.has("split") and not names_people(context):
+            print(NOBODY)
     return context
 
 
@@ -206,28 +221,44 @@ def with_controls(widgets: ipywidgets.DOMWidget, image: Image.Image, alt: str) -
 
 def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> ipywidgets.VBox:
     """Controls, the picture and its description; a moved control redraws the picture in place."""
-    widgets = ipywidgets.interactive(lambda **values: None, **controls).children[:-1]
-    shown, words = ipywidgets.Image(format="png", layout={"max_width": "100%"}), ipywidgets.HTML()
-    for control in widgets:
-        control.value = first.get(control.description, control.value)
+    named, shown, words = named_controls(first, **controls), moving_picture(), ipywidgets.HTML()
 
     def redraw(change: dict | None = None) -> None:
         try:
-            image, description = draw(**{control.description: control.value for control in widgets})
+            image, description = draw(**{name: control.value for name, control in named.items()})
         except PpferError as error:  # else nobody would be told
             words.value = f"<b>{escape(str(error))}</b>"
             return
-        file = io.BytesIO()
-        image.save(file, "PNG", compress_level=1)
-        with shown.hold_sync():  # one message: the page shows the new picture once
-            shown.value, shown.width = file.getvalue(), str(image.width * 96 // plots.DPI)
+        put(image, shown)
         words.value = escape(description)
 
-    for control in widgets:
+    for control in named.values():
         control.observe(redraw, "value")
     redraw()
     row = ipywidgets.Layout(flex_flow="row wrap")
-    return ipywidgets.VBox([ipywidgets.Box(widgets, layout=row), shown, words])
+    return ipywidgets.VBox([ipywidgets.Box(list(named.values()), layout=row), shown, words])
+
+
+def named_controls(first: dict, **controls: Any) -> dict[str, ipywidgets.DOMWidget]:
+    """Controls by their names, beginning with the values of `first`."""
+    made = {}
+    for name, abbreviation in controls.items():
+        made[name] = control = ipywidgets.interactive.widget_from_abbrev(abbreviation)
+        control.description, control.value = name, first.get(name, control.value)
+    return made
+
+
+def moving_picture() -> ipywidgets.Image:
+    """A place for a picture that changes, no wider than what is around it."""
+    return ipywidgets.Image(format="webp", layout={"max_width": "100%", "margin": "0"})
+
+
+def put(image: Image.Image, place: ipywidgets.Image) -> None:
+    """Show a picture where another one was: as WebP, exact, in half the time that PNG takes."""
+    file = io.BytesIO()
+    image.save(file, "WEBP", lossless=True, quality=0, method=0)
+    with place.hold_sync():  # one message: the page shows the new picture once
+        place.value, place.width = file.getvalue(), str(image.width * 96 // plots.DPI)
 
 
 def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:
@@ -303,9 +334,12 @@ def some(places: Sequence[int], count: int) -> np.ndarray:
 
 def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> None:
     """Print a table as Markdown, one too wide for a page in parts that each begin with the first
-    column; with a name and a run, also write all of it to the run's ``tables`` (json and md).
+    column; with a name and a run, also write all of it to the run's ``tables`` (json and md), names
+    of people left out where they mean nothing.
     """
     if name and context is not None:
+        if not names_people(context):
+            rows = [{k: _nobody(k, cell) for k, cell in row.items()} for row in rows]
         rows = measure.write_table(rows, context.dir / "tables", name)
     else:
         rows = measure.json_rows(rows)
@@ -314,6 +348,12 @@ def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> Non
         part = [{key: row[key] for key in (first, *keys) if key in row} for row in rows]
         header, rest = measure.markdown(part).split("\n", 1)
         display(Markdown(header.replace("_", "_<wbr>") + "\n" + rest))  # long names may break
+
+
+def _nobody(key: str, cell: Any) -> Any:
+    """A cell of a table, as if no clip had been asked about where it counts names of people."""
+    counts = as_rate(cell) is not None and (key in NAMES or key.startswith("plr"))
+    return Rate(0, 0) if counts else cell
 
 
 def wrote(context: Run, *names: str) -> None:

@@ -17,6 +17,7 @@ from ppfer.study import paper, tables
 from ppfer.study.attacks import (
     actions,
     attributes,
+    features,
     flicker,
     linkage,
     probes,
@@ -35,7 +36,6 @@ from ppfer.study.protectors import (
     live,
     long_schedule,
     names,
-    perfect_swap,
     reenactment,
     regressor,
     simple_baselines,
@@ -55,8 +55,7 @@ PROTECTORS = (
     *blur.PROTECTORS,
     spact.PROTECTOR,
     flow.PROTECTOR,
-    swap.PROTECTOR,
-    perfect_swap.PROTECTOR,
+    *swap.PROTECTORS,
     *long_schedule.PROTECTORS,
     *recovery.PROTECTORS,
     *simple_baselines.PROTECTORS,
@@ -90,6 +89,7 @@ STAGES = (
     flicker.Steadiness,
     recovery.RecoveryAttack,
     attributes.Attribute,
+    features.Features,
     ablation.Joint,
 )
 
@@ -101,9 +101,7 @@ def open_run(config: Config, runs_dir: str | Path = RUNS, device: str | None = N
 
 
 def compare(run: Run) -> None:
-    """Tables 1, 3 and 4, the stronger questions and the page of discrepancies, without notebooks
-    (after `tables.run_all`).
-    """
+    """Tables 1, 3 and 4, the stronger questions, the discrepancies (after `tables.run_all`)."""
     folder = run.dir / "tables"
 
     # every row's clips first: a protector that breaks the protocol ends it here
@@ -113,6 +111,7 @@ def compare(run: Run) -> None:
         "table1_attackers": lambda run: tables.leakage_table(run, names),
         "table1_attributes": lambda run: attributes.attribute_table(run, names),
         "table1_groups": lambda run: attributes.accuracy_table(run, names),
+        "table1_features": lambda run: features.feature_table(run, names),
         "table3": recovery.table3,
         "table4": ablation.table4,
         "schedule": long_schedule.schedule_table,
@@ -126,4 +125,4 @@ def compare(run: Run) -> None:
             write_table(rows, folder, name)
     if is_main():
         with atomic(folder / "discrepancies.md") as partial:
-            partial.write_text(paper.discrepancies(folder))
+            partial.write_text(paper.discrepancies(folder), "utf-8")

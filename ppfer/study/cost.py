@@ -49,10 +49,10 @@ class Unmade(Run):
     """A run of which nothing is made: the result of a stage is its network with random weights."""
 
     def __init__(self, config: Config):
-        random = {name: "" for name in (f"{part}_weights" for part in ("classifier", "recognizer"))}
-        plain = dataclasses.replace(config.nets, compensator_weights="", **random)
+        weights = ("classifier_weights", "recognizer_weights", "compensator_weights")
+        random = dataclasses.replace(config.nets, **dict.fromkeys(weights, ""))
         stages = (*method.STAGES, RecoveryAttack)
-        config = dataclasses.replace(config, nets=plain)
+        config = dataclasses.replace(config, nets=random)
         super().__init__(config, device="cpu", stages=stages, protectors=method.PROTECTORS)
 
     def get(self, name: str) -> nn.Module:
@@ -72,14 +72,8 @@ def network(stage: Training) -> nn.Module:
 
 
 def new_autoencoder() -> nn.Module:
-    """Stable Diffusion's autoencoder with random weights, for its cost alone.
-
-    Raises:
-        PpferError: when diffusers is not installed.
-    """
+    """Stable Diffusion's autoencoder, random; a `PpferError` when diffusers is not installed."""
     return uvit.autoencoder_class()(
-        in_channels=3,
-        out_channels=3,
         latent_channels=4,
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
@@ -89,15 +83,12 @@ def new_autoencoder() -> nn.Module:
 
 
 def count(stage: Training, bytes_per_value: int = 4) -> tuple[float, float, int]:
-    """Operations and bytes of one training step.
+    """Floating-point operations of one training step; bytes of weights, gradients, moments and kept
+    activations; parameters that learn.
 
     Args:
         stage: of an `Unmade` run.
         bytes_per_value: of an activation: 2 under bf16 autocast.
-
-    Returns:
-        floating-point operations; bytes of weights, gradients, moments and kept activations;
-        parameters that learn.
     """
     config, batch = stage.config, stage.train.batch
     some = min(batch, PARTS)
@@ -132,35 +123,30 @@ def count(stage: Training, bytes_per_value: int = 4) -> tuple[float, float, int]
 
 @lru_cache
 def measured_rate(name: str) -> float:
-    """Operations per second that a stage of profile twin reached in the measured run, validation
-    included.
-    """
-    run = json.loads(MEASURED.read_text())[name]
+    """Operations per second that a stage reached in the measured run, validation included."""
+    run = json.loads(MEASURED.read_text("utf-8"))[name]
     stage = Unmade(load_config("twin")).stage(name)
     return count(stage)[0] * run["steps"] / run["training_seconds"]
 
 
 def estimate(config: Config) -> list[dict]:
-    """A row per stage: parameters that learn, operations and memory of a step, minutes on the
-    measured GPU.
-    """
+    """A row per stage: parameters, operations and memory of a step, minutes as measured."""
     rows, width, run = [], 4 if config.precision == "fp32" else 2, Unmade(config)
     for name in PRICED:
         stage = run.stage(name)
-        row = {"stage": name, "steps": stage.train.steps, "batch": stage.train.batch}
+        rows.append({"stage": name, "steps": stage.train.steps, "batch": stage.train.batch})
         try:
             operations, memory, learn = count(stage, width)
         except PpferError as error:
-            rows.append(row | {"note": str(error)})
+            rows[-1]["note"] = str(error)
             continue
         seconds = operations * stage.train.steps / measured_rate(LIKE.get(name, name))
-        row |= {
+        rows[-1] |= {
             "parameters, M": round(learn / 1e6, 1),
             "TFLOP per step": round(operations / 1e12, 2),
             "memory, GiB": round(memory / 2**30, 1),
             "minutes": round(seconds / 60, 1),
         }
-        rows.append(row)
     return rows
 
 
@@ -168,7 +154,7 @@ def report(config: Config) -> str:
     """The estimate as a Markdown table with what it rests on."""
     rows = estimate(config)
     hours = sum(row.get("minutes", 0) for row in rows) / 60
-    device = next(iter(json.loads(MEASURED.read_text()).values()))["device"]
+    device = next(iter(json.loads(MEASURED.read_text("utf-8")).values()))["device"]
     return (
         f"Profile {config.profile}, frames of {config.size}², clips of {config.frames} frames\n\n"
         f"{markdown(rows)}\n"

@@ -16,57 +16,55 @@ from pathlib import Path
 from ppfer.measure import Rate, as_rate, cell_text
 
 CLIPS, ACTORS = 2232, 91
-OURS = {
-    "plr": "plr",
-    "acc": "acc_retrained",
-}  # the paper freezes V_pl and trains F_u on what it is shown
+OURS = {"plr": "plr", "acc": "acc_retrained"}  # it freezes V_pl, and trains F_u on what it is shown
 
-TABLE1 = {
-    "No privacy preservation": {"plr": 100.0, "acc": 87.201},
-    "Gaussian blur 1": {"plr": 2.150, "acc": 20.968},
-    "Gaussian blur 2": {"plr": 88.978, "acc": 77.778},
-    "Trade-off framework": {"plr": 33.020, "acc": 71.827},
-    "Optical flow": {"plr": 1.030, "acc": 16.308},
-    "Image swapping": {"plr": 3.674, "acc": 64.964},
-    "PPFER (C)": {"plr": 2.016, "acc": 78.843},
-}
-TABLE2 = {
-    "No privacy preservation": {
-        "angry": 91.7,
-        "disgust": 98.8,
-        "fear": 80.3,
-        "happy": 98.3,
-        "neutral": 84.9,
-        "sad": 80.8,
-        "average": 87.2,
+
+def _table(measures: str, rows: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    return {name: dict(zip(measures.split(), row, strict=True)) for name, row in rows.items()}
+
+
+TABLE1 = _table(
+    "plr acc",
+    {
+        "No privacy preservation": (100.0, 87.201),
+        "Gaussian blur 1": (2.150, 20.968),
+        "Gaussian blur 2": (88.978, 77.778),
+        "Trade-off framework": (33.020, 71.827),
+        "Optical flow": (1.030, 16.308),
+        "Image swapping": (3.674, 64.964),
+        "PPFER (C)": (2.016, 78.843),
     },
-    "PPFER (C)": {
-        "angry": 93.6,
-        "disgust": 81.2,
-        "fear": 80.0,
-        "happy": 96.7,
-        "neutral": 80.7,
-        "sad": 40.9,
-        "average": 78.8,
+)
+TABLE2 = _table(
+    "angry disgust fear happy neutral sad average",
+    {
+        "No privacy preservation": (91.7, 98.8, 80.3, 98.3, 84.9, 80.8, 87.2),
+        "PPFER (C)": (93.6, 81.2, 80.0, 96.7, 80.7, 40.9, 78.8),
     },
-}
-TABLE3 = {
-    "Gaussian blur 1": {"ssim": 0.94, "psnr": 31.14, "plr": 72.45},
-    "Gaussian blur 2": {"ssim": 0.96, "psnr": 32.54, "plr": 94.58},
-    "Trade-off framework": {"ssim": 0.57, "psnr": 19.97, "plr": 46.19},
-    "Optical flow": {"ssim": 0.40, "psnr": 9.59, "plr": 5.91},
-    "Image swapping": {"ssim": 0.50, "psnr": 15.46, "plr": 41.91},
-    "PPFER (C)": {"ssim": 0.41, "psnr": 10.18, "plr": 5.65},
-}
-TABLE4 = {
-    "Task 1": {"plr": 12.993, "acc": 73.028},
-    "Task 2": {"plr": 32.975, "acc": 72.429},
-    "Task 3": {"plr": 12.903, "acc": 54.487},
-    "Task 4": {"plr": 2.106, "acc": 61.187},
-    "Task 5": {"plr": 2.061, "acc": 48.656},
-    "Task 6": {"plr": 31.989, "acc": 68.831},
-    "Full method": {"plr": 2.016, "acc": 78.843},
-}
+)
+TABLE3 = _table(
+    "ssim psnr plr",
+    {
+        "Gaussian blur 1": (0.94, 31.14, 72.45),
+        "Gaussian blur 2": (0.96, 32.54, 94.58),
+        "Trade-off framework": (0.57, 19.97, 46.19),
+        "Optical flow": (0.40, 9.59, 5.91),
+        "Image swapping": (0.50, 15.46, 41.91),
+        "PPFER (C)": (0.41, 10.18, 5.65),
+    },
+)
+TABLE4 = _table(
+    "plr acc",
+    {
+        "Task 1": (12.993, 73.028),
+        "Task 2": (32.975, 72.429),
+        "Task 3": (12.903, 54.487),
+        "Task 4": (2.106, 61.187),
+        "Task 5": (2.061, 48.656),
+        "Task 6": (31.989, 68.831),
+        "Full method": (2.016, 78.843),
+    },
+)
 TABLES = {"table1": TABLE1, "table2": TABLE2, "table3": TABLE3, "table4": TABLE4}
 
 
@@ -131,12 +129,10 @@ and the order of approaches says more.
 """
 
 
-def count_of(percent: float, n: int = CLIPS) -> int | None:
-    """The whole number of clips a printed percentage stands for, rounded or cut at three decimals;
-    None where there is none.
-    """
-    k = round(percent * n / 100)
-    return k if abs(100 * k / n - percent) <= 1.1e-3 else None
+def count_of(percent: float) -> int | None:
+    """The whole number of clips behind a percentage of three decimals; None where none fits."""
+    k = round(percent * CLIPS / 100)
+    return k if abs(100 * k / CLIPS - percent) <= 1.1e-3 else None
 
 
 def orderings(
@@ -156,20 +152,19 @@ def orderings(
     kept, contradicted = [], []
     for measure in dict.fromkeys(key for cells in published.values() for key in cells):
         column = OURS.get(measure, measure)
-        names = [
-            name
-            for name in published
-            if measure in published[name] and column in found.get(name, {})
-        ]
-        for a, b in itertools.combinations(names, 2):
-            theirs = _order(measure, published[a][measure], published[b][measure])
-            ours = _order(measure, found[a][column], found[b][column])
+        both = {
+            name: (cells[measure], found[name][column])
+            for name, cells in published.items()
+            if measure in cells and column in found.get(name, {})
+        }
+        for a, b in itertools.combinations(both, 2):
+            (their_a, our_a), (their_b, our_b) = both[a], both[b]
+            theirs, ours = _order(measure, their_a, their_b), _order(measure, our_a, our_b)
             if theirs and ours:
                 sign = "below" if theirs < 0 else "above"
                 sentence = (
-                    f"{measure.upper()}: the paper has {a} ({published[a][measure]:g}) {sign} {b} "
-                    f"({published[b][measure]:g}); "
-                    f"here {cell_text(found[a][column])} against {cell_text(found[b][column])}"
+                    f"{measure.upper()}: the paper has {a} ({their_a:g}) {sign} {b} ({their_b:g}); "
+                    f"here {cell_text(our_a)} against {cell_text(our_b)}"
                 )
                 (kept if theirs == ours else contradicted).append(sentence)
     return kept, contradicted
@@ -203,12 +198,8 @@ def discrepancies(folder: Path) -> str:
         low=low,
         high=high,
     )
-    parts = [
-        "# Where the numbers differ\n\n## Within the paper\n",
-        within,
-        "\n## Between the paper and this run\n",
-        NOTE,
-    ]
+    parts = ["# Where the numbers differ\n\n## Within the paper\n", within]
+    parts += ["\n## Between the paper and this run\n", NOTE]
     # beside the run: cell by cell, then the order of rows, which a small twin can keep
     for name, published in TABLES.items():
         path = folder / f"{name}.json"
@@ -216,7 +207,7 @@ def discrepancies(folder: Path) -> str:
         if not path.exists():
             parts.append("Not made yet.\n")
             continue
-        rows = json.loads(path.read_text())
+        rows = json.loads(path.read_text("utf-8"))
         parts += ["| approach | measure | paper | clips | ours | reproduced |", "|" + " --- |" * 6]
         parts += _compared(rows, published, counts=name in ("table1", "table4"))
         kept, contradicted = orderings(rows, published)
@@ -246,26 +237,20 @@ def _tested(name: str, rows: Sequence[dict]) -> list[str]:
 def _compared(
     rows: Sequence[dict], published: Mapping[str, Mapping[str, float]], *, counts: bool
 ) -> list[str]:
-    """Lines of Markdown; with `counts`, where the paper prints three decimals, the clips behind its
-    shares.
-    """
+    """Lines of Markdown; with `counts`, where three decimals tell them, the clips of a share."""
     found = {row["approach"]: row for row in rows}
     lines = []
     for name, cells in published.items():
         for measure, theirs in cells.items():
             cell = found.get(name, {}).get(OURS.get(measure, measure))
             count = "" if not counts else "none" if count_of(theirs) is None else count_of(theirs)
+            ours, same = f" {cell_text(cell)}", "no"
             if cell is None:
-                lines.append(f"| {name} | {measure} | {theirs:g} | {count} | | not run |")
-                continue
-            rate = as_rate(cell)
-            same = (
-                100 * rate.interval[0] - 1e-6 <= theirs <= 100 * rate.interval[1] + 1e-6
-                if rate
-                else abs(cell - theirs) <= MARGIN[measure]
-            )
-            lines.append(
-                f"| {name} | {measure} | {theirs:g} | {count} | {cell_text(cell)} | "
-                f"{'yes' if same else 'no'} |"
-            )
+                ours, same = "", "not run"
+            elif rate := as_rate(cell):
+                low, high = (100 * edge for edge in rate.interval)
+                same = "yes" if low - 1e-6 <= theirs <= high + 1e-6 else "no"
+            elif abs(cell - theirs) <= MARGIN[measure]:
+                same = "yes"
+            lines.append(f"| {name} | {measure} | {theirs:g} | {count} |{ours} | {same} |")
     return lines

@@ -4,14 +4,14 @@ under both protocols.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ppfer import measure
 from ppfer.base.processes import is_main
 from ppfer.measure import Rate, Worst
 from ppfer.method import PIPELINE
 from ppfer.method.networks import leak
-from ppfer.run.clips import has_motions
+from ppfer.run.clips import has_motions, names_people
 from ppfer.run.run import Run
 
 MAIN = ("none", "enhanced", "ppfer")  # what every run measures
@@ -53,9 +53,7 @@ def all_asked(run: Run) -> bool:
 
 
 def beyond(run: Run) -> tuple[str, ...]:
-    """The rows of notebook 11: the paper's method, what answers an attacker who learns, the limit;
-    with all approaches also Algorithm 1 run long.
-    """
+    """The rows of notebook 11."""
     return WHOLE_BEYOND if all_asked(run) else BEYOND
 
 
@@ -74,11 +72,7 @@ def approaches(run: Run, more: Sequence[str] = MORE) -> tuple[str, ...]:
 
 def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:
     """Make what a table over protectors needs: their inputs, their clips, and stages trained on
-    those.
-
-    Args:
-        names: protectors.
-        kinds: stages "<kind>/<protector>" to make for each, such as "recognizer" and "attack".
+    those, "<kind>/<protector>" of every kind, such as "recognizer" and "attack".
 
     Returns:
         The names that can run here; of the others `Protector.missing` tells what to install.
@@ -102,26 +96,50 @@ def left_out(run: Run, name: str) -> dict:
     return {"approach": protector.title, "what_ran": f"left out: {protector.missing(run)}"}
 
 
+def rows_of(
+    run: Run, names: Sequence[str], kinds: Sequence[str], row: Callable[[str], dict]
+) -> list[dict]:
+    """The rows of a table over protectors, all of which is made first; see `prepare`."""
+    ready = prepare(run, names, kinds)
+    return [row(name) if name in ready else left_out(run, name) for name in names]
+
+
 # --- measures of a protector --------------------------------------------------
 
 
 def measure_leakage(
-    run: Run, name: str, *, retrained: bool = False, part: str = "test", remapped: bool = True
+    run: Run, name: str, *, retrained: bool = False, remapped: bool = True
 ) -> dict[str, Rate]:
-    """PLR of a protector's clips under the frozen validator, or under the one retrained on its
-    training clips.
+    """PLR of a protector's test clips under the frozen validator, or under the one retrained on
+    its training clips.
 
     ``remapped`` (see `measure.remapped_leakage`) looks at all training clips too; leave it out
     where time counts.
     """
     validator, store = f"attack/{name}" if retrained else "identity", f"protected/{name}"
-    rates = leak(run, validator, store, part)
-    if not remapped:
-        return rates
-    actors, index, train = run.labels("actor"), run.parts[part], run.parts["train"]
-    logits, seen = (run.logits(validator, store, where) for where in (part, "train"))
-    again = measure.remapped_leakage(seen, actors[train], logits, actors[index])
-    return rates | {"remapped": again}
+    rates = leak(run, validator, store, "test")
+    if remapped:
+        known, asked = (
+            (run.logits(validator, store, part), run.labels("actor")[run.parts[part]])
+            for part in ("train", "test")
+        )
+        rates["remapped"] = measure.remapped_leakage(*known, *asked)
+    return rates
+
+
+def in_steps(steps: int) -> str:
+    """An attacker's budget, in words."""
+    return f", {steps} steps" if steps else ""
+
+
+def worst(rows: Iterable[Mapping]) -> Worst | None:
+    """The attack that names, or reads, the greatest share; None of none.
+
+    Args:
+        rows: "attack", "k", "n" and perhaps "steps".
+    """
+    most = max((r for r in rows if r["n"]), key=lambda r: r["k"] / r["n"], default=None)
+    return most and Worst(most["k"], most["n"], most["attack"] + in_steps(most.get("steps", 0)))
 
 
 def worst_leakage(run: Run, name: str, clips: int = 1) -> Worst | None:
@@ -134,41 +152,36 @@ def worst_leakage(run: Run, name: str, clips: int = 1) -> Worst | None:
             returned where no person has as many test clips.
     """
     store, truth = f"protected/{name}", run.labels("actor")[run.parts["test"]]
-    attacks = {"validator as trained": "identity"}
-    for stage, title in suite(run).items():
-        steps = run.stage(f"{stage}/{name}").train.steps
-        attacks[f"{title}, {steps} steps"] = f"{stage}/{name}"
+    attackers = {"identity": "validator as trained"}
+    for kind, title in suite(run).items():
+        network = f"{kind}/{name}"
+        attackers[network] = title + in_steps(run.stage(network).train.steps)
 
-    every = []
-    for title, network in attacks.items():
-        if clips == 1:
-            rates = leak(run, network, store, "test")
-            if network == "identity":
-                rates = measure_leakage(run, name)
-        else:
+    tried = []
+    for network, title in attackers.items():
+        if clips > 1:
             answers = run.logits(network, store, "test").log_softmax(-1)
             whole = answers.mean(1) if answers.ndim == 3 else answers  # (n, actors)
             rates = {"added up": measure.pooled(whole, truth, clips)}
-        every += [
-            Worst(rate.k, rate.n, f"{title}, {by.replace('_', ' ')}") for by, rate in rates.items()
-        ]
-    if run.has(f"within/{name}"):
-        rows = [row for row in run.get(f"within/{name}") if row["clips"] == clips]
-        for row in rows:
-            steps = f", {row['steps']} steps" if row["steps"] else ""
-            every.append(Worst(row["k"], row["n"], f"from within: {row['attack']}{steps}"))
-    every = [rate for rate in every if rate.n]
-    return max(every, key=lambda rate: rate.value) if every else None
+        elif network == "identity":
+            rates = measure_leakage(run, name)
+        else:
+            rates = leak(run, network, store, "test")
+        for by, rate in rates.items():
+            tried.append(rate.to_dict() | {"attack": f"{title}, {by.replace('_', ' ')}"})
+    for row in run.get(f"within/{name}") if run.has(f"within/{name}") else ():
+        if row["clips"] == clips:
+            tried.append(row | {"attack": f"from within: {row['attack']}"})
+    return worst(tried)
 
 
-def measure_accuracy(
-    run: Run, name: str, *, retrained: bool = True, part: str = "test"
-) -> dict[str, Rate]:
-    """Recall per expression and "average" on a protector's clips; F_u trained on them, or (frozen)
-    on the originals."""
+def measure_accuracy(run: Run, name: str, *, retrained: bool = True) -> dict[str, Rate]:
+    """Recall per expression and "average" on a protector's test clips; F_u trained on its clips,
+    or (frozen) on the originals.
+    """
     recognizer = f"recognizer/{name}" if retrained else "recognizer/none"
-    logits = run.logits(recognizer, f"protected/{name}", part)
-    truth = run.labels("emotion")[run.parts[part]]
+    logits = run.logits(recognizer, f"protected/{name}", "test")
+    truth = run.labels("emotion")[run.parts["test"]]
     return measure.per_class(logits, truth, run.classes("emotion"))
 
 
@@ -190,25 +203,17 @@ def table_row(run: Run, name: str, *, retrained: bool = True) -> dict:
     return row | dict(zip(("acc", "acc_retrained"), acc, strict=False))
 
 
-def main_table(run: Run, names: Sequence[str] = MAIN) -> list[dict]:
-    """Both protocols of both measures for each protector: the rows a run ends with. After the first
-    what is named and read through the copies that Algorithm 1 begins with, by networks as trained.
+def main_table(run: Run) -> list[dict]:
+    """Both protocols of both measures: the rows a run ends with. After the originals what is named
+    and read through the copies that Algorithm 1 begins with, by networks as trained.
     """
     if not run.has("protected/copies"):  # asking one process alone to make it waits for the others
         run.ensure("protected/copies")
-    first, *others = (table_row(run, name) for name in names)
+    first, *others = (table_row(run, name) for name in MAIN)
     rows = [first, table_row(run, "copies", retrained=False), *others]
     if not names_people(run):  # as if no clip had been asked about
         rows = [row | {key: Rate(0, 0) for key in row if key.startswith("plr")} for row in rows]
     return rows
-
-
-def names_people(run: Run) -> bool:
-    """Whether PLR says something: there are people to tell apart, and training shows all of those
-    who are tested, as it does not of actor-disjoint parts.
-    """
-    train, test = (set(run.labels("actor")[run.parts[part]]) for part in ("train", "test"))
-    return len(train) > 1 and test <= train
 
 
 def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = True) -> list[dict]:
@@ -221,18 +226,15 @@ def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = Tr
     Raises:
         PpferError: naming a protector that breaks the protocol, before anything is measured.
     """
-    names = approaches(run) if names is None else names
-    ready, rows = prepare(run, names, ()), []
-    for name in names:
-        if name not in ready:
-            rows.append(left_out(run, name))
-        elif retrained:
-            rows.append(whole_row(run, name, more=all_asked(run) and name in beyond(run)))
-        else:
-            row = table_row(run, name, retrained=False)
-            run.ensure(f"steadiness/{name}")
-            rows.append(row | {"flicker": run.get(f"steadiness/{name}")})
-    return rows
+
+    def row(name: str) -> dict:
+        if retrained:
+            return whole_row(run, name, more=all_asked(run) and name in beyond(run))
+        run.ensure(f"steadiness/{name}")
+        flicker = run.get(f"steadiness/{name}")
+        return table_row(run, name, retrained=False) | {"flicker": flicker}
+
+    return rows_of(run, approaches(run) if names is None else names, (), row)
 
 
 def whole_row(run: Run, name: str, *, more: bool = True) -> dict:
@@ -256,9 +258,7 @@ def whole_row(run: Run, name: str, *, more: bool = True) -> dict:
 
 
 def table2(run: Run, names: Sequence[str] = MAIN) -> list[dict]:
-    """Table 2: recall per expression of F_u trained on each protector's clips; the last column is
-    over all clips.
-    """
+    """Table 2: recall per expression of F_u trained on each approach; the last column is of all."""
     return [
         {"approach": run.protector(name).title, **measure_accuracy(run, name)} for name in names
     ]

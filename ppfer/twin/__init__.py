@@ -7,16 +7,7 @@ light per clip. `raster` draws triangles, `head` poses and draws heads, `paint` 
 """
 
 from ppfer.twin.acting import ClipSpec, actor_specs, motion
-from ppfer.twin.files import generate, generate_arrays, landmarks, render_clips
+from ppfer.twin.files import generate, landmarks, render_clips
 from ppfer.twin.people import Actor
 
-__all__ = [
-    "Actor",
-    "ClipSpec",
-    "actor_specs",
-    "generate",
-    "generate_arrays",
-    "landmarks",
-    "motion",
-    "render_clips",
-]
+__all__ = ["Actor", "ClipSpec", "actor_specs", "generate", "landmarks", "motion", "render_clips"]

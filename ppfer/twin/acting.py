@@ -17,7 +17,7 @@ from ppfer.twin.people import Actor, seeded
 from ppfer.twin.raster import smoothstep
 
 FPS = 12
-WILD_ACTOR = 5001  # actors of the wild set count from here
+FIRST_ACTOR, WILD_ACTOR = 1001, 5001  # from here on actors of the main and of the wild set count
 DIFFICULTY = 1.0  # how ambiguous clips are; 0 is clean studio acting
 WILD_PEOPLE = 150  # how many there are: painting a face takes longer than drawing a clip
 
@@ -62,14 +62,10 @@ def actor_specs(actor: Actor, frames: int = 16, difficulty: float = DIFFICULTY) 
 
 
 def main_specs(
-    actors: int = 12,
-    frames: int = 16,
-    seed: int = 0,
-    first_actor: int = 1001,
-    difficulty: float = DIFFICULTY,
+    actors: int = 12, frames: int = 16, seed: int = 0, difficulty: float = DIFFICULTY
 ) -> list[ClipSpec]:
     """All clips of `actors` consecutive actors."""
-    people = [Actor(first_actor + i, seed) for i in range(actors)]
+    people = [Actor(FIRST_ACTOR + i, seed) for i in range(actors)]
     return [spec for actor in people for spec in actor_specs(actor, frames, difficulty)]
 
 
@@ -203,11 +199,8 @@ class Motion:
 
 
 class Face:
-    """Facial actions over time, (T, 52), added to by name.
-
-    Args:
-        frames: T.
-        lopsided: by how much the left side does more than usual, and the right side less.
+    """Facial actions over time, (T, 52), added to by name; `lopsided` is by how much the left side
+    does more than usual, and the right side less.
     """
 
     def __init__(self, frames: int, lopsided: float) -> None:
@@ -310,14 +303,8 @@ def _express(
 def _distract(
     face: Face, when: np.ndarray, rng: np.random.Generator, seconds: np.ndarray, doubt: float
 ) -> None:
-    """Adds what belongs to no expression meant: a part of another, the mood of the clip before.
-
-    Args:
-        face: added to.
-        when: (T,) the course of what is meant, in [0, 1].
-        rng: of the clip's doubts.
-        seconds: (T,).
-        doubt: how much of it; 0 adds nothing.
+    """Adds what belongs to no expression meant, by how much `doubt` there is: a part of another
+    in the course (T,) of what is meant, the mood of the clip before.
     """
     others = ("angry", "disgust", "fear", "happy", "sad")
     borrowed = rng.choice(sorted({name for other in others for name in APEX[other]}))
@@ -357,27 +344,16 @@ def _fidget(face: Face, rng: np.random.Generator, seconds: np.ndarray) -> None:
     gaze = rng.normal(0, 0.22, 2)
     speed, phase = rng.uniform(1, 4, 2), rng.uniform(0, 6, 2)
     x, y = (gaze + 0.15 * np.sin(seconds[:, None] * speed + phase)).T
-    for name, amount in (
-        ("eyeLookInRight", x),
-        ("eyeLookOutLeft", x),
-        ("eyeLookInLeft", -x),
-        ("eyeLookOutRight", -x),
-        ("eyeLookUp", y),
-        ("eyeLookDown", -y),
-    ):
-        face.add(name, np.clip(amount, 0, 1))
+    looks = {"InRight": x, "OutLeft": x, "InLeft": -x, "OutRight": -x, "Up": y, "Down": -y}
+    for way, amount in looks.items():
+        face.add("eyeLook" + way, np.clip(amount, 0, 1))
 
 
 def _pose(
     turn: np.ndarray, rng: np.random.Generator, seconds: np.ndarray, spread: float
 ) -> np.ndarray:
-    """The head's pose (T, 6): how it is held, sways, and turns with the expression.
-
-    Args:
-        turn: (T, 3) degrees, the expression's.
-        rng: the clip's.
-        seconds: (T,).
-        spread: how far heads are held from straight, 1 in front of a green screen.
+    """The head's pose (T, 6): how it is held, sways, and turns (T, 3), in degrees, with the
+    expression; `spread` is how far from straight, 1 in front of a green screen.
     """
     rest = rng.normal(0, 1, 3) * [6, 3.5, 2.5] * spread
     waves = [np.sin(seconds * rng.uniform(1.5, 5) + rng.uniform(0, 6)) for _ in range(3)]

@@ -24,11 +24,8 @@ STEP = 0.04  # largest step of a quantised coefficient
 
 
 def shot(name: str, frames: int, seed: int, difficulty: float) -> np.ndarray:
-    """How a clip is recorded, drawn from its name.
-
-    Returns:
-        (T, 7): gain; share of the frame before; blur in picture widths; noise; quantisation step;
-        where the noise plate is cut, in texels.
+    """How a clip is recorded, drawn from its name: (T, 7), gain; share of the frame before; blur in
+    picture widths; noise; quantisation step; where the noise plate is cut, in texels.
     """
     rng = seeded(seed, name, "camera")
     gain = np.exp(EXPOSURE * difficulty * rng.normal())
@@ -40,15 +37,7 @@ def shot(name: str, frames: int, seed: int, difficulty: float) -> np.ndarray:
 
 
 def record(clips: Tensor, shots: Tensor) -> Tensor:
-    """Clips as a camera keeps them.
-
-    Args:
-        clips: (N, T, 3, H, W) in [0, 1].
-        shots: (N, T, 7) of `shot`, on the same device.
-
-    Returns:
-        (N, T, 3, H, W) in [0, 1].
-    """
+    """Clips (N, T, 3, H, W) in [0, 1] as a camera keeps them, by `shot` (N, T, 7) of each."""
     gain, shutter, focus, noise, step = (
         part[..., None, None, None] for part in shots[..., :5].unbind(-1)
     )
@@ -88,12 +77,9 @@ def _plate(device: torch.device) -> Tensor:
 
 
 def _compressed(frames: Tensor, step: Tensor) -> Tensor:
-    """Frames (n, 3, H, W) whose 8 × 8 cosine coefficients are whole multiples of a step.
-
-    Args:
-        frames: in [0, 1].
-        step: (n, 1, 1, 1) for the mean of a block; up to eight times as coarse for fine detail, as
-            in JPEG's tables. 0 leaves a frame as it is.
+    """Frames (n, 3, H, W) whose 8 × 8 cosine coefficients are whole multiples of a step
+    (n, 1, 1, 1): for the mean of a block; up to eight times as coarse for fine detail, as in JPEG's
+    tables. 0 leaves a frame as it is.
     """
     n, _, height, width = frames.shape
     padded = F.pad(frames, (0, -width % BLOCK, 0, -height % BLOCK), "replicate")

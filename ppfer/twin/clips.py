@@ -12,7 +12,8 @@ from ppfer.config import Config
 from ppfer.data.store import ClipStore
 from ppfer.run.clips import ACTOR_FOLDS, Clips, Wild
 from ppfer.run.stage import Stage
-from ppfer.twin.files import generate_arrays
+from ppfer.twin.acting import main_specs, wild_specs
+from ppfer.twin.files import render_clips, table
 
 
 class _Rendered(Stage):
@@ -27,21 +28,13 @@ class _Rendered(Stage):
         return Stage.settings(self) | {"difficulty": self.config.difficulty}
 
     def make(self, folder: Path) -> dict:
-        config, wild = self.config, self.config.wild_clips if self.wild else 0
-        pixels, table = generate_arrays(
-            actors=config.actors,
-            wild=wild,
-            seed=0,
-            frames=config.frames,
-            size=config.size,
-            difficulty=config.difficulty,
-            device=self.run.device,
-            progress=Progress(
-                f"{self.name}: rendering", wild or 82 * config.actors, "clips"
-            ).update,
-        )
-        source = {"generated": self.name}
-        store = ClipStore.from_array(folder / "store", pixels.split(64), table, source=source)
+        config, source = self.config, {"generated": self.name}
+        wild = config.wild_clips if self.wild else 0
+        how = {"frames": config.frames, "difficulty": config.difficulty}
+        specs = wild_specs(wild, **how) if wild else main_specs(config.actors, **how)
+        progress = Progress(f"{self.name}: rendering", len(specs), "clips")
+        pixels = render_clips(specs, config.size, self.run.device, progress.update).split(64)
+        store = ClipStore.from_array(folder / "store", pixels, table(specs), source=source)
         return {"clips": len(store), "rejected": len(store.rejected), "sha256": store.hash}
 
 

@@ -18,6 +18,7 @@ from ppfer.base.files import atomic
 from ppfer.data.words import DFEW_EMOTIONS
 from ppfer.twin.acting import (
     DIFFICULTY,
+    FIRST_ACTOR,
     FPS,
     WILD_ACTOR,
     ClipSpec,
@@ -49,17 +50,17 @@ def render_clips(
     Args:
         specs: N clips of T frames.
         size: width and height in pixels.
-        device: where to draw; None: on a GPU if there is one.
+        device: None: a GPU if there is one.
         progress: called with the number of clips drawn so far.
         times: which of the T frames to draw, in order; None: all. A shutter that stays open mixes
             in the frame drawn before.
-        coverage: add the head's coverage, 0 to 255, as a fourth channel.
 
     Returns:
-        (N, T, 3, size, size) uint8 sRGB on `device`; four channels with `coverage`.
+        (N, T, 3, size, size) uint8 sRGB on `device`; with `coverage` the head's, 0 to 255, is a
+        fourth channel.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    times = range(specs[0].frames) if times is None else times
+    times = list(range(specs[0].frames) if times is None else times)
     model, frames = load_head(device), len(times)
     put = functools.partial(torch.as_tensor, device=device)
     shown_as = [spec.face or spec.actor for spec in specs]
@@ -76,16 +77,22 @@ def render_clips(
     @torch.inference_mode(inference)  # a thread does not take its maker's mode
     def filmed(first: int) -> int:
         batch = specs[first : first + at_once]
-        actions, pose, lamp, behind, shots = (
-            put(part, dtype=torch.float32) for part in _act(batch, size, times)
+        moves = [motion(spec) for spec in batch]
+        played = (
+            np.concatenate([move.actions[times] for move in moves]),  # (n·T, 52)
+            np.concatenate([move.pose[times] for move in moves]),  # (n·T, 6)
+            np.stack([move.lamp for move in moves]),  # (n, 9)
+            np.stack([background(spec, size) for spec in batch]),  # (n, 3, size, size)
+            np.stack([shot(s.name, s.frames, s.seed, s.difficulty)[times] for s in batch]),
         )
+        actions, pose, lamp, behind, shots = (put(part, dtype=torch.float32) for part in played)
         here = shown_as[first : first + len(batch)]
         which = put([places[face] for face in here]).repeat_interleave(frames)
         lamp, behind = (part.repeat_interleave(frames, 0) for part in (lamp, behind))
         drawn = draw(model, neutral, shown, textures, which, actions, pose, lamp, behind, size)
         drawn = drawn.view(len(batch), frames, 4, size, size)
         if any(spec.difficulty for spec in batch):
-            seen = record(drawn[:, :, :3].float() / 255, put(shots, dtype=torch.float32))
+            seen = record(drawn[:, :, :3].float() / 255, shots)
             drawn[:, :, :3] = seen.mul(255).round().to(torch.uint8)
         out[first : first + len(batch)] = drawn
         return first + len(batch)
@@ -98,25 +105,9 @@ def render_clips(
     return out if coverage else out[:, :, :3]
 
 
-def _act(specs: list[ClipSpec], size: int, times: Sequence[int]) -> tuple[np.ndarray, ...]:
-    """Of N clips at T times: actions (N*T, 52), pose (N*T, 6), lamp (N, 9), background
-    (N, 3, size, size) and shots (N, T, 7).
-    """
-    moves, at = [motion(spec) for spec in specs], list(times)
-    return (
-        np.concatenate([move.actions[at] for move in moves]),
-        np.concatenate([move.pose[at] for move in moves]),
-        np.stack([move.lamp for move in moves]),
-        np.stack([background(spec, size) for spec in specs]),
-        np.stack([shot(s.name, s.frames, s.seed, s.difficulty)[at] for s in specs]),
-    )
-
-
 def landmarks(spec: ClipSpec) -> np.ndarray:
-    """The 68 facial landmarks of a clip, in iBUG's order.
-
-    Returns:
-        (T, 68, 2): x and y as shares of the picture's width and height.
+    """The 68 facial landmarks of a clip, in iBUG's order: (T, 68, 2), x and y as shares of the
+    picture's width and height.
     """
     model, moves = load_head(torch.device("cpu")), motion(spec)
     actions, pose = (
@@ -145,37 +136,6 @@ def table(specs: list[ClipSpec]) -> pd.DataFrame:
     )
 
 
-def generate_arrays(
-    actors: int = 91,
-    size: int = 112,
-    frames: int = 16,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    *,
-    wild: int = 0,
-    difficulty: float = DIFFICULTY,
-    progress: Callable[[int], None] | None = None,
-) -> tuple[Tensor, pd.DataFrame]:
-    """The twin straight into memory.
-
-    Args:
-        actors: how many people the main set has, 82 clips each.
-        size: width and height in pixels.
-        frames: T, at 12 a second.
-        seed: of the data set.
-        device: where to draw and keep it; None: on a GPU if there is one.
-        wild: this many clips of the wild set instead of the main set.
-        difficulty: how ambiguous they are, 0 clean studio acting (see `data/README.md`).
-        progress: called with the number of clips drawn so far.
-
-    Returns:
-        clips, uint8 (N, T, 3, size, size) on `device`, and their table (see `table`).
-    """
-    more = {"frames": frames, "seed": seed, "difficulty": difficulty}
-    specs = wild_specs(wild, **more) if wild else main_specs(actors, **more)
-    return render_clips(specs, size, device, progress), table(specs)
-
-
 def generate(
     out: Path,
     *,
@@ -185,59 +145,53 @@ def generate(
     seed: int = 0,
     wild: int = 1400,
     device: torch.device | str | None = None,
-    first_actor: int = 1001,
     difficulty: float = DIFFICULTY,
-    workers: int = 2,
 ) -> None:
     """Write the twin as files: `VideoMP4/`, `VideoDemographics.csv`, and `wild/` in DFEW's layout.
 
     A clip that is already there is left alone, so an interrupted run resumes.
 
     Args:
-        out: the folder, made if it is missing.
-        actors: how many people the main set has, 82 clips each.
+        actors: people of the main set, 82 clips each.
         size: width and height in pixels.
         frames: in a clip, at 12 a second.
-        seed: of the data set.
-        wild: how many clips the wild set has; its people count from `WILD_ACTOR`.
-        device: where to draw; None: on a GPU if there is one.
-        first_actor: number of the main set's first actor.
+        wild: clips of the wild set.
+        device: None: a GPU if there is one.
         difficulty: how ambiguous they are, 0 clean studio acting (see `data/README.md`).
-        workers: threads that draw and encode.
 
     Raises:
         PpferError: a number out of range, or `out` holds clips made with other settings.
     """
     out = Path(out)
-    numbered = 1 <= first_actor <= WILD_ACTOR - actors
-    if not (actors >= 1 and wild >= 0 and frames >= 2 and size >= 16 and numbered):
+    numbered = 1 <= actors <= WILD_ACTOR - FIRST_ACTOR
+    if not (numbered and wild >= 0 and frames >= 2 and size >= 16):
         raise PpferError(
             f"the twin takes actors >= 1 numbered below {WILD_ACTOR}, wild >= 0, frames >= 2 and "
-            f"size >= 16, not actors={actors} from {first_actor}, wild={wild}, frames={frames}, "
+            f"size >= 16, not actors={actors} from {FIRST_ACTOR}, wild={wild}, frames={frames}, "
             f"size={size}"
         )
     # clips of other settings are never mixed into a folder
     recipe = {"size": size, "frames": frames, "seed": seed, "fps": FPS, "difficulty": difficulty}
     note = out / "twin.json"
-    if note.exists() and json.loads(note.read_text()) != recipe:
+    if note.exists() and json.loads(note.read_text("utf-8")) != recipe:
         raise PpferError(
-            f"{out} holds clips made with {note.read_text().strip()}; give an empty folder"
+            f"{out} holds clips made with {note.read_text('utf-8').strip()}; give an empty folder"
         )
     # labels first: they are small, and say what the folder will hold
-    main = main_specs(actors, frames, seed, first_actor, difficulty)
+    main = main_specs(actors, frames, seed, difficulty)
     other = wild_specs(wild, frames, seed, difficulty)
     jobs = _places(main, out / "VideoMP4") + _places(other, out / "wild" / "Clip" / "original")
-    people = [Actor(first_actor + i, seed).demographics for i in range(actors)]
+    people = [Actor(FIRST_ACTOR + i, seed).demographics for i in range(actors)]
     pd.DataFrame(people).to_csv(out / "VideoDemographics.csv", index=False)
     if other:
         _write_wild_labels(other, out / "wild" / "EmoLabel_DataSplit")
     with atomic(note) as partial:
-        partial.write_text(json.dumps(recipe) + "\n")
+        partial.write_text(json.dumps(recipe) + "\n", "utf-8")
     # what an earlier, interrupted call has drawn stays
     todo = [job for job in jobs if not job[1].exists()]
     batches = [todo[i : i + BATCH] for i in range(0, len(todo), BATCH)]
     work = functools.partial(_write_clips, size=size, device=device)
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    with ThreadPoolExecutor(max_workers=2) as pool:
         list(pool.map(work, batches))  # a list, so that a thread's error is raised here
 
 

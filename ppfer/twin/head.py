@@ -164,7 +164,8 @@ class Head:
         nose = [(0, y) for y in (0.0, -0.12, -0.24, -0.36)]
         nose += [(a, -0.44) for a in (-0.16, -0.08, 0, 0.08, 0.16)]
         skin = np.flatnonzero(self.model["part"] == 0)
-        on_skin = skin[_nearest(self.chart[skin], np.array([*jaws, *brows, *nose]))]
+        targets = np.array([*jaws, *brows, *nose])[:, None]
+        on_skin = skin[((self.chart[skin] - targets) ** 2).sum(-1).argmin(1)]  # the nearest
 
         lid = self.model["socket_ring"] == 0
         lids = [np.flatnonzero(lid & (sign * mean[:, 0] > 0)) for sign in (-1, 1)]
@@ -183,10 +184,8 @@ class Head:
         return np.array([*on_skin, *eyes[0], *eyes[1], *lips, right, *upper, left, *lower[::-1]])
 
     def neutral(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
-        """An actor's head at rest, hair included.
-
-        Returns:
-            Vertices (V, 3) float32, and which faces (F,) bool there are: hair where it grows.
+        """An actor's head at rest: vertices (V, 3) float32, hair included, and which faces (F,)
+        bool there are: hair where it grows.
         """
         basis = self.model["basis"].astype(np.float32)
         shape = self.model["mean"] + np.tensordot(look.shape.astype(np.float32), basis, 1)
@@ -197,16 +196,9 @@ class Head:
         return vertices, grows[self.faces.cpu().numpy()].any(1)
 
 
-def _nearest(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Of points (P, 2), the number of the one nearest to each target (L, 2): (L,)."""
-    return ((points - targets[:, None]) ** 2).sum(-1).argmin(1)
-
-
 def _at_angles(loop: np.ndarray, degrees: tuple[int, ...]) -> list[int]:
-    """Of a loop of points (P, 3) seen from the front, those in the given directions.
-
-    Directions are counted from the viewer's right, counter-clockwise, after stretching the loop to
-    a square.
+    """Of a loop of points (P, 3) seen from the front and stretched to a square, those in the given
+    directions, counted from the viewer's right, counter-clockwise.
     """
     ring = (loop - (loop.max(0) + loop.min(0)) / 2)[:, :2]
     ring /= np.abs(ring).max(0)
@@ -245,8 +237,7 @@ def project(vertices: Tensor, pose: Tensor, size: float) -> Tensor:
     """Vertices (N, V, 3) in a picture `size` pixels wide: (N, V, 3), x right, y down, and depth.
 
     Args:
-        vertices: from `pose_vertices`.
-        pose: (N, 6), the same; its shift is in shares of the picture.
+        vertices, pose: of `pose_vertices`.
         size: with 1, x and y come out as shares of the picture.
     """
     scale = pose[:, 5, None] * DISTANCE / (DISTANCE - vertices[..., 2]) * size / VIEW
@@ -268,27 +259,25 @@ def draw(
     lamp: Tensor,
     background: Tensor,
     size: int,
-    supersample: int = 2,
+    samples: int = 2,
 ) -> Tensor:
     """Draw N frames of A actors.
 
     Args:
         model: the head.
-        neutral: (A, V, 3) from `Head.neutral`.
-        shown: (A, F) bool, likewise.
+        neutral, shown: (A, V, 3) and (A, F) bool from `Head.neutral`.
         textures: (A, rows, 512, 3) uint8 from `paint`.
         which: (N,) int64, the actor of each frame.
-        actions: (N, 52), see `pose_vertices`.
-        pose: (N, 6), likewise.
+        actions, pose: (N, 52) and (N, 6), see `pose_vertices`.
         lamp: (N, 9): unit vector to the key light, its colour, the fill's colour; (1, 9) for all.
         background: (N, 3, size, size) linear light.
         size: width and height in pixels.
-        supersample: samples a pixel along either side.
+        samples: of a pixel, along either side.
 
     Returns:
         (N, 4, size, size) uint8: sRGB and the head's coverage.
     """
-    n, fine = len(which), size * supersample
+    n, fine = len(which), size * samples
     # where everything is, and which triangle each pixel shows
     vertices = pose_vertices(model, neutral[which], actions, pose)
     normals = smooth_normals(vertices, model.faces, model.around)
@@ -312,9 +301,8 @@ def draw(
     # mean over the finer pixels before the background: edges stay soft
     canvas = torch.zeros(n * fine * fine, 4, device=pixel.device)
     canvas.index_copy_(0, pixel, torch.cat([colour, torch.ones_like(colour[:, :1])], 1))
-    if supersample > 1:
-        canvas = canvas.view(n, size, supersample, size, supersample, 4).mean((2, 4))
-    canvas = canvas.view(n, size, size, 4).permute(0, 3, 1, 2)  # (N, 4, H, W)
+    canvas = canvas.view(n, size, samples, size, samples, 4).mean((2, 4))
+    canvas = canvas.permute(0, 3, 1, 2)  # (N, 4, H, W)
     rgb = canvas[:, :3] + background * (1 - canvas[:, 3:])
     picture = torch.cat([rgb.clamp(0, 1) ** (1 / 2.2), canvas[:, 3:]], 1)
     return picture.mul(255).round().to(torch.uint8)
@@ -326,10 +314,7 @@ def _material(
     """Albedo (P, 3), gloss (P, 2) and share of light (P,) of pixels.
 
     Args:
-        model: the head.
-        textures: (A, rows, 512, 3) uint8 from `paint`.
-        look: (P,) int64, whose texture.
-        face: (P,) int64, the face seen.
+        look, face: (P,) int64, whose of the A textures, and the face seen.
         surface: (P, 4), what `Head.surface` says of that place in it.
     """
     part, (u, v, lip, lit) = model.part.index_select(0, face), surface.T

@@ -90,7 +90,6 @@ def hair_shell(look: Look, scalp: np.ndarray, chart: np.ndarray) -> tuple[np.nda
     """Where the hair's surface is.
 
     Args:
-        look: whose hair.
         scalp: (S, 3) skin under the hair, in the head model's units.
         chart: (S, 2) angle around the head's axis (rad, 0 in front) and height of each vertex.
 
@@ -136,22 +135,19 @@ def hair_shell(look: Look, scalp: np.ndarray, chart: np.ndarray) -> tuple[np.nda
 # --- texture ------------------------------------------------------------------
 
 
+def skin_chart() -> list[np.ndarray]:
+    """Angle around the head's axis (rad, 0 in front) and height of every texel of the skin."""
+    (width, height), (low, high) = CHART, SPAN
+    angles = (np.arange(width) + 0.5) / width * 2 * np.pi - np.pi
+    return np.meshgrid(angles, high - (np.arange(height) + 0.5) / height * (high - low))
+
+
 def paint(look: Look, parts: list[str]) -> np.ndarray:
-    """The texture of an actor.
-
-    Args:
-        look: whose.
-        parts: names of the head's parts in the order of their numbers, without the hair.
-
-    Returns:
-        (2 * 256 + 64, 512, 3) uint8: the square root of linear light, half as fine as sRGB and
-        without a table.
+    """The texture of an actor, by the names of the head's parts in the order of their numbers,
+    without the hair: (2 · 256 + 64, 512, 3) uint8, the square root of linear light, half as fine as
+    sRGB and without a table.
     """
-    rng, (width, height) = np.random.default_rng(look.seed), CHART
-    theta, y = np.meshgrid(
-        (np.arange(width) + 0.5) / width * 2 * np.pi - np.pi,
-        SPAN[1] - (np.arange(height) + 0.5) / height * (SPAN[1] - SPAN[0]),
-    )
+    rng, (width, height), (theta, y) = np.random.default_rng(look.seed), CHART, skin_chart()
     blotch = noise(look.seed + 1, height, width, cells=24) - 0.5
     grain = noise(look.seed + 2, height, width, cells=128)
     skin = _complexion(look, rng, theta, y, blotch)
@@ -170,9 +166,8 @@ def paint(look: Look, parts: list[str]) -> np.ndarray:
 
 
 def plain_column(part: int) -> int:
-    """Column of the texture, in the rows below hair and skin, where a part's plain colour starts.
-
-    The parts are numbered as in `paint`; the lip comes after the last of them.
+    """Column of the texture, in the rows below hair and skin, where a part's plain colour starts;
+    the lip comes after the last of the parts that `paint` is given.
     """
     return 2 * EYE + 8 * part
 
@@ -186,30 +181,21 @@ def _complexion(
     red = np.exp(-(((np.abs(theta) - 0.45) / 0.22) ** 2) - ((y + 0.33) / 0.17) ** 2)  # cheeks
     red += 0.8 * np.exp(-((theta / 0.13) ** 2) - ((y + 0.33) / 0.1) ** 2)  # tip of the nose
     skin *= 1 - 0.08 * red[..., None] * [0.1, 1, 0.9]
-    for _ in range(int(60 * look.freckles)):
-        at, size = (rng.normal(0, 0.4), rng.normal(-0.2, 0.14)), rng.uniform(0.008, 0.014)
-        _spot(skin, theta, y, at, size, 0.22)
-    for _ in range(rng.integers(0, 4)):
-        at, size = (rng.uniform(-0.8, 0.8), rng.uniform(-0.8, 0.5)), rng.uniform(0.018, 0.03)
-        _spot(skin, theta, y, at, size, 0.6)
+    spots = [  # angle, height, radius, and how dark: freckles, then moles
+        (rng.normal(0, 0.4), rng.normal(-0.2, 0.14), rng.uniform(0.008, 0.014), 0.22)
+        for _ in range(int(60 * look.freckles))
+    ]
+    spots += [
+        (rng.uniform(-0.8, 0.8), rng.uniform(-0.8, 0.5), rng.uniform(0.018, 0.03), 0.6)
+        for _ in range(rng.integers(0, 4))
+    ]
+    for angle, height, radius, dark in spots:  # an angle of 1 is 0.6 wide
+        row = np.flatnonzero(np.abs(y[:, 0] - height) < 4 * radius)
+        column = np.flatnonzero(np.abs(0.6 * (theta[0] - angle)) < 4 * radius)
+        far = 0.36 * (theta[0, column] - angle) ** 2 + (y[row, :1] - height) ** 2
+        near = np.exp(-(far / radius**2))
+        skin[np.ix_(row, column)] *= 1 - dark * near[..., None] * [0.7, 0.9, 1]
     return skin
-
-
-def _spot(
-    skin: np.ndarray,
-    theta: np.ndarray,
-    y: np.ndarray,
-    at: tuple[float, float],
-    radius: float,
-    dark: float,
-) -> None:
-    """Darkens the skin, in place, around an angle and a height; an angle of 1 is 0.6 wide."""
-    angle, height = at
-    row = np.flatnonzero(np.abs(y[:, 0] - height) < 4 * radius)
-    column = np.flatnonzero(np.abs(0.6 * (theta[0] - angle)) < 4 * radius)
-    far = 0.36 * (theta[0, column] - angle) ** 2 + (y[row, :1] - height) ** 2
-    near = np.exp(-(far / radius**2))
-    skin[np.ix_(row, column)] *= 1 - dark * near[..., None] * [0.7, 0.9, 1]
 
 
 def _beard(look: Look, theta: np.ndarray, y: np.ndarray) -> np.ndarray:

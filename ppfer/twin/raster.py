@@ -24,14 +24,8 @@ def smoothstep(x: np.ndarray) -> np.ndarray:
 
 
 def vertex_faces(faces: Tensor, n_vertices: int) -> Tensor:
-    """The faces around each vertex, as a table, so that normals are summed by gathering.
-
-    Args:
-        faces: (F, 3) int64 vertex numbers.
-        n_vertices: V, larger than any of them.
-
-    Returns:
-        (V, most) int64 face numbers, each row filled up with F.
+    """The faces around each vertex, so that normals are summed by gathering: of faces (F, 3) int64
+    a table (V, most) int64, each row filled up with F.
     """
     order = torch.argsort(faces.flatten(), stable=True)
     vertex, face = faces.flatten()[order], order // 3
@@ -44,12 +38,8 @@ def vertex_faces(faces: Tensor, n_vertices: int) -> Tensor:
 
 
 def smooth_normals(vertices: Tensor, faces: Tensor, around: Tensor) -> Tensor:
-    """Unit normals (N, V, 3) of vertices (N, V, 3): area-weighted means over the faces `around`.
-
-    Args:
-        vertices: (N, V, 3).
-        faces: (F, 3) int64.
-        around: the table `vertex_faces` makes of them.
+    """Unit normals (N, V, 3) of vertices (N, V, 3): area-weighted means over the faces `around`,
+    the table that `vertex_faces` makes of them.
     """
     a, b, c = (vertices.index_select(1, faces[:, k]) for k in range(3))
     face_normals = torch.linalg.cross(b - a, c - a)  # (N, F, 3), as long as twice the area
@@ -145,24 +135,16 @@ def _slopes(xy: Tensor) -> Tensor:
 
 
 def _weights(slope: Tensor, opposite: Tensor, origin: Tensor) -> Tensor:
-    """The barycentric weights (M, 3) at a point each.
-
-    Args:
-        slope: (M, 3, 2) of `_slopes`.
-        opposite: (M, 3, 2), for each weight a point where it is 0.
-        origin: (M, 2) the point.
+    """The barycentric weights (M, 3) at a point (M, 2) each, by their slopes (M, 3, 2) and, for
+    each weight, a point (M, 3, 2) where it is 0.
     """
     along_x, along_y = (slope * (origin[:, None] - opposite)).unbind(-1)
     return along_x + along_y
 
 
 def _with_depth(slope: Tensor, weight: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights and depth as planes over the picture: slopes (M, 4, 2) and values (M, 4).
-
-    Args:
-        slope: (M, 3, 2) of the weights.
-        weight: (M, 3) where the planes are evaluated.
-        depth: (M, 3) of the corners.
+    """Weights and depth as planes over the picture, slopes (M, 4, 2) and values (M, 4), by the
+    slopes (M, 3, 2) and values (M, 3) of the weights and the depth (M, 3) of the corners.
     """
     depth_slope = sum((slope * depth[..., None]).unbind(1))
     depth_there = sum((weight * depth).unbind(1))
@@ -173,14 +155,8 @@ def _with_depth(slope: Tensor, weight: Tensor, depth: Tensor) -> tuple[Tensor, T
 def interpolate(
     attributes: Tensor, faces: Tensor, frame: Tensor, face: Tensor, weights: Tensor
 ) -> Tensor:
-    """Vertex attributes (N, V, C) at pixels: (P, C).
-
-    Args:
-        attributes: (N, V, C).
-        faces: (F, 3) int64.
-        frame: (P,) int64, which of the N each pixel belongs to.
-        face: (P,) int64, as `rasterize` returns it.
-        weights: (P, 3), likewise.
+    """Vertex attributes (N, V, C) at pixels: (P, C); `frame` (P,) int64 says which of the N a pixel
+    belongs to, face (P,) and weights (P, 3) are as `rasterize` returns them.
     """
     corner = frame[:, None] * attributes.shape[1] + faces.index_select(0, face)  # (P, 3)
     rows = attributes.flatten(0, 1)
@@ -193,12 +169,9 @@ def light(
     """Linear-light colours (P, 3): wrapped Lambert, a fill from the sky, and a Blinn highlight.
 
     Args:
-        normal: (P, 3) unit.
-        albedo: (P, 3) linear in [0, 1].
+        normal, albedo: (P, 3), unit vectors and linear in [0, 1].
         gloss: (P, 2) strength and exponent of the highlight.
-        toward: (P, 3) or (1, 3) unit vector to the key light.
-        key: (P, 3) or (1, 3) colour of the key light.
-        fill: (P, 3) or (1, 3) colour of the sky.
+        toward, key, fill: (P, 3) or (1, 3): unit vector to the key light, its colour, the sky's.
     """
     facing = sum((normal * toward).split(1, -1))
     wrap = facing.new_tensor([0.35, 0.22, 0.18])  # light bleeds farther in red, as it does in skin

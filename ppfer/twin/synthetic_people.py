@@ -21,7 +21,7 @@ from torch import Tensor
 from ppfer.data.words import SENTENCES
 from ppfer.twin.acting import APEX, VISEMES, ClipSpec, Face, background, motion
 from ppfer.twin.head import draw, load_head
-from ppfer.twin.paint import CHART, SPAN, paint
+from ppfer.twin.paint import paint, skin_chart
 from ppfer.twin.people import Actor, look, seeded
 
 FIRST = 100_000  # of the people to learn from; actors and donor have lower numbers
@@ -56,16 +56,13 @@ def crowd(
     first: int = FIRST,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Crowd:
-    """Draw a crowd; the same numbers give the same pictures.
+    """Draw a crowd of P = people · SHAPES faces, on `device`; the same numbers give the same
+    pictures.
 
     Args:
         people: painted faces; each is drawn on `SHAPES` heads, `FRAMES` times.
-        device: where to draw, and where the frames stay.
         first: number of the first.
         progress: told of each person drawn.
-
-    Returns:
-        P = people · SHAPES faces.
     """
     # everything random is drawn before the first picture, whatever the device
     rng = seeded("crowd", first, people)
@@ -101,18 +98,9 @@ def crowd(
 
 def _painted(people: int, first: int) -> Iterator[tuple[np.ndarray, ...]]:
     """Of each person in order what `stranger` gives."""
-    numbers = range(first, first + people)
-    if people < MANY:
-        yield from map(stranger, numbers)
-        return
-    pool = joblib.Parallel(-1, return_as="generator", max_nbytes=None)
-    yield from pool(joblib.delayed(_stranger)(number) for number in numbers)
-
-
-def _stranger(number: int) -> tuple[np.ndarray, ...]:
-    """`stranger`, one of as many processes as there are cores."""
-    torch.set_num_threads(1)
-    return stranger(number)
+    jobs = -1 if people >= MANY else 1  # of as many processes as there are cores, a thread each
+    pool = joblib.Parallel(jobs, return_as="generator", max_nbytes=None)
+    return pool(joblib.delayed(stranger)(number) for number in range(first, first + people))
 
 
 def stranger(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -130,16 +118,15 @@ def stranger(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def spectacled(texture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A texture (rows, 512, 3) with the rims of spectacles drawn on its skin."""
-    (width, height), (low, high) = CHART, SPAN
-    angle = np.abs((np.arange(width) + 0.5) / width * 2 * np.pi - np.pi)
-    y = high - (np.arange(height) + 0.5)[:, None] / height * (high - low)
+    angle, y = skin_chart()
+    angle = np.abs(angle)
     wide, tall, thick = rng.uniform(0.26, 0.34), rng.uniform(0.13, 0.2), rng.uniform(0.015, 0.035)
     square = rng.choice([2, 4])
     lens = ((np.abs(angle - 0.43) / wide) ** square + (np.abs(y) / tall) ** square) ** (1 / square)
     rim = np.abs(lens - 1) * tall < thick
     bars = (np.abs(y - 0.03) < thick) & ((angle < 0.43 - wide) | (angle > 0.43 + wide))
     out = texture.copy()
-    out[:height][rim | (bars & (angle < 1.5))] = rng.integers(0, 110, 3)
+    out[: len(y)][rim | (bars & (angle < 1.5))] = rng.integers(0, 110, 3)
     return out
 
 
@@ -147,24 +134,25 @@ def spectacled(texture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 @functools.cache
-def _patterns() -> dict[str, np.ndarray]:
-    """Sets of action vectors (K, 52) that a movement is mixed of."""
+def _mixture() -> list[tuple[np.ndarray, tuple[float, ...], float]]:
+    """What a movement is mixed of: sets of action vectors (K, 52), about how many of each set are
+    there at a time, and how strong at most.
+    """
     names = list(load_head(torch.device("cpu")).action)
     bases = dict.fromkeys(name.removesuffix("Left").removesuffix("Right") for name in names)
-    gaze = [
+    parts = [{name: 1} for name in (*names, *bases) if not name.startswith("eyeLook")]
+    sideways = (
         {"eyeLookInRight": 1, "eyeLookOutLeft": 1},
         {"eyeLookInLeft": 1, "eyeLookOutRight": 1},
-        {"eyeLookUp": 1},
-        {"eyeLookDown": 1},
-    ]
-    sets = {
-        "parts": [{name: 1} for name in (*names, *bases) if not name.startswith("eyeLook")],
-        "moods": [apex for apex in APEX.values() if apex],
-        "speech": [shape for shape in VISEMES.values() if shape],
-        "gaze": gaze,
-        "lids": [{"eyeBlink": 1}],
-    }
-    return {key: np.stack([_vector(parts) for parts in every]) for key, every in sets.items()}
+    )
+    sets = (
+        (parts, (0.5, 2, 5), 1.2),
+        (filter(None, APEX.values()), (0, 0.7, 1.3), 1.5),
+        (filter(None, VISEMES.values()), (0, 1, 1.5), 1.1),
+        ((*sideways, {"eyeLookUp": 1}, {"eyeLookDown": 1}), (1.2,), 0.9),
+        ([{"eyeBlink": 1}], (0.2,), 1.1),
+    )
+    return [(np.stack(list(map(_vector, every))), many, most) for every, many, most in sets]
 
 
 def _vector(parts: dict[str, float]) -> np.ndarray:
@@ -188,18 +176,14 @@ def acted_actions(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def mixed_actions(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Facial actions (count, 52), every frame on its own.
-
-    A few single ones, parts of an expression, a mouth's shape, a gaze, and sometimes a blink.
+    """Facial actions (count, 52), every frame on its own: a few single ones, parts of an
+    expression, a mouth's shape, a gaze, and sometimes a blink.
     """
     face = Face(count, lopsided=0)
     total = np.abs(rng.normal(0, 0.02, face.actions.shape))  # no face is quite at rest
-    # how many of a set are there at a time, about, and how strong at most
-    for key, (many, most) in MIXTURE.items():
-        patterns = _patterns()[key]
-        there = rng.random((count, len(patterns))) < np.atleast_1d(many)[
-            rng.integers(np.size(many), size=(count, 1))
-        ] / len(patterns)
+    for patterns, many, most in _mixture():
+        chances = rng.random((count, len(patterns)))
+        there = chances < rng.choice(many, (count, 1)) / len(patterns)
         total += (there * most * rng.beta(1.2, 1.2, there.shape)) @ patterns
     total *= rng.lognormal(0, 0.25, total.shape) * (rng.random(total.shape) > 0.15)
     lopsided = rng.normal(0, 0.15, count)
@@ -208,15 +192,6 @@ def mixed_actions(rng: np.random.Generator, count: int) -> np.ndarray:
         total[:, column] *= 1 + side * lopsided
     face.actions = total
     return face.limited()
-
-
-MIXTURE = {
-    "parts": ((0.5, 2, 5), 1.2),
-    "moods": ((0, 0.7, 1.3), 1.5),
-    "speech": ((0, 1, 1.5), 1.1),
-    "gaze": (1.2, 0.9),
-    "lids": (0.2, 1.1),
-}
 
 
 def random_poses(rng: np.random.Generator, count: int) -> np.ndarray:

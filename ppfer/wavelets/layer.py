@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppfer.base.errors import PpferError
-from ppfer.wavelets.matrices import check, check_options, low_pass, side_by_side, unit_map
+from ppfer.base.errors import PpferError, check
+from ppfer.wavelets.matrices import check_options, low_pass, side_by_side, unit_map
 
 DIMS = (1, 3, 4)  # time, height and width of clips (B, T, 3, H, W)
 AXES = {"hw": (3, 4), "t": (1,), "thw": DIMS}

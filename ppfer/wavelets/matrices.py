@@ -7,7 +7,6 @@ shared: clone one before changing it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache, reduce
 
 import numpy as np
@@ -15,7 +14,7 @@ import pywt
 import torch
 from torch import Tensor
 
-from ppfer.base.errors import PpferError, near
+from ppfer.base.errors import PpferError, check
 
 
 @lru_cache(maxsize=256)
@@ -93,13 +92,6 @@ def check_options(wavelet: str, level: int, mode: str) -> None:
     check("boundary mode", mode, pywt.Modes.modes)
     if not isinstance(level, int) or level < 1:
         raise PpferError(f"the level is a whole number of at least 1, not {level!r}")
-
-
-def check(what: str, value: str, known: Iterable[str]) -> None:
-    """Raise `PpferError` if a value is not among those known."""
-    if value not in known:
-        meant = near(value, known)
-        raise PpferError(f"unknown {what} '{value}'{meant}; known: {', '.join(known)}")
 
 
 def unit_map(parts: list[Tensor], even: bool = False, rest: bool = False) -> tuple[float, float]:

@@ -57,13 +57,10 @@ def contestants(x: torch.Tensor, wavelet: str, train: bool) -> dict[str, Callabl
 
     if train:
         y = x.clone().requires_grad_()
-        return {
-            name: lambda f=f: torch.autograd.grad(f(y), y, cotangent)
-            for name, f in (("ours", ours), ("ptwt", theirs))
-        }
-    return {"ours": lambda: ours(x), "ptwt": lambda: theirs(x)} | (
-        {"PyWavelets": oracle} if x.device.type == "cpu" else {}
-    )
+        both = {"ours": ours, "ptwt": theirs}
+        return {k: lambda f=f: torch.autograd.grad(f(y), y, cotangent) for k, f in both.items()}
+    known = {"PyWavelets": oracle} if x.device.type == "cpu" else {}
+    return {"ours": lambda: ours(x), "ptwt": lambda: theirs(x)} | known
 
 
 def copy_rate(device: torch.device) -> float:
@@ -86,33 +83,20 @@ def run(device: str | torch.device = "cpu") -> list[dict]:
     for train in (False, True):
         for wavelet in ("haar", "db4"):
             for count, size in ((32, 112), (32, 224), *([(2048, 112)] if gpu else [])):
-                x = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)).to(
-                    device
-                )
+                g = torch.Generator().manual_seed(0)
+                x = torch.rand(count, 3, size, size, generator=g).to(device)
                 if gpu:
                     torch.cuda.reset_peak_memory_stats()
                 times = medians(contestants(x, wavelet, train), device)
                 ours, (peer, peer_name) = times.pop("ours"), min((v, k) for k, v in times.items())
-                rows.append(
-                    common.row(
-                        f"split + merge{', forward + backward' if train else ''}: {wavelet}, "
-                        f"{count}×3×{size}×{size}",
-                        ours,
-                        peer,
-                        peer_name,
-                        "ms",
-                        device_name(device),
-                        smaller=True,
-                        share_of_floor=round(
-                            4 * x.nbytes * (2 if train else 1) / rate * 1e3 / ours, 3
-                        ),
-                        **(
-                            {"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
-                            if gpu
-                            else {}
-                        ),
-                    )
-                )
+                floor = 1e3 * 4 * x.nbytes * (2 if train else 1) / rate
+                more = {"share_of_floor": round(floor / ours, 3)}
+                if gpu:
+                    more["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+                way = ", forward + backward" if train else ""
+                what = f"split + merge{way}: {wavelet}, {count}×3×{size}×{size}"
+                how = {"unit": "ms", "device": device_name(device), "smaller": True}
+                rows.append(common.row(what, ours, peer, peer_name, **how, **more))
                 common.keep(rows, "bands")
     return rows
 

@@ -50,9 +50,8 @@ def enlarged(folder: Path) -> None:
 def watched(way: str, videos: Path, out: Path) -> dict:
     """Run one in a process: seconds, frames without a face, MB at most with all its children."""
     command = [sys.executable, str(CHILD), way, str(videos), str(out)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as child:
         peak, ended = [0], threading.Event()
 
         def look() -> None:
@@ -88,15 +87,10 @@ def compared(videos: Path, what: str) -> list[dict]:
         missed = sum(max(0, w - b) for w, b in zip(times[0]["without"], black, strict=True))
         results = [videos.parent / way / f"{path.stem}.mp4" for path in sources]
         pairs = [(probe(a), probe(b)) for a, b in zip(sources, results, strict=True)]
-        measured.append(
-            (
-                frames / min(run["seconds"] for run in times),
-                max(run["mb"] for run in times),
-                frames - missed,
-                sum((a.width, a.height) == (b.width, b.height) for a, b in pairs),
-                sum(abs(a.duration - b.duration) < 0.5 / a.rate for a, b in pairs),
-            )
-        )
+        sizes = sum((a.width, a.height) == (b.width, b.height) for a, b in pairs)
+        lengths = sum(abs(a.duration - b.duration) < 0.5 / a.rate for a, b in pairs)
+        seconds, memory = min(run["seconds"] for run in times), max(run["mb"] for run in times)
+        measured.append((frames / seconds, memory, frames - missed, sizes, lengths))
     names = {
         "speed": "frames/s",
         "memory": "MB",
@@ -105,10 +99,9 @@ def compared(videos: Path, what: str) -> list[dict]:
         f"length kept, of {len(sources)} videos": "videos",
     }
     device = device_name(torch.device("cpu"))
+    how = {"peer_name": "deface 1.5", "device": device}
     return [
-        common.row(
-            f"{what}: {name}", mine, theirs, "deface 1.5", unit, device, smaller=unit == "MB"
-        )
+        common.row(f"{what}: {name}", mine, theirs, unit=unit, smaller=unit == "MB", **how)
         for (name, unit), mine, theirs in zip(names.items(), *measured, strict=True)
     ]
 

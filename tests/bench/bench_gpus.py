@@ -32,23 +32,14 @@ def work(batch: int, out: Path) -> None:
     device, config = PartialState().device, load_config("twin")
     rng = np.random.default_rng(0)
     shape = (bench_stages.CLIPS, config.frames, 3, config.size, config.size)
-    clips, labels = (
-        torch.from_numpy(rng.integers(0, 255, shape, dtype=np.uint8)).to(device),
-        rng.integers(0, 6, bench_stages.CLIPS),
-    )
+    clips = torch.from_numpy(rng.integers(0, 255, shape, dtype=np.uint8)).to(device)
+    labels = rng.integers(0, 6, bench_stages.CLIPS)
     stage = cost.Unmade(config).stage("recognizer/none")
-    batches = loop.Batches(
-        clips, np.arange(len(clips)), labels, batch=batch, seed=0, device=device, per_frame=False
-    )
-    rate = bench_stages.our_rate(
-        stage.objective(cost.network(stage)),
-        batches,
-        dataclasses.replace(stage.train, batch=batch),
-        device,
-        160,
-        compiled=False,
-        folder=str(out.parent),
-    )
+    how = {"batch": batch, "seed": 0, "device": device, "per_frame": False}
+    batches = loop.Batches(clips, np.arange(len(clips)), labels, **how)
+    setting, folder = dataclasses.replace(stage.train, batch=batch), str(out.parent)
+    objective = stage.objective(cost.network(stage))
+    rate = bench_stages.our_rate(objective, batches, setting, device, 160, False, folder)
     if is_main():
         out.write_text(json.dumps(rate))
 
@@ -59,27 +50,10 @@ def run(count: int) -> list[dict]:
     def rate(processes: int, batch: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "rate.json"
-            several = ["--multi_gpu"] if processes > 1 else []
-            subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "accelerate.commands.launch",
-                    *several,
-                    "--num_processes",
-                    str(processes),
-                    "--num_machines",
-                    "1",
-                    "--mixed_precision",
-                    "no",
-                    "--dynamo_backend",
-                    "no",
-                    __file__,
-                    str(batch),
-                    str(out),
-                ],
-                check=True,
-            )
+            how = f"--num_processes {processes} --num_machines 1 --mixed_precision no"
+            how += " --dynamo_backend no" + (" --multi_gpu" if processes > 1 else "")
+            command = [sys.executable, "-m", "accelerate.commands.launch", *how.split()]
+            subprocess.run([*command, __file__, str(batch), str(out)], check=True)
             return json.loads(out.read_text())
 
     alone = rate(1, 64)

@@ -58,15 +58,13 @@ def run(device: torch.device) -> list[dict]:
     batch, plain = 32 if gpu else 4, build()
 
     def peer() -> torch.Tensor:
-        return torch.cat(
-            [(plain(part.float() / 255) * 255).round().byte() for part in clips.split(batch)]
-        )
+        parts = clips.split(batch)
+        return torch.cat([(plain(part.float() / 255) * 255).round().byte() for part in parts])
 
     def ours(compile: bool) -> Callable[[], object]:
         made = fast.deployed(fast.prepare(build(), device), batch, compile=compile)
-        return lambda: list(
-            protect.protect_all(made, clips, device=device, batch=batch, name="PPFER")
-        )
+        how = {"device": device, "batch": batch, "name": "PPFER"}
+        return lambda: list(protect.protect_all(made, clips, **how))
 
     name, repeats, bases, rows = device_name(device), 5 if gpu else 3, {}, []
     for peer_name, tf32 in common.peers(device).items():
@@ -75,18 +73,10 @@ def run(device: torch.device) -> list[dict]:
     for compile in (False, True) if gpu else (False,):
         mine = rate(ours(compile), frames, device, repeats)
         more = {"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)} if gpu else {}
-        rows += [
-            common.row(
-                f"protect {SIZE}²{', compiled' if compile else ''}",
-                mine,
-                base,
-                f"eager {peer_name}",
-                "frames/s",
-                name,
-                **more,
-            )
-            for peer_name, base in bases.items()
-        ]
+        what = f"protect {SIZE}²{', compiled' if compile else ''}"
+        for peer_name, base in bases.items():
+            how = (f"eager {peer_name}", "frames/s", name)
+            rows.append(common.row(what, mine, base, *how, **more))
     rows += reenacted(config, device, repeats)
     common.keep(rows, "protect")
     return rows
@@ -103,7 +93,7 @@ def reenacted(config: Config, device: torch.device, repeats: int) -> list[dict]:
         return lambda: list(protect.protect_all(protector, clips, **how))
 
     def read_by(prepare: bool) -> Reenactment:
-        net = nets.freeze(regressor.shipped(config).to(device))
+        net = nets.freeze(regressor.shipped(regressor.Regressor(), config).to(device))
         net = fast.prepare(net, device) if prepare else net
         return Reenactment(net, offset=config.reenactment_offset)
 

@@ -57,25 +57,16 @@ class Clips(Dataset):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         clip = torch.from_numpy(self.clips[i % len(self.clips)])
         pixels = (clip[np.random.randint(len(clip))] if self.frames else clip).float() / 255
-        return (pixels.flip(-1) if np.random.rand() < 0.5 else pixels), int(
-            self.labels[i % len(self.clips)]
-        )
+        flipped = pixels.flip(-1) if np.random.rand() < 0.5 else pixels
+        return flipped, int(self.labels[i % len(self.clips)])
 
 
-def peer_rate(
-    objective: nn.Module, data: Clips, batch: int, device: torch.device, steps: int
-) -> float:
+def peer_rate(objective: nn.Module, data: Clips, batch: int, device: torch.device, steps: int):
     """Samples per second of the plain loop."""
     objective.to(device).train()
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-4)
-    batches = iter(
-        DataLoader(
-            data,
-            batch,
-            num_workers=8 if device.type == "cuda" else 0,
-            pin_memory=device.type == "cuda",
-        )
-    )
+    gpu = device.type == "cuda"
+    batches = iter(DataLoader(data, batch, num_workers=8 if gpu else 0, pin_memory=gpu))
     for step in range(steps + 3):
         if step == 3:
             wait(device)
@@ -102,9 +93,8 @@ def our_rate(
     """
     net = next(p for p in objective.children() if any(q.requires_grad for q in p.parameters()))
     setting = Train(steps, setting.batch, 1e-4)
-    loop.fit(
-        objective.to(device), net, batches, setting, Path(folder), name="bench", compile=compiled
-    )
+    how = {"name": "bench", "compile": compiled}
+    loop.fit(objective.to(device), net, batches, setting, Path(folder), **how)
     rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     first, last = rows[len(rows) // 2], rows[-1]
     return (last["step"] - first["step"]) * setting.batch / (last["seconds"] - first["seconds"])
@@ -190,26 +180,18 @@ def run(device: torch.device, only: list[str]) -> None:
     gpu = device.type == "cuda"
     config = load_config("twin" if gpu else "demo")
     rng = np.random.default_rng(0)
-    clips = rng.integers(
-        0, 255, (CLIPS, config.frames, 3, config.size, config.size), dtype=np.uint8
-    )
+    shape = (CLIPS, config.frames, 3, config.size, config.size)
+    clips = rng.integers(0, 255, shape, dtype=np.uint8)
     on_device, labels = torch.from_numpy(clips).to(device), rng.integers(0, 6, CLIPS)
     bands, ceiling = band_split(config).to(device), matrix_rate(device)
     unmade = cost.Unmade(config)
     chosen = [n for n in cost.PRICED if n in only or not only and n not in SAME]
     for name in chosen:
         stage = unmade.stage(name)
-        setting, frames = stage.train, stage.frames
+        setting, frames = stage.train, stage.per_frame
         build = functools.partial(new_objective, stage)
-        batches = loop.Batches(
-            on_device,
-            np.arange(CLIPS),
-            labels,
-            batch=setting.batch,
-            seed=0,
-            device=device,
-            frames=frames,
-        )
+        how = {"batch": setting.batch, "seed": 0, "device": device, "per_frame": frames}
+        batches = loop.Batches(on_device, np.arange(CLIPS), labels, **how)
         operations = cost.count(stage)[0] / setting.batch
         steps = 24  # enough that a line of the log covers several
         if gpu:
@@ -219,13 +201,9 @@ def run(device: torch.device, only: list[str]) -> None:
         for _ in range(1 if gpu else TURNS):
             for peer, tf32 in common.peers(device).items():
                 with common.plain(tf32):  # more steps than the loader's workers hold ready
-                    rate = peer_rate(
-                        build(),
-                        Clips(clips, labels, frames),
-                        setting.batch,
-                        device,
-                        (40 if frames else 10) if gpu else 12,
-                    )
+                    many = (40 if frames else 10) if gpu else 12
+                    data = Clips(clips, labels, frames)
+                    rate = peer_rate(build(), data, setting.batch, device, many)
                 theirs[peer].append(rate)
             memory["theirs"] = take_peak()
             for compiled in (False, True) if gpu else (False,):
@@ -240,21 +218,13 @@ def run(device: torch.device, only: list[str]) -> None:
             if gpu:
                 more["peak_gib"] = [memory[compiled], memory["theirs"]]
             if name in BANDS:
-                more["bands_share"] = round(
-                    bands_seconds(name, bands, batches(0)[0], device) * ours / setting.batch, 4
-                )
-            rows += [
-                common.row(
-                    f"{name}, batch {setting.batch}{', compiled' if compiled else ''}",
-                    ours,
-                    rate,
-                    f"eager {peer} DataLoader loop",
-                    f"{'frames' if frames else 'clips'}/s",
-                    device_name(device),
-                    **more,
-                )
-                for peer, rate in rates.items()
-            ]
+                took = bands_seconds(name, bands, batches(0)[0], device)
+                more["bands_share"] = round(took * ours / setting.batch, 4)
+            what = f"{name}, batch {setting.batch}{', compiled' if compiled else ''}"
+            how = (f"{'frames' if frames else 'clips'}/s", device_name(device))
+            for peer, rate in rates.items():
+                named = f"eager {peer} DataLoader loop"
+                rows.append(common.row(what, ours, rate, named, *how, **more))
             common.keep(rows, "stages")
     if gpu and importlib.util.find_spec("diffusers") and (not only or "latent" in only):
         common.keep([latent_row(device)], "stages")
@@ -266,15 +236,13 @@ def latent_row(device: torch.device) -> dict:
     """
     count = 32
     with device:
-        net = uvit.LatentCompensator(
-            uvit.uvit_h2(None, img_size=32, checkpoint=True), cost.new_autoencoder()
-        )
+        half = uvit.uvit_h2(None, img_size=32, checkpoint=True)
+        net = uvit.LatentCompensator(half, cost.new_autoencoder())
         controller = nets.Classifier("resnet50", 6, input_size=256)
         objective = fast.prepare(CompensationObjective(net, controller).train(), device)
         pixels, labels = torch.rand(count, 3, 256, 256), torch.zeros(count, dtype=torch.long)
-    optimizer = torch.optim.AdamW(
-        [p for p in objective.parameters() if p.requires_grad], lr=1e-5, fused=True
-    )
+    learning = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=1e-5, fused=True)
 
     def rate(some: int, precision: str) -> float:
         for step in range(5):
@@ -292,15 +260,9 @@ def latent_row(device: torch.device) -> dict:
     take_peak()
     ours, memory = rate(count, "auto"), take_peak()
     peer, their_memory = rate(count // 4, "fp32"), take_peak()  # 32 frames in float32 do not fit
-    return common.row(
-        f"compensation by U-ViT-H/2 and the autoencoder, 256², batch {count}",
-        ours,
-        peer,
-        f"fp32, batch {count // 4}",
-        "frames/s",
-        device_name(device),
-        peak_gib=[memory, their_memory],
-    )
+    what = f"compensation by U-ViT-H/2 and the autoencoder, 256², batch {count}"
+    how = (f"fp32, batch {count // 4}", "frames/s", device_name(device))
+    return common.row(what, ours, peer, *how, peak_gib=[memory, their_memory])
 
 
 if __name__ == "__main__":

@@ -32,9 +32,8 @@ def pick_device(arguments: list[str]) -> torch.device:
     CPU.
     """
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    return torch.device(
-        arguments[1] if len(arguments) > 1 else "cuda" if torch.cuda.is_available() else "cpu"
-    )
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(arguments[1] if len(arguments) > 1 else usual)
 
 
 def row(
@@ -52,20 +51,11 @@ def row(
     there is no ratio.
     """
     above, below = (peer, ours) if smaller else (ours, peer)
-    made = {
-        "what": what,
-        "ours": round(ours, 3),
-        "peer": round(peer, 3),
-        "peer_name": peer_name,
-        "unit": unit,
-        "ratio": round(above / below, 2) if below else None,
-        "device": device,
-        **more,
-    }
-    print(
-        f"{what:66} {ours:10,.2f} {unit:9} {peer_name:>34} {peer:10,.2f}  ratio {made['ratio']}",
-        flush=True,
-    )
+    made = {"what": what, "ours": round(ours, 3), "peer": round(peer, 3), "peer_name": peer_name}
+    ratio = round(above / below, 2) if below else None
+    made |= {"unit": unit, "ratio": ratio, "device": device, **more}
+    line = f"{what:66} {ours:10,.2f} {unit:9} {peer_name:>34} {peer:10,.2f}  ratio {ratio}"
+    print(line, flush=True)
     return made
 
 
@@ -94,11 +84,8 @@ def keep(rows: list[dict], name: str) -> None:
     """
     path = FOLDER / f"{name}.json"
     new = {(r["device"], r["what"]) for r in rows}
-    kept = [
-        r
-        for r in (json.loads(path.read_text()) if path.exists() else [])
-        if (r["device"], r["what"]) not in new
-    ]
+    old = json.loads(path.read_text()) if path.exists() else []
+    kept = [r for r in old if (r["device"], r["what"]) not in new]
     path.parent.mkdir(parents=True, exist_ok=True)
     every = kept + [r | {"torch": torch.__version__} for r in rows]
     path.write_text(json.dumps(every, indent=1, ensure_ascii=False) + "\n")

@@ -51,9 +51,7 @@ class TaughtObjective(nn.Module):
         return F.cross_entropy(self.controller(made), emotions) + WEIGHT * F.l1_loss(made, wanted)
 
 
-@stage(
-    "taught/{variant}", settings=("fidelity", "nets", "privacy_slack"), notebook="11", study=True
-)
+@stage("taught/{variant}", settings=("fidelity", "nets", "privacy_slack"), notebook="11")
 class Taught(Compensation):
     """The compensator on G, taught by re-enactment; the last weights."""
 
@@ -83,31 +81,17 @@ class Taught(Compensation):
 def taught(source: str, enhancer: str, title: str, what_ran: str) -> Protector:
     """The row of the U-ViT on a protector's clips."""
     made = f"taught/{source}"
-    return Protector(
-        f"taught_{source}",
-        title,
-        lambda run: protect.PPFER(run.get(enhancer), run.get(made)),
-        what_ran,
-        needs=(enhancer, made),
-        notebook="11",
-        source=source,
-    )
+    how = {"needs": (enhancer, made), "notebook": "11", "source": source}
+
+    def build(run: Run) -> nn.Module:
+        return protect.PPFER(run.get(enhancer), run.get(made))
+
+    return Protector(f"taught_{source}", title, build, what_ran, **how)
 
 
-ROWS = (
-    taught(
-        "enhanced",
-        "privacy",
-        "G repainted as re-enactment",
-        "U-ViT on G under C_fc, L1 to the re-enacted frames",
-    ),
-    taught(
-        "enhanced_long",
-        "privacy/long",
-        "G run long, repainted as re-enactment",
-        "the same on G of the long run",
-    ),
-)
+G = "G repainted as re-enactment", "U-ViT on G under C_fc, L1 to the re-enacted frames"
+G_LONG = "G run long, repainted as re-enactment", "the same on G of the long run"
+ROWS = (taught("enhanced", "privacy", *G), taught("enhanced_long", "privacy/long", *G_LONG))
 
 
 def main() -> None:

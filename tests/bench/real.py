@@ -30,7 +30,7 @@ import common
 import numpy as np
 import pandas as pd
 import torch
-from within import ATTACKERS, Names, by_numbers, by_symbols, folds, held_out
+from within import ATTACKERS, SOLVED, Names, by_numbers, by_symbols, folds, held_out
 
 from ppfer.base.files import write_json
 from ppfer.base.progress import Progress
@@ -71,7 +71,7 @@ def within(table: pd.DataFrame, runs: dict[str, Run]) -> Iterator[dict]:
             protector, title = run.protector(name).build(run), run.protector(name).title
             shown[title] = read_back(protector, table["path"], f"{title} by {reader}")
         for title, seen in shown.items():
-            for attack in ATTACKERS:
+            for attack in (SOLVED, *ATTACKERS):
                 named = held_out(by_numbers(attack, seen, people), people, said)
                 yield from rows(title, reader, attack, named, people)
                 for split, by in (("known", said), ("unknown", halves)):
@@ -143,7 +143,7 @@ def read_back(protector: reenactment.Reenactment, paths: pd.Series, what: str) -
         side = reenactment.SIDE
         shown = reenactment.redrawn(protector.numbers(clip), side, side)[0]
         said = protector.reader(shown.mul(255).round() / 255)
-        return reenactment.landmarker.bridged(said[None])[0][0]
+        return reenactment.landmarker.bridged(said[None])[0]
 
     return _over(what, paths, back)
 

@@ -36,7 +36,7 @@ from ppfer.run.exported import write_export
 from ppfer.run.run import Run
 from ppfer.run.stage import stage
 from ppfer.study import paper, tables
-from ppfer.study.attacks import attributes, recovery
+from ppfer.study.attacks import attributes, features, recovery
 from ppfer.study.protectors import ablation, long_schedule
 from ppfer.twin.clips import RenderedWild
 
@@ -66,11 +66,13 @@ def whole(run: Run, name: str) -> Found:
     if name in tables.approaches(run):
         found += [("table1_attributes", attributes.attribute_table(run, (name,))[0])]
         found += [("table1_groups", row) for row in attributes.accuracy_table(run, (name,))]
+        found += [("table1_features", row) for row in features.feature_table(run, (name,))[:-1]]
     if name in (*tables.approaches(run, recovery.MORE), "enhanced"):
         run.ensure(f"recovery/{name}")
         found += [("table3", recovery.table3_row(run, name))]
     if name == tables.MORE[-1]:  # rows of no approach: the commonest group, the mean image
         found += [("table1_attributes", attributes.attribute_table(run, ())[-1])]
+        found += [("table1_features", features.feature_table(run, ())[-1])]
         found += [("table3", recovery.table3(run, ())[-1])]
     return found
 
@@ -282,9 +284,8 @@ def by_approach(every: list, table: str, keys: Sequence[str]) -> Iterable[tuple[
     found: dict[str, list[dict]] = {}
     for _, seed, _, row in sorted((x for x in every if x[2] == table), key=lambda x: x[1]):
         chosen = {k: row[k] for k in keys or row if k in row and (keys or k != "linkage")}
-        found.setdefault(row["approach"], []).append(
-            {"approach": row["approach"], "seed": seed} | chosen
-        )
+        about = {"approach": row["approach"], "seed": seed}
+        found.setdefault(row["approach"], []).append(about | chosen)
     return found.items()
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import encode
 from counting import COUNTS
+from making_videos import encode
 from PIL import Image
 
 from ppfer.base.errors import PpferError

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import encode
 from counting import COUNTS
 from harness import (
     MOMENTS,
@@ -30,6 +29,7 @@ from harness import (
     smoke,
     with_memory,
 )
+from making_videos import encode
 
 pytestmark = pytest.mark.faults
 NATIVE = (-11, -6, -7)  # a library that did not ask whether it got its memory
@@ -156,10 +156,32 @@ def test_killed_anywhere_protecting_a_folder_goes_on(tmp_path):
     COUNTS["kills survived"] += kills
 
 
+def with_a_disk(folder: Path, what: Callable[[], int]) -> str:
+    """What a function says that sees a small disk of its own in folder/disk, and ends well."""
+    (folder / "disk").mkdir()
+    code = forked(alone_with_a_disk(folder / "disk", what), folder / "said")
+    if code == 77:
+        pytest.skip("no file system may be mounted here")
+    text = no_traceback(folder / "said")
+    assert code == 0, text[-2000:]
+    return text
+
+
+def at_once(command: Callable[[], int], folder: Path, later: float = 0.0) -> list[str]:
+    """What two say that do the same, the second later by so many seconds."""
+    said = [folder / "one", folder / "two"]
+    first = os.fork()
+    if not first:
+        os._exit(forked(command, said[0]) & 0xFF)
+    time.sleep(later)
+    second = forked(command, said[1])
+    assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == second == 0
+    return [no_traceback(path) for path in said]
+
+
 @pytest.mark.parametrize("megabytes", [1, 4, 20, 50])
 def test_a_full_disk_is_a_sentence_and_the_run_goes_on(megabytes, quiet, tmp_path):
-    disk, said, kept = tmp_path / "disk", tmp_path / "said", tmp_path / "kept"
-    disk.mkdir()
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
 
     def on_a_small_disk() -> int:
         mount("-o", f"remount,size={megabytes}m", str(disk))
@@ -172,19 +194,15 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on(megabytes, quiet, tmp_pat
         shutil.copytree(disk, kept)
         return code
 
-    code = forked(alone_with_a_disk(disk, on_a_small_disk), said)
-    if code == 77:
-        pytest.skip("no file system may be mounted here")
-    text = no_traceback(said)
-    assert code == 0 and "first 2" in text and "ppfer: " in text, text[-2000:]
+    text = with_a_disk(tmp_path, on_a_small_disk)
+    assert "first 2" in text and "ppfer: " in text, text[-2000:]
     same_results(kept, quiet)
     COUNTS["full or read-only disks survived"] += 1
 
 
 def test_a_read_only_disk_is_a_sentence(quiet, tmp_path):
     """Before anything, half-way, and when all is made."""
-    disk, said = tmp_path / "disk", tmp_path / "said"
-    disk.mkdir()
+    disk = tmp_path / "disk"
 
     def read_only() -> int:
         codes = []
@@ -200,11 +218,7 @@ def test_a_read_only_disk_is_a_sentence(quiet, tmp_path):
         print(codes, flush=True)
         return 0 if codes == [2, 2, 2] else 1
 
-    code = forked(alone_with_a_disk(disk, read_only), said)
-    if code == 77:
-        pytest.skip("no file system may be mounted here")
-    text = no_traceback(said)
-    assert code == 0 and "can only be read" in text, text[-2000:]
+    assert "can only be read" in with_a_disk(tmp_path, read_only)
     COUNTS["full or read-only disks survived"] += 3
 
 
@@ -235,8 +249,7 @@ def videos(tmp_path) -> Path:
 @pytest.mark.parametrize("kilobytes", [4, 8, 12])
 def test_protecting_onto_a_full_or_read_only_disk_is_a_sentence(kilobytes, videos, tmp_path):
     """What had room is whole and is kept; the same command goes on when there is more."""
-    disk, said, kept = tmp_path / "disk", tmp_path / "said", tmp_path / "kept"
-    disk.mkdir()
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
 
     def onto_a_small_disk() -> int:
         mount("-o", f"remount,size={kilobytes}k", str(disk))
@@ -251,11 +264,8 @@ def test_protecting_onto_a_full_or_read_only_disk_is_a_sentence(kilobytes, video
         shutil.copytree(disk, kept)
         return 0 if codes == [1, 1, 0] else 1
 
-    code = forked(alone_with_a_disk(disk, onto_a_small_disk), said)
-    if code == 77:
-        pytest.skip("no file system may be mounted here")
-    text = no_traceback(said)
-    assert code == 0 and f"{kilobytes // 4} had room" in text, text[-2000:]
+    text = with_a_disk(tmp_path, onto_a_small_disk)
+    assert f"{kilobytes // 4} had room" in text, text[-2000:]
     assert "disk is full" in text or "No space left" in text, text[-2000:]
     assert "Read-only" in text or "can only be read" in text, text[-2000:]
     whole = tmp_path / "whole"
@@ -280,14 +290,8 @@ def test_protecting_with_too_little_memory_is_a_sentence(megabytes, videos, tmp_
 
 def test_two_runs_at_once_make_every_stage_once(quiet, tmp_path):
     """The second waits for the first, says so, and finds made what it waited for."""
-    runs, said = tmp_path / "runs", [tmp_path / "one", tmp_path / "two"]
-    first = os.fork()
-    if not first:
-        os._exit(forked(smoke(runs), said[0]) & 0xFF)
-    time.sleep(float(np.random.default_rng(2).uniform(0.1, 1)))
-    second = forked(smoke(runs), said[1])
-    assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == second == 0
-    texts = [no_traceback(path) for path in said]
+    runs, later = tmp_path / "runs", float(np.random.default_rng(2).uniform(0.1, 1))
+    texts = at_once(smoke(runs), tmp_path, later)
     assert any("is being made by another program" in text for text in texts)
     trained = [line for text in texts for line in text.splitlines() if " 24/24 " in line]
     assert len([line for line in trained if line.startswith("identity ")]) == 1, trained
@@ -297,31 +301,16 @@ def test_two_runs_at_once_make_every_stage_once(quiet, tmp_path):
 
 @pytest.mark.full
 def test_two_batches_at_once_share_their_cells(quiet_grid, tmp_path):
-    runs, said = tmp_path / "runs", [tmp_path / "one", tmp_path / "two"]
-    first = os.fork()
-    if not first:
-        os._exit(forked(grid(runs), said[0]) & 0xFF)
-    time.sleep(2)
-    second = forked(grid(runs), said[1])
-    assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == second == 0
-    for path in said:
-        assert "2 of 2 cells" in no_traceback(path)
+    runs = tmp_path / "runs"
+    assert all("2 of 2 cells" in text for text in at_once(grid(runs), tmp_path, 2))
     same_results(runs, quiet_grid)
     COUNTS["pairs of runs at once"] += 1
 
 
-def test_two_at_once_protect_one_folder(tmp_path):
-    source, whole, out = tmp_path / "in", tmp_path / "whole", tmp_path / "out"
-    source.mkdir()
-    for name in "abcd":
-        encode(source / f"{name}.mp4", count=24)
-
-    assert protecting(source, whole)() == 0
-    first = os.fork()
-    if not first:
-        os._exit(forked(protecting(source, out), tmp_path / "one") & 0xFF)
-    second = forked(protecting(source, out), tmp_path / "two")
-    assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == second == 0
+def test_two_at_once_protect_one_folder(videos, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert protecting(videos, whole)() == 0
+    at_once(protecting(videos, out), tmp_path)
     for path in whole.glob("*.mp4"):
         assert filecmp.cmp(path, out / path.name, shallow=False), "a result is torn"
     assert not list(out.glob(".*"))

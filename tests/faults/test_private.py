@@ -21,6 +21,7 @@ from ppfer.base.weights import save_weights
 from ppfer.cli import audit, execute, main
 from ppfer.config import REPO, load_config
 from ppfer.data.store import ClipStore
+from ppfer.run.names import introduce
 from ppfer.study import catalogue
 
 NAMES = [f"Müller Anna take {n}" for n in range(3)] + ['O"Neill 3', "1001_DFA_ANG_XX", "Łukasz-05"]
@@ -115,7 +116,7 @@ def test_people_that_a_run_held_once_are_found(runs, tmp_path):
     assert runs / "drawn" in audit.runs_of(runs)
     assert audit.runs_of(runs, wild) == [runs / "drawn"]
     changed = {"name": "drawn", "data": drawn, "wild": drawn}
-    catalogue.open_run(load_config("smoke", changed), runs).introduce()  # now without them
+    introduce(runs / "drawn", load_config("smoke", changed))  # now without them
     assert audit.runs_of(runs, wild) == [runs / "drawn"]
     (runs / "drawn" / "run.json").write_text("")
     assert runs / "drawn" in audit.runs_of(runs) and not audit.runs_of(runs, wild)

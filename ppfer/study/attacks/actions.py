@@ -2,7 +2,7 @@
 
 The twin knows its 52 actions exactly. An R3D is trained on a protector's clips to say how strong
 each is in every quarter of a clip; R² on the test clips is the share of an action's variance that
-it tells.
+it tells. Stages: motions, actions.
 """
 
 from __future__ import annotations
@@ -18,29 +18,23 @@ from torch import nn
 
 from ppfer import twin
 from ppfer.method.networks import Objective, OnProtected, new_recognizer
-from ppfer.run.clips import twin_origin
 from ppfer.run.stage import Stage, stage
 from ppfer.study.attacks import with_body
-from ppfer.study.protectors.swap import twin_spec
+from ppfer.study.protectors.swap import twin_clips
 from ppfer.twin.head import load_head
-from ppfer.video import sample_positions
 
 QUARTERS = 4  # parts of a clip
 VARIED = 30  # actions that the mean is taken over: the most varied
 
 
-@stage("motions", needs=("clips",), notebook="11", study=True, alone=True)
+@stage("motions", needs=("clips",), notebook="11", alone=True)
 class Motions(Stage):
     """The true facial actions of every clip, (N, QUARTERS, 52) float32; for the twin alone."""
 
     def make(self, folder: Path) -> dict:
-        run, config = self.run, self.config
-        origin = twin_origin(config)
-        times = sample_positions(origin["frames"], config.frames)  # as the store does
+        specs, times = twin_clips(self.run)
         with ThreadPoolExecutor() as pool:
-            moved = pool.map(
-                lambda name: twin.motion(twin_spec(name, origin)).actions[times], run.table["clip"]
-            )
+            moved = pool.map(lambda spec: twin.motion(spec).actions[times], specs)
             parts = [np.array_split(actions, QUARTERS) for actions in moved]
         means = np.array([[part.mean(0) for part in clip] for clip in parts], np.float32)
         np.save(folder / "actions.npy", means)
@@ -55,7 +49,6 @@ class Motions(Stage):
     needs=("split", "motions", "protected/{protector}", "recognizer/{protector}"),
     settings=("nets.recognizer",),
     notebook="11",
-    study=True,
 )
 class Actions(OnProtected):
     """F_u as trained on a protector's clips, with the facial actions for outputs, trained on.
@@ -92,10 +85,11 @@ class Actions(OnProtected):
         return {"val_loss": float(((predicted - wanted) ** 2).mean())}
 
     def report(self, net: nn.Module) -> dict:
-        test, (wanted, spread) = self.run.parts["test"], self.wanted()
+        wanted, spread = self.wanted()
         predicted = self.run.logits(net, self.store, "test").numpy()
-        shape = (len(test), QUARTERS, -1)
-        each = r_squared(predicted.reshape(shape), wanted[test].reshape(shape))
+        shape = (len(predicted), QUARTERS, -1)
+        true = wanted[self.run.parts["test"]].reshape(shape)
+        each = r_squared(predicted.reshape(shape), true)
         most = np.argsort(-spread.reshape(QUARTERS, -1).mean(0), kind="stable")[:VARIED]
         names = list(load_head(torch.device("cpu")).action)
         named = {names[i]: round(float(each[i]), 4) for i in most}
@@ -103,13 +97,8 @@ class Actions(OnProtected):
 
 
 def r_squared(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """1 − squared error / variance of each action over clips and quarters.
-
-    Args:
-        predicted, true: (n, QUARTERS, actions).
-
-    Returns:
-        (actions,); 1 is perfect, 0 what the mean would do, below 0 worse than it.
+    """1 − squared error / variance of each action, (actions,), of (n, QUARTERS, actions): 1 is
+    perfect, 0 what the mean would do, below 0 worse than it.
     """
     off = ((predicted - true) ** 2).sum((0, 1))
     around = ((true - true.mean((0, 1))) ** 2).sum((0, 1))

@@ -13,29 +13,34 @@ from ppfer import measure
 from ppfer.base.errors import PpferError
 from ppfer.data.index import years
 from ppfer.method.networks import classification, new_classifier
+from ppfer.run.clips import names_people
 from ppfer.run.run import Run
 from ppfer.run.stage import stage
 from ppfer.run.training import Training
 from ppfer.study.attacks import with_body
-from ppfer.study.tables import approaches, left_out, prepare
+from ppfer.study.tables import MAIN, approaches, rows_of
 
 ATTRIBUTES = ("sex", "race", "age_group")
 AGE_GROUPS = ("under 30", "30 to 49", "50 and over")
 
 
 def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list[str]]:
-    """Labels of each clip and the classes' names; −1 where the table does not say.
+    """Labels of each clip and the classes' names; −1 where the table does not say. A `PpferError`
+    if fewer than two groups are named.
 
     Args:
         table: of clips (pandas), with columns sex, race, age.
-        column: "age_group" (under 30, 30 to 49, 50 and over), or any of the table's, such as "sex".
+        column: "age_group" (see `AGE_GROUPS`), or any of the table's, such as "sex".
 
     Raises:
-        PpferError: if fewer than two groups are named.
+        PpferError: if fewer than two groups are named, or there is no such column.
     """
     if column == "age_group":
         ages = map(years, table["age"])
         words = ["" if a is None else AGE_GROUPS[(a >= 30) + (a >= 50)] for a in ages]
+    elif column not in table:
+        known = ", ".join(["age_group", *table.columns])
+        raise PpferError(f"the clips' table has no column {column}; it has {known}")
     else:
         words = list(table[column])
     classes = sorted(set(words) - {""})
@@ -59,7 +64,7 @@ def attributes_of(run: Run) -> list[str]:
     return found
 
 
-@stage("attribute/{column}", needs=("split", "identity"), notebook="08", study=True)
+@stage("attribute/{column}", needs=("split", "identity"), notebook="08")
 class Attribute(Training):
     """A validator of one attribute: V_pl with another head, trained on original training clips."""
 
@@ -97,28 +102,26 @@ def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     """Leakage of sex, race and age group on one random frame per test clip, frozen and retrained.
 
     Frozen: the attribute's own validator. Retrained: V_pl retrained on the protector's clips names
-        a distribution over
-    actors, and with it over what those actors are; so the second column needs no further training.
-    The last row always names the commonest group: what must not be exceeded for nothing to have
-    leaked.
+    a distribution over actors, and with it over what those actors are; so the second column needs
+    no further training. The last row always names the commonest group: what must not be exceeded
+    for nothing to have leaked.
     """
     columns = attributes_of(run)
     for column in columns:
         run.ensure(f"attribute/{column}")
     names = approaches(run) if names is None else names
-    ready = prepare(run, names, ("attack",))
-    rows = [
-        attribute_row(run, name, columns) if name in ready else left_out(run, name)
-        for name in names
-    ]
-    commonest = {"approach": "Always the commonest group (control)"}
+    rows = rows_of(run, names, ("attack",), lambda name: attribute_row(run, name, columns))
+    control = {"approach": "Always the commonest group (control)"}
     for column in columns:
-        truth = attribute_labels(run.table, column)[0]
-        train, test = (truth[run.parts[part]] for part in ("train", "test"))
-        best = np.bincount(train[train >= 0]).argmax()
-        share = measure.rate(test[test >= 0] == best)
-        commonest |= {column: share, f"{column}_retrained": share}
-    return [*rows, commonest]
+        control |= dict.fromkeys((column, f"{column}_retrained"), commonest(run, column))
+    return [*rows, control]
+
+
+def commonest(run: Run, column: str) -> measure.Rate:
+    """How often the commonest training group of a column is right of test clips."""
+    truth = attribute_labels(run.table, column)[0]
+    train, test = (truth[run.parts[part]] for part in ("train", "test"))
+    return measure.rate(test[test >= 0] == np.bincount(train[train >= 0]).argmax())
 
 
 def attribute_row(run: Run, name: str, columns: Sequence[str]) -> dict:
@@ -138,12 +141,10 @@ def attribute_row(run: Run, name: str, columns: Sequence[str]) -> dict:
 
 
 def actor_groups(run: Run, labels: np.ndarray, groups: int) -> Tensor:
-    """Which group each actor belongs to: (actors, groups) float, one-hot; an actor without a label
-    has a row of zeros.
-    """
+    """Which group each actor is of: (actors, groups), one-hot; zeros for one without a label."""
     table = torch.zeros(len(run.classes("actor")), groups)
     rows = labels >= 0
-    table[torch.as_tensor(run.labels("actor")[rows]), torch.as_tensor(labels[rows])] = 1
+    table[run.labels("actor")[rows], labels[rows]] = 1
     return table
 
 
@@ -156,20 +157,43 @@ def accuracy_table(
     Args:
         by: other columns of the clips' table, such as "sentence" and "level".
     """
-    names = approaches(run) if names is None else names
-    ready, by = prepare(run, names, ("recognizer",)), attributes_of(run) if by is None else by
-    return [accuracy_row(run, name, by) if name in ready else left_out(run, name) for name in names]
+    by, index = attributes_of(run) if by is None else by, run.parts["test"]
+
+    def row(name: str) -> dict:
+        cells = {"approach": run.protector(name).title}
+        logits = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
+        hits = measure.hits(logits, run.labels("emotion")[index])
+        for column in by:
+            labels, classes = attribute_labels(run.table, column)
+            known = labels[index] >= 0
+            groups = [classes[label] for label in labels[index[known]]]
+            rates = measure.by_group(hits[known], groups)
+            cells |= {f"{column}: {group}": rate for group, rate in rates.items()}
+        return cells
+
+    return rows_of(run, approaches(run) if names is None else names, ("recognizer",), row)
 
 
-def accuracy_row(run: Run, name: str, by: Sequence[str]) -> dict:
-    """One protector's row of `accuracy_table`."""
-    row, index = {"approach": run.protector(name).title}, run.parts["test"]
-    logits = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
-    hits = measure.hits(logits, run.labels("emotion")[index])
-    for column in by:
-        labels, classes = attribute_labels(run.table, column)
-        known = labels[index] >= 0
-        groups = [classes[label] for label in labels[index[known]]]
-        rates = measure.by_group(hits[known], groups)
-        row |= {f"{column}: {group}": rate for group, rate in rates.items()}
-    return row
+def grouped(run: Run, by: Sequence[str]) -> list[dict]:
+    """Of every approach that the run has read, for each group of the columns `by`: test clips whose
+    expression F_u reads, trained on such clips (`read`), and whose person V_pl names, trained
+    again, by the whole clip (`named`).
+    """
+    rows, index = [], run.parts["test"]
+    groups = {column: attribute_labels(run.table, column) for column in by}
+    for name in dict.fromkeys((*MAIN, *approaches(run))):
+        if not run.has(f"recognizer/{name}"):
+            continue
+        store, hits = f"protected/{name}", {}
+        said = run.logits(f"recognizer/{name}", store, "test")
+        hits["read"] = measure.hits(said, run.labels("emotion")[index])
+        if names_people(run) and run.has(f"attack/{name}"):
+            said = run.logits(f"attack/{name}", store, "test").log_softmax(-1).mean(1)
+            hits["named"] = measure.hits(said, run.labels("actor")[index])
+        for column, (labels, classes) in groups.items():
+            for number, group in enumerate(classes):
+                here = labels[index] == number
+                counts = {key: measure.rate(hit[here]) for key, hit in hits.items()}
+                about = {"approach": run.protector(name).title, "group": f"{column}: {group}"}
+                rows.append(about | counts)
+    return rows

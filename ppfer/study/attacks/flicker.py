@@ -8,11 +8,7 @@ from ppfer.run.stage import Stage, stage
 
 
 @stage(
-    "steadiness/{protector}",
-    needs=("split", "protected/{protector}"),
-    notebook="08",
-    study=True,
-    alone=True,
+    "steadiness/{protector}", needs=("split", "protected/{protector}"), notebook="08", alone=True
 )
 class Steadiness(Stage):
     """Mean absolute second difference over time of a protector's test clips, in grey levels of 255.

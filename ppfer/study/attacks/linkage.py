@@ -38,14 +38,13 @@ class Embedder(nn.Module):
 
 
 class Unlike(nn.Module):
-    """1 − cosine between embeddings (B, D) and what a frozen teacher says of the originals."""
+    """1 − cosine of embeddings (B, D) to what a frozen teacher says of originals (B, 3, H, W)."""
 
     def __init__(self, teacher: nn.Module):
         super().__init__()
-        self.teacher = nets.freeze(teacher)
+        self.teacher = teacher
 
     def forward(self, embeddings: Tensor, original: Tensor) -> Tensor:
-        """Of the same frames, protected, and (B, 3, H, W) as they were → scalar."""
         return (1 - (embeddings * self.teacher(original)).sum(-1)).mean()
 
 
@@ -56,21 +55,15 @@ def strangers(run: Run) -> np.ndarray:
 
 
 def linked(probes: Tensor, whose: np.ndarray, gallery: Tensor, enrolled: np.ndarray) -> Linked:
-    """Match clips to people.
+    """How often the enrolled person nearest to a clip is the right one, and the rate at which as
+    many pairs of two people are accepted as pairs of one are refused.
 
     Args:
-        probes: (n, D) embeddings of length 1.
-        whose: (n,) true labels.
-        gallery: (m, D) embeddings of the enrolled people.
-        enrolled: (m,) their labels.
-
-    Returns:
-        how often the nearest is the right one, and the rate at which as many pairs of two people
-        are accepted as pairs of one are refused.
+        probes, gallery: (n, D) embeddings of clips and (m, D) of the enrolled people, of length 1.
+        whose, enrolled: (n,) and (m,) their labels.
     """
     scores = (probes @ gallery.T).numpy()  # (n, m)
-    same = np.asarray(whose)[:, None] == np.asarray(enrolled)
-    hits = np.asarray(enrolled)[scores.argmax(1)] == whose
+    same, hits = whose[:, None] == enrolled, enrolled[scores.argmax(1)] == whose
     thresholds = np.unique(scores)
     refused = np.searchsorted(np.sort(scores[same]), thresholds) / same.sum()
     accepted = 1 - np.searchsorted(np.sort(scores[~same]), thresholds) / (~same).sum()
@@ -78,12 +71,7 @@ def linked(probes: Tensor, whose: np.ndarray, gallery: Tensor, enrolled: np.ndar
     return Linked(int(hits.sum()), len(hits), float(refused[at] + accepted[at]) / 2)
 
 
-@stage(
-    "linkage/{protector}",
-    needs=("split", "identity", "protected/{protector}"),
-    notebook="11",
-    study=True,
-)
+@stage("linkage/{protector}", needs=("split", "identity", "protected/{protector}"), notebook="11")
 class Linkage(OnProtected):
     """V_pl's embedding distilled on pairs of known people, tried on strangers."""
 

@@ -24,8 +24,8 @@ from ppfer.study.tables import (
     all_asked,
     approaches,
     beyond,
-    left_out,
     prepare,
+    rows_of,
     whole_row,
 )
 
@@ -35,8 +35,8 @@ FRAMES = 4  # frames of each test clip that SSIM, PSNR and PLR are measured on, 
 
 
 class Recovery(nn.Module):
-    """The attacker: the paper's full-scale U-Net, which here says what to add to the protected
-    frame.
+    """The attacker: the paper's full-scale U-Net, which here says what to add to protected frames
+    (N, 3, H, W) in [0, 1], not clamped.
 
     Its last layer starts at zero, so the attack starts from handing the protected frame over and
     can only learn from there. A U-Net that must first learn to copy needs many more steps for the
@@ -50,18 +50,15 @@ class Recovery(nn.Module):
         nn.init.zeros_(self.net.head.bias)
 
     def forward(self, protected: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] → a guess at the originals, not clamped."""
         return protected + self.net(protected)
 
 
 def quality(recovered: Tensor, original: Tensor) -> dict[str, float]:
-    """How close recovered frames are to the originals: "ssim" and "psnr", means over frames.
+    """How close recovered frames (N, 3, H, W) in [0, 1] are to the originals: "ssim" and "psnr",
+    means over frames.
 
     SSIM with an 11×11 Gaussian window of σ 1.5, reflected at the borders; PSNR in dB, averaged per
     frame; data range 1. An exact copy has an infinite PSNR, so each frame counts at most 100 dB.
-
-    Args:
-        recovered, original: (N, 3, H, W) in [0, 1].
     """
     # only here: it takes 100 MB and seconds, which who protects a video does not wait for
     from torchmetrics.functional.image import (
@@ -79,26 +76,18 @@ def quality(recovered: Tensor, original: Tensor) -> dict[str, float]:
 
 
 def some_frames(clips: Tensor, index: np.ndarray, count: int = FRAMES) -> Tensor:
-    """`count` evenly spaced frames of the chosen clips: (n, count, 3, H, W), of the clips'
-    dtype.
-    """
-    length = clips.shape[1]
-    places = [int(length * (i + 0.5) / min(count, length)) for i in range(min(count, length))]
+    """`count` evenly spaced frames of the chosen clips, or all there are: (n, count, 3, H, W)."""
+    length, count = clips.shape[1], min(count, clips.shape[1])
+    places = [int(length * (i + 0.5) / count) for i in range(count)]
     return clips[torch.as_tensor(index)][:, places]
 
 
 @torch.inference_mode()
-def undo(
-    net: nn.Module | Callable[[Tensor], Tensor],
-    protected: Tensor,
-    device: torch.device,
-    batch: int = 64,
-) -> Tensor:
+def undo(net: Callable[[Tensor], Tensor], protected: Tensor, device: torch.device) -> Tensor:
     """An attacker's guess at the originals: (n, t, 3, H, W) uint8 → the same, on the CPU."""
-    flat = protected.flatten(0, 1)  # (n·t, 3, H, W)
     parts = [
         net(part.to(device).float() / 255).float().clamp(0, 1).mul(255).round().byte().cpu()
-        for part in flat.split(batch)
+        for part in protected.flatten(0, 1).split(64)  # frames (64, 3, H, W)
     ]
     return torch.cat(parts).view(protected.shape)
 
@@ -111,17 +100,14 @@ def assess(run: Run, recovered: Tensor, index: np.ndarray) -> dict:
     on all.
     """
     truth = some_frames(run.tensor("clips"), index, recovered.shape[1])
-    pairs = list(zip(recovered.split(64), truth.split(64), strict=True))
-    scores = [
-        quality(*(x.flatten(0, 1).to(run.device).float() / 255 for x in pair)) for pair in pairs
-    ]
-    sizes = [len(part) for part, _ in pairs]
-    rates = leakage(
-        run.logits("identity", recovered), run.labels("actor")[index], seed=run.config.seed
-    )
-    return {
-        key: float(np.average([s[key] for s in scores], weights=sizes)) for key in ("ssim", "psnr")
-    } | {"plr": rates["random_frame"], "plr_all_frames": rates["all_frames"]}
+    scores, sizes = [], []
+    for pair in zip(recovered.split(64), truth.split(64), strict=True):
+        scores.append(quality(*(x.flatten(0, 1).to(run.device).float() / 255 for x in pair)))
+        sizes.append(len(pair[0]))
+    cells = {k: float(np.average([s[k] for s in scores], weights=sizes)) for k in ("ssim", "psnr")}
+    named, actors = run.logits("identity", recovered), run.labels("actor")[index]
+    rates = leakage(named, actors, seed=run.config.seed)
+    return cells | {"plr": rates["random_frame"], "plr_all_frames": rates["all_frames"]}
 
 
 @stage(
@@ -129,12 +115,9 @@ def assess(run: Run, recovered: Tensor, index: np.ndarray) -> dict:
     needs=("split", "identity", "protected/{protector}"),
     settings=("nets.recovery_width",),
     notebook="09",
-    study=True,
 )
 class RecoveryAttack(OnProtected):
-    """The white-box attacker's U-Net for one protector: trained on its clips of the training part
-    beside the originals.
-    """
+    """The white-box attacker's U-Net: trained on a protector's clips beside the originals."""
 
     best = (("val_l1", min),)
 
@@ -164,9 +147,7 @@ class RecoveryAttack(OnProtected):
 
 
 def mean_image(run: Run) -> Tensor:
-    """The mean training frame, (3, H, W) in [0, 1]: what an attacker guesses who never looks at the
-    protected clip.
-    """
+    """The mean training frame (3, H, W) in [0, 1]: the guess of who never looks at a clip."""
     clips, index = run.tensor("clips"), run.parts["train"]
     total = sum(clips[part].float().sum((0, 1)) for part in torch.as_tensor(index).split(64))
     return total.cpu() / (255 * len(index) * clips.shape[1])
@@ -184,23 +165,17 @@ def table3(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     "none" is the control that was never protected; the mean training image is what is known without
     any clip.
     """
-    names = approaches(run, MORE) if names is None else names
-    prepare(run, names, ("recovery",))
-    rows = [table3_row(run, name) for name in names]
-    index = run.parts["test"]
+    names, index = approaches(run, MORE) if names is None else names, run.parts["test"]
+    rows = rows_of(run, names, ("recovery",), functools.partial(table3_row, run))
     guess = mean_image(run).mul(255).round().byte().expand(len(index), FRAMES, -1, -1, -1)
-    control = {
-        "approach": "Mean training image (control)",
-        "what_ran": "one picture for every frame",
-    }
+    control = {"approach": "Mean training image (control)"}
+    control |= {"what_ran": "one picture for every frame"}
     return [*rows, control | assess(run, guess, index)]
 
 
 def table3_row(run: Run, name: str) -> dict:
     """A row of Table 3, of a recovery network that is made."""
     protector = run.protector(name)
-    if protector.missing(run):
-        return left_out(run, name)
     title = protector.title + (" (control)" if name == "none" else "")
     return {"approach": title, "what_ran": protector.description(run)} | recovery_cells(run, name)
 
@@ -217,9 +192,7 @@ def guesses(run: Run, name: str) -> NamedApply:
 
 
 def recovered(name: str) -> Protector:
-    """A protector's clips as its recovery attack gives them back, for another attacker to be
-    trained on.
-    """
+    """A protector's clips as its recovery attack gives them back, for others to be trained on."""
     return Protector(
         f"recovered_{name}",
         f"recovered from {name}",
@@ -238,17 +211,17 @@ def undone_row(run: Run, name: str) -> dict:
     """What a protector's recovery attack brought back, and, where all approaches are asked for,
     under ``plr_retrained`` whom a validator names that is trained on recovered clips.
     """
-    back = run.summary(f"recovery/{name}")["test"]
+    back, attack = run.summary(f"recovery/{name}")["test"], f"attack/recovered_{name}"
     if not all_asked(run):
         return back
-    run.ensure(f"attack/recovered_{name}")
-    named = leak(run, f"attack/recovered_{name}", f"protected/recovered_{name}", "test")
-    return back | {"plr_retrained": named["random_frame"].to_dict()}
+    run.ensure(attack)
+    named = leak(run, attack, f"protected/recovered_{name}", "test")["random_frame"]
+    return back | {"plr_retrained": named.to_dict()}
 
 
 def beyond_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     """What survives an attacker who learns: `ppfer.study.tables.whole_row` of the rows in
-    `ppfer.study.tables.beyond`, each with `undone_row`.
+    `ppfer.study.tables.beyond`, each with `undone_row`; without those that cannot run here.
     """
     return [
         whole_row(run, name) | {"recovery": undone_row(run, name), "seeds": [run.config.seed]}

@@ -20,7 +20,6 @@ from ppfer.run.stage import stage
     needs=("split", "protected/{protector}"),
     settings=("nets.classifier", "nets.classifier_weights"),
     notebook="08",
-    study=True,
 )
 class FromScratch(Attack):
     """The validator's network, trained on a protector's clips from new weights."""
@@ -31,13 +30,9 @@ class FromScratch(Attack):
         return self.net(self.config.nets.classifier_weights)
 
 
-@stage(
-    "attack_other/{protector}", needs=("split", "protected/{protector}"), notebook="08", study=True
-)
+@stage("attack_other/{protector}", needs=("split", "protected/{protector}"), notebook="08")
 class OfAnotherFamily(Attack):
-    """A ConvNeXt of timm's from new weights, which is no relative of the networks that protectors
-    are trained against.
-    """
+    """A ConvNeXt of timm's from new weights: no relative of what protectors train against."""
 
     trains = "attack"
 
@@ -54,7 +49,6 @@ class OfAnotherFamily(Attack):
     needs=("split", "protected/{protector}"),
     settings=("nets.recognizer", "nets.recognizer_weights"),
     notebook="08",
-    study=True,
 )
 class OnClips(Attack):
     """An R3D over identities, which also sees how people move."""

@@ -3,36 +3,36 @@
 Networks that learn from protected pixels are weak where few numbers pass. Whoever knows how clips
 were protected reads those numbers back: here with the public regressor, off the protected clip, or
 off what a recovery U-Net makes of it where the clip shows no face. Then seconds of training name
-people from them: a linear layer and a small network on statistics of the clip, and a convolution
-over its frames; of symbols, one who counts them (naive Bayes on each person's histogram) is
-strongest. He may hold several clips of a person, whose log-probabilities he adds up, and be as
-patient as he likes. Stages: numbers, within.
+people from them: discriminant analysis, a linear layer and a small network on statistics of the
+clip, and a convolution over its frames; of symbols, one who counts them (naive Bayes on each
+person's histogram) is strongest. He may hold several clips of a person, whose log-probabilities he
+adds up, and be as patient as he likes. Stages: numbers, within.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ppfer import twin
-from ppfer.base.files import atomic
-from ppfer.measure import HELD, Worst, as_rate, pooled, rate
-from ppfer.run.clips import twin_origin
+from ppfer.base.weights import save_tensors
+from ppfer.measure import HELD, Worst, accuracy, as_rate, pooled
 from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.study.attacks.recovery import undo
 from ppfer.study.protectors.names import protected_symbols, statistics
-from ppfer.study.protectors.swap import twin_spec
-from ppfer.video import sample_positions
+from ppfer.study.protectors.swap import twin_clips
+from ppfer.study.tables import worst
 
 BATCH, RATE, DECAY, SMOOTHING = 512, 1e-3, 0.02, 0.05
 LOOKS = 10  # at the validation part while he trains; the best weights count
+SHRINKAGES = (0.03, 0.1, 0.3, 0.6, 0.9)  # of a covariance that few clips show, towards a sphere
 PRIORS = (0.03, 0.1, 0.3, 1.0, 3.0)  # clips of each symbol that a person is taken to have shown
 FACELESS = (  # read off what a recovery net makes of them
     *("live", "ppfer", "enhanced", "ppfer_long", "flow"),
@@ -44,27 +44,25 @@ MOTION = ("donor",)  # show the true motion: what a reader without an error woul
 # --- attackers --------------------------------------------------------------------
 
 
-class OfStatistics(nn.Sequential):
+def of_statistics(numbers: int, classes: int) -> nn.Module:
     """A small network on `statistics`: (N, K) → logits."""
-
-    def __init__(self, numbers: int, classes: int, width: int = 512):
-        layers = []
-        for size in (numbers, width):
-            layers += [nn.Linear(size, width), nn.ReLU(), nn.Dropout(0.3)]
-        super().__init__(*layers, nn.Linear(width, classes))
+    layers = []
+    for size in (numbers, 512):
+        layers += [nn.Linear(size, 512), nn.ReLU(), nn.Dropout(0.3)]
+    return nn.Sequential(*layers, nn.Linear(512, classes))
 
 
 class OfSequence(nn.Module):
     """A convolution over frames: numbers (N, T, K) → logits."""
 
-    def __init__(self, numbers: int, classes: int, width: int = 256):
+    def __init__(self, numbers: int, classes: int):
         super().__init__()
         layers = []
-        for size in (numbers, width):
-            layers += [nn.Conv1d(size, width, 3, padding=1), nn.ReLU(), nn.Dropout(0.2)]
+        for size in (numbers, 256):
+            layers += [nn.Conv1d(size, 256, 3, padding=1), nn.ReLU(), nn.Dropout(0.2)]
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(
-            nn.Linear(2 * width, width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, classes)
+            nn.Linear(512, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, classes)
         )
 
     def forward(self, numbers: Tensor) -> Tensor:
@@ -72,9 +70,10 @@ class OfSequence(nn.Module):
         return self.head(torch.cat([found.mean(2), found.amax(2)], 1))
 
 
+SOLVED = "discriminant analysis"  # of statistics; it is not trained
 ATTACKERS: dict[str, tuple[Callable, Callable]] = {  # what it is given, what learns from it
     "linear": (statistics, nn.Linear),
-    "network of statistics": (statistics, OfStatistics),
+    "network of statistics": (statistics, of_statistics),
     "convolution over frames": (lambda numbers: numbers, OfSequence),
 }
 
@@ -87,7 +86,7 @@ def learned(
     steps: int,
     seed: int,
 ) -> Tensor:
-    """Train an attacker and take the log-probabilities of its best look.
+    """Train an attacker; log-probabilities (n, classes) of the test part at its best look.
 
     Args:
         make: numbers and classes → the network.
@@ -96,9 +95,6 @@ def learned(
         parts: "train", "val" and "test" → rows.
         steps: to train.
         seed: of weights and batches.
-
-    Returns:
-        (n, classes) log-probabilities of the test part.
     """
     train, val, test = (parts[key] for key in ("train", "val", "test"))
     known = given[train].flatten(0, -2)
@@ -125,6 +121,36 @@ def learned(
                         best, found = right, net(scaled[test]).log_softmax(1)
                 net.train()
     return found
+
+
+def discriminated(given: Tensor, labels: Tensor, parts: dict[str, Tensor]) -> Tensor:
+    """Linear discriminant analysis (Fisher 1936), in closed form; log-probabilities (n, classes) of
+    the test part. Where a person's clips are few it is stronger than networks.
+
+    Args:
+        given: (N, K) of all clips.
+        labels: (N,) of all clips.
+        parts: as for `learned`; the shrinkage is the best of `SHRINKAGES` on the validation part,
+            from which he then learns, too.
+    """
+    x, own = given.double(), F.one_hot(labels.long()).double()  # (N, K), (N, classes)
+
+    def answers(shrinkage: float, known: Tensor, rows: Tensor) -> Tensor:
+        scaled = (x - x[known].mean(0)) / (x[known].std(0) + 1e-3)
+        means = own[known].T @ scaled[known] / own[known].sum(0).clamp(min=1)[:, None]
+        apart = scaled[known] - own[known] @ means
+        spread = apart.T @ apart / len(known)
+        sphere = spread.trace() / len(spread) * torch.eye(len(spread)).to(spread)
+        weights = torch.linalg.solve(spread.lerp(sphere, shrinkage), means.T)  # (K, classes)
+        logits = scaled[rows] @ weights - (means.T * weights).sum(0) / 2
+        return logits.log_softmax(1).float()
+
+    def right(shrinkage: float) -> int:
+        said = answers(shrinkage, parts["train"], parts["val"])
+        return int((said.argmax(1) == labels[parts["val"]]).sum())
+
+    known = torch.cat([parts["train"], parts["val"]])
+    return answers(max(SHRINKAGES, key=right), known, parts["test"])
 
 
 def counted(symbols: Tensor, labels: Tensor, parts: dict[str, Tensor], count: int) -> Tensor:
@@ -156,9 +182,8 @@ def counted(symbols: Tensor, labels: Tensor, parts: dict[str, Tensor], count: in
 
 def true_motion(run: Run) -> Tensor:
     """What moves in a twin's clips, as it was before anything was drawn: (N, T, 55)."""
-    origin = twin_origin(run.config)
-    times = sample_positions(origin["frames"], run.config.frames)  # as the store does
-    moves = [twin.motion(twin_spec(name, origin)) for name in run.table["clip"]]
+    specs, times = twin_clips(run)
+    moves = map(twin.motion, specs)
     parts = [np.concatenate([m.actions[times], m.pose[times][:, :3]], 1) for m in moves]
     return torch.from_numpy(np.stack(parts)).half()
 
@@ -166,9 +191,7 @@ def true_motion(run: Run) -> Tensor:
 # --- stages -------------------------------------------------------------------------
 
 
-@stage(
-    "numbers/{protector}", needs=("regressor", "protected/{protector}"), notebook="11", study=True
-)
+@stage("numbers/{protector}", needs=("regressor", "protected/{protector}"), notebook="11")
 class Numbers(Stage):
     """What the public regressor reads off a protector's clips, (N, T, 55)."""
 
@@ -180,25 +203,23 @@ class Numbers(Stage):
 
     def make(self, folder: Path) -> dict:
         if self.protector in MOTION:
-            return self.keep(folder, true_motion(self.run), by="nobody: the true motion")
-        run, read = self.run, []
-        net, clips = run.get("regressor"), run.tensor(f"protected/{self.protector}")
-        undo_net = run.get(f"recovery/{self.protector}") if self.protector in FACELESS else None
-        for part in clips.split(64):
-            if undo_net is not None:
-                part = undo(undo_net, part, run.device)
-            with torch.inference_mode():
-                numbers = net(part.to(run.device).flatten(0, 1).float() / 255)
-            read.append(numbers.unflatten(0, part.shape[:2]).half().cpu())
-        by = "the regressor" + ", of what a recovery net made" * (undo_net is not None)
-        return self.keep(folder, torch.cat(read), by=by)
-
-    @staticmethod
-    def keep(folder: Path, numbers: Tensor, by: str) -> dict:
-        """Write numbers (N, T, 55); says who read them."""
-        with atomic(folder / "numbers.safetensors") as partial:
-            save_file({"numbers": numbers}, partial)
+            numbers, by = true_motion(self.run), "nobody: the true motion"
+        else:
+            recovers = self.protector in FACELESS
+            by = "the regressor" + ", of what a recovery net made" * recovers
+            numbers = self.read(self.run.get(f"recovery/{self.protector}") if recovers else None)
+        save_tensors({"numbers": numbers}, folder / "numbers.safetensors")
         return {"clips": len(numbers), "read by": by}
+
+    def read(self, recovery: nn.Module | None) -> Tensor:
+        """What the regressor says of the clips, or of what a recovery net makes of them."""
+        run, regressor, read = self.run, self.run.get("regressor"), []
+        for part in run.tensor(f"protected/{self.protector}").split(64):
+            part = undo(recovery, part, run.device) if recovery else part
+            with torch.inference_mode():
+                numbers = regressor(part.to(run.device).flatten(0, 1).float() / 255)
+            read.append(numbers.unflatten(0, part.shape[:2]).half().cpu())
+        return torch.cat(read)
 
     def load(self, folder: Path) -> Tensor:
         """(N, T, 55) on the run's device."""
@@ -211,26 +232,26 @@ class Numbers(Stage):
     needs=("split", "numbers/{protector}"),
     settings=("within", "seed"),
     notebook="11",
-    study=True,
+    version=2,
 )
 class Within(Stage):
-    """Every attack from within on one protector's test clips, pooled; and how well expressions are
-    read from the same numbers.
-    """
+    """Every attack from within on a protector's test clips; and what is read of expressions."""
 
     def make(self, folder: Path) -> dict:
-        run, rows = self.run, []
+        run, rows, test = self.run, [], self.run.parts["test"]
         numbers = run.get(f"numbers/{self.protector}")
         parts = {k: torch.as_tensor(v).to(numbers.device) for k, v in run.parts.items()}
-        actors = torch.as_tensor(run.labels("actor")).to(numbers.device)
-        truth = run.labels("actor")[run.parts["test"]]
+        columns = ("actor", "emotion")
+        actors, emotions = (torch.as_tensor(run.labels(c)).to(numbers.device) for c in columns)
+        truth = run.labels("actor")[test]
 
         def asked(attack: str, steps: int, log_probabilities: Tensor) -> None:
             for clips in HELD:
                 named = pooled(log_probabilities.cpu(), truth, clips)
                 rows.append({"attack": attack, "steps": steps, "clips": clips, **named.to_dict()})
 
-        # networks, for every budget
+        # what is solved, and networks for every budget
+        asked(SOLVED, 0, discriminated(statistics(numbers), actors, parts))
         for steps in (self.config.within // 10, self.config.within):
             for attack, (see, make) in ATTACKERS.items():
                 said = learned(make, see(numbers), actors, parts, steps, self.config.seed)
@@ -243,27 +264,13 @@ class Within(Stage):
             asked("symbols counted", 0, counted(symbols.to(actors.device), actors, parts, count))
 
         # what is left to be read of the expression
-        emotions = torch.as_tensor(run.labels("emotion")).to(numbers.device)
         said = learned(OfSequence, numbers, emotions, parts, self.config.within, 0)
-        right = rate((said.argmax(1) == emotions[parts["test"]]).cpu())
+        right = accuracy(said, run.labels("emotion")[test])
         return {"test": rows, "expression": right.to_dict()}
 
     def load(self, folder: Path) -> list[dict]:
         """Rows "attack", "steps", "clips", "k", "n"."""
         return self.run.summary(self.name)["test"]
-
-
-def worst(rows: Iterable[Mapping]) -> Worst | None:
-    """The attack that names, or reads, the greatest share, and in how many steps; None of none.
-
-    Args:
-        rows: "attack", "k", "n" and perhaps "steps".
-    """
-    most = max((r for r in rows if r["n"]), key=lambda r: r["k"] / r["n"], default=None)
-    if most is None:
-        return None
-    steps = f", {most['steps']} steps" if most.get("steps") else ""
-    return Worst(most["k"], most["n"], most["attack"] + steps)
 
 
 def by_clips(rows: Sequence[Mapping]) -> dict[str, Worst]:

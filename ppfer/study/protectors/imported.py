@@ -15,7 +15,7 @@ from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 
 
-@stage("imported", notebook="08", study=True)
+@stage("imported", notebook="08")
 class Imported(Stage):
     """The file that the setting `imported` names, as the run of which it is all that is there."""
 

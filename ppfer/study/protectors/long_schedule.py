@@ -22,11 +22,11 @@ def _said(run: Run, stage: str = ENHANCER) -> str:
     return f"Algorithm 1 for {train.steps} steps at lr {train.lr:g}, {train.select} weights"
 
 
-def _part(part: int) -> Protector:
-    stage = f"privacy/long_{part}"
+def _enhanced(title: str, part: str = "") -> Protector:
+    stage = ENHANCER + part
     return Protector(
-        f"enhanced_long_{part}",
-        f"PPFER (G), 1/{part} of the long run",
+        f"enhanced_long{part}",
+        title,
         lambda run: run.get(stage),
         lambda run: _said(run, stage) + "; no F_fc",
         needs=(stage,),
@@ -35,15 +35,8 @@ def _part(part: int) -> Protector:
 
 
 PROTECTORS = (
-    *(_part(part) for part in SHARES),
-    Protector(
-        "enhanced_long",
-        "PPFER run long, without compensation (G)",
-        lambda run: run.get(ENHANCER),
-        lambda run: _said(run) + "; no F_fc",
-        needs=(ENHANCER,),
-        notebook="10",
-    ),
+    *(_enhanced(f"PPFER (G), 1/{part} of the long run", f"_{part}") for part in SHARES),
+    _enhanced("PPFER run long, without compensation (G)"),
     Protector(
         "ppfer_long",
         "PPFER run long (C)",
@@ -61,11 +54,12 @@ def schedule_table(run: Run) -> list[dict]:
     a point of `CURVE`, both protocols, and what a recovery U-Net brings back.
     """
     prepare(run, CURVE, ("recognizer", "attack", "recovery"))
-    stages = [run.protector(name).needs[0] for name in CURVE]
-    steps = [run.manifest(stage)["summary"]["best_step"] for stage in stages]
-    return [
-        {"approach": run.protector(name).title, "steps": count}
-        | {k: v for k, v in table_row(run, name).items() if k not in ("approach", "what_ran")}
-        | {f"recovery_{key}": cell for key, cell in recovery_cells(run, name).items()}
-        for name, count in zip(CURVE, steps, strict=True)
-    ]
+    rows = []
+    for name in CURVE:
+        cells = table_row(run, name)
+        steps = run.summary(run.protector(name).needs[0])["best_step"]
+        row = {"approach": cells.pop("approach"), "steps": steps}
+        del cells["what_ran"]
+        back = {f"recovery_{key}": cell for key, cell in recovery_cells(run, name).items()}
+        rows.append(row | cells | back)
+    return rows

@@ -16,15 +16,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ppfer import nets
 from ppfer.base.errors import PpferError
-from ppfer.base.files import atomic
 from ppfer.base.progress import Progress
+from ppfer.base.weights import save_tensors
 from ppfer.data.words import EMOTIONS
-from ppfer.measure import rate
+from ppfer.measure import accuracy
 from ppfer.run.clips import by_clip
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
@@ -36,8 +36,6 @@ LEAST = 1e-3  # added to every deviation: some of the landmarker's actions never
 WINDOWS = 8  # of a video, from which on its own mean score is taken off
 VARIED = 8  # performances of a name that are drawn among, those most strangers' clips fell to
 
-Scores = Callable[[Tensor], Tensor]  # numbers of clips (B, T, 55) → scores (B, K)
-
 
 def statistics(numbers: Tensor) -> Tensor:
     """Mean, deviation and quantiles of clips' numbers (N, T, K): (N, 5 K)."""
@@ -46,14 +44,8 @@ def statistics(numbers: Tensor) -> Tensor:
 
 
 def ridge(numbers: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
-    """Ridge regression of labels on `statistics`, in its dual form: clips are few.
-
-    Args:
-        numbers: (n, T, 55) of clips that are learned from.
-        labels: (n,) 0 to `classes` − 1.
-
-    Returns:
-        "mean" and "scale" of the features (D,), and "weights" (D, classes), for `scores`.
+    """Ridge regression of labels (n,) on `statistics` of numbers (n, T, 55), in its dual form for
+    clips are few: "mean" and "scale" of the features (D,), and "weights" (D, classes).
     """
     given = statistics(numbers).double()
     mean, scale = given.mean(0), given.std(0, correction=0) + LEAST
@@ -80,9 +72,7 @@ def own_means(said: Tensor, people: Tensor) -> Tensor:
 # --- the stage --------------------------------------------------------------------
 
 
-@stage(
-    "names", needs=("clips", "split", "regressor"), settings=("reader",), notebook="11", study=True
-)
+@stage("names", needs=("clips", "split", "regressor"), settings=("reader",), notebook="11")
 class Names(Stage):
     """What names expressions in a run's clips, learned from its training part, and the mean score
     of each clip's person.
@@ -107,9 +97,8 @@ class Names(Stage):
         learned = ridge(numbers[train], truth[train], len(classes))
         said = scores(learned, numbers)
         own = own_means(said, torch.as_tensor(run.labels("actor")))
-        with atomic(folder / "names.safetensors") as partial:
-            save_file({**learned, "own": own}, partial)
-        right = rate(((said - own)[val].argmax(1) == truth[val]).numpy())
+        save_tensors({**learned, "own": own}, folder / "names.safetensors")
+        right = accuracy((said - own)[val], truth[val])
         return {"classes": list(classes), "val_named": right.to_dict()}
 
     def load(self, folder: Path) -> dict[str, Tensor]:
@@ -129,8 +118,7 @@ class NamesReenactment(codebook.CodebookReenactment):
     express, of the same shape.
 
     Args:
-        puppet: what reads faces and draws the donor.
-        book: whose performances are shown.
+        puppet, book: what reads faces, and whose performances are shown.
         learned: from the stage `Names`.
         classes: expressions, as the scores have them.
         own: the mean score (K,) of the person in a clip, by the clip's name.
@@ -150,21 +138,14 @@ class NamesReenactment(codebook.CodebookReenactment):
         ordered = book.share.argsort(descending=True)
         meant = [ordered[book.named[ordered] == EMOTIONS.index(name)] for name in classes]
         self.performances = [rows[:VARIED].tolist() for rows in meant]
+        self.kinds = len(classes)
 
     def forward(self, clips: Tensor, names: Sequence[str]) -> Tensor:
-        """Whole clips, performed."""
         rows = self._drawn_of(self.symbols(clips, names), names)
         return torch.stack([self.drawn(row, clips.shape[1], *clips.shape[-2:]) for row in rows])
 
-    @property
-    def kinds(self) -> int:
-        """How many expressions there are."""
-        return len(self.performances)
-
     def symbols(self, clips: Tensor, names: Sequence[str] = ()) -> Tensor:
-        """All that is let through of whole clips of the run (B, T, 3, H, W): the index of an
-        expression each, (B,).
-        """
+        """All that is let through of whole clips of the run: an expression's index each, (B,)."""
         said = scores(self.learned, self.puppet.read(clips, (0, 0)))
         return (said - torch.stack([self.own(name) for name in names])).argmax(1)
 
@@ -186,11 +167,7 @@ class NamesReenactment(codebook.CodebookReenactment):
 
 
 def build(run: Run) -> NamesReenactment:
-    """The protector of a run, which learns the names first if it has not.
-
-    Raises:
-        PpferError: see `ppfer.study.protectors.codebook.build`, and `Names`.
-    """
+    """The protector of a run, which learns the names first; raises as `codebook.build` does."""
     run.ensure("names")
     shown, learned = codebook.build(run), run.get("names")
 
@@ -208,9 +185,7 @@ def build(run: Run) -> NamesReenactment:
 
 
 def protected_symbols(run: Run, name: str) -> tuple[Tensor, int] | None:
-    """The symbol of every clip (N,) and how many there are, of a protector by symbols; None of any
-    other.
-    """
+    """Every clip's symbol (N,) and how many there are; None of a protector without symbols."""
     if name not in (codebook.PROTECTOR.name, PROTECTOR.name):
         return None
     protector, clips, whose = run.protector(name).build(run), run.tensor("clips"), run.table["clip"]

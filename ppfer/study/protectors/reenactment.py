@@ -32,10 +32,9 @@ from ppfer.run.clips import twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
 from ppfer.study.protectors import landmarker, regressor
-from ppfer.study.protectors.figure import calm, figure_square
 from ppfer.twin.acting import HARD, HARD_LIMIT, LIMIT
 from ppfer.twin.head import draw, load_head
-from ppfer.twin.people import DONOR, Actor, appearance
+from ppfer.twin.people import DONOR, Actor, appearance, seeded
 from ppfer.video.faces import finder_missing, head_square, surest
 
 Reader = Callable[[Tensor], Tensor]  # frames (N, 3, H, W) → numbers (N, 55)
@@ -52,6 +51,10 @@ MOMENT, MOST = 0.03, 2  # s: in a video nothing changes faster; and so many pass
 SCALE = 1.0  # the donor is as large as people in front of a green screen
 LAMP = (0.36, 0.34, 0.87, 0.80, 0.80, 0.80, 0.34, 0.34, 0.34)  # as `ppfer.twin.head.draw` takes it
 GROUND = (0.06, 0.30, 0.11)  # linear light: a green screen, which anything can be put behind
+DONOR_FACE = (0.27, 0.23, 0.74, 0.88)  # a `Finder`'s box of the donor, shares of the picture
+# The donor's face at rest looks cross: the corners of the mouth fall, the brows are low. In a video
+# these actions are added, so that he is calm where nothing is done.
+CALM = {"mouthSmile": 0.3, "browInnerUp": 0.4, "browOuterUp": -0.2}
 REST = 0.2  # share of a clip's frames in which an action is weaker than what counts as rest
 FINE = 1.25  # large pictures are drawn this much larger and shrunk; small ones with 2 × 2 samples
 LARGE = 160  # pixels from which a picture is large
@@ -70,8 +73,7 @@ class Reenactment(nn.Module):
         reader: see the module's docstring.
         offset: strength of a constant added to all numbers of a clip, drawn with the deviation
             ``reader.spread``: that of the reader's mean error from person to person, which such an
-            offset hides; 0 adds nothing, and a reader without a spread gets none. Runs say
-            ``config.reenactment_offset``.
+            offset hides; a reader without a spread gets none.
         find: where faces are in clips (B, T, 3, S, S) uint8, see `ppfer.video.faces.surest`; the
             reader is shown the `view_square` of them. None: heads are framed as those it learned
             from.
@@ -104,14 +106,12 @@ class Reenactment(nn.Module):
         )
 
     def read(self, clips: Tensor, passes: tuple[int, int] = PASSES) -> Tensor:
-        """What the reader says of clips: (B, T, 55), the actions and the pose each smoothed over
-        time as often as `passes` says.
-        """
+        """What the reader says of clips, (B, T, 55), actions and pose smoothed `passes` times."""
         seen = clips
         if self.find:
             seen = face_crops(clips, self.find(clips.float().mul(255).round().byte()))
         read = self.reader(seen.flatten(0, 1)).float().to(clips.device)
-        read, _ = landmarker.bridged(read.unflatten(0, clips.shape[:2]))
+        read = landmarker.bridged(read.unflatten(0, clips.shape[:2]))
         split = read.split((regressor.NUMBERS - 3, 3), -1)
         return torch.cat([smoothed(part, p) for part, p in zip(split, passes, strict=True)], -1)
 
@@ -128,8 +128,9 @@ class Reenactment(nn.Module):
         """Numbers (B, T, 55) with the offsets of B names, within what a face can do."""
         spread = getattr(self.reader, "spread", None)
         if self.offset and spread is not None:
-            shift = torch.stack([_normal(name) for name in names]).to(read)  # (B, 55)
-            read = read + self.offset * spread * shift[:, None]
+            # standard normal numbers that a name stands for
+            shift = np.stack([seeded(name).normal(size=read.shape[-1]) for name in names])
+            read = read + self.offset * spread * torch.as_tensor(shift).to(read)[:, None]
         return clamped_to_a_face(read)
 
 
@@ -138,7 +139,6 @@ class ReenactedVideo:
     """Re-enactment of one video, in parts; a face's parts have one name and get one offset.
 
     Attributes:
-        reenactment: as it is for any clips.
         passes: how often actions and pose are smoothed, see `smoothing_passes`.
         first_read: what was read of each name in the first pass, 110 bytes a frame.
     """
@@ -198,15 +198,12 @@ def view_square(box: np.ndarray) -> np.ndarray:
 
 
 def face_crops(clips: Tensor, faces: np.ndarray) -> Tensor:
-    """The `view_square` of the faces of clips.
+    """The `view_square` of the faces of clips (B, T, 3, S, S) in [0, 1], as large as the regressor
+    sees frames.
 
     Args:
-        clips: (B, T, 3, S, S) in [0, 1].
         faces: (B, T, 5) as `ppfer.video.faces.surest` finds them. One that was missed is taken to
             be where the clip's others are; of a clip without any, the whole picture is shown.
-
-    Returns:
-        (B, T, 3, SIDE, SIDE) in [0, 1], with the regressor's SIDE.
     """
     squares = np.tile(np.float32([0, 0, 1, 1]), (*faces.shape[:2], 1))
     for square, found in zip(squares, faces[..., :4], strict=True):
@@ -215,14 +212,9 @@ def face_crops(clips: Tensor, faces: np.ndarray) -> Tensor:
             usual = np.median(found[there], axis=0)
             boxes = np.where(there[:, None], found, usual)
             square[:] = [view_square(box) for box in boxes]
-    left, top, right, bottom = torch.as_tensor(squares, device=clips.device).flatten(0, 1).T
-    zero = torch.zeros_like(left)
-    rows = [right - left, zero, left + right - 1, zero, bottom - top, top + bottom - 1]
-    theta = torch.stack(rows, 1).view(-1, 2, 3)
-    size = [len(theta), 3, regressor.SIDE, regressor.SIDE]
-    grid = F.affine_grid(theta, size, align_corners=False)
+    start, end = torch.as_tensor(squares, device=clips.device).flatten(0, 1).split(2, 1)
     frames = clips.flatten(0, 1).float()
-    seen = F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
+    seen = regressor.cut_out(frames, end - start, start + end - 1)
     return seen.unflatten(0, clips.shape[:2])
 
 
@@ -235,9 +227,7 @@ def smoothed(numbers: Tensor, passes: int) -> Tensor:
 
 
 def rest(numbers: Tensor) -> Tensor:
-    """What numbers (..., T, 55) are at rest, (..., 1, 55): actions in their lowest frames, the pose
-    at its median.
-    """
+    """Numbers (..., T, 55) at rest, (..., 1, 55): lowest actions, and the median of the pose."""
     ordered, last = numbers.sort(-2).values, numbers.shape[-2] - 1
     low, middle = (ordered[..., [int(share * last)], :] for share in (REST, 0.5))
     return torch.cat([low[..., :-3], middle[..., -3:]], -1)
@@ -262,10 +252,8 @@ def redrawn(numbers: Tensor, height: int, width: int) -> Tensor:
 
 
 def figures(numbers: Tensor, side: int) -> Tensor:
-    """The donor with numbers (B, T, 55) and without a ground, as a video is to show him.
-
-    Returns:
-        (B, T, 4, side, side) in [0, 1]: colour times coverage, and coverage.
+    """The donor with numbers (B, T, 55) and without a ground, as a video is to show him: (B, T, 4,
+    side, side) in [0, 1], colour times coverage, and coverage.
     """
     return _drawn(numbers + calm().to(numbers), side, alone=True)
 
@@ -283,6 +271,22 @@ def _drawn(numbers: Tensor, side: int, **how: bool) -> Tensor:
         with single_thread_pool() as pool:
             drawn = torch.cat(list(pool.map(each, flat.split(at_once))))
     return drawn.unflatten(0, numbers.shape[:2])
+
+
+def figure_square(box: np.ndarray) -> np.ndarray:
+    """The square (4,) that a figure fills, for a face's box (4,) that the donor's is to equal."""
+    left, top, right, bottom = box[:4]
+    side = max(right - left, bottom - top) / (DONOR_FACE[3] - DONOR_FACE[1])
+    x = (left + right) / 2 - (DONOR_FACE[0] + DONOR_FACE[2]) / 2 * side
+    y = (top + bottom) / 2 - (DONOR_FACE[1] + DONOR_FACE[3]) / 2 * side
+    return np.array([x, y, x + side, y + side], np.float32)
+
+
+@functools.cache
+def calm() -> Tensor:
+    """What is added to the numbers of a figure, (55,), see `CALM`."""
+    plain = [name.removesuffix("Left").removesuffix("Right") for name in actions()]
+    return torch.tensor([*(CALM.get(name, 0.0) for name in plain), 0.0, 0.0, 0.0])
 
 
 @torch.inference_mode()
@@ -326,28 +330,18 @@ def first_frame_names(frames: Tensor) -> list[str]:
     return [hashlib.sha256(frame.numpy().tobytes()).hexdigest() for frame in pixels]
 
 
-def _normal(name: str) -> Tensor:
-    """Standard normal numbers (55,) that a name stands for."""
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    drawn = np.random.default_rng(seed).normal(size=regressor.NUMBERS)
-    return torch.as_tensor(drawn, dtype=torch.float32)
-
-
 # --- the protector ----------------------------------------------------------------
 
 
 def reader_of(run: Run) -> Reader:
     """Who reads faces in a run: the landmarker if its config says so, the regressor that it made,
-    or the one whose weights its config names.
-
-    Raises:
-        PpferError: when they are not there.
+    or the one whose weights its config names; a `PpferError` when those are not there.
     """
     if run.config.reader == "mediapipe":
         return landmarker.Landmarker(landmarker.task_path(run.config))
     if run.has("regressor"):
         return run.get("regressor")
-    net = nets.freeze(regressor.shipped(run.config).to(run.device))
+    net = nets.freeze(regressor.shipped(regressor.Regressor(), run.config).to(run.device))
     return fast.prepare(net, run.device)
 
 
@@ -359,11 +353,7 @@ def finds(run: Run) -> bool:
 
 
 def build(run: Run, *, neutral: bool = False) -> Reenactment:
-    """The re-enactment of a run.
-
-    Raises:
-        PpferError: see `reader_of`.
-    """
+    """The re-enactment of a run; raises as `reader_of` does."""
     offset = 0.0 if neutral else run.config.reenactment_offset  # neutral, nothing is left to hide
     find = surest if finds(run) else None
     return Reenactment(reader_of(run), offset=offset, find=find, neutral=neutral)

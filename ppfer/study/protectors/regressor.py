@@ -63,7 +63,8 @@ class Regressor(nn.Module):
 
 
 class RegressionObjective(nn.Module):
-    """Smooth L1 on standardised numbers, and the square of what is wrong about a person throughout.
+    """Smooth L1 on standardised numbers, and the square of what is wrong about a person throughout;
+    of frames (P·GROUP, 3, H, W) of P people in turn, and their numbers.
 
     The first is quadratic up to `FAR`: most actions are absent from most frames, and what cares for
     the size of an error alone would say so of every frame. The second is what a linear attacker
@@ -77,35 +78,28 @@ class RegressionObjective(nn.Module):
         self.net = net
 
     def forward(self, frames: Tensor, numbers: Tensor) -> Tensor:
-        """Frames (P·GROUP, 3, H, W) of P people in turn, their numbers → scalar."""
         wrong = (self.net(frames) - numbers) / self.net.std
         wrong = torch.cat([wrong[:, :-3], POSE * wrong[:, -3:]], 1)
         each = F.huber_loss(wrong, torch.zeros_like(wrong), delta=FAR)
         return each + BIAS * common_error(wrong).mean()
 
 
-def common_error(wrong: Tensor, group: int = GROUP) -> Tensor:
+def common_error(wrong: Tensor) -> Tensor:
     """Squares (P, 55) of each person's mean error, without what chance adds to them.
 
     Of two frames of a person, the product of their errors has just this expectation: the mean over
     all pairs is (|Σ e|² − Σ |e|²) / (n (n − 1)).
     """
-    each = wrong.unflatten(0, (-1, group))  # (P, GROUP, 55)
-    return (each.sum(1).square() - each.square().sum(1)) / (group * (group - 1))
+    each = wrong.unflatten(0, (-1, GROUP))  # (P, GROUP, 55)
+    return (each.sum(1).square() - each.square().sum(1)) / (GROUP * (GROUP - 1))
 
 
 # --- what it looks at -----------------------------------------------------------
 
 
 class CrowdBatches:
-    """Batches of a crowd as cameras and face finders give them, a pure function of (seed, step).
-
-    Calling it with a step returns frames (P·GROUP, 3, SIDE, SIDE) in [0, 1] and their numbers.
-
-    Args:
-        crowd: drawn people.
-        batch: frames, a multiple of `GROUP`.
-        seed: of all that is random.
+    """Batches of a crowd as cameras and face finders give them, a pure function of (seed, step):
+    frames (P·GROUP, 3, SIDE, SIDE) in [0, 1], so many as `batch`, and their numbers.
     """
 
     def __init__(self, crowd: Crowd, batch: int, seed: int):
@@ -139,39 +133,24 @@ def mirrored(numbers: Tensor) -> Tensor:
 @functools.cache
 def _mirror(device: torch.device) -> tuple[Tensor, Tensor]:
     action = load_head(torch.device("cpu")).action
-    other = {"Left": "Right", "Right": "Left"}
-    order = [
-        action[name[: -len(s)] + other[s]] if (s := _side(name)) else i
-        for name, i in action.items()
-    ]
+    order = list(action.values())
+    for name, i in action.items():
+        if name.endswith("Left"):
+            j = action[name.removesuffix("Left") + "Right"]
+            order[i], order[j] = j, i
     sign = torch.ones(NUMBERS, device=device)
     sign[[NUMBERS - 3, NUMBERS - 1]] = -1
     return torch.tensor([*order, *range(NUMBERS - 3, NUMBERS)], device=device), sign
 
 
-def _side(name: str) -> str:
-    return next((side for side in ("Left", "Right") if name.endswith(side)), "")
-
-
 def degraded(frames: Tensor, dice: Tensor) -> Tensor:
-    """Frames as they come out of bad cameras and uncertain face finders.
-
-    Cut out and scaled, half hidden, grey or tinted, of low resolution, blurred, noisy, compressed.
-
-    Args:
-        frames: (N, 3, h, w) in [0, 1].
-        dice: (N, 26) in [0, 1): all that is random.
-
-    Returns:
-        (N, 3, SIDE, SIDE) in [0, 1].
+    """Frames (N, 3, h, w) in [0, 1] as they come out of bad cameras and uncertain face finders,
+    (N, 3, SIDE, SIDE): cut out and scaled, half hidden, grey or tinted, of low resolution, blurred,
+    noisy, compressed. All that is random is in `dice`, (N, 26) in [0, 1).
     """
     crop, hide, tint, rest = dice.split((3, 10, 6, 7), 1)
     scale, shift = 0.85 + 0.3 * crop[:, 0], 0.3 * (crop[:, 1:] - 0.5)
-    zero = torch.zeros_like(scale)
-    theta = torch.stack([scale, zero, shift[:, 0], zero, scale, shift[:, 1]], 1).view(-1, 2, 3)
-    grid = F.affine_grid(theta, [len(frames), 3, SIDE, SIDE], align_corners=False)
-    frames = F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
-    frames = _hidden(frames, hide)
+    frames = _hidden(cut_out(frames, scale[:, None].expand(-1, 2), shift), hide)
     grey = frames.mean(1, keepdim=True).expand_as(frames)
     frames = torch.where(_wide(tint[:, 0] < 0.2), grey, frames)
     gain = (0.6 + 0.8 * tint[:, 1:2]) * (0.75 + 0.5 * tint[:, 2:5])  # light, colour
@@ -180,9 +159,18 @@ def degraded(frames: Tensor, dice: Tensor) -> Tensor:
         coarse = nets.resize(nets.resize(frames, side), SIDE)
         frames = torch.where(_wide(rest[:, k] < share), coarse, frames)
     one, (focus, noise, step) = torch.ones_like(scale), rest[:, 2:5].square().T
-    shots = torch.stack([one, zero, 0.01 * focus, 0.04 * noise, 0.08 * step], 1)
+    shots = torch.stack([one, 0 * one, 0.01 * focus, 0.04 * noise, 0.08 * step], 1)
     shots = torch.cat([shots, PLATE * rest[:, 5:]], 1)  # (N, 7) as `camera.shot` gives them
     return record(frames[:, None], shots[:, None])[:, 0]
+
+
+def cut_out(frames: Tensor, size: Tensor, centre: Tensor) -> Tensor:
+    """Rectangles of frames (N, 3, h, w), (N, 3, SIDE, SIDE): of width and height (N, 2), in shares
+    of a frame's, round a centre (N, 2), −1 to 1 from edge to edge.
+    """
+    theta = torch.cat([torch.diag_embed(size), centre[..., None]], 2)  # (N, 2, 3)
+    grid = F.affine_grid(theta, [len(frames), 3, SIDE, SIDE], align_corners=False)
+    return F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -208,29 +196,39 @@ def _hidden(frames: Tensor, dice: Tensor) -> Tensor:
 # --- the stage --------------------------------------------------------------------
 
 
-@stage(
-    "regressor",
-    settings=("regressor_weights", "regressor_people"),
-    notebook="11",
-    study=True,
-    version=2,
-)
-class Regression(Training):
-    """The regressor: the shipped weights where the config names them, else trained here."""
+class Shipped(Training):
+    """A network that the repository ships: trained here where ``<stage>_weights`` names none."""
 
-    best = (("val_actions", max),)
+    @property
+    def given(self) -> str:
+        """The file of weights; "" where it is trained."""
+        return getattr(self.config, f"{self.kind}_weights")
 
     def settings(self) -> dict:
-        if not self.config.regressor_weights:
+        if not self.given:
             return super().settings()
-        path = weights_path(self.config)  # which may not be there: an error where it is needed
+        path = data_path(self.given)  # which may not be there: an error where it is needed
         return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""}
 
     def make(self, folder: Path) -> dict:
-        if not self.config.regressor_weights:
+        if not self.given:
             return super().make(folder)
-        save_weights(shipped(self.config), folder / "weights.safetensors")
-        return {"loaded": self.config.regressor_weights}
+        save_weights(shipped(self.net(), self.config, self.kind), folder / "weights.safetensors")
+        return {"loaded": self.given}
+
+
+def shipped(net: nn.Module, config: Config, what: str = "regressor") -> nn.Module:
+    """The regressor, or another network, with the weights that a config names; a `PpferError` when
+    they are not there or do not fit.
+    """
+    return shipped_weights(net, data_path(getattr(config, f"{what}_weights")), what)
+
+
+@stage("regressor", settings=("regressor_weights", "regressor_people"), notebook="11", version=2)
+class Regression(Shipped):
+    """The regressor."""
+
+    best = (("val_actions", max),)
 
     def net(self) -> Regressor:
         return Regressor()
@@ -245,9 +243,8 @@ class Regression(Training):
     def crowd(self) -> Crowd:
         """Whom it learns from."""
         people = self.config.regressor_people
-        return crowd(
-            people, self.run.device, FIRST, Progress("drawing people", people, "people").update
-        )
+        progress = Progress("drawing people", people, "people")
+        return crowd(people, self.run.device, FIRST, progress.update)
 
     @functools.cached_property
     def strangers(self) -> Crowd:
@@ -282,17 +279,3 @@ class Regression(Training):
             "val_pose": float(r2[NUMBERS - 3 :].mean()),
             "val_own": float((own / scale).sum() / (wrong.square().mean(0) / scale).sum()),
         }
-
-
-def weights_path(config: Config) -> Path:
-    """The file of weights that a config names."""
-    return data_path(config.regressor_weights)
-
-
-def shipped(config: Config) -> Regressor:
-    """The regressor with the weights a config names.
-
-    Raises:
-        PpferError: when they are not there or do not fit.
-    """
-    return shipped_weights(Regressor(), weights_path(config), "regressor")

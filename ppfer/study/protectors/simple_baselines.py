@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -17,27 +16,12 @@ from ppfer.run.stage import Protector
 from ppfer.study.attacks.recovery import mean_image
 from ppfer.study.protectors.live import motion_only
 from ppfer.study.protectors.swap import swap_missing
+from ppfer.video.covers import COVERS, TILES
 
-MOSAIC = 8  # tiles along the side of a picture
 FINE = 4  # landmarks are drawn this much larger and shrunk
-LINES = (  # of the 68 landmarks in iBUG's order: first, last, closed
-    (0, 16, False),
-    (17, 21, False),
-    (22, 26, False),
-    (27, 30, False),
-    (31, 35, False),
-    (36, 41, True),
-    (42, 47, True),
-    (48, 59, True),
-    (60, 67, True),
-)
-
-
-def pixelate(clips: Tensor) -> Tensor:
-    """Clips (B, T, 3, H, W) as `MOSAIC` × `MOSAIC` tiles of their mean colour."""
-    frames = clips.flatten(0, 1)
-    tiles = F.adaptive_avg_pool2d(frames, MOSAIC)
-    return F.interpolate(tiles, frames.shape[-2:], mode="nearest").view_as(clips)
+# Of the 68 landmarks in iBUG's order, first and last.
+LINES = ((0, 16), (17, 21), (22, 26), (27, 30), (31, 35))  # jaw, brows, nose and below it
+LOOPS = ((36, 41), (42, 47), (48, 59), (60, 67))  # eyes, lips
 
 
 def drawing(points: np.ndarray, size: int) -> np.ndarray:
@@ -48,8 +32,9 @@ def drawing(points: np.ndarray, size: int) -> np.ndarray:
         return np.full((size, size), 0.5, np.float32)
     canvas = Image.new("L", (FINE * size, FINE * size))
     pen, places = ImageDraw.Draw(canvas), [tuple(p) for p in (points * FINE * size).tolist()]
-    for first, last, closed in LINES:
+    for first, last in (*LINES, *LOOPS):
         line = places[first : last + 1]
+        closed = (first, last) in LOOPS
         pen.line(line + line[:1] * closed, fill=255, width=FINE)
     return np.asarray(canvas.resize((size, size), Image.Resampling.BOX), np.float32) / 255
 
@@ -73,7 +58,7 @@ def build_mean(run: Run) -> Apply:
 
 
 PROTECTORS = (
-    Protector("mosaic", "Mosaic", lambda run: pixelate, f"{MOSAIC} × {MOSAIC} tiles"),
+    Protector("mosaic", "Mosaic", lambda run: COVERS["mosaic"], f"{TILES} × {TILES} tiles"),
     Protector(
         "landmarks",
         "Landmarks",

@@ -12,19 +12,11 @@ from torch import Tensor, nn
 
 from ppfer.base.errors import PpferError
 from ppfer.config import Config
-from ppfer.measure import accuracy
-from ppfer.method.networks import (
-    new_classifier,
-    new_enhancer,
-    new_recognizer,
-    protected_by,
-    protection,
-    start_enhancer,
-    with_weights,
-)
+from ppfer.method.networks import new_classifier, with_weights
 from ppfer.run.batches import augment
 from ppfer.run.stage import Protector, stage
 from ppfer.run.training import Training, trainable
+from ppfer.study.protectors import BesideRecognizer
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.1) -> Tensor:
@@ -39,47 +31,33 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.1) -> Tensor:
             "NT-Xent compares pairs with each other; the batch must hold at least two clips"
         )
     z = F.normalize(torch.cat([a, b]).float(), dim=-1)  # (2N, D)
-    similarity = (z @ z.T / temperature).masked_fill(
-        torch.eye(len(z), dtype=torch.bool, device=z.device), float("-inf")
-    )
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    similarity = (z @ z.T / temperature).masked_fill(itself, float("-inf"))
     return F.cross_entropy(similarity, torch.arange(len(z), device=z.device).roll(len(a)))
 
 
 def two_views(clips: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two different random frames of each clip, each flipped, brightened and shifted on its own.
-
-    Args:
-        clips: (B, T, 3, H, W) in [0, 1], T ≥ 2.
-
-    Returns:
-        two (B, 3, H, W) in [0, 1].
+    """Two different random frames (B, 3, H, W) of each clip (B, T, 3, H, W) in [0, 1], T ≥ 2, each
+    flipped, brightened and shifted on its own.
     """
-    count, length = clips.shape[:2]
+    (count, length), device = clips.shape[:2], clips.device
     first = torch.randint(length, (count,), generator=generator)
     second = (first + torch.randint(1, length, (count,), generator=generator)) % length
     views = []
     for pick in (first, second):
-        flip, tint = (
-            torch.rand(count, generator=generator) < 0.5,
-            (0.8 + 0.4 * torch.rand(count, 1, generator=generator)).expand(-1, 3),
-        )
+        flip = torch.rand(count, generator=generator) < 0.5
+        tint = (0.8 + 0.4 * torch.rand(count, 1, generator=generator)).expand(-1, 3)
         shift = torch.randint(0, 1 + clips.shape[-1] // 8, (2,), generator=generator).tolist()
-        frames = clips[
-            torch.arange(count, device=clips.device), pick.to(clips.device)
-        ]  # (B, 3, H, W)
-        views.append(augment(frames, flip.to(clips.device), tint.to(clips.device), shift))
+        frames = clips[torch.arange(count, device=device), pick.to(device)]
+        views.append(augment(frames, flip.to(device), tint.to(device), shift))
     return views[0], views[1]
 
 
 def new_budget(config: Config, weights: str = "") -> nn.Module:
-    """f_B: the identity controller's ResNet with an MLP head (features, features, 128) instead of
-    classes.
-    """
+    """f_B: the identity controller's ResNet with an MLP head (features, features, 128)."""
     net = new_classifier(config, 128, weights)
     width = net.net.num_features
-    net.net.fc = nn.Sequential(
-        nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, 128)
-    )
+    net.net.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(True), nn.Linear(width, 128))
     return net
 
 
@@ -103,7 +81,6 @@ class ContrastObjective(nn.Module):
     needs=("split",),
     settings=("nets.classifier", "nets.classifier_weights"),
     notebook="08",
-    study=True,
 )
 class Contrast(Training):
     """f_B trained on original clips, before the minimax."""
@@ -154,12 +131,9 @@ class TradeoffObjective(nn.Module):
         step = int(self.step)
         self.step += 1
         anonymizing = step % 2 == 0
-        for net, trains in (
-            (self.anonymizer, anonymizing),
-            (self.recognizer, not anonymizing),
-            (self.budget, not anonymizing),
-        ):
-            net.train(trains).requires_grad_(trains)
+        self.anonymizer.train(anonymizing).requires_grad_(anonymizing)
+        for net in (self.recognizer, self.budget):
+            net.train(not anonymizing).requires_grad_(not anonymizing)
         views = torch.cat(two_views(clips, torch.Generator().manual_seed(self.seed + step)))
         utility = F.cross_entropy(
             self.recognizer(self.anonymizer(clips)), labels, label_smoothing=self.label_smoothing
@@ -173,9 +147,8 @@ class TradeoffObjective(nn.Module):
     needs=("pretrain", "identity", "recognizer/none", "contrast"),
     settings=("tradeoff_weight", "recognition.label_smoothing"),
     notebook="08",
-    study=True,
 )
-class Tradeoff(Training):
+class Tradeoff(BesideRecognizer):
     """The trade-off framework in full: f_A, f_T and f_B, all initialised first, then the minimax.
 
     f_A starts from the L1-pre-trained U-Net, f_T from F_u on originals, f_B from stage "contrast".
@@ -183,39 +156,20 @@ class Tradeoff(Training):
     used, since a minimax has no best one.
     """
 
-    per_frame = False
-
-    def net(self) -> nn.Module:
-        return new_enhancer(self.config, "frames")
-
-    def start(self) -> nn.Module:
-        self.run.room.put_aside()  # whole clips through a U-Net and an R3D network: the hungriest
-        return start_enhancer(self.run, "frames")
+    where = "frames"
 
     def objective(self, net: nn.Module) -> nn.Module:
         run, config = self.run, self.config
-        fresh = new_recognizer(config, len(run.classes("emotion")))
-        recognizer = with_weights(fresh, run.get("recognizer/none"))
+        recognizer = self.learning_recognizer()
         budget = with_weights(new_budget(config), run.get("contrast"))
-        self.recognizer = trainable(recognizer, run.device)
         return TradeoffObjective(
             net,
-            self.recognizer,
+            recognizer,
             trainable(budget, run.device),
             self.seed,
             weight=config.tradeoff_weight,
             label_smoothing=config.recognition.label_smoothing,
         )
-
-    def batches(self) -> Callable:
-        return self.draw("clips", self.run.labels("emotion"))
-
-    def measure(self, net: nn.Module) -> dict[str, float]:
-        run, index = self.run, self.run.parts["val"]
-        leaks = protection(run, net, "clips")
-        protected = protected_by(run, net, run.tensor("clips")[torch.as_tensor(index)])
-        read = accuracy(run.logits(self.recognizer, protected), run.labels("emotion")[index])
-        return leaks | {"val_accuracy": read.value}
 
 
 PROTECTOR = Protector(

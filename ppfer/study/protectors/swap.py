@@ -1,17 +1,21 @@
-"""Image swapping (paper §4.3): one donor face outside the data set, warped piecewise onto every
-face and blended.
+"""Image swapping (paper §4.3): one synthetic donor's face in place of every face.
 
 The paper uses MobileFaceSwap. This is a landmark-driven substitute: 68 landmarks (iBUG's order) of
 every frame carry the donor's picture triangle by triangle, so that mouth and eyes move. The twin
-knows its landmarks from the head model; on other video dlib finds them (extra ``landmarks``). The
-donor is synthetic everywhere. Stage: landmarks.
+knows its landmarks from the head model; on other video dlib finds them (extra ``landmarks``).
+Stage: landmarks.
+
+The perfect swap is the limit: a twin's clip drawn again with its motion, pose and light on the
+donor's head. No method that shows the motion can leak less, so other rows are read against it. Of
+real video nobody knows the motion.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,7 @@ from torch import Tensor, nn
 from ppfer import twin
 from ppfer.base.errors import PpferError
 from ppfer.base.progress import Progress
+from ppfer.protect import NamedApply
 from ppfer.run.clips import by_clip, twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
@@ -35,28 +40,20 @@ DETECTION_SIDE = 288  # dlib's detector wants faces of 80 pixels or more
 
 
 def donor(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The donor's face, a synthetic one: picture (3, size, size) in [0, 1] and landmarks (68, 2) as
-    shares of it.
+    """The donor's face: picture (3, size, size) in [0, 1] and landmarks (68, 2) as shares of it.
 
     Of a spoken clip the frame is taken in which mouth and eyes are widest open: closing them in a
     warp is easy, opening is not.
     """
     spec = twin.ClipSpec("donor", twin.Actor(DONOR), "WSI", "neutral", difficulty=0)
     points = twin.landmarks(spec)  # (T, 68, 2)
-    gap = [
+    mouth, *eyes = (
         np.linalg.norm(points[:, a] - points[:, b], axis=-1)
         for a, b in ((62, 66), (37, 41), (44, 46))
-    ]
-    best = int((gap[0] * np.minimum(gap[1], gap[2])).argmax())
+    )
+    best = int((mouth * np.minimum(*eyes)).argmax())
     picture = twin.render_clips([spec], size, device)[0, best].float() / 255
     return picture, torch.from_numpy(points[best]).float().to(device)
-
-
-def triangles(points: Tensor) -> Tensor:
-    """Delaunay triangulation of points (L, 2): (M, 3) int64 corners."""
-    return torch.from_numpy(
-        Triangulation(*points.cpu().double().numpy().T).triangles.astype(np.int64)
-    ).to(points.device)
 
 
 class FaceSwap(nn.Module):
@@ -72,12 +69,9 @@ class FaceSwap(nn.Module):
 
     def __init__(self, picture: Tensor, points: Tensor, landmarks: Mapping[str, Tensor]):
         super().__init__()
-        self.picture, self.points, self.landmarks, self.faces = (
-            picture,
-            points,
-            landmarks,
-            triangles(points),
-        )
+        self.picture, self.points, self.landmarks = picture, points, landmarks
+        corners = Triangulation(*points.cpu().double().numpy().T).triangles  # Delaunay's, (M, 3)
+        self.faces = torch.from_numpy(corners.astype(np.int64)).to(points.device)
 
     def forward(self, clips: Tensor, names: Sequence[str]) -> Tensor:
         """Clips (B, T, 3, H, W) in [0, 1] and their names → the same shape in [0, 1]."""
@@ -87,33 +81,18 @@ class FaceSwap(nn.Module):
 
         # which triangle of the face each pixel lies in: (n, L, 3) in pixels, all at one depth
         corners = F.pad(points.nan_to_num() * size, (0, 1))
-        where, face, weights = raster.rasterize(
-            corners,
-            self.faces,
-            size,
-            double=torch.ones(len(self.faces), dtype=torch.bool, device=clips.device),
-        )
-        # from where in the donor's picture it takes its colour
-        source = raster.interpolate(
-            self.points.expand(len(frames), -1, -1), self.faces, where // size**2, face, weights
-        )  # (P, 2)
-        lookup = (
-            torch.zeros(len(frames) * size**2, 2, device=clips.device)
-            .index_copy(0, where, source)
-            .view(-1, size, size, 2)
-        )
-        covered = (
-            torch.zeros(len(frames) * size**2, device=clips.device)
-            .index_fill(0, where, 1)
-            .view(-1, 1, size, size)
-        )
-        warped = F.grid_sample(
-            self.picture.expand(len(frames), -1, -1, -1),
-            2 * lookup - 1,
-            "bilinear",
-            "border",
-            align_corners=False,
-        )
+        both_sides = torch.ones(len(self.faces), dtype=torch.bool, device=clips.device)
+        where, face, weights = raster.rasterize(corners, self.faces, size, double=both_sides)
+        # from where in the donor's picture it takes its colour, (P, 2)
+        known = self.points.expand(len(frames), -1, -1)
+        source = raster.interpolate(known, self.faces, where // size**2, face, weights)
+        canvas = clips.new_zeros(len(frames) * size**2, 3)  # x, y, and whether it takes any
+        canvas.index_copy_(0, where, F.pad(source, (0, 1), value=1.0))
+        canvas = canvas.view(-1, size, size, 3)
+        lookup, covered = canvas[..., :2], canvas[..., 2][:, None].contiguous()
+        pictures = self.picture.expand(len(frames), -1, -1, -1)
+        how = {"padding_mode": "border", "align_corners": False}
+        warped = F.grid_sample(pictures, 2 * lookup - 1, **how)
 
         # no edge shows: the donor fades in, 0 at the hull, 1 well inside
         blend = (2 * GaussianBlur(size / 32)(covered) - 1).clamp(0, 1) * covered
@@ -121,12 +100,14 @@ class FaceSwap(nn.Module):
         return torch.where(found.view(-1, 1, 1, 1), swapped, 0.5).view_as(clips)
 
 
-# --- Where the landmarks come from --------------------------------------------
+# --- what is known of clips, and what is found ----------------------------------
 
 
-def twin_spec(name: str, origin: dict) -> twin.ClipSpec:
-    """What a twin clip shows, by its name and `twin_origin`."""
-    return _specs(int(name.split("_")[0]), **origin)[name]
+def twin_clips(run: Run) -> tuple[list[twin.ClipSpec], Sequence[int]]:
+    """What each clip of a twin shows, and which of its frames the store holds."""
+    origin = twin_origin(run.config)
+    specs = [_specs(int(name.split("_")[0]), **origin)[name] for name in run.table["clip"]]
+    return specs, sample_positions(origin["frames"], run.config.frames)
 
 
 @functools.cache
@@ -136,49 +117,37 @@ def _specs(actor: int, frames: int, seed: int, difficulty: float) -> dict[str, t
 
 
 def dlib_model() -> Path | None:
-    """dlib's 68-landmark model, which the package face-recognition-models carries; None without it
-    or dlib.
-    """
+    """dlib's model, which the package face-recognition-models carries; None without either."""
     found = importlib.util.find_spec("face_recognition_models")
     if not found or not importlib.util.find_spec("dlib"):
         return None
-    return (
-        Path(found.submodule_search_locations[0])
-        / "models"
-        / "shape_predictor_68_face_landmarks.dat"
-    )
+    folder = Path(found.submodule_search_locations[0]) / "models"
+    return folder / "shape_predictor_68_face_landmarks.dat"
 
 
-def found_landmarks(clip: Tensor, detector, predictor) -> np.ndarray:
-    """Landmarks of the largest face in each frame of a clip, by dlib.
-
-    A frame without a face takes the nearest frame's that has one.
-
-    Args:
-        clip: (T, 3, H, W) uint8.
-
-    Returns:
-        (T, 68, 2) shares of width and height; all NaN where no frame has a face.
+def dlib_landmarks() -> Callable[[Tensor], np.ndarray]:
+    """What finds landmarks in a clip (T, 3, H, W) uint8: those of the largest face of each frame,
+    (T, 68, 2) shares of width and height. A frame without a face takes the nearest frame's that
+    has one; all are NaN where no frame has.
     """
-    big = (
-        F.interpolate(
-            clip.float(), (DETECTION_SIDE, DETECTION_SIDE), mode="bicubic", align_corners=False
-        )
-        .clamp(0, 255)
-        .byte()
-    )
-    out = np.full((len(clip), 68, 2), np.nan, np.float32)
-    for t, picture in enumerate(big.permute(0, 2, 3, 1).contiguous().numpy()):
-        faces = detector(picture, 0)
-        if faces:
-            shape = predictor(picture, max(faces, key=lambda box: box.area()))
-            out[t] = [
-                ((p.x + 0.5) / DETECTION_SIDE, (p.y + 0.5) / DETECTION_SIDE) for p in shape.parts()
-            ]
-    seen = np.flatnonzero(~np.isnan(out[:, 0, 0]))
-    return (
-        out[seen[np.abs(seen[None] - np.arange(len(out))[:, None]).argmin(1)]] if len(seen) else out
-    )
+    import dlib  # an extra: only real video needs it
+
+    detector = dlib.get_frontal_face_detector()
+    predictor, side = dlib.shape_predictor(str(dlib_model())), DETECTION_SIDE
+
+    def find(clip: Tensor) -> np.ndarray:
+        big = F.interpolate(clip.float(), (side, side), mode="bicubic")
+        pictures = big.clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+        out = np.full((len(clip), 68, 2), np.nan, np.float32)
+        for own, picture in zip(out, pictures, strict=True):
+            if faces := detector(picture, 0):
+                shape = predictor(picture, max(faces, key=lambda box: box.area()))
+                own[:] = [((p.x + 0.5) / side, (p.y + 0.5) / side) for p in shape.parts()]
+        seen = np.flatnonzero(~np.isnan(out[:, 0, 0]))
+        nearest = np.abs(seen - np.arange(len(out))[:, None])  # (T, those with a face)
+        return out[seen[nearest.argmin(1)]] if len(seen) else out
+
+    return find
 
 
 def swap_missing(run: Run) -> str:
@@ -191,42 +160,36 @@ def swap_missing(run: Run) -> str:
     )
 
 
-@stage("landmarks", needs=("clips",), notebook="08", study=True, alone=True)
+@stage("landmarks", needs=("clips",), notebook="08", alone=True)
 class Landmarks(Stage):
     """68 landmarks of every frame of every clip, (N, T, 68, 2)."""
 
     def settings(self) -> dict:
         return {"twin": twin_origin(self.config)}
 
-    def find(self) -> list[np.ndarray]:
-        """(T, 68, 2) of each clip, from the head model or by dlib."""
-        run, progress = self.run, Progress("landmarks", len(self.run.table), "clips")
-        origin, found = twin_origin(self.config), []
-        if origin is None:
-            if why := swap_missing(run):
-                raise PpferError(why)
-            import dlib  # an extra: only real video needs it
-
-            detector = dlib.get_frontal_face_detector()
-            predictor = dlib.shape_predictor(str(dlib_model()))
-        for row, name in enumerate(run.table["clip"]):
-            if origin:
-                at = sample_positions(origin["frames"], self.config.frames)  # as the store does
-                known = twin.landmarks(twin_spec(name, origin))[at]
-            else:
-                known = found_landmarks(run.tensor("clips")[row].cpu(), detector, predictor)
-            found.append(known)
-            progress.update(row + 1)
-        return found
-
     def make(self, folder: Path) -> dict:
-        found = np.stack(self.find()).astype(np.float32)
-        np.save(folder / "landmarks.npy", found)
-        by = "the twin's head model" if twin_origin(self.config) else "dlib"
-        return {"by": by, "without_face": int(np.isnan(found[:, 0, 0, 0]).sum())}
+        run, found = self.run, []
+        if twin_origin(self.config):
+            specs, times = twin_clips(run)
+            by, each = "the twin's head model", (twin.landmarks(spec)[times] for spec in specs)
+        elif why := swap_missing(run):
+            raise PpferError(why)
+        else:
+            by, clips = "dlib", run.tensor("clips")
+            each = map(dlib_landmarks(), (clip.cpu() for clip in clips))
+        progress = Progress("landmarks", len(run.table), "clips")
+        for known in each:
+            found.append(known)
+            progress.update(len(found))
+        landmarks = np.stack(found).astype(np.float32)
+        np.save(folder / "landmarks.npy", landmarks)
+        return {"by": by, "without_face": int(np.isnan(landmarks[:, 0, 0, 0]).sum())}
 
     def load(self, folder: Path) -> Tensor:
         return torch.from_numpy(np.load(folder / "landmarks.npy"))
+
+
+# --- the protectors -------------------------------------------------------------
 
 
 def build_swap(run: Run) -> FaceSwap:
@@ -238,23 +201,47 @@ def build_swap(run: Run) -> FaceSwap:
 def swap_what(run: Run) -> str:
     """What ran, with the clips in which no face was found."""
     summary = run.summary("landmarks")
-    lost = (
-        f"; no face found in {summary['without_face']} clips, which are grey"
-        if summary["without_face"]
-        else ""
-    )
+    lost = "; no face found in {without_face} clips, which are grey" * bool(summary["without_face"])
     return (
-        f"one synthetic donor, piecewise affine to 68 landmarks by {summary['by']}, instead of "
-        f"MobileFaceSwap{lost}"
-    )
+        "one synthetic donor, piecewise affine to 68 landmarks by {by}, instead of MobileFaceSwap"
+        + lost
+    ).format(**summary)
 
 
-PROTECTOR = Protector(
-    "swap",
-    "Image swapping",
-    build_swap,
-    swap_what,
-    needs=("landmarks",),
-    named=True,
-    missing=swap_missing,
+def build_donor(run: Run) -> NamedApply:
+    """Clips (B, T, 3, H, W) and their names → the same clips with the donor's face."""
+    specs, times = twin_clips(run)
+    face, known = twin.Actor(DONOR), by_clip(run, specs)
+
+    def drawn(clips: Tensor, names: Sequence[str]) -> Tensor:
+        swapped = [dataclasses.replace(known[name], face=face) for name in names]
+        return twin.render_clips(swapped, clips.shape[-1], clips.device, times=times).float() / 255
+
+    return drawn
+
+
+def donor_missing(run: Run) -> str:
+    """What the perfect swap cannot do without."""
+    return "" if twin_origin(run.config) else "the true motion is known of the twin's clips alone"
+
+
+PROTECTORS = (
+    Protector(
+        "swap",
+        "Image swapping",
+        build_swap,
+        swap_what,
+        needs=("landmarks",),
+        named=True,
+        missing=swap_missing,
+    ),
+    Protector(
+        "donor",
+        "Perfect swap (limit)",
+        build_donor,
+        "the twin's true motion, pose and light on one donor's head",
+        needs=("clips",),
+        named=True,
+        missing=donor_missing,
+    ),
 )
