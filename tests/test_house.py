@@ -209,8 +209,8 @@ def test_every_text_is_utf8_on_every_system():
     for name, tree in TREES.items():
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
             method, given = getattr(call.func, "attr", ""), len(call.args) + len(call.keywords)
-            modes = {arg.value for arg in call.args if isinstance(arg, ast.Constant)}
-            text = method == "open" and ast.unparse(call.func) != "av.open" and modes & {"a", "w"}
+            of_text = method == "open" and getattr(call.func.value, "id", "") != "av"
+            text = of_text and {getattr(a, "value", "") for a in call.args} & {"a", "w"}
             encoded = any(word.arg == "encoding" for word in call.keywords)
             if given < least.get(method, 0) or text and not encoded:
                 wrong.append(f"{name}: {ast.unparse(call)}")
