@@ -26,10 +26,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 try:
-    from figures import headline, inside, thumbnails
+    from figures import headline, inside, method_map, thumbnails
 except ModuleNotFoundError:  # run as a script, which has this folder on its path
     import headline
     import inside
+    import method_map
     import thumbnails
 
 from ppfer import measure
@@ -41,7 +42,7 @@ from ppfer.config import REPO
 from ppfer.method.networks import band_split
 from ppfer.run.names import config_of, made_in
 from ppfer.run.run import Run
-from ppfer.show import diagram, plots, tradeoff
+from ppfer.show import plots, tradeoff
 from ppfer.study import catalogue
 
 FIGURES = REPO / "figures"
@@ -295,8 +296,8 @@ def draw_maps() -> None:
     folder = FIGURES / "map"
     folder.mkdir(parents=True, exist_ok=True)
     plots.theme()
-    for name, today in {"method": (), **diagram.TODAY}.items():
-        (folder / f"{name}.svg").write_text(plots.svg(diagram.method(today), MAP))
+    for name, today in {"method": (), **method_map.TODAY}.items():
+        (folder / f"{name}.svg").write_text(plots.svg(method_map.method(today), MAP))
 
 
 # --- pages --------------------------------------------------------------------

@@ -21,7 +21,7 @@ PROFILES = ("demo", "smoke", "twin", "paper")  # ppfer/profiles/<name>.toml
 PATHS = (  # settings that name a file or folder
     *("data", "wild", "imported", "regressor_weights", "codebook_weights", "flow_weights"),
     *("nets.classifier_weights", "nets.recognizer_weights", "nets.compensator_weights"),
-    *("nets.autoencoder", "encoder_weights"),
+    *("nets.autoencoder", "encoder_weights", "landmarker"),
 )
 
 
@@ -205,15 +205,16 @@ def _check(config: Config) -> None:
         raise PpferError(f"nets.dim={nets.dim} is no multiple of 2 and of nets.heads={nets.heads}")
     if not 0 <= config.seed < 2**32:
         raise PpferError(f"seed takes a whole number from 0 to 2³² − 1, got {config.seed}")
-    if config.frames < 1:
-        raise PpferError(f"frames takes a whole number from 1, got {config.frames}")
+    for name, least in {"frames": 1, "actors": 0, "clips_per_actor": 0, "wild_clips": 0}.items():
+        if (given := getattr(config, name)) < least:
+            raise PpferError(f"{name} takes a whole number from {least}, got {given}")
     if min(config.test, config.val) < 0 or config.test + config.val >= 1:
         shares = f"test={config.test} and val={config.val}"
         raise PpferError(f"{shares} leave no clip to train on: they are shares of all clips")
-    for stage in dataclasses.fields(config):
-        train = getattr(config, stage.name)
-        if isinstance(train, Train) and min(train.steps, train.batch) < 1:
-            raise PpferError(f"{stage.name}.steps and {stage.name}.batch take whole numbers from 1")
+    for name, train in vars(config).items():
+        if isinstance(train, Train) and not (min(train.steps, train.batch) >= 1 and train.lr > 0):
+            wholes = f"{name}.steps and {name}.batch take whole numbers from 1"
+            raise PpferError(f"{wholes}, {name}.lr a number above 0")
 
 
 def dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

@@ -335,7 +335,7 @@ def write_table(rows: Sequence[dict], folder: Path, name: str) -> list[dict]:
     rows = json_rows(rows)
     write_json(folder / f"{name}.json", rows)
     with atomic(folder / f"{name}.md") as partial:
-        partial.write_text(markdown(rows))
+        partial.write_text(markdown(rows), "utf-8")
     return rows
 
 

@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from cases import outcomes
-from making_videos import encode, hum, naively, number
+from making_videos import encode, hum, naively, number, paint
+from PIL import Image
 
+from ppfer.base.errors import PpferError
 from ppfer.config import load_config
 from ppfer.data.decoding import inspected
 from ppfer.data.index import index
@@ -82,6 +86,33 @@ def test_a_data_set_copied_from_a_mac(here: Path) -> None:
     assert len(ClipStore.build(found, here / "store", frames=8, size=64)) == 6
     (folder / "1003_IEO_ANG_HI.mp4").unlink()
     assert len(protect(folder, here / "out")) == 6
+
+
+@pytest.mark.parametrize("name", ["a.PNG", "a.webp", "a.tif", "a.bmp", "sixteen.png"])
+def test_photos_of_every_kind(here: Path, name: str) -> None:
+    """16 bits are what scanners and cameras' PNG have; PIL alone would show them white."""
+    photo = Image.fromarray(paint(5, (96, 96)))
+    if name == "sixteen.png":
+        photo = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    photo.save(here / "in" / name)
+    (result,) = protect(here / "in", here / "out")
+    assert result.suffix.lower() == ".png" and number(np.asarray(Image.open(result))) == 5
+    with pytest.raises(PpferError, match="there is no video"):  # known again
+        protect(here / "out", here / "again")
+
+
+def test_a_camera_writes_exif_into_every_frame(here: Path) -> None:
+    """Which way is up is said there; PyAV has no name for it."""
+    exif, files = Image.Exif(), []
+    exif[0x0112] = 6  # stored lying on its left side
+    for k in range(4):
+        file = io.BytesIO()
+        lying = np.ascontiguousarray(np.rot90(paint(k, (96, 96))))
+        Image.fromarray(lying).save(file, "JPEG", exif=exif, quality=95)
+        files.append(file.getvalue())
+    (here / "in" / "camera.avi").write_bytes(b"".join(files))
+    seen = decode_clip(here / "in" / "camera.avi", 4, 96)
+    assert [number(picture.transpose(1, 2, 0)) for picture in seen] == [0, 1, 2, 3]
 
 
 def test_a_file_name_that_is_not_utf8(here: Path) -> None:

@@ -211,6 +211,29 @@ def test_metadata_without_a_needed_column(tmp_path):
         data.index(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "encoding", "changes"),
+    [("metadata.csv", "utf-8", {",": ";"}), ("metadata.csv", "utf-16", {",": "\t"}),
+     ("Metadata.CSV", "utf-8-sig", {"\n": "\r\n"}), ("metadata.csv", "utf-8", {"\n": ",\n"}),
+     ("metadata.csv", "utf-8", {"\nb": "\n,,\nb"}), ("metadata.csv", "utf-8", {".mp4": ".MP4"})],
+    ids=str,
+)  # fmt: skip
+def test_tables_as_spreadsheets_and_other_systems_write_them(
+    tmp_path, recwarn, name, encoding, changes
+):
+    text = "path,actor,emotion\na.mp4,é,sad\nb.mp4,2,happy\n"
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    index = data.index(put(tmp_path, {name: text.encode(encoding), "a.mp4": None, "b.mp4": None}))
+    assert index.table["actor"].tolist() == ["é", "2"] and not len(index.rejected) and not recwarn
+
+
+def test_a_table_in_an_unknown_encoding_says_what_to_do(tmp_path):
+    put(tmp_path, {"metadata.csv": "path,actor,emotion\na.mp4,é,sad\n".encode("cp1252")})
+    with pytest.raises(PpferError, match="metadata.csv is no UTF-8; .* save it as CSV UTF-8"):
+        data.index(tmp_path)
+
+
 def test_dfew_tree(tmp_path):
     labels = "EmoLabel_DataSplit/{}(single-labeled)/set_{}.csv"
     put(

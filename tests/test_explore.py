@@ -21,7 +21,7 @@ from ppfer.measure import Rate
 from ppfer.measure import rate as share
 from ppfer.show import canvas, explore, notebook, plots, sources, tradeoff_explorer
 from ppfer.show.band_panel import CLIP, OWN, BandPanel
-from ppfer.show.band_picture import Setting, analyse, band_picture
+from ppfer.show.band_picture import Setting, analyse, band_picture, take_apart
 from ppfer.video.writer import write_video
 
 START = {"picture": "chirp", "expression": "angry", "frame": 1, "wavelet": "db2"}
@@ -55,11 +55,12 @@ def shown(monkeypatch):
 def test_gains_of_one_change_nothing_and_of_zero_leave_nothing(change):
     clip = sources.card("stripes", 4)
     found = analyse(clip, Setting(**change))
-    torch.testing.assert_close(found.changed, found.seen, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.original, clip[0, change.get("frame", 0)])
+    torch.testing.assert_close(found.changed, found.original, rtol=0, atol=1e-5)
     assert sum(found.energy.values()) == pytest.approx(100)
     nothing = {"all details": 0.0, "approximation": 0.0}
     gone = analyse(clip, Setting(**change, gains=nothing))
-    torch.testing.assert_close(gone.changed, torch.zeros_like(gone.seen), rtol=0, atol=1e-5)
+    torch.testing.assert_close(gone.changed, torch.zeros_like(gone.original), rtol=0, atol=1e-5)
 
 
 def test_one_band_of_one_level_is_what_pywavelets_puts_together():
@@ -71,14 +72,14 @@ def test_one_band_of_one_level_is_what_pywavelets_puts_together():
     coarse, fine = ([pywt.threshold(x, 0.05, "soft") for x in level] for level in (coarse, fine))
     wanted = [low, (coarse[0], 3 * coarse[1], 0 * coarse[2]), (*fine[:2], 0 * fine[2])]
     wanted = torch.from_numpy(pywt.waverec2(wanted, "bior2.2", "symmetric"))
-    torch.testing.assert_close(found.changed[0, 0, 0].double(), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.changed[0].double(), wanted, rtol=0, atol=1e-5)
 
 
 def test_a_threshold_takes_noise_away():
     clean = sources.card("edge", 1)
     how = {"wavelet": "db2", "level": 3, "noise": 0.1}
     noisy, better = (analyse(clip=clean, how=Setting(**how, threshold=t)) for t in (0.0, 0.25))
-    error = [float((x.changed - clean).square().mean()) for x in (noisy, better)]
+    error = [float((x.changed - clean[0, 0]).square().mean()) for x in (noisy, better)]
     assert error[1] < error[0] / 2
 
 
@@ -184,13 +185,19 @@ def test_own_pictures_and_clips_by_path_and_upload(panel, tmp_path):
     assert panel.clip.shape[1] == 1 and panel.upload.value == ()
     broken = file | {"content": b"no picture", "last_modified": datetime.now(UTC)}
     panel.upload.value = (broken,)
-    assert "me.png is no picture" in panel.words.value and panel.clip.shape[1] == 1
+    assert "me.png cannot be decoded" in panel.words.value and panel.clip.shape[1] == 1
+
+
+def on_white(file) -> Image.Image:
+    """The picture in a file, pixel by pixel as it is seen."""
+    return canvas.on_white(Image.open(file).convert("RGBA"))
 
 
 def test_a_saved_picture_lies_in_the_run(panel):
     panel.save.click()
     (path,) = (panel.run.dir / "pictures").iterdir()
-    assert path.read_bytes() == panel.image.value and str(path) in panel.words.value
+    assert on_white(path) == on_white(io.BytesIO(panel.image.value))
+    assert str(path) in panel.words.value
 
 
 def test_a_saved_own_picture_is_found_by_audit_and_removed_by_clean(panel, tmp_path):
@@ -201,10 +208,21 @@ def test_a_saved_own_picture_is_found_by_audit_and_removed_by_clean(panel, tmp_p
     runs_dir = panel.run.dir.parent
     (folder,) = (run for run in audit.runs_of(runs_dir) if run != panel.run.dir)
     (path,) = folder.iterdir()
-    assert path.read_bytes() == panel.image.value and str(path) in panel.words.value
+    assert on_white(path) == on_white(io.BytesIO(panel.image.value))
+    assert str(path) in panel.words.value
     (row,) = audit.listing([folder])
     assert (row["kind"], row["files"], row["first"]) == ("pictures", 1, path.name)
     assert audit.remove([folder]) == 1 and folder not in audit.runs_of(runs_dir)
+
+
+def test_only_what_changes_a_split_splits_again(panel):
+    panel.controls["axes"].value = "thw"
+    before = take_apart.cache_info().misses
+    for name in ("gain", "threshold", "frame", "one_scale", "shown"):
+        panel.controls[name].value = other(panel.controls[name])
+    assert take_apart.cache_info().misses == before
+    panel.controls["wavelet"].value = "db4"
+    assert take_apart.cache_info().misses == before + 1
 
 
 def test_a_redraw_is_quick_and_in_place(panel):

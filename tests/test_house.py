@@ -202,6 +202,21 @@ def test_a_notebook_pulls_in_little(number, closures):
     assert closures[number] <= NOTEBOOK_LINES[number]
 
 
+def test_every_text_is_utf8_on_every_system():
+    """Windows would take an encoding that lacks ² and −, and not read what others wrote."""
+    least = {"read_text": 1, "write_text": 2}  # arguments, with the encoding
+    wrong = []
+    for name, tree in TREES.items():
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            method, given = getattr(call.func, "attr", ""), len(call.args) + len(call.keywords)
+            of_text = method == "open" and getattr(call.func.value, "id", "") != "av"
+            text = of_text and {getattr(a, "value", "") for a in call.args} & {"a", "w"}
+            encoded = any(word.arg == "encoding" for word in call.keywords)
+            if given < least.get(method, 0) or text and not encoded:
+                wrong.append(f"{name}: {ast.unparse(call)}")
+    assert not wrong
+
+
 # --- lists --------------------------------------------------------------------
 
 

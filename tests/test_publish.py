@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import nbformat
 from matplotlib.figure import Figure
 
-from figures import publish, thumbnails
+from figures import method_map, publish, thumbnails
 from ppfer import measure
 from ppfer.base.files import write_json
 from ppfer.cli import compare, main, notebooks, terminal
@@ -113,12 +113,12 @@ def test_a_thumbnail_is_one_pair_and_what_is_missing_is_said(tiny_run, capsys):
 def test_maps_are_what_the_code_draws():
     plots.theme()
     folder = publish.REPO / "figures" / "map"
-    for name, today in {"method": (), **diagram.TODAY}.items():
-        drawn = plots.svg(diagram.method(today), publish.MAP)
+    for name, today in {"method": (), **method_map.TODAY}.items():
+        drawn = plots.svg(method_map.method(today), publish.MAP)
         plt.close("all")
         assert (folder / f"{name}.svg").read_text() == drawn, "publish.draw_maps() draws them again"
     yellow = (folder / "04.svg").read_text().count(diagram.FACES["today"])
-    assert yellow == len(diagram.TODAY["04"])
+    assert yellow == len(method_map.TODAY["04"])
 
 
 def test_the_list_of_notebooks_says_what_they_say():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.cli import grid, main
 from ppfer.cli.options import APPROACHES, parser
@@ -29,6 +30,20 @@ def test_paths_count_from_where_the_command_is_given(tmp_path, monkeypatch):
     )
     (cell,) = grid.cells_of({"data": ["data/twin"]}, "smoke", {})
     assert cell.config.data == settings["data"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [("--set wild=none", "wild: there is no none"), ("--data none", "data: there is no none"),
+     ("--set nets.classifier_weights=w.pth", "nets.classifier_weights: there is no w.pth"),
+     ("--set profile=twin", "--profile twin")],
+)  # fmt: skip
+def test_what_is_not_there_is_said_before_anything_is_made(tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PpferError, match=says):
+        settings_of(parser().parse_args(["run", *words.split()]))
+    if "none" in words:  # what was trained outlives its clips
+        assert settings_of(parser().parse_args(["run", *words.split()]), there=False)
 
 
 def test_settings_that_are_paths_are_settings():

@@ -82,7 +82,7 @@ def owner_only(folder: Path) -> None:
 def write_json(path: str | Path, value: object) -> None:
     """Write JSON whole or not at all."""
     with atomic(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, default=str) + "\n")
+        partial.write_text(json.dumps(value, indent=1, default=str) + "\n", "utf-8")
 
 
 def read_json(path: str | Path, default: Any = None) -> Any:
@@ -92,7 +92,7 @@ def read_json(path: str | Path, default: Any = None) -> Any:
     """
     default = {} if default is None else default
     try:
-        value = json.loads(Path(path).read_text())
+        value = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError):
         return default
     return value if isinstance(value, type(default)) else default

@@ -20,6 +20,8 @@ TROUBLE = {  # of a machine, in words
     errno.EACCES: "a file or folder may not be read or written",
     errno.EPERM: "a file or folder may not be changed",
     errno.EMFILE: "too many files are open",
+    errno.EEXIST: "a file lies where a folder is to be",
+    errno.ENOTDIR: "a file lies where a folder is to be",
 }
 
 
@@ -31,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(args, "set"):
             # a mistake is said before PyTorch; what was trained outlives its data
             settings_of(args, there=args.command not in ("protect", "export"))
+        if args.command == "run":
+            importlib.import_module("ppfer.cli.notebooks").chosen(args.notebooks)
         module = MODULES.get(args.command, args.command)
         module = importlib.import_module(f"ppfer.cli.{module}")
         return getattr(module, args.command)(args) or 0

@@ -122,7 +122,7 @@ class Batch:
         self.progress = self.folder / f".{self.command:x}-0.progress"  # as `files.sweep` knows it
         self.stop = self.progress.with_suffix(".stop")  # a file that stops all workers
         self.runs, self.keys, self.marks = [], [], []
-        pages = {book.name: digest(book.read_text()) for book in self.books}
+        pages = {book.name: digest(book.read_text("utf-8")) for book in self.books}
         for cell in self.cells:
             run = self.opener(cell.config, self.runs_dir)
             keys = [run.key(name) for name in self.stages(cell, run)]
@@ -332,7 +332,7 @@ def _made(batch: Batch, number: int) -> str:
         sentence = f"{run.dir.name}, {name}: {kind}{error}"
         say(f"failed: {sentence}")
         with atomic(trace) as partial:
-            partial.write_text(traceback.format_exc())
+            partial.write_text(traceback.format_exc(), "utf-8")
         return sentence
     trace.unlink(missing_ok=True)
     introduce(run.dir, run.config)  # where all its stages are another run's, nobody has

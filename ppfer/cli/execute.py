@@ -143,4 +143,4 @@ def without_people(path: Path, names: list[str]) -> None:
     text = nbformat.writes(book)
     known = {json.dumps(n, ensure_ascii=False)[1:-1]: f"clip {i}" for i, n in enumerate(names)}
     every = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
-    path.write_text(re.sub(every, lambda m: known[m[0]], text) if known else text)
+    path.write_text(re.sub(every, lambda m: known[m[0]], text) if known else text, "utf-8")

@@ -31,7 +31,7 @@ def export(args: argparse.Namespace) -> None:
     if args.out.exists():
         raise PpferError(f"{args.out} is there; give another name, or remove it")
     if as_onnx and name == onnx_file.REGRESSOR:
-        card = (REPO / "data" / "regressor.md").read_text()
+        card = (REPO / "data" / "regressor.md").read_text("utf-8")
         apart = onnx_file.write_onnx(*onnx_file.of_regressor(run), args.out, {"card": card})
         print(f"{args.out} reads 55 numbers off frames, within {apart:.1g} of PyTorch's")
         return

@@ -58,7 +58,7 @@ WORDS = {  # what the stages of a kind do
 def planned(run: Run, notebooks: Sequence[str]) -> dict[str, float]:
     """Stages that notebooks make → seconds that each took where the page's were measured."""
     found = {}
-    for name, about in json.loads(COSTS.read_text()).items():
+    for name, about in json.loads(COSTS.read_text("utf-8")).items():
         with contextlib.suppress(PpferError):  # of another config, or there is none any more
             if run.stage(name).origin()[1] in notebooks:
                 found[name] = float(about["seconds"])

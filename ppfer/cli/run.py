@@ -30,7 +30,7 @@ GROUPS = ("main", "tables", "all")  # of notebooks, and of what is made without 
 def run(args: argparse.Namespace) -> None:
     """Run what is asked for and say what came out."""
     config, began = config_of(args), time.monotonic()
-    books = notebooks.chosen(args.notebooks)  # a number that is none is said before anything runs
+    books = notebooks.chosen(args.notebooks)
     if args.no_notebooks and args.notebooks not in GROUPS:
         raise PpferError(f"--no-notebooks makes {', '.join(GROUPS)}, not '{args.notebooks}'")
     band_split(config)  # knows which wavelets and modes there are

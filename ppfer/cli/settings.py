@@ -17,7 +17,9 @@ from ppfer import config
 from ppfer.base.errors import PpferError
 from ppfer.cli.terminal import WIDE
 from ppfer.config import PATHS, Config, Train, dotted, load_config, to_dict
+from ppfer.run.names import DATA, data_path
 
+PATHS_OF_FILES = tuple(name for name in PATHS if name not in DATA)
 NO_FILE = ("", "DEFAULT")  # what a setting that takes a path may be instead
 
 
@@ -33,34 +35,37 @@ def settings_of(args: argparse.Namespace, *, there: bool = True) -> dict[str, ob
         there: whether the folders of clips have to be there.
 
     Raises:
-        PpferError: for an unknown setting, a wrong value, or a folder that is not there.
+        PpferError: for an unknown setting, a wrong value, or a file or folder that is not there.
     """
     settings: dict[str, object] = {}
     for pair in args.set:
         key, equals, value = pair.partition("=")
         if not equals:
             raise PpferError(f"--set takes KEY=VALUE, got '{pair}'")
+        if key == "profile":
+            raise PpferError(f"the profile has an option of its own: --profile {value}")
         settings[key] = value
-    for name in ("data", "wild"):
-        folder = getattr(args, name)
-        if folder is not None:
-            if there and not folder.exists():
-                raise PpferError(f"there is no data at {folder}")
-            settings[name] = str(folder.resolve())
-    if args.name:
-        settings["name"] = args.name
-    settings = from_here(settings)
+    given = {name: getattr(args, name) for name in (*DATA, "name")}
+    settings |= {name: str(value) for name, value in given.items() if value}
+    settings = from_here(settings, there=there)
     load_config(args.profile, {"seed": args.seed, **settings})  # a mistake is said now
     return settings
 
 
-def from_here(settings: Mapping[str, object]) -> dict[str, object]:
+def from_here(settings: Mapping[str, object], *, there: bool = True) -> dict[str, object]:
     """Settings whose paths count from where the command was given; what is not there stays as it
     is, and counts from the checkout.
 
     Notebooks run in their own folder, and workers wherever their cluster starts them.
+
+    Raises:
+        PpferError: for a path that is in neither place; of clips, if they have to be `there`.
     """
-    return {key: here(value) if key in PATHS else value for key, value in settings.items()}
+    found = {key: here(value) if key in PATHS else value for key, value in settings.items()}
+    for key in found.keys() & set(PATHS if there else PATHS_OF_FILES):
+        if found[key] not in NO_FILE and not data_path(str(found[key])).exists():
+            raise PpferError(f"{key}: there is no {found[key]}; paths count from {Path.cwd()}")
+    return found
 
 
 def here(value: object) -> object:

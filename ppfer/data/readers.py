@@ -6,8 +6,11 @@ them. What their columns say is checked in `ppfer.data.index`, for all of them a
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import warnings
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +38,7 @@ EMOTION_OF = {word: e for e, words in EMOTION_WORDS.items() for word in (e, *wor
 EMOTION_OF |= {code.lower(): emotion for code, emotion in EMOTION_CODES.items()}
 VOTES = {code[0]: emotion for code, emotion in EMOTION_CODES.items()}  # A, D, F, H, N, S
 VOTED = {"face": "facevote", "voice": "voicevote", "both": "multimodalvote"}  # setting: column
+UTF16 = (BOM_UTF16_LE, BOM_UTF16_BE)  # how a file begins that Excel saved as "Unicode text"
 KNOWN_FAULTS = {  # what the data set's own notes and its users report
     "1064_IEO_DIS_MD": "a minute long, with every emotion in it",
     "1064_TIE_SAD_XX": "cut short",
@@ -115,14 +119,13 @@ def voted(root: Path, labels: str) -> dict[str, str]:
     """
     tops = (root, root.parent)
     inside = [at for top in tops for at in top.glob("*/") if at.name.lower() == "processedresults"]
-    files = [file for at in (*tops, *inside) for file in at.glob("*.[cC][sS][vV]")]
-    files = [file for file in files if file.stem.lower() == "summarytable"]
-    if not files:
+    files = filter(None, (_table(at, "summarytable") for at in (*tops, *inside)))
+    if not (file := next(files, None)):
         raise PpferError(
             f"labels={labels} takes CREMA-D's votes, which are not in {root}: fetch "
             "processedResults/summaryTable.csv of its repository and put it there"
         )
-    table, found = _read_csv(files[0], ("filename", VOTED[labels])), {}
+    table, found = _read_csv(file, ("filename", VOTED[labels])), {}
     for name, vote in zip(table["filename"], table[VOTED[labels]], strict=True):
         tie = " and ".join(VOTES.get(letter, letter) for letter in vote.split(":"))
         why = f"{labels} is a tie of {tie}" if ":" in vote else f"{labels} has the vote '{vote}'"
@@ -179,7 +182,8 @@ def read_dfew(root: Path, fold: int, **_: object) -> Found:
 
 def read_metadata(root: Path, **_: object) -> Found:
     """Clips as `metadata.csv` lists them, by paths from its folder or absolute ones."""
-    table, videos = _read_csv(root / "metadata.csv", ("path", "actor", "emotion")), _videos(root)
+    file, videos = _table(root, "metadata"), _videos(root)
+    table = _read_csv(file, ("path", "actor", "emotion"))
     names = _as_on_disk(root, table["path"], videos)
     records = table.to_dict("records")
     labels_of = defaultdict(set)
@@ -217,17 +221,18 @@ def read_metadata(root: Path, **_: object) -> Found:
 
 
 def _as_on_disk(root: Path, paths: pd.Series, videos: list[str]) -> list[str]:
-    """A table's paths as the folder's own: relative to it, with one kind of slash, and in the
-    Unicode form that the disk has.
+    """A table's paths as the folder's own: relative to it, with one kind of slash, in the Unicode
+    form and the case that the disk has.
     """
-    there, names = {normal(name): name for name in videos}, []
+    there, names = {normal(name).casefold(): name for name in videos}, []
     for path in paths:
         name = os.path.normpath(path.replace("\\", "/"))
         if os.path.isabs(name):
             name = os.path.relpath(name, root.absolute())
             if name.startswith(".."):  # perhaps by way of a link
                 name = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
-        names.append(name if os.path.exists(root / name) else there.get(normal(name), name))
+        found = os.path.exists(root / name)
+        names.append(name if found else there.get(normal(name).casefold(), name))
     return names
 
 
@@ -253,7 +258,7 @@ class DatasetReader(NamedTuple):
 
 READERS = (  # tried in this order; the last one takes whatever is left
     DatasetReader(
-        "folder with metadata.csv", lambda at: (at / "metadata.csv").exists(), read_metadata
+        "folder with metadata.csv", lambda at: _table(at, "metadata") is not None, read_metadata
     ),
     DatasetReader("DFEW tree", lambda at: (at / "EmoLabel_DataSplit").is_dir(), read_dfew),
     DatasetReader("CREMA-D tree", lambda at: True, read_cremad),
@@ -277,15 +282,29 @@ def _videos(root: Path) -> list[str]:
     return sorted(found)
 
 
+def _table(folder: Path, stem: str) -> Path | None:
+    """A folder's CSV of this name in any case, if it has one."""
+    return next((at for at in folder.glob("*.[cC][sS][vV]") if at.stem.lower() == stem), None)
+
+
 def _read_csv(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
-    """A CSV as text, columns in lower case, cells stripped; PpferError when it or a needed column
-    is missing.
+    """A CSV as text, as spreadsheets write it: with commas, semicolons or tabs, in UTF-8 or UTF-16;
+    columns in lower case, cells stripped, no empty rows.
+
+    Raises:
+        PpferError: it cannot be read, or a needed column is missing.
     """
-    how = {"keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
+    how = {"dtype": str, "keep_default_na": False, "index_col": False}
     try:
-        table = pd.read_csv(path, dtype=str, **how)
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data[:2] in UTF16 else "utf-8-sig")
+        first = text.partition("\n")[0]
+        with warnings.catch_warnings(action="ignore"):  # of a comma at each line's end
+            table = pd.read_csv(io.StringIO(text), sep=max(",;\t", key=first.count), **how)
     except FileNotFoundError as error:
         raise PpferError(f"{path} does not exist") from error
+    except UnicodeDecodeError as error:
+        raise PpferError(f"{path} is no UTF-8; in a spreadsheet save it as CSV UTF-8") from error
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         raise PpferError(f"{path} cannot be read as a comma-separated table: {error}") from error
     table.columns = [str(column).strip().lower() for column in table.columns]
@@ -293,4 +312,5 @@ def _read_csv(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
         raise PpferError(
             f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}"
         )
-    return table.fillna("").apply(lambda column: column.str.strip())
+    table = table.fillna("").apply(lambda column: column.str.strip())
+    return table[(table != "").any(axis=1)]

@@ -56,7 +56,7 @@ class ClipStore:
         folder = Path(folder)
         damaged = f"{folder} holds a damaged clip store; delete it and decode again"
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
             clips = np.load(folder / "clips.npy", mmap_mode="r")
             how = {"keep_default_na": False, "encoding_errors": "surrogateescape"}
             names = (folder / "table.csv", folder / "rejected.csv")
@@ -133,12 +133,12 @@ class ClipStore:
             rows = _Rows(folder, (len(table), frames, 3, size, size), faults.count(""))
             if not rows.filled:  # nothing to resume from
                 faults = []
-                log.write_text(json.dumps(request) + "\n")
+                log.write_text(json.dumps(request) + "\n", "utf-8")
             todo = ((path, frames, size) for path in table["path"][len(faults) :])
             decoded = in_children(clip_or_reason, todo, workers, timeout)
             with contextlib.closing(rows):
                 # each clip's row is written before its line of the log: a killed build goes on
-                with contextlib.closing(decoded), log.open("a") as lines:
+                with contextlib.closing(decoded), log.open("a", encoding="utf-8") as lines:
                     for clip in decoded:
                         if good := isinstance(clip, np.ndarray):
                             rows.append(clip)
@@ -306,11 +306,11 @@ def _write_csv(table: pd.DataFrame, path: Path) -> None:
 def _faults_so_far(log: Path, request: dict) -> list[str]:
     """The faults ("" for none) of the clips already decoded for this request; a half-written last
     line is dropped."""
-    lines = log.read_text().splitlines(True) if log.exists() else []
+    lines = log.read_text("utf-8").splitlines(True) if log.exists() else []
     whole = [line for line in lines if line.endswith("\n")]
     if not whole or json.loads(whole[0]) != request:
         return []
-    log.write_text("".join(whole))
+    log.write_text("".join(whole), "utf-8")
     return [json.loads(line) for line in whole[1:]]
 
 

@@ -37,7 +37,7 @@ def twin_origin(config: Config) -> dict | None:
     path = data_path(config.data) / "twin.json"
     if not path.exists():
         return None
-    recipe = {"difficulty": 0.0} | json.loads(path.read_text())  # older twins do not say it
+    recipe = {"difficulty": 0.0} | json.loads(path.read_text("utf-8"))  # older twins do not say it
     return {key: recipe[key] for key in ("frames", "seed", "difficulty")}
 
 
@@ -170,7 +170,7 @@ class Split(Stage):
 
     def load(self, folder: Path) -> dict[str, np.ndarray]:
         row = {name: i for i, name in enumerate(self.run.table["clip"])}
-        members = json.loads((folder / "split.json").read_text())
+        members = json.loads((folder / "split.json").read_text("utf-8"))
         dealt = [name for names in members.values() for name in names]
         if sorted(dealt) != sorted(row):
             raise PpferError(

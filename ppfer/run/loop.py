@@ -109,7 +109,7 @@ class Loop:
         """Append a line to the log."""
         if is_main():
             row = row | {"seconds": round(self.state["seconds"], 2)}
-            with self.log.open("a") as stream:
+            with self.log.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
 
     def save(self) -> None:
@@ -127,7 +127,7 @@ class Loop:
     def resume(self) -> None:
         """Go on from the checkpoint if there is one; forget what the log says of later steps."""
         if not (saved := self._read_checkpoint()):
-            self.log.write_text("")
+            self.log.write_text("", "utf-8")
             return
         self.objective.load_state_dict(saved["objective"])
         groups = zip(saved["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True)
@@ -136,10 +136,10 @@ class Loop:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state, self.running, self.since = saved["state"], saved["running"], saved["since"]
         kept = []
-        for line in self.log.read_text().splitlines() if self.log.exists() else []:
+        for line in self.log.read_text("utf-8").splitlines() if self.log.exists() else []:
             with contextlib.suppress(ValueError):  # written by half
                 kept += [line + "\n"] * (json.loads(line)["step"] <= self.state["step"])
-        self.log.write_text("".join(kept))
+        self.log.write_text("".join(kept), "utf-8")
 
     def _read_checkpoint(self) -> dict | None:
         """The checkpoint; None where there is none, or it is damaged: then training begins anew."""

@@ -179,7 +179,7 @@ class Run:
 
     def metrics(self, name: str) -> list[dict]:
         """Rows of the stage's ``metrics.jsonl``: step, loss and validation measures."""
-        text = (self.folder(name) / "metrics.jsonl").read_text()
+        text = (self.folder(name) / "metrics.jsonl").read_text("utf-8")
         return [json.loads(line) for line in text.splitlines()]
 
     def key(self, name: str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import time
+from functools import lru_cache
 from html import escape
 
 import ipywidgets
@@ -14,7 +14,7 @@ from ppfer.base.errors import PpferError
 from ppfer.base.files import owner_only
 from ppfer.run.names import OWN_PICTURES
 from ppfer.run.run import Run
-from ppfer.show import plots, sources
+from ppfer.show import notebook, sources
 from ppfer.show.band_picture import DETAILS, Setting, band_picture, kind
 
 CLIP, OWN = "clip of the run", "own file"
@@ -23,6 +23,7 @@ HINT = "of a picture or clip"
 LIMIT = "up to 8 MB, which is what Jupyter lets through; give larger files by their path"
 
 
+@lru_cache(maxsize=1)  # the same tensor again: `take_apart` knows it
 def clip_of(run: Run, actor: str, expression: str) -> tuple[Tensor, str]:
     """The first clip of an actor's expression, (1, T, 3, S, S) in [0, 1], and what it is called;
     another one of the actor where there is none.
@@ -48,7 +49,7 @@ class BandPanel(ipywidgets.HBox):
         self._controls(start)
         self.reasons = ipywidgets.HTML()
         self.words = ipywidgets.HTML()
-        self.image = ipywidgets.Image(format="png", layout={"max_width": "100%", "margin": "0"})
+        self.image = notebook.moving_picture()
         right = ipywidgets.VBox([self.image, self.words])
         right.layout = {"flex": "1 1 0", "min_width": "0", "overflow": "hidden"}
         super().__init__([self._column(), right])
@@ -63,40 +64,30 @@ class BandPanel(ipywidgets.HBox):
 
     def _controls(self, start: dict) -> None:
         """Every control, by the name of its setting."""
-        run = self.run
-
-        def choice(name: str, options: list) -> ipywidgets.Dropdown:
-            return ipywidgets.Dropdown(options=options, value=start.get(name), description=name)
-
-        def slider(name: str, most: float, step: float) -> ipywidgets.FloatSlider:
-            how = {"min": 0.0, "max": most, "step": step, "readout_format": ".2f"}
-            return ipywidgets.FloatSlider(start.get(name, 1.0), description=name, **how)
-
-        actors, expressions = run.classes("actor"), run.classes("emotion")
-        deepest = max(3, start["level"])
-        self.controls = {
-            "picture": choice("picture", [CLIP, *sources.CARDS, OWN]),
-            "actor": choice("actor", actors),
-            "expression": choice("expression", expressions),
-            "path": ipywidgets.Text(description="path", placeholder=HINT, continuous_update=False),
-            "frame": ipywidgets.IntSlider(
-                start["frame"], 0, run.config.frames - 1, description="frame"
-            ),
-            "wavelet": choice("wavelet", pywt.wavelist(kind="discrete")),
-            "mode": choice("mode", pywt.Modes.modes),
-            "level": ipywidgets.IntSlider(start["level"], 1, deepest, description="level"),
-            "form": choice("form", ["subband", "image"]),
-            "axes": choice("axes", ["hw", "t", "thw"]),
-            "band": ipywidgets.Dropdown(options=[DETAILS], description="band"),
-            "gain": slider("gain", 4.0, 0.25),
-            "threshold": slider("threshold", 0.5, 0.01),
-            "noise": slider("noise", 0.3, 0.01),
-            "shown": ipywidgets.Dropdown(options=[ALL], description="shown"),
-            "one_scale": ipywidgets.Checkbox(
-                start["one_scale"], description="one scale for all levels", indent=False
-            ),
-        }
-        self.play = ipywidgets.Play(max=run.config.frames - 1, interval=250, show_repeat=False)
+        run, last = self.run, max(1, self.run.config.frames - 1)
+        self.controls = notebook.named_controls(
+            start,
+            picture=[CLIP, *sources.CARDS, OWN],
+            actor=run.classes("actor"),
+            expression=run.classes("emotion"),
+            path="",
+            frame=(0, last),
+            wavelet=pywt.wavelist(kind="discrete"),
+            mode=pywt.Modes.modes,
+            level=(1, max(3, start["level"])),
+            form=["subband", "image"],
+            axes=["hw", "t", "thw"],
+            band=[DETAILS],
+            gain=(0.0, 4.0, 0.25),
+            threshold=(0.0, 0.5, 0.01),
+            noise=(0.0, 0.3, 0.01),
+            shown=[ALL],
+            one_scale=False,
+        )
+        path, one_scale = self.controls["path"], self.controls["one_scale"]
+        path.placeholder, path.continuous_update = HINT, False
+        one_scale.description, one_scale.indent = "one scale for all levels", False
+        self.play = ipywidgets.Play(max=last, interval=250, show_repeat=False)
         ipywidgets.jslink((self.play, "value"), (self.controls["frame"], "value"))
         self.play.value = start["frame"]
         accept = "image/*,video/*"
@@ -132,12 +123,8 @@ class BandPanel(ipywidgets.HBox):
         try:
             self._follow(change["owner"].description if change else "")
             how = self.setting()
-            image, words = band_picture(self.clip, self.title, how)
-            file = io.BytesIO()
-            image.save(file, "PNG", compress_level=1)
-            with self.image.hold_sync():  # one message: the page shows the new picture once
-                self.image.value = file.getvalue()
-                self.image.width = str(image.width * 96 // plots.DPI)
+            self.sheet, words = band_picture(self.clip, self.title, how)
+            notebook.put(self.sheet, self.image)
             self.drawn = self.source
             self.words.value = escape(words)
         except PpferError as error:
@@ -249,7 +236,7 @@ class BandPanel(ipywidgets.HBox):
         folder = self.run.dir.parent / OWN_PICTURES if own else self.run.dir / "pictures"
         owner_only(folder)
         path = folder / time.strftime("bands-%Y%m%d-%H%M%S.png")
-        path.write_bytes(self.image.value)
+        self.sheet.save(path)
         found = "; `ppfer audit` lists it, `ppfer clean` removes it" if own else ""
         self.words.value = f"saved as {escape(str(path))}{found}"
 

@@ -7,15 +7,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
+import pywt
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from ppfer.show import canvas
 from ppfer.show.canvas import Canvas
-from ppfer.wavelets import NAMES, BandSplit, analysis_matrix
+from ppfer.show.plots import signed
+from ppfer.wavelets import AXES, NAMES, BandSplit, along, analysis_matrix, synthesis_matrix
 
 DETAILS = "all details"
 WIDTH, HEIGHT = 900, 960  # pixels at 144 dpi, whatever is drawn: nothing jumps
@@ -54,24 +58,46 @@ class Setting:
         wider = () if name == "approximation" else (kind(name), DETAILS)
         return next((self.gains[key] for key in (name, *wider) if key in self.gains), 1.0)
 
-    def split(self, level: int | None = None) -> BandSplit:
-        return BandSplit(self.wavelet, level or self.level, self.mode, self.form, self.axes)
+    def split(self) -> BandSplit:
+        return BandSplit(self.wavelet, self.level, self.mode, self.form, self.axes)
+
+    def level_of(self, name: str) -> int:
+        """How often a band's frames were split: 2 of "vertical_2"."""
+        digits = name.rpartition("_")[2]
+        return int(digits) if digits.isdigit() else self.level
 
 
-class Bands(NamedTuple):
-    """A clip, taken apart and put together again.
+class Apart(NamedTuple):
+    """A clip and its bands, before any change.
 
     Attributes:
-        seen, changed: the clip or its one frame (1, t, 3, H, W), before and after.
-        at: the frame looked at.
-        parts: name → coefficients (t_j, 3, h_j, w_j), of details those that pass the threshold.
-        energy: name → % of the squares of all coefficients, before any change.
+        seen: the clip, or its one frame (1, t, 3, H, W).
+        parts: name → coefficients (t_j, 3, h_j, w_j), in the order of `BandSplit.names`.
+        averages: level → its approximation, of which the next level is made.
+        energy: name → % of the squares of all coefficients.
     """
 
     seen: Tensor
-    changed: Tensor
-    at: int
     parts: dict[str, Tensor]
+    averages: dict[int, Tensor]
+    energy: dict[str, float]
+
+
+class Bands(NamedTuple):
+    """What is drawn of a clip.
+
+    Attributes:
+        original, changed: the frame looked at (3, H, W), before and after.
+        rows: a level each, the deepest first: name → (3, h_j, w_j) of that moment, of details those
+            that pass the threshold; or the one band that is shown.
+        length: of the axis whose matrix is drawn.
+        energy: as in `Apart`.
+    """
+
+    original: Tensor
+    changed: Tensor
+    rows: list[dict[str, Tensor]]
+    length: int
     energy: dict[str, float]
 
 
@@ -80,36 +106,84 @@ def kind(name: str) -> str:
     return name.rstrip("_0123456789")
 
 
+@lru_cache(maxsize=2)  # nothing is split again while gains, threshold or scale move
+def take_apart(
+    clip: Tensor, frame: int | None, wavelet: str, mode: str, level: int, form: str, axes: str,
+    noise: float,
+) -> Apart:  # fmt: skip
+    """Split a clip (1, T, 3, H, W), or one frame of it."""
+    seen = clip if frame is None else clip[:, frame : frame + 1]
+    if noise:
+        noisy = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0))
+        seen = seen + noise * noisy
+
+    # a level is split out of the one before: the deeper, the less there is to do
+    steps, deep = (1, level) if form == "image" else (level, 1)
+    split = BandSplit(wavelet, deep, mode, form, axes)
+    averages, details, x = {}, {}, seen
+    for step in range(1, steps + 1):
+        averages[step], *found = split.coefficients(*split.split(x), like=x).values()
+        names = (name + (f"_{step}" if steps > 1 else "") for name in split.names[1:])
+        details = dict(zip(names, found)) | details
+        x = averages[step][None]
+    parts = {"approximation": averages[steps]} | details
+    squares = {name: float(x.square().sum()) for name, x in parts.items()}
+    total = sum(squares.values()) or 1.0
+    return Apart(seen, parts, averages, {name: 100 * x / total for name, x in squares.items()})
+
+
 def analyse(clip: Tensor, how: Setting) -> Bands:
-    """Split a clip, change its bands, merge them.
+    """Split a clip, change its bands, put the frame looked at together again.
 
     Args:
         clip: (1, T, 3, H, W) in [0, 1].
     """
-    frame = min(how.frame, clip.shape[1] - 1)
-    seen = clip if "t" in how.axes else clip[:, frame : frame + 1]
-    if how.noise:
-        noise = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0))
-        seen = seen + how.noise * noise
-    split = how.split()
-    low, high = split.split(seen)
-    parts = split.coefficients(low, high, like=seen)
-    squares = {name: float(x.square().sum()) for name, x in parts.items()}
+    frame, timed = min(how.frame, clip.shape[1] - 1), "t" in how.axes
+    options = how.wavelet, how.mode, how.level, how.form, how.axes, how.noise
+    apart = take_apart(clip, None if timed else frame, *options)
+    at, length = (frame, clip.shape[1]) if timed else (0, 1)
 
-    # zero detail is 0.5 and both bands are affine in the coefficients: factors around it do
-    changed = high.clone()
-    for name, detail in split.details(changed, seen).items():  # views: this changes `changed`
-        kept = (1 - how.threshold / parts[name].abs().clamp_min(1e-9)).clamp_min(0)
-        parts[name] = parts[name] * kept
-        detail.sub_(0.5).mul_(how.gain(name) * kept).add_(0.5)
-    factor = how.gain("approximation")
-    if factor != 1:
-        nothing = split.split(torch.zeros_like(seen))[0]
-        low = nothing + factor * (low - nothing)
-    merged = split.merge(low, changed, like=seen)
-    total = sum(squares.values()) or 1.0
-    energy = {name: 100 * x / total for name, x in squares.items()}
-    return Bands(seen, merged, frame if "t" in how.axes else 0, parts, energy)
+    def moment(name: str, x: Tensor) -> Tensor:
+        """(t, 3, h, w) to the (3, h, w) that belongs to the frame looked at."""
+        return _passed(name, x[min(at * len(x) // length, len(x) - 1)], how)
+
+    if how.shown in apart.parts:
+        rows = [{how.shown: moment(how.shown, apart.parts[how.shown])}]
+    else:
+        rows = [{"approximation": moment("approximation", x)} for x in apart.averages.values()]
+        for name, x in apart.parts.items():
+            level = how.level_of(name) if how.form == "subband" else 1
+            if name != "approximation":
+                rows[level - 1][name] = moment(name, x)
+        rows.reverse()
+    length = length if how.axes == "t" else clip.shape[-1]
+    return Bands(apart.seen[0, at], _frame_again(apart, how, at), rows, length, apart.energy)
+
+
+def _passed(name: str, x: Tensor, how: Setting) -> Tensor:
+    """Coefficients, brought nearer to 0 if they are details."""
+    return F.softshrink(x, how.threshold) if how.threshold and name != "approximation" else x
+
+
+def _frame_again(apart: Apart, how: Setting, at: int) -> Tensor:
+    """The frame (3, H, W) at `at`, put together of changed bands: of the matrix over time only the
+    row that makes it.
+    """
+    total = torch.zeros_like(apart.seen[:, 0])
+    letters = {word: key for key, word in NAMES[how.axes].items()}
+    for name, x in apart.parts.items():
+        if how.gain(name) == 0:
+            continue
+        x = _passed(name, x[at : at + 1] if how.form == "image" else x, how)[None]
+        if how.form == "subband":
+            for dim, letter in zip(AXES[how.axes], letters.get(kind(name), "aaa")):
+                options = how.wavelet, how.level_of(name), how.mode
+                matrix = synthesis_matrix(apart.seen.shape[dim], *options).to(x)
+                average, detail, *_ = matrix.split(x.shape[dim], 1)  # columns of this level
+                matrix = average if letter == "a" else detail
+                x = along(matrix[at : at + 1] if dim == 1 else matrix, x, dim)
+        total += how.gain(name) * x[:, 0]
+    return total[0]
 
 
 def band_picture(clip: Tensor, title: str, how: Setting) -> tuple[Image.Image, str]:
@@ -133,56 +207,52 @@ def band_picture(clip: Tensor, title: str, how: Setting) -> tuple[Image.Image, s
         _wavelet(drawing, found, how)
         _bands(drawing, found, how)
     words = ", ".join(f"{name} {share:.2f} %" for name, share in found.energy.items())
-    gains = {name: how.gain(name) for name in found.parts if how.gain(name) != 1}
+    gains = {name: how.gain(name) for name in found.energy if how.gain(name) != 1}
     moved = ", ".join(f"{name} × {gain:g}" for name, gain in gains.items()) or "no band changed"
     return drawing.image, f"{title}, frame {how.frame}, {how.wavelet}: {moved}; energy {words}"
 
 
 def _frames(drawing: Canvas, found: Bands, title: str, how: Setting) -> None:
     """The upper row: original, changed, the difference, and the changed frame's spectrum."""
-    original, changed = found.seen[0, found.at], found.changed[0, found.at]
+    original, changed = found.original, found.changed
     change = (changed - original).mean(0)
     top = float(change.abs().max())
+    top = top if top > 1e-6 else 0.0  # rounding
     spectrum = torch.fft.fftshift(torch.fft.fft2(changed.mean(0) - changed.mean()))
     grey = (spectrum.abs() / spectrum[0].numel()).clamp_min(1e-4).log10() / 4 + 1
     noisy = f", noise {how.noise:g}" if how.noise else ""
     merged, words = changed, "put together again"
     if how.gain("approximation") == 0:  # what is left is signed
         merged, words = changed + 0.5, "details alone, 0 is grey"
-    tiles = {
-        title + noisy: canvas.rgb(original),
-        words: canvas.rgb(merged),
-        f"change, red +{top:.2g}, blue −{top:.2g}" if top > 1e-6 else "no change": canvas.diverging(
-            change, top
-        ),
-        "its spectrum, 0 in the middle": canvas.rgb((grey / grey.max()).expand(3, -1, -1)),
-    }
-    for i, (words, pixels) in enumerate(tiles.items()):
+    grey = (grey / grey.max().clamp_min(1e-9)).expand(3, -1, -1)
+    difference = f"change, red +{top:.2g}, blue −{top:.2g}" if top else "no change"
+    tiles = {title + noisy: original, words: merged, difference: signed(change, top)}
+    tiles["its spectrum, 0 in the middle"] = grey
+    for i, (words, picture) in enumerate(tiles.items()):
         x = i * (WIDTH - TILE) // 3
         drawing.text((x + TILE // 2, 10), words, TILE + 8, "mm")
-        drawing.tile((x, 22, TILE, TILE), pixels)
+        drawing.tile((x, 22, TILE, TILE), picture)
 
 
 def _wavelet(drawing: Canvas, found: Bands, how: Setting) -> None:
     """The row of plots: the wavelet, its filters, its matrix, and the energy of each band."""
     x = [i * (WIDTH - TILE) // 3 for i in range(4)]
     y = TILE + 56
-    names = [f"{how.wavelet}, {canvas.family(how.wavelet)}", "|H(f)|, cycles per pixel"]
+    names = [f"{how.wavelet}, {pywt.Wavelet(how.wavelet).family_name}", "|H(f)|, cycles per pixel"]
     names[1] = "|H(f)|, cycles per frame" if how.axes == "t" else names[1]
     names += ["its matrix, along " + ("time" if how.axes == "t" else "a row"), "energy, log scale"]
     for left, words in zip(x, names):
         drawing.text((left + TILE // 2, y - 12), words, TILE + 8, "mm")
     drawing.curves((x[0], y, TILE, PLOT), canvas.shapes(how.wavelet), ("scaling φ", "wavelet ψ"))
     drawing.curves((x[1], y, TILE, PLOT), canvas.responses(how.wavelet), ("low", "high"), "0", "½")
-    length = found.seen.shape[1] if how.axes == "t" else found.seen.shape[-1]
-    matrix = analysis_matrix(length, how.wavelet, how.level, how.mode)
-    drawing.tile((x[2], y, TILE, PLOT + 14), canvas.diverging(matrix, float(matrix.abs().max())))
+    matrix = analysis_matrix(found.length, how.wavelet, how.level, how.mode)
+    drawing.tile((x[2], y, TILE, PLOT + 14), signed(matrix))
     drawing.bars((x[3], y, TILE, PLOT), found.energy)
 
 
 def _bands(drawing: Canvas, found: Bands, how: Setting) -> None:
     """The lower part: a row of bands for each level, the deepest first."""
-    rows = _rows(found, how)
+    rows = found.rows
     details = [[x.mean(0) for n, x in row.items() if n != "approximation"] for row in rows]
     tops = [max((float(x.abs().max()) for x in row), default=0.0) for row in details]
     tops = [max(tops)] * len(rows) if how.one_scale else tops
@@ -205,33 +275,7 @@ def _bands(drawing: Canvas, found: Bands, how: Setting) -> None:
             gain = f" × {how.gain(name):g}" if how.gain(name) != 1 else ""
             words = "was split again" if split_again else f"{found.energy[name]:.2f} %{gain}"
             drawing.text((at + side // 2, y + 11), words, step - 4, "mm")
-            low = name == "approximation"
             # the mean of a band's patch, so that an approximation has the frame's colours
             unit = 2 ** (level * len(how.axes) / 2) if how.form == "subband" else 1
-            pixels = canvas.rgb(x / unit) if low else canvas.diverging(x.mean(0), top)
-            drawing.tile((at, y + 22, side, side), pixels)
-
-
-def _rows(found: Bands, how: Setting) -> list[dict[str, Tensor]]:
-    """What is drawn of each level, name → (3, h, w), or the one band that is shown."""
-    parts = {name: _moment(x, found) for name, x in found.parts.items()}
-    if how.shown in parts:
-        return [{how.shown: parts[how.shown]}]
-    if how.form == "image":
-        return [parts]
-    rows, suffix = [], "_{}" if how.level > 1 else ""
-    for level in range(how.level, 0, -1):
-        row = {"approximation": parts["approximation"]}
-        if level < how.level:
-            split = how.split(level)
-            low, high = split.split(found.seen)
-            low = split.coefficients(low, high, like=found.seen)["approximation"]
-            row = {"approximation": _moment(low, found)}
-        names = (kind + suffix.format(level) for kind in NAMES[how.axes].values())
-        rows.append(row | {name: parts[name] for name in names})
-    return rows
-
-
-def _moment(x: Tensor, found: Bands) -> Tensor:
-    """The (3, h, w) of a band's frames that belongs to the frame looked at."""
-    return x[min(found.at * len(x) // found.seen.shape[1], len(x) - 1)]
+            picture = x / unit if name == "approximation" else signed(x, top)
+            drawing.tile((at, y + 22, side, side), picture)

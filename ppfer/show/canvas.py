@@ -5,42 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-import matplotlib
 import numpy as np
 import pywt
-import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ppfer.base.pixels import as_uint8
-from ppfer.show.plots import font
+from ppfer.show.plots import font, pixels
 
 INK = (120, 120, 120)  # contrast 4.4 on white, 4.3 on JupyterLab's dark paper
 COLOURS = ((66, 133, 214), (217, 95, 75))  # of curves: what is low, what is high
-RED_BLUE = np.uint8(255 * matplotlib.colormaps["RdBu_r"](np.arange(256))[:, :3])
 Box = tuple[int, int, int, int]  # left, top, width, height
 
 
-# --- to pixels ------------------------------------------------------------------
-
-
-def rgb(image: Tensor) -> np.ndarray:
-    """(3, H, W) in [0, 1] to (H, W, 3) uint8."""
-    return as_uint8(image).transpose(1, 2, 0)
-
-
-def diverging(values: Tensor, top: float) -> np.ndarray:
-    """(H, W) to (H, W, 3) uint8: red positive, blue negative, full at `top`, white 0."""
-    shade = values / (top or 1.0)
-    return RED_BLUE[(127.5 + 127.5 * shade).round().clamp(0, 255).to(torch.uint8).numpy()]
-
-
 # --- of wavelets ----------------------------------------------------------------
-
-
-def family(wavelet: str) -> str:
-    """The name of a wavelet's family."""
-    return pywt.Wavelet(wavelet).family_name
 
 
 @cache
@@ -75,13 +52,13 @@ class Canvas:
         size = next((s for s in range(17, 10, -1) if font(s).getlength(longest) <= width), 10)
         self.pen.multiline_text(at, words, INK, font(size), anchor=anchor, align=align)
 
-    def tile(self, box: Box, pixels: np.ndarray) -> None:
-        """A picture as large as the box allows; enlarged pixels stay squares."""
-        (x, y, *room), (height, width) = box, pixels.shape[:2]
+    def tile(self, box: Box, picture: Tensor) -> None:
+        """A picture (3, H, W) as large as the box allows; enlarged pixels stay squares."""
+        (x, y, *room), (height, width) = box, picture.shape[1:]
         scale = min(room[0] / width, room[1] / height)
         size = max(1, round(scale * width)), max(1, round(scale * height))
         how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
-        tile = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, how)
+        tile = Image.fromarray(np.ascontiguousarray(pixels(picture))).resize(size, how)
         self.image.paste(tile, (x + (room[0] - size[0]) // 2, y))
 
     def curves(

@@ -1,10 +1,9 @@
-"""What is connected to what: the map of the method, and drawings of an ablation's tasks made from
-their switches.
-"""
+"""What is connected to what: the tasks of an ablation, drawn from their switches, and a U-Net."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -16,45 +15,9 @@ if TYPE_CHECKING:
     from ppfer.study.protectors.ablation import Task
 
 FACES = {"learns": "0.92", "frozen": "0.35", "plain": "none", "today": "#ffe08a"}
-MAP = {  # box: where its middle is, what it says, how it is drawn
-    "V": (0.0, 0.0, "original\n(V)", "plain"),
-    "split": (1.55, 0.0, "split into\nbands", "plain"),
-    "F_hpr": (3.25, 0.5, "high enhancer\n($F_{hpr}$)", "learns"),
-    "F_lpr": (3.25, -0.5, "low enhancer\n($F_{lpr}$)", "learns"),
-    "C_hpr": (3.25, 1.35, "identity\ncontroller ($C_{hpr}$)", "frozen"),
-    "C_lpr": (3.25, -1.35, "identity\ncontroller ($C_{lpr}$)", "frozen"),
-    "merge": (4.95, 0.0, "merge\nbands", "plain"),
-    "G": (6.35, 0.0, "protected\n(G)", "plain"),
-    "F_fc": (7.9, 0.0, "compensator\n($F_{fc}$)", "learns"),
-    "C_fc": (7.9, 1.35, "expression\ncontroller ($C_{fc}$)", "frozen"),
-    "C": (9.5, 0.0, "compensated\n(C)", "plain"),
-    "F_u": (11.25, 0.5, "recognizer ($F_u$):\nwhat expression?", "learns"),
-    "V_pl": (11.25, -0.5, "leakage validator\n($V_{pl}$): who?", "frozen"),
-}
-ARROWS = (
-    "V split, split F_hpr, split F_lpr, F_hpr merge, F_lpr merge, merge G, G F_fc, F_fc C, C F_u, "
-    "C V_pl"
-)
-SHARED = "one network:\n$C_{hpr}$ = $C_{lpr}$ = $V_{pl}$"
-LOSSES = "C_hpr F_hpr, C_lpr F_lpr, C_fc F_fc"  # dashed: a frozen network says which way to go
-TODAY = {  # notebook: what it is about
-    "00": ("V",),
-    "01": ("split", "merge"),
-    "02": ("split",),
-    "03": ("C_hpr", "C_lpr", "V_pl"),
-    "04": ("F_hpr", "F_lpr", "merge", "G"),
-    "05": ("F_fc", "C_fc", "C"),
-    "06": ("F_u",),
-    "07": ("V_pl",),
-    "08": ("V", "C"),
-    "09": ("C",),
-    "10": ("split", "C_hpr", "C_lpr", "F_fc", "C_fc"),
-    "11": ("C_hpr", "C_lpr", "V_pl"),
-    "12": ("V", "C"),
-}
 
 
-def _box(axis: Axes, at: tuple[float, float], text: str, kind: str, half: tuple) -> tuple:
+def box(axis: Axes, at: tuple[float, float], text: str, kind: str, half: tuple) -> tuple:
     x, y, (width, height) = *at, half
     edge = "none" if kind == "plain" else "0.2"
     corner, style = (x - width, y - height), "round,pad=0.03"
@@ -66,7 +29,7 @@ def _box(axis: Axes, at: tuple[float, float], text: str, kind: str, half: tuple)
     return x, y
 
 
-def _join(axis: Axes, a: tuple, b: tuple, halves: tuple, *, dashed: bool = False) -> None:
+def join(axis: Axes, a: tuple, b: tuple, halves: tuple, *, dashed: bool = False) -> None:
     """An arrow from box to box: upright between boxes on top of each other."""
     (from_w, from_h), (to_w, to_h) = halves
     if a[0] == b[0]:
@@ -76,24 +39,6 @@ def _join(axis: Axes, a: tuple, b: tuple, halves: tuple, *, dashed: bool = False
         start, end = (a[0] + from_w + 0.03, a[1]), (b[0] - to_w - 0.03, b[1])
     line = {"arrowstyle": "->", "linestyle": "--" if dashed else "-", "color": "0.2"}
     axis.annotate("", end, start, arrowprops=line)
-
-
-def method(today: Collection[str] = ()) -> Figure:
-    """The map of the method (paper Figure 2): light boxes learn, dark ones are frozen: controllers,
-    of which dashed arrows carry the loss, and the validator, which measures; the boxes named by
-    `today` are yellow.
-    """
-    figure, axis = plt.subplots(figsize=(12, 3.1), layout="constrained")
-    axis.set(xlim=(-0.6, 12.1), ylim=(-1.75, 1.75))
-    axis.axis("off")
-    halves = {k: (0.5 if kind == "plain" else 0.74, 0.26) for k, (*_, kind) in MAP.items()}
-    for name, (x, y, text, kind) in MAP.items():
-        _box(axis, (x, y), text, "today" if name in today else kind, halves[name])
-    axis.text(11.25, -1.2, SHARED, ha="center", va="center", fontsize=8)
-    for pairs, dashed in ((ARROWS, False), (LOSSES, True)):
-        for a, b in (pair.split() for pair in pairs.split(", ")):
-            _join(axis, MAP[a][:2], MAP[b][:2], (halves[a], halves[b]), dashed=dashed)
-    return figure
 
 
 def diagram(tasks: tuple[Task, ...]) -> Figure:
@@ -116,53 +61,40 @@ def diagram(tasks: tuple[Task, ...]) -> Figure:
 
 def _draw(axis: Axes, task: Task) -> None:
     half = (0.42, 0.17)
-    both = (half, half)
-
-    def box(x: float, y: float, text: str, kind: str = "learns") -> tuple[float, float]:
-        return _box(axis, (x, y), text, kind, half)
-
     axis.set_title(f"{task.title}: {task.description}", fontsize=8, loc="left")
 
-    # from left to right: the clip, and its bands where there is a transform
-    last, x = box(0, 0, "$V$", "plain"), 1.2
+    # from left to right: what passes the pictures on, of each column text → height
     bands = {"hpr": 0.42, "lpr": -0.42} if task.transform else {"pr": 0.0}
-    if task.transform:
-        source, last = last, box(x, 0, "split", "plain")
-        _join(axis, source, last, both)
-        x += 1.2
+    columns = [{"$V$": 0.0}] + [{"split": 0.0}] * task.transform
+    first = len(columns)  # of what learns
+    columns += [{f"$F_{{{name}}}$": y for name, y in bands.items()}]
+    columns += [{"merge": 0.0}] * task.transform + [{"$F_{fc}$": 0.0}] * task.compensator
+    columns += [{"$F_u$": 0.0}]
+    placed = []
+    for i, column in enumerate(columns):
+        kinds = {text: "learns" if text.startswith("$F") else "plain" for text in column}
+        placed.append([box(axis, (1.2 * i, y), t, kinds[t], half) for t, y in column.items()])
+    for before, behind in itertools.pairwise(placed):
+        for a, b in itertools.product(before, behind):
+            join(axis, a, b, (half, half))
 
-    # the enhancers, each under its controller if that is there
-    enhancers = {name: box(x, y, f"$F_{{{name}}}$") for name, y in bands.items()}
-    for name, enhancer in enhancers.items():
-        _join(axis, last, enhancer, both)
-        if task.controller:
-            at = enhancer[1] + (0.8 if enhancer[1] >= 0 else -0.8)
-            controller = box(x, at, f"$C_{{{name}}}$", "frozen")
-            _join(axis, controller, enhancer, both, dashed=True)
-
-    # the bands put together again
-    first, x = x, x + 1.2
-    (*_, last) = enhancers.values()
-    if task.transform:
-        last = box(x, 0, "merge", "plain")
-        for enhancer in enhancers.values():
-            _join(axis, enhancer, last, both)
-        x += 1.2
-
-    # the compensator and what it learns from, then the recognizer
+    # above or below, what they learn from
+    judges = []
+    if task.controller:
+        for (name, y), enhancer in zip(bands.items(), placed[first], strict=True):
+            judges.append((enhancer, y + (0.8 if y >= 0 else -0.8), f"$C_{{{name}}}$", "frozen"))
     if task.compensator:
-        compensator = box(x, 0, "$F_{fc}$")
-        _join(axis, last, compensator, both)
         judge = ("$C_{fc}$", "frozen") if task.compensation_controller else ("MSE", "plain")
-        _join(axis, box(x, 0.85, *judge), compensator, both, dashed=True)
-        last, x = compensator, x + 1.2
-    _join(axis, last, box(x, 0, "$F_u$"), both)
+        judges.append((placed[-2][0], 0.85, *judge))
+    for taught, y, *words in judges:
+        join(axis, box(axis, (taught[0], y), *words, half), taught, (half, half), dashed=True)
 
     # a bar over what learns together
     if not task.controller:
-        axis.plot([first - 0.4, x + 0.4], [-1.4, -1.4], color="0.2", linewidth=3)
+        left, right = 1.2 * first, 1.2 * (len(columns) - 1)
+        axis.plot([left - 0.4, right + 0.4], [-1.4, -1.4], color="0.2", linewidth=3)
         words = "trained as a whole" + (", without $F_{fc}$" if task.compensator else "")
-        axis.text((first + x) / 2, -1.3, words, ha="center", va="bottom", fontsize=8)
+        axis.text((left + right) / 2, -1.3, words, ha="center", va="bottom", fontsize=8)
 
 
 def levels(shapes: Sequence[tuple[int, int, int]], *, residual: bool = False) -> Figure:
@@ -180,10 +112,10 @@ def levels(shapes: Sequence[tuple[int, int, int]], *, residual: bool = False) ->
     bent = {"arrowstyle": "->", "linestyle": "--", "color": "0.4"}
     for i, (channels, height, width) in enumerate(shapes):
         half = (0.22, 0.5 * height / tallest)
-        _box(axis, (i, 0), "", "learns", half)
+        box(axis, (i, 0), "", "learns", half)
         axis.text(i, -half[1] - 0.08, f"{channels}×{height}×{width}", ha="center", va="top")
         if i:
-            _join(axis, (i - 1, 0), (i, 0), (half, half))
+            join(axis, (i - 1, 0), (i, 0), (half, half))
         if i > deepest:
             skip = (2 * deepest - i, half[1] + 0.06), (i, half[1] + 0.06)
             way = {"connectionstyle": "arc3,rad=-0.08"}

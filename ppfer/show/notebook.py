@@ -221,28 +221,44 @@ def with_controls(widgets: ipywidgets.DOMWidget, image: Image.Image, alt: str) -
 
 def control_panel(draw: Callable[..., tuple], first: dict, **controls: Any) -> ipywidgets.VBox:
     """Controls, the picture and its description; a moved control redraws the picture in place."""
-    widgets = ipywidgets.interactive(lambda **values: None, **controls).children[:-1]
-    shown, words = ipywidgets.Image(format="png", layout={"max_width": "100%"}), ipywidgets.HTML()
-    for control in widgets:
-        control.value = first.get(control.description, control.value)
+    named, shown, words = named_controls(first, **controls), moving_picture(), ipywidgets.HTML()
 
     def redraw(change: dict | None = None) -> None:
         try:
-            image, description = draw(**{control.description: control.value for control in widgets})
+            image, description = draw(**{name: control.value for name, control in named.items()})
         except PpferError as error:  # else nobody would be told
             words.value = f"<b>{escape(str(error))}</b>"
             return
-        file = io.BytesIO()
-        image.save(file, "PNG", compress_level=1)
-        with shown.hold_sync():  # one message: the page shows the new picture once
-            shown.value, shown.width = file.getvalue(), str(image.width * 96 // plots.DPI)
+        put(image, shown)
         words.value = escape(description)
 
-    for control in widgets:
+    for control in named.values():
         control.observe(redraw, "value")
     redraw()
     row = ipywidgets.Layout(flex_flow="row wrap")
-    return ipywidgets.VBox([ipywidgets.Box(widgets, layout=row), shown, words])
+    return ipywidgets.VBox([ipywidgets.Box(list(named.values()), layout=row), shown, words])
+
+
+def named_controls(first: dict, **controls: Any) -> dict[str, ipywidgets.DOMWidget]:
+    """Controls by their names, beginning with the values of `first`."""
+    made = {}
+    for name, abbreviation in controls.items():
+        made[name] = control = ipywidgets.interactive.widget_from_abbrev(abbreviation)
+        control.description, control.value = name, first.get(name, control.value)
+    return made
+
+
+def moving_picture() -> ipywidgets.Image:
+    """A place for a picture that changes, no wider than what is around it."""
+    return ipywidgets.Image(format="webp", layout={"max_width": "100%", "margin": "0"})
+
+
+def put(image: Image.Image, place: ipywidgets.Image) -> None:
+    """Show a picture where another one was: as WebP, exact, in half the time that PNG takes."""
+    file = io.BytesIO()
+    image.save(file, "WEBP", lossless=True, quality=0, method=0)
+    with place.hold_sync():  # one message: the page shows the new picture once
+        place.value, place.width = file.getvalue(), str(image.width * 96 // plots.DPI)
 
 
 def several(options: Sequence[str]) -> ipywidgets.SelectMultiple:

@@ -26,6 +26,7 @@ from ppfer.run.run import Run
 
 WIDE, NARROW = 6.4, 3.2  # inches
 DPI, GAP = 144, 6  # of picture grids: pixels per inch, pixels between pictures
+RED_BLUE = torch.tensor(matplotlib.colormaps["RdBu_r"](np.arange(256))[:, :3]).float()  # (256, 3)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # as well as colours: the palette has light entries
 WORDS = {  # what a training curve shows
     "loss": "training loss",
@@ -78,7 +79,8 @@ def pixels(image: Tensor | np.ndarray) -> np.ndarray:
 
 
 def signed(values: Tensor, top: float | None = None) -> Tensor:
-    """(H, W) or (3, H, W), colours averaged, to a picture: red positive, blue negative, white 0.
+    """(H, W) or (3, H, W), colours averaged, to a picture (3, H, W): red positive, blue
+    negative, white 0.
 
     Args:
         top: the value that is full red; the greatest there is, if None.
@@ -86,8 +88,8 @@ def signed(values: Tensor, top: float | None = None) -> Tensor:
     values = torch.as_tensor(values).detach().cpu().float()
     values = values.mean(0) if values.ndim == 3 else values
     top = float(values.abs().max()) if top is None else top
-    shade = 0.5 + 0.5 * values.numpy() / (top or 1.0)
-    return torch.from_numpy(matplotlib.colormaps["RdBu_r"](shade)[..., :3]).permute(2, 0, 1)
+    shade = (127.5 + 127.5 * values / (top or 1.0)).round().clamp(0, 255)
+    return RED_BLUE[shade.long()].permute(2, 0, 1)
 
 
 def laid_over(face: Tensor, weight: Tensor) -> Tensor:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ppfer import video
 from ppfer.base.errors import PpferError
+from ppfer.video.picture import photo_pixels
 
 CARDS = ("edge", "stripes", "chirp")
 SIDE = 128  # pixels of a card and of an own clip
 LONGEST = 192  # pixels of an own picture: what can be split again within a tenth of a second
 
 
+@lru_cache(maxsize=len(CARDS))
 def card(name: str, frames: int) -> Tensor:
     """A test card that moves by a pixel a frame, (1, frames, 3, 128, 128) in [0, 1].
 
@@ -64,13 +67,9 @@ def own(path: str | Path, frames: int) -> Tensor:
     if path.is_dir() or video.is_video(path):
         clip = torch.from_numpy(video.decode_clip(path, frames, SIDE))  # (T, 3, S, S)
         return clip[None].float() / 255
-    try:
-        with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PpferError(f"{path.name} is no picture or video that can be read: {error}") from None
-    upright.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX, reducing_gap=2)
-    return torch.from_numpy(np.array(upright)).permute(2, 0, 1)[None, None].float() / 255
+    picture = Image.fromarray(photo_pixels(path))
+    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX, reducing_gap=2)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None, None].float() / 255
 
 
 def uploaded(name: str, content: bytes, frames: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def rows_of(folder: Path) -> list[dict]:
     """
     found: dict[str, dict] = {}
     for path in (folder / f"{name}.json" for name in ("table1", "live", "dials")):
-        for row in json.loads(path.read_text()) if path.exists() else ():
+        for row in json.loads(path.read_text("utf-8")) if path.exists() else ():
             known = found.setdefault(row["approach"], {})
             known |= {key: cell for key, cell in row.items() if key not in known}
     return list(found.values())
@@ -233,14 +234,11 @@ def grouped(spots: Sequence[tuple], reach: float) -> list[list]:
 
 def numbered(numbers: Sequence[int]) -> str:
     """Ascending numbers as one prints them: "1, 3, 15–19"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    parts = [run if len(run) < 3 else [f"{run[0]}–{run[-1]}"] for run in runs]
-    return ", ".join(str(part) for run in parts for part in run)
+    parts: list = []
+    for _, group in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in group]
+        parts += run if len(run) < 3 else [f"{run[0]}–{run[-1]}"]
+    return ", ".join(map(str, parts))
 
 
 def figure1(rows: Sequence[Mapping]) -> Figure:
@@ -258,7 +256,7 @@ def figure1(rows: Sequence[Mapping]) -> Figure:
 
 def save_figure1(folder: Path) -> None:
     """Draw ``figure1.svg`` beside the ``table1.json`` of a folder."""
-    drawn = figure1(json.loads((folder / "table1.json").read_text()))
+    drawn = figure1(json.loads((folder / "table1.json").read_text("utf-8")))
     with atomic(folder / "figure1.svg") as partial:
         drawn.savefig(partial)
     plt.close(drawn)

@@ -125,4 +125,4 @@ def compare(run: Run) -> None:
             write_table(rows, folder, name)
     if is_main():
         with atomic(folder / "discrepancies.md") as partial:
-            partial.write_text(paper.discrepancies(folder))
+            partial.write_text(paper.discrepancies(folder), "utf-8")

@@ -124,7 +124,7 @@ def count(stage: Training, bytes_per_value: int = 4) -> tuple[float, float, int]
 @lru_cache
 def measured_rate(name: str) -> float:
     """Operations per second that a stage reached in the measured run, validation included."""
-    run = json.loads(MEASURED.read_text())[name]
+    run = json.loads(MEASURED.read_text("utf-8"))[name]
     stage = Unmade(load_config("twin")).stage(name)
     return count(stage)[0] * run["steps"] / run["training_seconds"]
 
@@ -154,7 +154,7 @@ def report(config: Config) -> str:
     """The estimate as a Markdown table with what it rests on."""
     rows = estimate(config)
     hours = sum(row.get("minutes", 0) for row in rows) / 60
-    device = next(iter(json.loads(MEASURED.read_text()).values()))["device"]
+    device = next(iter(json.loads(MEASURED.read_text("utf-8")).values()))["device"]
     return (
         f"Profile {config.profile}, frames of {config.size}², clips of {config.frames} frames\n\n"
         f"{markdown(rows)}\n"

@@ -207,7 +207,7 @@ def discrepancies(folder: Path) -> str:
         if not path.exists():
             parts.append("Not made yet.\n")
             continue
-        rows = json.loads(path.read_text())
+        rows = json.loads(path.read_text("utf-8"))
         parts += ["| approach | measure | paper | clips | ours | reproduced |", "|" + " --- |" * 6]
         parts += _compared(rows, published, counts=name in ("table1", "table4"))
         kept, contradicted = orderings(rows, published)

@@ -173,9 +173,9 @@ def generate(
     # clips of other settings are never mixed into a folder
     recipe = {"size": size, "frames": frames, "seed": seed, "fps": FPS, "difficulty": difficulty}
     note = out / "twin.json"
-    if note.exists() and json.loads(note.read_text()) != recipe:
+    if note.exists() and json.loads(note.read_text("utf-8")) != recipe:
         raise PpferError(
-            f"{out} holds clips made with {note.read_text().strip()}; give an empty folder"
+            f"{out} holds clips made with {note.read_text('utf-8').strip()}; give an empty folder"
         )
     # labels first: they are small, and say what the folder will hold
     main = main_specs(actors, frames, seed, difficulty)
@@ -186,7 +186,7 @@ def generate(
     if other:
         _write_wild_labels(other, out / "wild" / "EmoLabel_DataSplit")
     with atomic(note) as partial:
-        partial.write_text(json.dumps(recipe) + "\n")
+        partial.write_text(json.dumps(recipe) + "\n", "utf-8")
     # what an earlier, interrupted call has drawn stays
     todo = [job for job in jobs if not job[1].exists()]
     batches = [todo[i : i + BATCH] for i in range(0, len(todo), BATCH)]

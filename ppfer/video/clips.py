@@ -17,6 +17,7 @@ from PIL import Image
 from ppfer.base.errors import PpferError
 from ppfer.video.clock import sample_positions
 from ppfer.video.file import WHOLE, clip_fault, cut_short, is_photo, survey
+from ppfer.video.picture import photo_pixels
 from ppfer.video.reader import Frames
 
 if TYPE_CHECKING:
@@ -137,9 +138,8 @@ def _pictures(folder: Path, frames: int) -> Iterator[np.ndarray]:
         raise PpferError(f"{folder} {'has one frame only' if names else 'holds no picture'}")
     for position in sample_positions(len(names), frames):
         try:
-            with Image.open(names[position]) as picture:
-                yield np.asarray(picture.convert("RGB"))
-        except (OSError, SyntaxError) as error:
+            yield photo_pixels(names[position])
+        except PpferError as error:
             raise PpferError(
                 f"{folder} cannot be decoded: {names[position].name} is damaged"
             ) from error

@@ -63,7 +63,7 @@ class FaceLog:
         about |= {"frames_without_face": self.faceless, "faces_followed": len(self.tracks)}
         head, frames = json.dumps(about | {"frames": []}, indent=1), ",\n".join(lines)
         with atomic(path) as partial:
-            partial.write_text(head.removesuffix("[]\n}") + f"[\n{frames}\n ]\n}}\n")
+            partial.write_text(head.removesuffix("[]\n}") + f"[\n{frames}\n ]\n}}\n", "utf-8")
 
 
 def _face(head: Head) -> dict:

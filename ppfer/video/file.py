@@ -29,7 +29,7 @@ FOREIGN = {
     b"<html": "is a web page, no video; download it again",
 }
 HEADLESS = ("mpeg", "mpegts", "h264", "hevc", "m4v", "mpegvideo")  # nothing says how long they are
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 NO_PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 

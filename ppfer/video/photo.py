@@ -8,18 +8,16 @@ from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
-from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic
 from ppfer.video.heads import Picture
+from ppfer.video.picture import UNREADABLE, photo_pixels
 from ppfer.video.reader import Video
 from ppfer.video.writer import sentences
 
 RATE = Fraction(30)  # frames a second that a photo is taken to be of
 QUALITY = 95  # of a JPEG
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class Photo:
@@ -32,11 +30,7 @@ class Photo:
     faults = ()
 
     def __init__(self, path: Path) -> None:
-        try:
-            with Image.open(path) as picture:
-                self.pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-        except UNREADABLE as error:
-            raise PpferError(f"{path} cannot be decoded: it is damaged or no picture") from error
+        self.pixels = photo_pixels(path)
         height, width = self.pixels.shape[:2]
         self.video = Video(width, height, RATE, 1 / RATE, 1)
 

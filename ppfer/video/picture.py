@@ -5,19 +5,42 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 from av.filter import Graph
 from av.video.reformatter import Interpolation, VideoReformatter
+from PIL import Image, ImageOps
 
+from ppfer.base.errors import PpferError
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of PIL
 PQ, HLG = 16, 18  # H.273's numbers of the transfer functions of HDR
 HDR_TRANSFERS = (PQ, HLG)
 WHITE, PEAK = 203.0, 1000.0  # cd/m2: paper white (BT.2408), the brightest of most HDR video
+
+
+def photo_pixels(path: Path) -> np.ndarray:
+    """A photo as it is shown, (H, W, 3) uint8.
+
+    Raises:
+        PpferError: it cannot be decoded.
+    """
+    try:
+        with Image.open(path) as photo:
+            upright = ImageOps.exif_transpose(photo)
+            if upright.mode.startswith("I"):  # 16 bits: `convert` would cut them off at 255
+                high = np.asarray(upright) >> 8
+                upright = Image.fromarray(high.clip(0, 255).astype(np.uint8))
+            return np.array(upright.convert("RGB"))
+    except UNREADABLE as error:
+        raise PpferError(f"{path} cannot be decoded: it is damaged or no picture") from error
 
 
 class View:
@@ -85,10 +108,15 @@ def _matrix(picture: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int]]:
 
     ((1, 0), (0, 1)) leaves it as it is.
     """
-    side = picture.side_data.get("DISPLAYMATRIX")
-    if not side:
-        return (1, 0), (0, 1)
-    a, b, _, c, d = np.frombuffer(bytes(side), np.int32)[:5].tolist()
+    try:
+        side = picture.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know a camera's EXIF; the angle tells all but mirrors
+        turn = math.radians(picture.rotation)
+        a, b, c, d = math.cos(turn), -math.sin(turn), math.sin(turn), math.cos(turn)
+    else:
+        if not side:
+            return (1, 0), (0, 1)
+        a, b, _, c, d = np.frombuffer(bytes(side), np.int32)[:5].tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return (-1 if a < 0 else 1, 0), (0, -1 if d < 0 else 1)
     return (0, -1 if b < 0 else 1), (-1 if c < 0 else 1, 0)

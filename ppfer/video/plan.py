@@ -15,7 +15,7 @@ from pathlib import Path
 from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import digest, normal
 from ppfer.video.face_log import FaceLog
-from ppfer.video.file import VIDEO_SUFFIXES, comment, file_fault, is_photo, is_video
+from ppfer.video.file import PHOTO_SUFFIXES, VIDEO_SUFFIXES, comment, file_fault, is_photo, is_video
 from ppfer.video.heads import ProtectOptions
 from ppfer.video.photo import photo_comment
 
@@ -91,7 +91,9 @@ def plan(
     for path, root in roots.items():
         keep = alike[_stem(path)] > 1 and path.suffix.lower() != ".mp4" and is_video(path)
         name = path.name if keep else path.stem
-        suffix = path.suffix if is_photo(path) else ".mp4"
+        suffix = ".mp4"
+        if is_photo(path):  # one that is no JPEG or PNG becomes a PNG
+            suffix = path.suffix if path.suffix.lower() in PHOTO_SUFFIXES[:3] else ".png"
         place = out / path.parent.relative_to(root) / name
         target = _target(place, suffix, options, taken)
         over = originals.get(_inode(target)) if target.exists() else None

@@ -230,7 +230,7 @@ class Blur(Stage):
         return {"sigma": found.at, "said": str(found)}
 
     def load(self, folder: Path) -> Match:
-        return Match(**json.loads((folder / "match.json").read_text()))
+        return Match(**json.loads((folder / "match.json").read_text("utf-8")))
 
 
 def matched(number: int, target: str) -> Protector:
