@@ -192,4 +192,4 @@ def test_missing_weights_are_a_sentence_that_says_how_to_make_them(tmp_path, cap
         catalogue.open_run(config, tmp_path, "cpu").make("regressor")
     given = ["--profile", "smoke", "--set", f"regressor_weights={tmp_path / 'none'}"]
     assert main(["protect", str(CLIP), "--out", str(tmp_path / "out"), *given]) == 2
-    assert "are not there" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "there is no" in capsys.readouterr().err and not (tmp_path / "out").exists()
