@@ -12,6 +12,7 @@ import numpy as np
 
 from ppfer.measure import Rate, Spread, Worst, as_rate, write_table
 from ppfer.run.run import Run
+from ppfer.study.attacks.features import feature_table
 from ppfer.study.attacks.within import by_clips, pooled_row, worst
 
 
@@ -91,9 +92,15 @@ TABLES: dict[str, Callable[[Sequence[Mapping]], list[dict]]] = {
 
 
 def keep_all(run: Run, folder: Path) -> None:
-    """Write ``within_all``: every protector that was attacked from within in a run."""
-    asked = [name for name in run.protectors if run.has(f"within/{name}")]
+    """Write ``within_all`` and ``table1_features``: every protector that was attacked from within
+    in a run, and every one whose clips' features were probed.
+    """
+    asked, probed = (
+        [name for name in run.protectors if run.has(f"{attack}/{name}")]
+        for attack in ("within", "features")
+    )
     write_table([pooled_row(run, name) for name in asked], folder, "within_all")
+    write_table(feature_table(run, probed), folder, "table1_features")
 
 
 def publish(folder: Path) -> None:
