@@ -166,7 +166,7 @@ def _twin(parser: argparse.ArgumentParser) -> None:
 def _protect(parser: argparse.ArgumentParser) -> None:
     _of_a_run(parser)
     add = parser.add_argument
-    given = "videos, photos (jpg, png), folders of them, globs"
+    given = "videos, photos (jpg, png, webp, tiff, bmp), folders of them, globs"
     add("videos", type=Path, nargs="+", metavar="FILE", help=given)
     add("--out", type=Path, required=True, help="folder for the protected files")
     which = "how heads are protected (default: reenactment); below: what needs a run, what does not"

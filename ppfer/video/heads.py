@@ -219,11 +219,9 @@ class Passage:
             seen: what the protector is shown of each.
             places: what its results fill; figures fill others than what is hidden.
         """
-        pixels, options = picture.pixels, self.options
+        pixels, options, size = picture.pixels, self.options, (self.options.size,) * 2
         crops = {
-            track: scene.resized(scene.cut(pixels, *square), options.size, options.size).permute(
-                2, 0, 1
-            )
+            track: scene.resized(scene.cut(pixels, *square), *size).permute(2, 0, 1)
             for track, square in seen.items()
         }  # (3, S, S) each
         ground = cells = np.zeros((1, 1, 3), np.uint8)

@@ -23,7 +23,7 @@ from accelerate import PartialState
 
 from ppfer.base.processes import is_main
 from ppfer.config import load_config
-from ppfer.run import loop
+from ppfer.run.batches import Batches
 from ppfer.study import cost
 
 
@@ -36,7 +36,7 @@ def work(batch: int, out: Path) -> None:
     labels = rng.integers(0, 6, bench_stages.CLIPS)
     stage = cost.Unmade(config).stage("recognizer/none")
     how = {"batch": batch, "seed": 0, "device": device, "per_frame": False}
-    batches = loop.Batches(clips, np.arange(len(clips)), labels, **how)
+    batches = Batches(clips, np.arange(len(clips)), labels, **how)
     setting, folder = dataclasses.replace(stage.train, batch=batch), str(out.parent)
     objective = stage.objective(cost.network(stage))
     rate = bench_stages.our_rate(objective, batches, setting, device, 160, False, folder)

@@ -36,6 +36,7 @@ from ppfer.config import Train, load_config
 from ppfer.method.compensation import CompensationObjective
 from ppfer.method.networks import band_split
 from ppfer.run import fast, loop
+from ppfer.run.batches import Batches
 from ppfer.run.training import Training
 from ppfer.study import cost
 
@@ -81,7 +82,7 @@ def peer_rate(objective: nn.Module, data: Clips, batch: int, device: torch.devic
 
 def our_rate(
     objective: nn.Module,
-    batches: loop.Batches,
+    batches: Batches,
     setting: Train,
     device: torch.device,
     steps: int,
@@ -191,7 +192,7 @@ def run(device: torch.device, only: list[str]) -> None:
         setting, frames = stage.train, stage.per_frame
         build = functools.partial(new_objective, stage)
         how = {"batch": setting.batch, "seed": 0, "device": device, "per_frame": frames}
-        batches = loop.Batches(on_device, np.arange(CLIPS), labels, **how)
+        batches = Batches(on_device, np.arange(CLIPS), labels, **how)
         operations = cost.count(stage)[0] / setting.batch
         steps = 24  # enough that a line of the log covers several
         if gpu:

@@ -26,7 +26,7 @@ from ppfer.cli import batch, main, protect, run
 from ppfer.data import store
 from ppfer.run import loop
 from ppfer.video import writer
-from ppfer.video.covers import mosaic
+from ppfer.video.covers import COVERS
 from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
 
@@ -58,7 +58,7 @@ def protecting(source: Path, out: Path) -> Callable[[], int]:
 
     def without_a_run(args: object) -> int:
         options = ProtectOptions(size=32, device=torch.device("cpu"), frame="whole")
-        bad = [o for o in protect_files(mosaic, source, out, options) if not o.ok]
+        bad = [o for o in protect_files(COVERS["mosaic"], source, out, options) if not o.ok]
         print(*bad, sep="\n", flush=True)
         return 1 if bad else 0
 

@@ -25,7 +25,7 @@ from counting import COUNTS
 from harness import forked, orphans, smoke
 
 from ppfer.config import REPO
-from ppfer.video.covers import mosaic
+from ppfer.video.covers import COVERS
 from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
 
@@ -61,7 +61,7 @@ def test_hours_of_video_take_the_memory_of_minutes(tmp_path):
 
     def watched(clips):
         seen.append(psutil.Process().memory_info().rss)
-        return mosaic(clips)
+        return COVERS["mosaic"](clips)
 
     before = state()[1]
     options = ProtectOptions(size=32, device=CPU, frame="whole")
