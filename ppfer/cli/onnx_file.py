@@ -44,7 +44,7 @@ def of_protector(run: Run, name: str, built: object) -> tuple[nn.Module, torch.T
 def of_regressor(run: Run) -> tuple[nn.Module, torch.Tensor, dict]:
     """The regressor that a run's config names, frames (2, 3, 112, 112), and what is free."""
     frames = torch.rand(2, 3, regressor.SIDE, regressor.SIDE)
-    return regressor.shipped(run.config), frames, {0: "frames"}
+    return regressor.shipped(regressor.Regressor(), run.config), frames, {0: "frames"}
 
 
 def write_onnx(
