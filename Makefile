@@ -14,7 +14,7 @@ tables: install  ## every comparison: notebooks 08-11 (after make run)
 	$(BIN)/ppfer run --notebooks tables
 
 test: lint  ## the tests, every notebook under profile smoke among them
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest
 
 test-browser: install  ## explorers in JupyterLab in a headless Chromium, which has to be there
 	$(BIN)/python -m pip install --quiet --editable ".[browser]"

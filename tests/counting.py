@@ -9,8 +9,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 COUNTS: Counter[str] = Counter()  # "mutations caught" → how many in this run
 STARTED = time.time()
 PAGE = Path(__file__).parent / "README.md"
@@ -19,16 +17,6 @@ PAGE = Path(__file__).parent / "README.md"
 def pytest_addoption(parser) -> None:
     keep = "write what the fault tests counted into tests/README.md"
     parser.addoption("--write-counts", action="store_true", help=keep)
-
-
-@pytest.hookimpl(optionalhook=True)  # pytest-xdist's: one of several processes has ended
-def pytest_testnodedown(node) -> None:
-    COUNTS.update(getattr(node, "workeroutput", {}).get("counts", {}))
-
-
-def pytest_sessionfinish(session) -> None:
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["counts"] = dict(COUNTS)
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config) -> None:

@@ -202,9 +202,10 @@ def test_ctrl_c_twice_stops_at_once_and_no_thread_falls_over(tmp_path, monkeypat
     def interrupt():
         while len(list(tmp_path.rglob("waiting"))) < 2:
             time.sleep(0.05)
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        while not todo.stop.exists():  # two signals at once would be one
             time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
