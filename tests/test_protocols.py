@@ -296,7 +296,8 @@ def test_compare_groups_what_is_read_and_who_is_named(tiny_run, tmp_path, monkey
     assert re.search(r"sex: female .*\(\d+/\d+\).*\(\d+/\d+\)", capsys.readouterr().out)
     (file,) = (tmp_path / "tables").glob("*-groups.json")
     rows = json.loads(file.read_text())
-    assert len(rows) == 3 * 4, "three approaches, two sentences, two sexes"
+    approaches = {row["approach"] for row in rows}
+    assert len(rows) == len(approaches) * 4 >= 12, "two sentences, two sexes"
     test = len(tiny_run.parts["test"])
     for column in ("sentence", "sex"):
         own = [row for row in rows[:4] if row["group"].startswith(column)]

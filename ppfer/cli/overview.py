@@ -32,6 +32,7 @@ WORDS = {  # what the stages of a kind do
     "attack_other": "an attacker of another family",
     "attack_clips": "an attacker who sees movement",
     "attribute": "learn sex, age or race",
+    "features": "read frozen networks' features",
     "recovery": "learn to undo a protection",
     "linkage": "match strangers' clips",
     "numbers": "read movements off protected clips",
