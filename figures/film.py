@@ -63,6 +63,7 @@ def film(run: Run) -> tuple[list[dict], list[torch.Tensor]]:
     objective = stage.objective(net).to(run.device)
     with tempfile.TemporaryDirectory() as out:
         how = {"name": "Algorithm 1", "evaluate": evaluate, "precision": run.config.precision}
+        how["score"] = lambda measures: [0.0]  # else each look's weights are the best, and written
         fit(objective, net, stage.batches(), train, Path(out), **how)
     return rows, pictures
 

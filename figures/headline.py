@@ -19,18 +19,18 @@ from ppfer.show import plots
 from ppfer.study.protectors.codebook import bound
 
 PEOPLE, SYMBOLS = 91, 96  # of profile twin; of the shipped codebook
+CODEBOOK = "Re-enactment by a codebook"
 SEEN = {  # approach: what one sees of it
     "No privacy preservation": "the person",
     "PPFER (C)": "the person, in strange colours",
     "Live controllers": "noise",
     "Re-enactment": "a donor who does what the face did",
-    "Re-enactment by a codebook": "one of 96 performances of the donor's own",
+    CODEBOOK: "one of 96 performances of the donor's own",
 }
-UNKNOWN, SHIPPED = "expression, unknown people", "Re-enactment by a codebook, as shipped"
-CODEBOOK = "Re-enactment by a codebook"
+UNKNOWN, SHIPPED = "expression, unknown people", f"{CODEBOOK}, as shipped"
 BEST = "Codebook of names, MediaPipe's reader"
 REAL = {  # row of ten real people: approach, reader, whom the encoder learned from
-    SHIPPED: (f"Re-enactment by a codebook, {SYMBOLS} symbols", "regressor", "unknown"),
+    SHIPPED: (f"{CODEBOOK}, {SYMBOLS} symbols", "regressor", "unknown"),
     "Codebook of names": ("Codebook of names", "regressor", "unknown"),
     BEST: ("Codebook of names", "mediapipe", "unknown"),
 }
@@ -125,7 +125,7 @@ def meaning(people: Sequence[Mapping], real: Sequence[Mapping], main: Sequence[M
     """
     row = {r["approach"]: r for r in people}
     ppfer = next(r for r in main if r["approach"] == "PPFER (C)")
-    donor, book = row["Re-enactment"], row["Re-enactment by a codebook"]
+    donor, book = row["Re-enactment"], row[CODEBOOK]
     crowd = 10_000
     share, of_few = 100 * bound(crowd, SYMBOLS), 100 * bound(PEOPLE, SYMBOLS)
     known = {r["approach"]: r for r in real}
@@ -212,7 +212,7 @@ def _bounds(axis: Axes, rows: Sequence[Mapping]) -> None:
         said = "guessing" if symbols == 1 else f"bound, {symbols} symbols"
         least = [100 * bound(k, symbols) for k in people]
         axis.plot(people, least, style, color=color, label=said)
-    for name, marker in (("Re-enactment", "v"), ("Re-enactment by a codebook", "P")):
+    for name, marker in (("Re-enactment", "v"), (CODEBOOK, "P")):
         one = next(as_rate(row[ONE]) for row in rows if row["approach"] == name)
         said = name.removeprefix("Re-enactment by a ")
         axis.plot(PEOPLE, 100 * one.value, marker, color="C3", label=said)

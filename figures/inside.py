@@ -99,8 +99,10 @@ def keep_all(run: Run, folder: Path) -> None:
         [name for name in run.protectors if run.has(f"{attack}/{name}")]
         for attack in ("within", "features")
     )
-    write_table([pooled_row(run, name) for name in asked], folder, "within_all")
-    write_table(feature_table(run, probed), folder, "table1_features")
+    if asked:
+        write_table([pooled_row(run, name) for name in asked], folder, "within_all")
+    if probed:
+        write_table(feature_table(run, probed), folder, "table1_features")
 
 
 def publish(folder: Path) -> None:

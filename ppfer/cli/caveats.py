@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ppfer.base.files import read_json
 from ppfer.config import REPO
-from ppfer.data.words import EMOTIONS
 from ppfer.measure import as_rate, cell_text
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector
@@ -70,8 +69,11 @@ def leaked(run: Run, name: str) -> str:
 
 
 def at_length(protector: Protector, run: Run) -> str:
-    """All that was measured of what a protector leaks, by this run or, of a donor, for all runs."""
-    return leaked_by(protector) if protector.size else leaked(run, protector.name)
+    """All that was measured of what a protector leaks, by this run or, of a donor, for all runs;
+    and of a codebook the bound that no attacker passes.
+    """
+    measured = leaked_by(protector) if protector.size else leaked(run, protector.name)
+    return "\n".join([measured, *_bound(protector, run)])
 
 
 def in_short(protector: Protector, run: Run) -> str:
@@ -93,19 +95,16 @@ def in_short(protector: Protector, run: Run) -> str:
 
 def _bound(protector: Protector, run: Run) -> list[str]:
     """What one symbol can tell at most of who shows it, where symbols are all that passes."""
-    if protector.name not in ("codebook", "codebook_names"):
+    symbols, epsilon = protector.symbols(run.config)
+    if not symbols:
         return []
     from ppfer.study.protectors.codebook import bound
 
-    names = protector.name == "codebook_names"
-    symbols = len(EMOTIONS) if names else run.config.codebook_symbols
-    epsilon = 0.0 if names else run.config.codebook_epsilon
-    limit = bound(MANY, symbols, epsilon)
     answers = f", answers randomised with ε = {epsilon:g}" if epsilon else ""
     return [
         f"The bound: the donor's face shows one of {symbols} symbols{answers}; from one of them "
-        f"nobody, whatever he knows, names more than {100 * limit:.2g} % of {MANY:,} people. A new "
-        "one comes every second, and each says more."
+        f"nobody, whatever he knows, names more than {100 * bound(MANY, symbols, epsilon):.2g} % "
+        f"of {MANY:,} people. A new one comes every second, and each says more."
     ]
 
 
@@ -127,9 +126,7 @@ def leaked_by(protector: Protector, figures: Path = FIGURES) -> str:
 
 
 def _read_back(protector: Protector, figures: Path) -> list[str]:
-    """The most that attackers from within named, a line for each number of clips they held; and
-    what passes, where it is symbols.
-    """
+    """The most that attackers from within named, a line for each number of clips they held."""
     lines = []
     for of, people in (("twin", "synthetic people"), ("real", "ten real people")):
         rows = read_json(figures / of / "within.json", [])
@@ -144,13 +141,7 @@ def _read_back(protector: Protector, figures: Path) -> list[str]:
             lines.append(f"  {people}, {held}: {share} ({most['attack']})")
     if not lines:
         return []
-    lines.insert(0, "By who reads what passes back off the video, the most that was tried:")
-    if protector.name == "codebook":
-        lines.append(
-            "  What passes is one of 96 performances, a new one every second: of K people nobody "
-            "names more than 96/K from one of them, whatever he knows, and several say more"
-        )
-    return lines
+    return ["By who reads what passes back off the video, the most that was tried:", *lines]
 
 
 def _row(protector: Protector, *paths: Path) -> dict:

@@ -122,6 +122,8 @@ class Protector:
             needs no run (`for_anybody`).
         named: the built callable takes (clips, names): those of a run's clips, or "<video> <track>"
             in a video.
+        symbols: ``symbols(config)``: of how many one is all that passes, and the ε of randomised
+            answers, 0 for true ones; no symbols where more than that passes.
         compensates: a protector whose stored clips only need compensating (``build`` gives a
             `PPFER`): saves a pass.
         version: raised when the same settings and inputs no longer give the same clips.
@@ -140,6 +142,7 @@ class Protector:
     size: int = 0
     learned_here: bool = False
     named: bool = False
+    symbols: Callable[[Any], tuple[int, float]] = lambda config: (0, 0.0)
     compensates: str = ""
     version: int = 1
     missing: Callable[[Any], str] = lambda run: ""

@@ -25,8 +25,7 @@ AGE_GROUPS = ("under 30", "30 to 49", "50 and over")
 
 
 def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list[str]]:
-    """Labels of each clip and the classes' names; −1 where the table does not say. A `PpferError`
-    if fewer than two groups are named.
+    """Labels of each clip and the classes' names; −1 where the table does not say.
 
     Args:
         table: of clips (pandas), with columns sex, race, age.

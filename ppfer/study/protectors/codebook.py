@@ -322,5 +322,6 @@ PROTECTOR = Protector(
     settings=("codebook_symbols", "codebook_epsilon"),
     notebook="11",
     size=reenactment.SIDE,
+    symbols=lambda config: (config.codebook_symbols, config.codebook_epsilon),
     missing=reenactment.PROTECTOR.missing,
 )

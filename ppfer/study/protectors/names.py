@@ -211,5 +211,6 @@ PROTECTOR = Protector(
     size=reenactment.SIDE,
     learned_here=True,
     named=True,
+    symbols=lambda config: (len(EMOTIONS), 0.0),  # a name; which of its performances tells nothing
     missing=reenactment.PROTECTOR.missing,
 )
