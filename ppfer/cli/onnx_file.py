@@ -80,7 +80,8 @@ def write_onnx(
         net(given)  # matrices of wavelets are computed now, not while it is traced
         try:
             with _quiet():
-                made = torch.onnx.export(net, (given,), dynamo=True, dynamic_shapes=(dims,))
+                how = {"dynamo": True, "dynamic_shapes": (dims,), "verbose": False}
+                made = torch.onnx.export(net, (given,), **how)
         except Exception as error:
             raise PpferError(f"this network has no form in ONNX: {type(error).__name__}") from error
         model = made.model_proto
