@@ -15,7 +15,7 @@ from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.study import catalogue
 
-pytest_plugins = ("counting",)
+pytest_plugins = ("counting", "in_two")
 
 # tensors this small only wait for each other's threads, all the more on a busy machine
 torch.set_num_threads(1)
