@@ -53,6 +53,11 @@ def coloured_clips(
     return torch.stack(pixels), pd.DataFrame(rows)
 
 
+def pictures(*shape: int) -> torch.Tensor:
+    """Noise in [0, 1], the same each time."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
 def small_classifier(classes: int = 3) -> nn.Sequential:
     """Frames (N, 3, H, W) to logits (N, classes), the same weights each time."""
     torch.manual_seed(0)
