@@ -35,7 +35,7 @@ def main(*options: str) -> int:
 
 def started(end: str, folder: str, options: tuple[str, ...], out=None) -> subprocess.Popen:
     """One of the two, which writes nothing where the other does."""
-    command = [sys.executable, "-m", "pytest", "--from", end, folder, *options]
+    command = [sys.executable, "-m", "pytest", f"--half={end}:{folder}", *options]
     command += ["-o", f"cache_dir={folder}/cache-{end}"]
     own = {"OMP_NUM_THREADS": "1", "HYPOTHESIS_STORAGE_DIRECTORY": f"{folder}/hypothesis-{end}"}
     return subprocess.Popen(command, env=os.environ | own, stdout=out, stderr=out)
@@ -46,21 +46,21 @@ def started(end: str, folder: str, options: tuple[str, ...], out=None) -> subpro
 
 def pytest_addoption(parser) -> None:
     how = "take files of tests from this end, those that nobody has taken in this folder"
-    parser.addoption("--from", dest="half", nargs=2, metavar=("END", "FOLDER"), help=how)
+    parser.addoption("--half", metavar="END:FOLDER", help=how)
 
 
 def pytest_collection_modifyitems(config, items) -> None:
-    if half := config.getoption("half"):
+    if end := (config.getoption("half") or "").partition(":")[0]:
         files = sorted(dict.fromkeys(item.path for item in items), key=lambda p: p.name != LONGEST)
-        place = {file: i for i, file in enumerate(files[:: 1 if half[0] == "front" else -1])}
+        place = {file: i for i, file in enumerate(files[:: 1 if end == "front" else -1])}
         items.sort(key=lambda item: place[item.path])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item) -> bool | None:
     """True, that is done with, where the other process has the test's file."""
-    half = item.config.getoption("half")
-    return True if half and not taken(Path(half[1]) / item.path.name) else None
+    folder = (item.config.getoption("half") or "").partition(":")[2]
+    return True if folder and not taken(Path(folder) / item.path.name) else None
 
 
 @functools.cache
