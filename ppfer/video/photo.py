@@ -21,11 +21,7 @@ QUALITY = 95  # of a JPEG
 
 
 class Photo:
-    """A photo as it is shown, read as `ppfer.video.reader.Frames` reads a video: of one frame.
-
-    Raises:
-        PpferError: it cannot be decoded.
-    """
+    """A photo as it is shown, read as `ppfer.video.reader.Frames` reads a video: of one frame."""
 
     faults = ()
 
@@ -50,11 +46,7 @@ def photo_comment(path: Path) -> str:
 
 @contextlib.contextmanager
 def photo_writer(path: Path, comment: str) -> Iterator[SimpleNamespace]:
-    """As `ppfer.video.writer.Writer`, of one picture, with nothing beside it but a comment.
-
-    Raises:
-        PpferError: the file cannot be written.
-    """
+    """As `ppfer.video.writer.Writer`, of one picture, with nothing beside it but a comment."""
     taken = []
     yield SimpleNamespace(write=lambda pixels, *_: taken.append(pixels))
     how = {"format": "JPEG", "comment": comment, "quality": QUALITY}

@@ -95,11 +95,7 @@ def _protect(
     options: ProtectOptions,
     finder: Finder | None,
 ) -> Outcome:
-    """Protect one video or photo; what goes wrong costs it alone, and the outcome says it.
-
-    Args:
-        at_rate: frames per second → the protector of a video that has so many.
-    """
+    """Protect one video or photo; what goes wrong costs it alone, and the outcome says it."""
     began = time.monotonic()
     try:
         with _opened(source, options) as frames:
@@ -140,22 +136,13 @@ def _write(
     if options.frame == "whole":
         width = height = options.size
     width *= 1 + options.preview
-    with contextlib.ExitStack() as stack:
-        made = stack.enter_context(contextlib.closing(passage.protected(frames)))
-        if is_photo(source):
-            writer = photo_writer(target, comment)
-        else:
-            writer = Writer(
-                target,
-                width,
-                height,
-                rate=about.rate,
-                exact=options.exact,
-                crf=options.quality,
-                audio_from=source if about.sound and options.keep_audio else None,
-                comment=comment,
-            )
-        writer = stack.enter_context(writer)
+    if is_photo(source):
+        output = photo_writer(target, comment)
+    else:
+        how = {"rate": about.rate, "exact": options.exact, "crf": options.quality}
+        how["audio_from"] = source if about.sound and options.keep_audio else None
+        output = Writer(target, width, height, comment=comment, **how)
+    with output as writer, contextlib.closing(passage.protected(frames)) as made:
         progress = _progress("protecting", source, about, options)
         for count, frame in enumerate(made, 1):
             writer.write(frame.pixels, frame.time, frame.duration)
