@@ -21,6 +21,7 @@ from ppfer.base.files import atomic, lfs_pointer
 Source = str | Path | Mapping[str, Tensor]
 # what DistributedDataParallel, common training scripts and torch.compile put before every name
 PREFIXES = ("module.", "model.", "_orig_mod.")
+WRAPPED = ("state_dict", "model_state_dict", "model")
 HEAD = ("fc.bias", "fc.weight")  # a classifier's last layer
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,8 @@ def save_tensors(
 
 def read_weights(source: Source) -> dict[str, Tensor]:
     """Tensors by name, on the CPU, from a mapping, a safetensors file or what `torch.save` wrote:
-    its content says which, not its name. A dictionary that wraps its tensors under "state_dict",
-    "model_state_dict" or "model" is unwrapped.
+    its content says which, not its name. A dictionary that wraps its tensors under one of `WRAPPED`
+    is unwrapped.
 
     Raises:
         PpferError: when there is no such file, it cannot be read, it holds something else than
@@ -63,7 +64,7 @@ def read_weights(source: Source) -> dict[str, Tensor]:
     """
     state = source if isinstance(source, Mapping) else _read_file(Path(source))
     where = _named(source)
-    for key in ("state_dict", "model_state_dict", "model"):
+    for key in WRAPPED:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     tensors = isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())
@@ -149,13 +150,12 @@ def shipped_weights(module: nn.Module, path: Path, what: str) -> nn.Module:
 
 
 def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: str) -> None:
-    """Load everything but the head from a network trained for other classes, and say so.
-
-    The head, ``fc.weight`` and ``fc.bias``, is loaded too where its shape agrees. Where it doesn't,
-    it stays as initialised, and it is the only thing that does: a warning says so.
+    """Load everything but the head from a network trained for other classes. The head is loaded
+    too where its shape agrees; where it doesn't, it alone stays as initialised, and a warning says
+    so.
 
     Args:
-        net: the network itself (`Classifier.net`, `Recognizer.net`), by torchvision's name.
+        net: the network itself (`Classifier.net`, `Recognizer.net`), by torchvision's `name`.
         weights: None or "" leaves `net` as it is; "DEFAULT" has torchvision fetch its best weights;
             else see `read_weights`.
         option: the setting `weights` came from, for error messages.
@@ -166,8 +166,14 @@ def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: s
     """
     if not weights:
         return
-    default = isinstance(weights, str) and weights == "DEFAULT"
-    source = _published(name, option) if default else weights
+    source = weights
+    if isinstance(weights, str) and weights == "DEFAULT":
+        try:
+            source = fetch(get_model_weights(name).DEFAULT, option)
+        except ValueError:
+            raise PpferError(
+                f"'{name}' has no published weights; give {option} a path or leave it empty"
+            ) from None
 
     # the head may differ, and nothing else
     own, state = _match(net, source)
@@ -187,22 +193,10 @@ def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: s
         )
 
 
-def _published(name: str, option: str) -> Mapping[str, Tensor]:
-    """The best weights that torchvision publishes for an architecture."""
-    try:
-        return fetch(get_model_weights(name).DEFAULT, option)
-    except ValueError:
-        raise PpferError(
-            f"'{name}' has no published weights; give {option} a path or leave it empty"
-        ) from None
-
-
 def fetch(published: Weights | WeightsEnum, option: str) -> Mapping[str, Tensor]:
     """The state dict of weights that torchvision publishes, such as ``ResNet50_Weights.DEFAULT``,
-    downloaded once and checked against its hash.
-
-    Raises:
-        PpferError: saying what to fetch by hand, and which setting (`option`) takes its path.
+    downloaded once and checked against its hash; else a `PpferError` says what to fetch by hand,
+    and which setting (`option`) takes its path.
     """
     try:
         return published.get_state_dict(progress=False, check_hash=True)

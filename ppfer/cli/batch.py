@@ -99,19 +99,13 @@ def lately_opened(config: Config, runs_dir: Path) -> Run:
 
 @dataclass
 class Batch:
-    """Cells, and what making one means.
-
-    Attributes:
-        folder: where results are put together.
-        books: notebooks to run in every cell. A cell that has stages makes those; one that has
-            neither is the main run's stages and tables.
-        runs, keys, marks: of each cell its run, its stages' keys, and the file that is there once
-            the cell is finished.
-    """
+    """Cells, and what making one means."""
 
     cells: list[Cell]
     runs_dir: Path
-    folder: Path
+    folder: Path  # where results are put together
+    # to run in every cell. A cell that has stages makes those; one that has neither is the main
+    # run's stages and tables
     books: Sequence[Path] = ()
     opener: Callable[..., Run] = lately_opened
 
@@ -121,6 +115,7 @@ class Batch:
         self.command = os.getpid()
         self.progress = self.folder / f".{self.command:x}-0.progress"  # as `files.sweep` knows it
         self.stop = self.progress.with_suffix(".stop")  # a file that stops all workers
+        # of each cell its run, its stages' keys, and the file that is there once it is finished
         self.runs, self.keys, self.marks = [], [], []
         pages = {book.name: digest(book.read_text("utf-8")) for book in self.books}
         for cell in self.cells:

@@ -121,24 +121,17 @@ def checked(rows: list[dict]) -> tuple[list[dict], list[tuple[str, str]]]:
     official = {PARTS.get(part.lower()) for part in parts}
     kept = official <= {"train", "val", "test"} and {"train", "test"} <= official
     if not kept and parts - {""}:
-        remarks.append(
-            ("column split", f"{_some(parts)}: not train, val or test throughout, so not used")
-        )
+        odd = f"{_some(parts)}: not train, val or test throughout, so not used"
+        remarks.append(("column split", odd))
 
     # names: two spellings of one may be two people, so this only tells
     for column in ("actor", "sentence", "level", "sex", "race"):
         spelled = defaultdict(set)
         for row in rows:
             spelled[_spelling(row.get(column, ""))].add(row.get(column, ""))
-        what = "people" if column == "actor" else "values"
-        remarks += [
-            (
-                f"column {column}",
-                f"{_some(words)} are taken as different {what}; write one in one way",
-            )
-            for words in spelled.values()
-            if len(words) > 1
-        ]
+        odd = f"are taken as different {'people' if column == 'actor' else 'values'}"
+        for words in (words for words in spelled.values() if len(words) > 1):
+            remarks.append((f"column {column}", f"{_some(words)} {odd}; write one in one way"))
     for row in rows:
         row["age"] = "" if row.get("age") in ages else row.get("age", "")
         if part := row.pop("split", ""):

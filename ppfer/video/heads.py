@@ -102,17 +102,8 @@ class Shot:
 
 
 class Passage:
-    """One video's way through a protector.
-
-    Args:
-        protector: as it protects this video; it is asked for `ProtectOptions.chunk` frames at a
-            time.
-        finder: finds faces, with `ProtectOptions.frame` "face".
-        rate: frames per second, about.
-        name: tells this video from others.
-
-    Attributes:
-        tally: grows as the frames go by.
+    """One video's way through a protector, which is asked for `ProtectOptions.chunk` frames at a
+    time; `rate`, frames per second, may be a guess, and `name` tells this video from others.
     """
 
     def __init__(
@@ -126,7 +117,7 @@ class Passage:
         self.protector, self.options = protector, options
         self.finder, self.rate, self.name = finder, rate, name
         self.known: FaceLog | None = None  # where faces are, once a first pass has looked for them
-        self.tally = FaceLog()
+        self.tally = FaceLog()  # grows as the frames go by
 
     def first(self, frames: Iterable[Frame]) -> Iterator[int]:
         """Show the protector's ``first_pass`` all of a video, before `protected`; yields how many

@@ -52,10 +52,8 @@ class Outcome:
 def plan(
     sources: Sequence[Path], out: Path, options: ProtectOptions
 ) -> tuple[list[Outcome], list[tuple[Path, Path]]]:
-    """What of files, folders and globs is not protected and why, and (file, result) of what is.
-
-    Raises:
-        PpferError: there is nothing to be protected.
+    """What of files, folders and globs is not protected and why, and (file, result) of what is; a
+    `PpferError` where that is nothing.
     """
     sources = list(dict.fromkeys(itertools.chain.from_iterable(map(_expanded, sources))))
     outcomes: list[Outcome] = []

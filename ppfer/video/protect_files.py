@@ -40,7 +40,8 @@ def protect_files(
     named: bool = False,
     on_outcome: Callable[[Outcome], object] = lambda outcome: None,
 ) -> list[Outcome]:
-    """Protect videos and photos, and all those of folders and their sub-folders.
+    """Protect videos and photos, and all those of folders and their sub-folders; returns what
+    became of each, in the order of their paths.
 
     The result of ``a.mov`` is ``a.mp4`` in `out`, but ``a.mov.mp4`` where an ``a.mp4`` lies beside
     it, so that the two don't collide. Inputs are never written over, nor are older results unless
@@ -48,15 +49,11 @@ def protect_files(
     is kept, so the same command goes on where it was stopped. Links to folders are followed.
 
     Args:
-        protector: clips (B, T, 3, S, S) float in [0, 1] → the same.
+        protector: clips (B, T, 3, S, S) float in [0, 1] → the same; `named`, it is called with
+            names as well, see `ppfer.protect.for_video`.
         source: a video, a photo, a folder, a glob; or several.
         out: folder for the results; sub-folders are kept.
-        named: the protector is called with names as well, see `ppfer.protect.for_video`.
         on_outcome: told of each video once it is dealt with.
-
-    Returns:
-        What became of every video, in the order of their paths; all is well if each is
-        `Outcome.ok`.
 
     Raises:
         PpferError: there is no such file or folder or nothing in it, `out` cannot be made, or the
@@ -160,9 +157,8 @@ def _write(
             )
     text = f"a photo of {width}×{height}"
     if not is_photo(source):
-        speed = tally.frames / max(time.monotonic() - began, 1e-9)
         text = f"{tally.frames} frames of {width}×{height}, {float(end - first):.1f} s"
-        text += f", {speed:.0f} frames/s"
+        text += f", {tally.frames / max(time.monotonic() - began, 1e-9):.0f} frames/s"
     if options.frame == "face":
         faces = len(tally.tracks)
         text += f", {faces} face{'' if faces == 1 else 's'} followed"

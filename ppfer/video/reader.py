@@ -82,16 +82,8 @@ class Frames(contextlib.AbstractContextManager):
 
     Args:
         path: any file FFmpeg reads.
-        start: the first moment wanted, in seconds since the first frame. Times of frames count from
-            the first frame all the same.
-        end: where to stop, in seconds since the first frame; that moment itself is not read.
-
-    Attributes:
-        video: what the header and the first picture say.
-        faults: what is missing, in words; complete once the last frame was read.
-        broken: packets that could not be decoded so far.
-        present, declared: seconds of picture and sound found, once all was read, and seconds that
-            the header promises (0 if it does not).
+        start, end: the first moment wanted, and the first that is not, in seconds since the first
+            frame, from which times of frames count all the same.
 
     Raises:
         PpferError: the file is missing, no video, or no frame of it can be decoded.
@@ -100,8 +92,11 @@ class Frames(contextlib.AbstractContextManager):
     def __init__(
         self, path: str | Path, start: float | None = None, end: float | None = None
     ) -> None:
-        self.path, self.faults, self.broken, self.damaged = Path(path), [], 0, 0
-        self.start, self.end = _moment(start or 0), None if end is None else _moment(end)
+        self.path, self.start = Path(path), _moment(start or 0)
+        self.end = None if end is None else _moment(end)
+        self.faults = []  # what is missing, in words; complete once the last frame was read
+        self.broken = self.damaged = 0  # packets that could not be decoded, frames, so far
+        # seconds of picture and sound found, once all was read, and that the header promises or 0
         self.present = self.declared = 0.0
         self._open()
         try:

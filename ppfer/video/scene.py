@@ -27,12 +27,9 @@ FOOT = 0.14  # share of a figure, at the bottom, over which its neck fades
 
 
 def blurred(pixels: np.ndarray, hidden: Iterable[Square] = ()) -> np.ndarray:
-    """A picture (H, W, 3) uint8 as a few cells, about `CELLS` along its shorter side.
-
-    Args:
-        pixels: the picture.
-        hidden: squares of it of which nothing may be seen: cells are of what lies outside them, and
-            where nothing does, they continue what lies around.
+    """A picture (H, W, 3) uint8 as a few cells, about `CELLS` along its shorter side. Of `hidden`
+    squares nothing may be seen: cells are of what lies outside them, and where nothing does, they
+    continue what lies around.
     """
     height, width = pixels.shape[:2]
     cell = min(height, width) / CELLS
@@ -93,12 +90,8 @@ def paste(picture: np.ndarray, square: Square, patch: np.ndarray | Tensor) -> No
 
 
 def compose(picture: np.ndarray, square: Square, figure: np.ndarray | Tensor) -> None:
-    """Put a figure before a picture (H, W, 3) uint8.
-
-    Args:
-        picture: is changed.
-        square: of the picture that the figure fills.
-        figure: (S, S, 4) uint8, colour times coverage, and coverage. Its foot fades.
+    """Put a figure (S, S, 4) uint8, colour times coverage, and coverage, into its square of a
+    picture (H, W, 3) uint8, its foot fading.
     """
     (there, inside), side = _overlap(square, picture), square[2]
     drawn = resized(figure, side, side).numpy()[inside].astype(np.float32)
