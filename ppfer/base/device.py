@@ -1,7 +1,5 @@
 """The device: precision, transfers, threads, names, and what a lack of its memory means."""
 
-from __future__ import annotations
-
 import contextlib
 import platform
 from collections.abc import Iterator

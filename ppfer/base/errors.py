@@ -1,7 +1,5 @@
 """The one error a user sees, and the words of its sentence."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Progress a person can follow."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

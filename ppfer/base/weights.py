@@ -2,8 +2,6 @@
 whole: names and shapes are compared before the first tensor is copied. Pickled code is never run.
 """
 
-from __future__ import annotations
-
 import logging
 import pickle
 import re

@@ -1,7 +1,5 @@
 """Runs side by side, in one table and one picture; ``ppfer compare``."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

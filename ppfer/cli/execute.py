@@ -1,7 +1,5 @@
 """A notebook, run headless by papermill; ``ppfer run`` and ``ppfer batch`` run them in order."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import json

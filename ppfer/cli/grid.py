@@ -1,7 +1,5 @@
 """A grid of parameters: its axes, and its cells, checked before anything starts."""
 
-from __future__ import annotations
-
 import itertools
 import string
 import tomllib

@@ -1,7 +1,5 @@
 """Which notebooks there are, and copies of them to work in: ``ppfer student``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A protector's network, or the regressor, as ONNX: for programs that know no PyTorch."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

@@ -3,8 +3,6 @@
 Nothing here may import PyTorch: a question or a typo is answered at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import textwrap
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """One page about a run: what came out, whether it should, what it took, on what, and pictures."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

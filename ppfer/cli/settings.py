@@ -2,8 +2,6 @@
 and what there is to set, what was set so far, and what it takes: ``ppfer settings, runs, cost``.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import dataclasses

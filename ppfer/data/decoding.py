@@ -1,7 +1,5 @@
 """Files opened in child processes: one that hangs or crashes a decoder costs only itself."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import sys

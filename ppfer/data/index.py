@@ -4,8 +4,6 @@
 are there twice are left out, and every column of the table is checked.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

@@ -1,7 +1,5 @@
 """What was found of a data set, `Index`, and in words."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -4,8 +4,6 @@ A reader gives a row per usable clip and the reason for every video it leaves ou
 them. What their columns say is checked in `ppfer.data.index`, for all of them alike.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -2,8 +2,6 @@
 values, folds of actors.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

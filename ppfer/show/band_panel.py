@@ -1,7 +1,5 @@
 """The band explorer's controls: whatever they are set to, each does something or says why not."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from functools import lru_cache

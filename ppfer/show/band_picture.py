@@ -2,8 +2,6 @@
 wavelet that split it, and its bands. Drawn pixel by pixel, quickly enough to follow a slider.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field

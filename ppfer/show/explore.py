@@ -1,7 +1,5 @@
 """The notebooks' explorer of a face's bands."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from PIL import Image

@@ -2,8 +2,6 @@
 controls that work with and without a person.
 """
 
-from __future__ import annotations
-
 import ast
 import base64
 import contextlib

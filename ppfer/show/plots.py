@@ -4,8 +4,6 @@ Grids of pictures are put together pixel by pixel (a PIL image, quick enough to 
 control moves); lines and bars are matplotlib's. `ppfer.show.notebook.picture` shows either.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from functools import cache

@@ -1,7 +1,5 @@
 """What the band explorer looks at: test cards, and whoever's own picture or clip."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 from functools import lru_cache

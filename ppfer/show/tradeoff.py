@@ -1,7 +1,5 @@
 """What privacy costs: how many people an attacker names against what is left of the expression."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Collection, Mapping, Sequence

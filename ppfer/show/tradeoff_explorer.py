@@ -1,7 +1,5 @@
 """The notebooks' explorer of what approaches trade for what."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Where the faces of a video were, frame by frame: for a second pass, and for whoever checks."""
 
-from __future__ import annotations
-
 import json
 import math
 from array import array

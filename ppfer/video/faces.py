@@ -6,8 +6,6 @@ behind, and a track begins a little before its face was first seen. Most frames 
 between two that agree, faces are interpolated.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections import deque

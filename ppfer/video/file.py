@@ -1,7 +1,5 @@
 """A video file before anything is decoded: its name, its faults, its streams, its packets."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -5,8 +5,6 @@ that memory does not grow with the length of a video. Whatever is not shown in t
 once: of a frame whose rest is blurred, only a few cells and the squares round the heads are kept.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Photos in and out, each as a video of one frame: upright, without what a camera writes in."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from fractions import Fraction

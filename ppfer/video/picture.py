@@ -1,7 +1,5 @@
 """From a decoded picture to what a player shows: whole, upright, square, ordinary colours."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """Which files are protected, where the results go, and which were made earlier."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import hashlib

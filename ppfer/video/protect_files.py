@@ -5,8 +5,6 @@ same shape, or figures (`ppfer.protect`). What happens to the frames of one vide
 `ppfer.video.heads`, which files there are in `ppfer.video.plan`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import time

@@ -5,8 +5,6 @@ and has no ground of its own, is composed before the scene as it would be withou
 of the pixels that a head covers nothing is kept, not even their colour.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

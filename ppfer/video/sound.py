@@ -1,7 +1,5 @@
 """The sound of one video, added to another: copied where mp4 takes it as it is, else made AAC."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator
