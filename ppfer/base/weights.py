@@ -136,9 +136,7 @@ def load_weights(module: nn.Module, source: Source) -> nn.Module:
 
 
 def shipped_weights(module: nn.Module, path: Path, what: str) -> nn.Module:
-    """`module` with weights that the repository ships; a `PpferError` when they are not there or do
-    not fit.
-    """
+    """`module` with weights that the repository ships; a `PpferError` if there are none."""
     if not path.is_file():
         raise PpferError(
             f"the {what}'s weights {path} are not there; fetch them with the repository, or "

@@ -163,9 +163,7 @@ class Batch:
             tables.run_all(run)
 
     def rows(self, cell: Cell, run: Run) -> list[dict]:
-        """A cell's results: its main table, or what its stages measured, validation in plain
-        numbers and the test part as shares.
-        """
+        """A cell's main table, or what its stages measured: val in numbers, test in shares."""
         if rows := [] if cell.stages else compare.main_rows(run.dir):
             return rows
         for name in cell.stages or self.stages(cell, run):

@@ -181,9 +181,7 @@ def mean(values: Sequence[float]) -> str:
 
 
 def interval(values: Sequence[Rate | float]) -> str:
-    """95 % interval of the mean over folds, by Student's t. Folds share training clips, which this
-    does not know of.
-    """
+    """95 % interval of the mean over folds, by Student's t, as if they shared no training clips."""
     shares = [v.value if isinstance(v, Rate) else v for v in values]
     half = STUDENT[len(shares)] * statistics.stdev(shares) / math.sqrt(len(shares))
     low, high = (min(max(statistics.mean(shares) + by, 0.0), 1.0) for by in (-half, half))

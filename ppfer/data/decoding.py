@@ -76,9 +76,7 @@ def _answer(job: Future) -> object:
 
 
 def inspected(index: Index, on_file: Callable[[int], object] = lambda done: None) -> Index:
-    """An index whose files were looked into, `on_file` told how many so far: more may be rejected,
-    and what is odd is remarked.
-    """
+    """An index whose files were looked into, `on_file` told how many so far."""
     faults, remarks = [], list(index.remarks)
     paths = index.table["path"]
 

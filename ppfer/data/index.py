@@ -69,9 +69,7 @@ def index(
 
 
 def without_duplicates(root: Path, rows: list[dict], rejected: list[tuple[str, str]]) -> Found:
-    """Keeps the first of files of one name or of one content; of equal content under contradicting
-    labels, none.
-    """
+    """Keeps the first of files of one name or content; none of equal ones under other labels."""
     first: dict[str, dict] = {}  # by name
     drop: dict[str, str] = {}  # path: reason
     for row in rows:

@@ -44,9 +44,7 @@ class Index:
         return self.table[good], pd.concat([self.rejected, more], ignore_index=True)
 
     def fingerprint(self) -> str:
-        """sha256 over labels, file sizes and both ends of every file: quick, and the same after a
-        copy of the data.
-        """
+        """sha256 over labels, sizes and both ends of all files: quick, the same of a copy."""
         return hash_of(self.table, self._pieces())
 
     def _pieces(self) -> Iterator[bytes]:
@@ -72,9 +70,7 @@ def hash_of(table: pd.DataFrame, contents: Iterable[bytes]) -> str:
 
 
 def describe(head: str, table: pd.DataFrame, rejected: pd.DataFrame) -> str:
-    """Counts of what was found, kept and rejected, and the kept clips' actors and emotions, as
-    lines of text.
-    """
+    """Lines: what was found, kept and rejected, and the kept clips' actors and emotions."""
     counts = table["emotion"].value_counts().sort_index()
     emotions = ", ".join(f"{emotion} {count}" for emotion, count in counts.items())
     actors = table["actor"].nunique() if table["actor"].any() else "unknown"

@@ -214,9 +214,7 @@ def read_metadata(root: Path, **_: object) -> Found:
 
 
 def _as_on_disk(root: Path, paths: pd.Series, videos: list[str]) -> list[str]:
-    """A table's paths as the folder's own: relative to it, with one kind of slash, in the Unicode
-    form and the case that the disk has.
-    """
+    """A table's paths from the folder on, with the slashes, Unicode form and case of the disk."""
     there, names = {normal(name).casefold(): name for name in videos}, []
     for path in paths:
         name = os.path.normpath(path.replace("\\", "/"))
@@ -253,9 +251,7 @@ READERS = (  # tried in this order; the last one takes whatever is left
 
 
 def _videos(root: Path) -> list[str]:
-    """Video files below a folder, relative and sorted; follows links, leaves out hidden folders and
-    other data sets.
-    """
+    """Videos below a folder, links followed; without hidden folders and other data sets."""
     found, visited = [], set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real, here = os.path.realpath(folder), Path(folder)

@@ -114,9 +114,7 @@ def actor_folds(
 
 
 def _held_out(table: pd.DataFrame, by: str, share: float, rng: np.random.Generator) -> list[str]:
-    """Values of a column, in random order, up to the number of them whose rows come closest to
-    `share` of the table.
-    """
+    """Values of a column, in random order, whose rows come closest to `share` of the table."""
     if by not in table:
         raise PpferError(
             f"there is no column {by} to split by; there are {', '.join(table.columns)}"
@@ -132,9 +130,7 @@ def _held_out(table: pd.DataFrame, by: str, share: float, rng: np.random.Generat
 def _carve(
     table: pd.DataFrame, rows: np.ndarray, share: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Takes floor(share * rows), at least one: first shared out among actors, then among each
-    actor's emotions.
-    """
+    """Takes floor(share * rows), at least one, in proportion of actors, then of their emotions."""
     total = max(1, int(share * len(rows) + 1e-9))
     actor, emotion = (table[column].to_numpy(str)[rows] for column in ("actor", "emotion"))
     actors, sizes = np.unique(actor, return_counts=True)

@@ -72,9 +72,7 @@ class ClipStore:
 
     @functools.cached_property
     def hash(self) -> str:
-        """sha256 of the clips and of the table without its paths: equal clips and labels, equal
-        hash.
-        """
+        """sha256 of the clips and the table without paths: equal clips and labels, equal hash."""
         if "hash" in self.manifest:
             return self.manifest["hash"]
         return hash_of(self.table, (as_uint8(clip).tobytes() for clip in self.clips))
@@ -197,9 +195,7 @@ class ClipStore:
         return np.searchsorted(names, values).astype(np.int64)
 
     def to(self, device: str | torch.device) -> Tensor:
-        """All clips, (N, T, 3, H, W) uint8. On the CPU the memory map itself: pages are read as
-        they are used.
-        """
+        """All clips, (N, T, 3, H, W) uint8; on the CPU the memory map, read as pages are used."""
         if self.folder is None:
             return torch.as_tensor(self.clips).to(device)
         clips = np.load(self.folder / "clips.npy", mmap_mode="c")  # "c": writes stay private

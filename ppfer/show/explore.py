@@ -22,12 +22,10 @@ def bands(run: Run, cases: Sequence[dict] = ({},)) -> None:
             a control: picture (one of `ppfer.show.sources.CARDS`, or clips of the run), actor,
             expression, and those of `band_picture.Setting`.
     """
-    ours = run.config.bands
     start = {"picture": CLIP, "actor": run.classes("actor")[0]}
     start |= {"expression": run.classes("emotion")[0], "frame": run.config.frames // 2}
-    start |= {"wavelet": ours.wavelet, "mode": ours.mode, "level": ours.level, "form": ours.form}
-    start |= {"axes": ours.axes, "gains": {DETAILS: 0.0}, "threshold": 0.0, "noise": 0.0}
-    start |= {"one_scale": False}
+    start |= {**vars(run.config.bands), "gains": {DETAILS: 0.0}}
+    start |= {"threshold": 0.0, "noise": 0.0, "one_scale": False}
     cases = [start | case for case in cases]
     if notebook.interactive():
         return notebook.with_controls(BandPanel(run, cases[0]), *static_bands(run, cases[0]))

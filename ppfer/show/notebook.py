@@ -124,9 +124,7 @@ def picture(figure: Figure | Image.Image, alt: str) -> None:
 
 
 def play(clips: Mapping[str, Tensor], alt: str, *, cell: float = 1.2) -> None:
-    """Show clips, title → (T, 3, H, W), side by side and moving, `cell` inches each: an animated
-    PNG, which needs no player.
-    """
+    """Clips, title → (T, 3, H, W), moving side by side: an animated PNG needs no player."""
     steps = zip(*clips.values(), strict=True)
     frames = [plots.image_row(frame, list(clips), cell=cell) for frame in steps]
     colours = frames[len(frames) // 2].quantize(255)  # one palette, so that nothing flickers

@@ -206,9 +206,7 @@ def _box(x: float, y: float, width: float, height: float, at: tuple) -> Bbox:
 
 
 def grouped(spots: Sequence[tuple], reach: float) -> list[list]:
-    """Points (x, y, number) → [x, y, number, …]: those within `reach` of a group's first share a
-    label.
-    """
+    """Points (x, y, number) → [x, y, number, …]: a group is within `reach` of its first."""
     groups: list[list] = []
     for x, y, number in sorted(spots):
         near = (g for g in groups if abs(y - g[1]) < reach and x - g[0] < reach)

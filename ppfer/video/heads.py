@@ -118,9 +118,7 @@ class Passage:
         self.tally = FaceLog()  # grows as the frames go by
 
     def first(self, frames: Iterable[Frame]) -> Iterator[int]:
-        """Show the protector's ``first_pass`` all of a video, before `protected`; yields how many
-        frames went by.
-        """
+        """Show the protector's ``first_pass`` all of a video; yields how many frames went by."""
         shots = _ahead(self._shots(frames, shown=False), 4)
         with contextlib.closing(shots):
             for window, group in self._windows(shots):
@@ -207,9 +205,7 @@ class Passage:
                     yield Picture(pixels, shot.frame.time, shot.frame.duration)
 
     def _windows(self, shots: Iterator[Shot]) -> Iterator[tuple[list[Shot | None], list[Shot]]]:
-        """`chunk` frames with the protector's `context` on either side, None where there is none,
-        and the frames without it.
-        """
+        """`chunk` frames with `context` around, None where there is none, and without it."""
         chunk, context = self.options.chunk, self.protector.context
         before, ahead = [], []
         while group := ahead + list(itertools.islice(shots, chunk - len(ahead))):
