@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models import Weights, WeightsEnum, get_model_weights
 
-from ppfer.base.errors import PpferError
+from ppfer.base.errors import PpferError, some
 from ppfer.base.files import atomic, lfs_pointer
 
 Source = str | Path | Mapping[str, Tensor]
@@ -71,7 +71,7 @@ def read_weights(source: Source) -> dict[str, Tensor]:
     broken = [k for k, v in state.items() if not v.is_meta and not v.isfinite().all()]
     if broken:
         raise PpferError(
-            f"{where} holds NaN or infinity in {_some(broken)}: the training that made it broke "
+            f"{where} holds NaN or infinity in {some(broken, 8)}: the training that made it broke "
             "down; take an earlier checkpoint"
         )
     return dict(state)
@@ -236,12 +236,7 @@ def _compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str
         if k in state and state[k].shape != own[k].shape
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
-    return [f"{kind}: {_some(names)}" for kind, names in kinds.items() if names]
-
-
-def _some(names: Sequence[str], limit: int = 8) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return [f"{kind}: {some(names, 8)}" for kind, names in kinds.items() if names]
 
 
 def _named(source: Source) -> str:

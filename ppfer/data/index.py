@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ppfer.base.errors import PpferError
+from ppfer.base.errors import PpferError, some
 from ppfer.base.files import normal
 from ppfer.data.listing import REASONS, Index, count_reasons
 from ppfer.data.readers import COLUMNS, READERS, Found
@@ -153,7 +153,6 @@ def _spelling(text: str) -> str:
         return text
 
 
-def _some(words: set[str], limit: int = 5) -> str:
+def _some(words: set[str]) -> str:
     """Words as a remark lists them."""
-    more = f" and {len(words) - limit} more" if len(words) > limit else ""
-    return ", ".join(f"'{word}'" for word in sorted(words)[:limit]) + more
+    return some([f"'{word}'" for word in sorted(words)], 5)

@@ -182,10 +182,7 @@ def image_row(
 
 
 def bands(
-    coefficients: Sequence[Mapping[str, Tensor]],
-    row_titles: Sequence[str] = (),
-    *,
-    cell: float = 1.5,
+    coefficients: Sequence[Mapping[str, Tensor]], row_titles: Sequence[str] = ()
 ) -> Image.Image:
     """Signed sub-bands: the approximation in grey, details red and blue around white, one scale per
     row, which stands in its title.
@@ -202,7 +199,7 @@ def bands(
         rows.append([low, *(signed(x, top) for x in details)])
         title = row_titles[i] if i < len(row_titles) else ""
         titles.append(f"{title}\nred +{top:.2g}\nblue −{top:.2g}".strip())
-    return image_grid(rows, titles, list(coefficients[0]), cell=cell)
+    return image_grid(rows, titles, list(coefficients[0]), cell=1.5)
 
 
 # --- lines ----------------------------------------------------------------------
