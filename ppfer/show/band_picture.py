@@ -138,7 +138,9 @@ def _passed(name: str, x: Tensor, how: Setting) -> Tensor:
 
 
 def _frame_again(apart: Apart, how: Setting, at: int) -> Tensor:
-    """The frame (3, H, W) at `at`, of changed bands: over time by its row alone."""
+    """The frame (3, H, W) at `at`, put together of changed bands: of the matrix over time only the
+    row that makes it.
+    """
     total = torch.zeros_like(apart.seen[:, 0])
     letters = {word: key for key, word in NAMES[how.axes].items()}
     for name, x in apart.parts.items():

@@ -205,7 +205,7 @@ class Passage:
                     yield Picture(pixels, shot.frame.time, shot.frame.duration)
 
     def _windows(self, shots: Iterator[Shot]) -> Iterator[tuple[list[Shot | None], list[Shot]]]:
-        """`chunk` frames with `context` around, None where there is none, and without it."""
+        """`chunk` frames, with `context` around them (None beyond the ends) and without."""
         chunk, context = self.options.chunk, self.protector.context
         before, ahead = [], []
         while group := ahead + list(itertools.islice(shots, chunk - len(ahead))):

@@ -93,7 +93,8 @@ def compose(picture: np.ndarray, square: Square, figure: np.ndarray | Tensor) ->
     """
     (there, inside), side = _overlap(square, picture), square[2]
     drawn = resized(figure, side, side).numpy()[inside].astype(np.float32)
-    drawn *= _foot(side)[inside[0], None, None]
+    from_below = side - np.arange(side, dtype=np.float32) - 0.5
+    drawn *= (from_below / max(1.0, FOOT * side)).clip(0, 1)[inside[0], None, None]
     behind = picture[there] * (1 - drawn[..., 3:] / 255)
     picture[there] = np.rint(drawn[..., :3] + behind).clip(0, 255)
 
@@ -123,8 +124,3 @@ def _weights(side: int) -> np.ndarray:
     ramp = (np.minimum(place, side - place) / max(1.0, SOFT * side)).clip(0, 1)
     ramp = np.rint(128 * ramp).astype(np.int16)
     return np.minimum.outer(ramp, ramp)
-
-
-def _foot(side: int) -> np.ndarray:
-    """How much of a figure's rows is shown, (side,): 1, falling to 0 at the bottom."""
-    return ((side - np.arange(side, dtype=np.float32) - 0.5) / max(1.0, FOOT * side)).clip(0, 1)
