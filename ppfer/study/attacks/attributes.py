@@ -146,11 +146,11 @@ def accuracy_table(
     the sex, race and age group of who is shown, or `by` other columns of the clips' table, such as
     "sentence" and "level"; columns "sex: female" and so on.
     """
-    by = attributes_of(run) if by is None else by
+    groups = groups_of(run, attributes_of(run) if by is None else by)
 
     def row(name: str) -> dict:
-        groups = in_groups(run, by, read(run, name))
-        shares = {group: share for group, share in groups.items() if share.n}
+        hits = read(run, name)
+        shares = {group: measure.rate(hits[here]) for group, here in groups.items() if here.any()}
         return {"approach": run.protector(name).title} | shares
 
     return rows_of(run, names, ("recognizer",), row)
@@ -162,15 +162,14 @@ def read(run: Run, name: str) -> np.ndarray:
     return measure.hits(logits, run.labels("emotion")[run.parts["test"]])
 
 
-def in_groups(run: Run, by: Sequence[str], hits: np.ndarray) -> dict[str, measure.Rate]:
-    """The share of test clips (n,) for each group of the columns `by`: "sex: female" and so on."""
-    shares = {}
+def groups_of(run: Run, by: Sequence[str]) -> dict[str, np.ndarray]:
+    """Which test clips (n,) are of each group of the columns `by`: "sex: female" and so on."""
+    groups = {}
     for column in by:
         labels, classes = attribute_labels(run.table, column)
         of_test = labels[run.parts["test"]]
-        for number, group in enumerate(classes):
-            shares[f"{column}: {group}"] = measure.rate(hits[of_test == number])
-    return shares
+        groups |= {f"{column}: {group}": of_test == i for i, group in enumerate(classes)}
+    return groups
 
 
 def grouped(run: Run, by: Sequence[str]) -> list[dict]:
@@ -178,16 +177,15 @@ def grouped(run: Run, by: Sequence[str]) -> list[dict]:
     expression F_u reads, trained on such clips (`read`), and whose person V_pl names, trained
     again, by the whole clip (`named`).
     """
-    rows = []
+    rows, groups = [], groups_of(run, by)
     for name in dict.fromkeys((*MAIN, *approaches(run))):
         if not run.has(f"recognizer/{name}"):
             continue
-        counts = {"read": in_groups(run, by, read(run, name))}
+        hits = {"read": read(run, name)}
         if names_people(run) and run.has(f"attack/{name}"):
             said = run.logits(f"attack/{name}", f"protected/{name}", "test").log_softmax(-1).mean(1)
-            hits = measure.hits(said, run.labels("actor")[run.parts["test"]])
-            counts["named"] = in_groups(run, by, hits)
-        for group in counts["read"]:
+            hits["named"] = measure.hits(said, run.labels("actor")[run.parts["test"]])
+        for group, here in groups.items():
             row = {"approach": run.protector(name).title, "group": group}
-            rows.append(row | {key: shares[group] for key, shares in counts.items()})
+            rows.append(row | {key: measure.rate(hit[here]) for key, hit in hits.items()})
     return rows

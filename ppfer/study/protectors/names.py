@@ -89,8 +89,8 @@ class Names(Stage):
         pixels = (part.to(run.device).float() / 255 for part in clips.split(16))
         with torch.inference_mode():
             read = (puppet.read(part, (0, 0)).cpu() for part in pixels)
-            numbers = torch.cat([*counted(read, self.name, len(clips))])
-        truth = torch.as_tensor(run.labels("emotion"))
+            parts = [*counted(read, self.name, len(clips))]
+        numbers, truth = torch.cat(parts), torch.as_tensor(run.labels("emotion"))
         train, val = (torch.as_tensor(run.parts[key]) for key in ("train", "val"))
         learned = ridge(numbers[train], truth[train], len(classes))
         said = scores(learned, numbers)
