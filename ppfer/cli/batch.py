@@ -143,7 +143,7 @@ class Batch:
         if cell.stages:
             return list(dict.fromkeys(n for name in cell.stages for n in _with_needs(run, name)))
         last = max((book.name[:2] for book in self.books), default="99")
-        return [name for name in PIPELINE if run.stage(name).origin()[1] <= last]
+        return [name for name in PIPELINE if run.stage(name).origin() <= last]
 
     def end(self, cell: Cell, run: Run) -> None:
         """What ends a cell whose stages are made: its notebooks (a `PpferError` names the copy of

@@ -59,7 +59,7 @@ def planned(run: Run, notebooks: Sequence[str]) -> dict[str, float]:
     found = {}
     for name, about in json.loads(COSTS.read_text("utf-8")).items():
         with contextlib.suppress(PpferError):  # of another config, or there is none any more
-            if run.stage(name).origin()[1] in notebooks:
+            if run.stage(name).origin() in notebooks:
                 found[name] = float(about["seconds"])
     return found
 
@@ -101,7 +101,7 @@ class Overview:
         this run: its profile has fewer stages than the page's.
         """
         self._count(time.monotonic())
-        for name in [n for n in self.left if self.run.stage(n).origin()[1] < number]:
+        for name in [n for n in self.left if self.run.stage(n).origin() < number]:
             self.left.remove(name)
             del self.costs[name]
         self.notebook = count

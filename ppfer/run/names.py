@@ -40,10 +40,8 @@ def differences(config: Config) -> dict[str, object]:
 
 def run_name(config: Config) -> str:
     """Folder name of a run: ``config.name``, or the profile, the data folder's name and the seed
-    where they are not the profile's, and a short digest of everything else that is not.
-
-    Raises:
-        PpferError: for a name that is no plain folder name.
+    where they are not the profile's, and a short digest of everything else that is not; a
+    `PpferError` for a name that is no plain folder name.
     """
     if config.name:
         if Path(config.name).name != config.name or config.name.startswith("."):
