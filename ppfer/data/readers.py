@@ -235,9 +235,9 @@ class DatasetReader(NamedTuple):
 
     kind: str  # as printed
     recognises: Callable[[Path], bool]  # whether a folder is such a data set
-    # takes the folder and the options of `ppfer.data.index.index` as keywords; gives the rows of
-    # usable clips (of `COLUMNS`, `clip`, `path` and `emotion` must be there; `split` may be), and
-    # the videos left out, (path relative to the folder, reason)
+    # takes the folder and the options of `ppfer.data.index.index` as keywords (``**_``: those of
+    # other kinds); gives the rows of usable clips (of `COLUMNS`, `clip`, `path` and `emotion` must
+    # be there; `split` may be), and the videos left out, (path relative to the folder, reason)
     read: Callable[..., Found]
 
 
