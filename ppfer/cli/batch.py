@@ -155,7 +155,7 @@ class Batch:
     def stages(self, cell: Cell, run: Run) -> list[str]:
         """The stages a cell is made of, each after those it stands on."""
         if cell.stages:
-            return list(dict.fromkeys(n for name in cell.stages for n in _with_needs(run, name)))
+            return list(dict.fromkeys(n for name in cell.stages for n in run.with_needs(name)))
         last = max((book.name[:2] for book in self.books), default="99")
         return [name for name in PIPELINE if run.stage(name).origin()[1] <= last]
 
@@ -193,12 +193,6 @@ class Batch:
                 row |= {"acc": read["average"], "uar": read["uar"]}
             rows += [{"approach": name} | row] if row else []
         return rows
-
-
-def _with_needs(run: Run, name: str) -> Iterator[str]:
-    for need in run.stage(name).needs():
-        yield from _with_needs(run, need)
-    yield name
 
 
 # --- all cells ------------------------------------------------------------------

@@ -50,7 +50,7 @@ PROTECTORS = (
         lambda run: protect.no_privacy,
         "the original clips",
         study=False,
-        notebook="00",
+        notebook="05",
     ),
     Protector(
         "copies",

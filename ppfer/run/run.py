@@ -206,6 +206,12 @@ class Run:
             self._stages[name] = self._new(name)
         return self._stages[name]
 
+    def with_needs(self, name: str) -> Iterator[str]:
+        """A stage after all that it stands on, which may come more than once."""
+        for need in self.stage(name).needs():
+            yield from self.with_needs(need)
+        yield name
+
     def _new(self, name: str) -> Stage:
         """A stage to be made: what it keeps while it is made goes with it."""
         kind, _, value = name.partition("/")

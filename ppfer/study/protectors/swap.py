@@ -241,6 +241,7 @@ PROTECTORS = (
         build_donor,
         "the twin's true motion, pose and light on one donor's head",
         needs=("clips",),
+        notebook="11",
         named=True,
         missing=donor_missing,
     ),
