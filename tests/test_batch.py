@@ -269,6 +269,8 @@ def test_guessing_is_drawn_through_each_run_that_knows_its_classes():
     flicker, named, read = compare.pictured(rows, known).axes
     assert named.get_xlabel() == "dashed: guessing, 25.0 % to 50.0 %"
     assert read.get_xlabel() == "dashed: guessing, 20.0 %" and flicker.get_xlabel() == ""
+    said = compare.by_guessing([compare.Result(run, {}, [], known[run]) for run in "abc"])
+    assert said.strip() == "guessing: identity 25.0 % to 50.0 %, expression 20.0 %"
     (dashed,) = [c for c in named.collections if c.get_label() == compare.GUESSING]
     assert [line.tolist() for line in dashed.get_segments()] == [
         [[25, -0.5], [25, 0.5]],

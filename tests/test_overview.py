@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
+from ppfer import cli
 from ppfer.base import progress
 from ppfer.base.progress import FILE, Progress
 from ppfer.cli import notebooks, overview
@@ -76,6 +78,13 @@ def test_a_silence_is_broken(clock, capsys):
     clock.now = overview.QUIET + 1
     shown([])
     assert "at work" in capsys.readouterr().out
+
+
+def test_a_slow_start_is_no_silence(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "PATIENCE", 0.0)
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: time.sleep(0.5))
+    cli._imported("ppfer.cli.cost")
+    assert "loading PyTorch" in capsys.readouterr().err
 
 
 def test_lines_written_by_another_process_are_shown_and_the_environment_is_as_before(

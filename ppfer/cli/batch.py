@@ -34,6 +34,7 @@ from ppfer.cli import audit, notebooks
 from ppfer.cli.compare import (
     Result,
     by_approach,
+    by_guessing,
     guessing,
     main_rows,
     side_by_side,
@@ -75,6 +76,7 @@ def batch(args: argparse.Namespace) -> int:
     results = todo.results()
     if any(result.rows for result in results):  # stages below the networks measure nothing
         print(by_approach(write_side_by_side(results, folder, "results")))
+        print(by_guessing(results))
         print(f"\nWith every interval: {folder}/results.md; picture: {folder}/results.png")
     by_class = [r._replace(rows=table_of(runs_dir / r.run, "table2")) for r in results]
     if not stages and any(result.rows for result in by_class):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import platform
@@ -56,9 +57,11 @@ def note_call(run: Run, what: str, seconds: float, ended: str) -> None:
 
 def calls(folder: Path) -> list[dict]:
     """What `note_call` kept of a run."""
-    file = folder / CALLS
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines]
+    file, found = folder / CALLS, []
+    for line in file.read_text("utf-8", "replace").splitlines() if file.exists() else ():
+        with contextlib.suppress(ValueError):  # half a line, of a call that was cut off
+            found.append(json.loads(line))
+    return found
 
 
 # --- results in words -----------------------------------------------------------
