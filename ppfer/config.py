@@ -7,6 +7,7 @@ profile or value type is an error (`PpferError`), never a silent default.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -261,7 +262,7 @@ def coerce(old: object, value: object, key: str) -> object:
         value = float(value)
     elif kind is str and isinstance(value, Path):
         value = str(value)
-    if type(value) is not kind:
+    if type(value) is not kind or kind is float and not math.isfinite(value):
         raise PpferError(f"parameter '{key}' takes {kind.__name__}, got {value!r}")
     return value
 

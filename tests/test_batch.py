@@ -110,7 +110,7 @@ def test_a_wrong_grid_is_a_sentence_and_starts_nothing(tmp_path, capsys, options
 
 def test_a_grid_in_a_file_and_axes_that_win(tmp_path):
     file = tmp_path / "grid.toml"
-    file.write_text("privacy.lr = [1e-5, 1e-4]\nseed = 3\n")
+    file.write_text("privacy.lr = [1e-5, 1e-4]\nseed = 3\n", "utf-8-sig")  # as Notepad saves it
     assert grid.read_axes([], file) == {"privacy.lr": [1e-5, 1e-4], "seed": [3]}
     axes = grid.read_axes(["seed=0,1"], file)
     values = [cell.values for cell in grid.cells_of(axes, "smoke", {})]

@@ -30,6 +30,11 @@ def normal(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def home(path: str | Path) -> Path:
+    """A path as it was typed: "~" is the home folder also where no shell has seen it."""
+    return Path(os.path.expanduser(path))
+
+
 def digest(value: object) -> str:
     """A short sha256 of any JSON-able value, the same on every machine."""
     text = json.dumps(value, sort_keys=True, default=str)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 import threading
 from types import ModuleType
@@ -39,10 +40,15 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "run":
             importlib.import_module("ppfer.cli.notebooks").chosen(args.notebooks)
         module = _imported(f"ppfer.cli.{MODULES.get(args.command, args.command)}")
-        return getattr(module, args.command)(args) or 0
+        code = getattr(module, args.command)(args) or 0
+        print(end="", flush=True)
+        return code
     except PpferError as error:
         print(f"ppfer: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # nobody reads on: ppfer settings | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be said
+        return 141
     except KeyboardInterrupt:
         print("ppfer: stopped; the same command goes on from there", file=sys.stderr)
         return 130

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from ppfer import __version__
+from ppfer.base.files import home
 from ppfer.config import PROFILES, Config
 from ppfer.run.names import RUNS
 
@@ -69,15 +69,15 @@ def parser() -> argparse.ArgumentParser:
 
 def _runs_dir(parser: argparse.ArgumentParser) -> None:
     where = f"where runs lie (default: {RUNS.name}/ of the checkout)"
-    parser.add_argument("--runs-dir", type=Path, default=RUNS, help=where)
+    parser.add_argument("--runs-dir", type=home, default=RUNS, help=where)
 
 
 def _of_a_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--profile", default="demo", help=" | ".join(PROFILES) + " (default: demo)")
     clips = "your clips: a CREMA-D tree, a DFEW tree or a folder with metadata.csv"
-    add("--data", type=Path, help=clips)
-    add("--wild", type=Path, help="in-the-wild clips for the expression controller")
+    add("--data", type=home, help=clips)
+    add("--wild", type=home, help="in-the-wild clips for the expression controller")
     add("--seed", type=int, default=0)
     add("--name", default="", help="the run's folder (default: made of what differs)")
     setting = "override a setting, e.g. privacy.steps=50; all of them: ppfer settings"
@@ -103,7 +103,7 @@ def _batch(parser: argparse.ArgumentParser) -> None:
     _of_a_run(parser)
     add = parser.add_argument
     file = "TOML: names and lists, e.g. privacy.lr = [1e-5, 1e-4]"
-    add("grid_file", type=Path, nargs="?", metavar="GRID.toml", help=file)
+    add("grid_file", type=home, nargs="?", metavar="GRID.toml", help=file)
     axis = "an axis: a setting (as in --set), or a parameter of the notebooks"
     add("--grid", action="append", default=[], metavar="NAME=VALUE,VALUE", help=axis)
     books = "run these in every cell (as in ppfer run); default: the main run without Jupyter"
@@ -125,7 +125,7 @@ def _compare(parser: argparse.ArgumentParser) -> None:
 def _people(parser: argparse.ArgumentParser) -> None:
     _runs_dir(parser)
     which = "of runs on this data folder (default: on every data set that was not drawn)"
-    parser.add_argument("--data", type=Path, help=which)
+    parser.add_argument("--data", type=home, help=which)
 
 
 def _settings(parser: argparse.ArgumentParser) -> None:
@@ -133,13 +133,13 @@ def _settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _student(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="what is there already is kept")
+    parser.add_argument("folder", type=home, help="what is there already is kept")
     keep = "keep the solutions of the exercises"
     parser.add_argument("--solutions", action="store_true", help=keep)
 
 
 def _data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=home)
     quick = "look at names, labels and sizes only, not into the files"
     parser.add_argument("--quick", action="store_true", help=quick)
     fold = "which of DFEW's five folds (default: 1)"
@@ -160,18 +160,18 @@ def _twin(parser: argparse.ArgumentParser) -> None:
     hard = f"how ambiguous expressions are, 0 clean studio acting (default: {usual})"
     add("--difficulty", type=float, default=usual, help=hard)
     add("--device", default=None, help="cpu | cuda (default: cuda if there)")
-    add("--out", type=Path, required=True)
+    add("--out", type=home, required=True)
 
 
 def _protect(parser: argparse.ArgumentParser) -> None:
     _of_a_run(parser)
     add = parser.add_argument
     given = "videos, photos (jpg, png, webp, tiff, bmp), folders of them, globs"
-    add("videos", type=Path, nargs="+", metavar="FILE", help=given)
-    add("--out", type=Path, required=True, help="folder for the protected files")
+    add("videos", type=home, nargs="+", metavar="FILE", help=given)
+    add("--out", type=home, required=True, help="folder for the protected files")
     which = "how heads are protected (default: reenactment); below: what needs a run, what does not"
     add("--approach", help=which)
-    add("--weights", type=Path, metavar="FILE", help="by what `ppfer export` wrote, without a run")
+    add("--weights", type=home, metavar="FILE", help="by what `ppfer export` wrote, without a run")
     how = "face: each head in the full picture; whole: the centre square (default: face)"
     add("--frame", choices=("face", "whole"), default="face", help=how)
     rest = "with --frame face, what becomes of the rest (default: blur)"
@@ -194,7 +194,7 @@ def _export(parser: argparse.ArgumentParser) -> None:
     which = "a protector that the run has trained, e.g. ppfer, enhanced, live"
     parser.add_argument("--approach", required=True, metavar="NAME", help=which)
     file = "the file to write, e.g. ppfer.safetensors, or ppfer.onnx"
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=file)
+    parser.add_argument("--out", type=home, required=True, metavar="FILE", help=file)
 
 
 COMMANDS = {

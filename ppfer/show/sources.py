@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ppfer import video
 from ppfer.base.errors import PpferError
+from ppfer.base.files import home
 from ppfer.video.picture import photo_pixels
 
 CARDS = ("edge", "stripes", "chirp")
@@ -61,7 +62,7 @@ def own(path: str | Path, frames: int) -> Tensor:
     Raises:
         PpferError: there is no such file, or nothing in it can be decoded.
     """
-    path = Path(path).expanduser()
+    path = home(path)
     if not path.exists():
         raise PpferError(f"{path} does not exist; paths count from {Path.cwd()}")
     if path.is_dir() or video.is_video(path):
