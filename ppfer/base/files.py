@@ -90,6 +90,15 @@ def write_json(path: str | Path, value: object) -> None:
         partial.write_text(json.dumps(value, indent=1, default=str) + "\n", "utf-8")
 
 
+def read_lines(path: Path) -> list[dict]:
+    """JSON lines, without one that was cut off; [] where there is no file."""
+    found = []
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
 def read_json(path: str | Path, default: Any = None) -> Any:
     """What `write_json` wrote; `default` ({}) where there is no file, or none that can be read: a
     full disk, a power cut or a synchronised folder leaves an empty one, and that must cost only

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import platform
@@ -17,7 +16,7 @@ from nbconvert.filters import markdown2html
 
 from ppfer import measure
 from ppfer.base.device import device_name, versions
-from ppfer.base.files import atomic, owner_only, read_json
+from ppfer.base.files import atomic, owner_only, read_json, read_lines
 from ppfer.cli.compare import COLUMNS, guessing, in_short, short
 from ppfer.cli.overview import WORDS, minutes
 from ppfer.config import REPO
@@ -57,11 +56,7 @@ def note_call(run: Run, what: str, seconds: float, ended: str) -> None:
 
 def calls(folder: Path) -> list[dict]:
     """What `note_call` kept of a run."""
-    file, found = folder / CALLS, []
-    for line in file.read_text("utf-8", "replace").splitlines() if file.exists() else ():
-        with contextlib.suppress(ValueError):  # half a line, of a call that was cut off
-            found.append(json.loads(line))
-    return found
+    return read_lines(folder / CALLS)
 
 
 # --- results in words -----------------------------------------------------------
