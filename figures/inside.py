@@ -1,19 +1,31 @@
 """The most that attackers from within name: ``within_worst`` of what ``within.json`` holds of every
 attack, and ``within_all`` of a run.
+
+    ppfer batch --profile twin --grid approach=none,reenactment,codebook --grid seed=0,1,2 \\
+        --stages 'within/{approach}'
+    python figures/inside.py runs/twin runs/twin-seed1 runs/twin-seed2
+    python figures/publish.py
+
+keeps every attack of these runs in ``figures/twin/within.json``, in place of the same rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ppfer.base.files import write_json
 from ppfer.measure import Rate, Spread, Worst, as_rate, write_table
+from ppfer.run.names import config_of, made_in
 from ppfer.run.run import Run
 from ppfer.study.attacks.features import feature_table
 from ppfer.study.attacks.within import by_clips, pooled_row, worst
+from ppfer.study.catalogue import open_run
+from ppfer.study.protectors import codebook
 
 
 def grouped(rows: Iterable[Mapping], *keys: str) -> dict[tuple, list[Mapping]]:
@@ -91,6 +103,40 @@ TABLES: dict[str, Callable[[Sequence[Mapping]], list[dict]]] = {
 }
 
 
+def rows_of(run: Run) -> Iterator[dict]:
+    """Rows of ``within.json``: every attack from within that a run has made."""
+    people = len(run.classes("actor"))
+    for name in filter(lambda name: run.has(f"within/{name}"), run.protectors):
+        protector = run.protector(name)
+        about = {"approach": protector.title, "seed": run.config.seed}
+        more = {"expression": run.summary(f"within/{name}")["expression"]}
+        symbols, epsilon = protector.symbols(run.config)
+        if symbols:
+            more["bound"] = codebook.bound(people, symbols, epsilon)
+        for row in run.get(f"within/{name}"):
+            yield about | row | more
+
+
+def collect(folders: Iterable[Path], kept: Path) -> None:
+    """Put all attacks from within of some runs, and how they were made, in place of the same
+    approaches and seeds of ``within.json``; what F_u reads there stays, and all other rows.
+    """
+    old, manifests = json.loads((kept / "within.json").read_text()), {}
+    new = []
+    for folder in folders:
+        run = open_run(config_of(folder), folder.parent)
+        new += rows_of(run)
+        manifests[f"seed {run.config.seed}"] = made_in(folder)
+    groups = grouped(old, "approach", "seed")
+    for place, rows in grouped(new, "approach", "seed").items():
+        read = {key: one for key, one in groups.get(place, [{}])[0].items() if key in RECOGNISED}
+        groups[place] = [row | read for row in rows]
+    order = list(dict.fromkeys(approach for approach, _ in groups))
+    places = sorted(groups, key=lambda place: (order.index(place[0]), place[1]))
+    write_json(kept / "within.json", [row for place in places for row in groups[place]])
+    write_json(kept / "within_manifest.json", manifests)
+
+
 def keep_all(run: Run, folder: Path) -> None:
     """Write ``within_all`` and ``table1_features``: every protector that was attacked from within
     in a run, and every one whose clips' features were probed.
@@ -114,3 +160,7 @@ def publish(folder: Path) -> None:
     for name in WITH_WORST:
         rows = json.loads((folder / "twin" / f"{name}.json").read_text())
         write_table(raised(rows, tried), folder / "twin", name)
+
+
+if __name__ == "__main__":
+    collect(map(Path, sys.argv[1:]), Path(__file__).parent / "twin")

@@ -1,7 +1,5 @@
 """The one way a file is written, and what tells one content from another."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools

@@ -2,8 +2,6 @@
 only once the command was found right, since PyTorch takes seconds.
 """
 
-from __future__ import annotations
-
 import errno
 import importlib
 import os

@@ -1,7 +1,5 @@
 """Runs side by side, in one table and one picture; ``ppfer compare``."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json
@@ -74,7 +72,10 @@ def compare(args: argparse.Namespace) -> None:
     print(by_guessing(results))
     print(f"\nWith every interval: {tables / name}.md; picture: {tables / name}.png")
     columns = [column.strip() for column in args.by.split(",") if column.strip()]
-    rows = [row for folder in folders if columns for row in by_groups(folder, columns)]
+    rows = []
+    for folder in folders if columns else ():
+        groups = attributes.grouped(_opened(folder), columns)
+        rows += [{"run": folder.name} | row for row in groups]
     if rows:
         measure.write_table(rows, tables, f"{name}-groups")
         for run, approach in dict.fromkeys((row["run"], row["approach"]) for row in rows):
@@ -84,17 +85,13 @@ def compare(args: argparse.Namespace) -> None:
         print(f"\nWith every interval: {tables / name}-groups.md")
 
 
-def by_groups(folder: Path, columns: Sequence[str]) -> list[dict]:
-    """Rows of `ppfer.study.attacks.attributes.grouped` of a finished run."""
-    run = catalogue.open_run(config_of(folder), folder.parent)
-    return [{"run": folder.name} | row for row in attributes.grouped(run, columns)]
+def _opened(folder: Path) -> Run:
+    return catalogue.open_run(config_of(folder), folder.parent)
 
 
 def results_of(folders: Sequence[Path]) -> list[Result]:
-    """Finished runs: their main tables, and the settings in which they differ.
-
-    Raises:
-        PpferError: naming the run that is not there or not finished.
+    """Finished runs: their main tables, and the settings in which they differ; a `PpferError` names
+    the run that is not there or not finished.
     """
     about, tables = [], []
     for folder in folders:
@@ -113,8 +110,7 @@ def results_of(folders: Sequence[Path]) -> list[Result]:
     apart = [k for k in ("profile", *keys) if len({str(o[k]) for o in own}) > 1]
     settings = [{k: o[k] for k in apart} for o in own]
     names = [folder.name for folder in folders]
-    runs = [catalogue.open_run(config_of(folder), folder.parent) for folder in folders]
-    return list(map(Result, names, settings, tables, map(guessing, runs)))
+    return list(map(Result, names, settings, tables, map(guessing, map(_opened, folders))))
 
 
 def table_of(folder: Path, name: str) -> list[dict]:
@@ -189,9 +185,7 @@ def mean(values: Sequence[float]) -> str:
 
 
 def interval(values: Sequence[Rate | float]) -> str:
-    """95 % interval of the mean over folds, by Student's t. Folds share training clips, which this
-    does not know of.
-    """
+    """95 % interval of the mean over folds, by Student's t, as if they shared no training clips."""
     shares = [v.value if isinstance(v, Rate) else v for v in values]
     half = STUDENT[len(shares)] * statistics.stdev(shares) / math.sqrt(len(shares))
     low, high = (min(max(statistics.mean(shares) + by, 0.0), 1.0) for by in (-half, half))
@@ -205,10 +199,8 @@ def over_seeds(
     means: Callable[[list[float]], object] = mean,
 ) -> list[dict]:
     """Rows of the same table from several runs as one: every ``{"k", "n"}`` cell becomes what
-    `shares` makes of the runs', every UAR what `means` does; other cells are left out.
-
-    Raises:
-        PpferError: if the tables have different rows.
+    `shares` makes of the runs', every UAR what `means` does; other cells are left out. A
+    `PpferError` if the tables have different rows.
     """
     names = [[row["approach"] for row in rows] for rows in tables]
     if any(other != names[0] for other in names):

@@ -1,7 +1,5 @@
 """How far a command is, on one line: which stage of how many, minutes left, what is done now."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

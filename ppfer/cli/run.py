@@ -1,7 +1,5 @@
 """``ppfer run``: the notebooks, or the stages and tables without Jupyter, and what came out."""
 
-from __future__ import annotations
-
 import argparse
 import textwrap
 import time
