@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import operator
 import tomllib
 import typing
@@ -259,7 +260,7 @@ def coerce(old: object, value: object, key: str) -> object:
         value = float(value)
     elif kind is str and isinstance(value, Path):
         value = str(value)
-    if type(value) is not kind:
+    if type(value) is not kind or kind is float and not math.isfinite(value):
         raise PpferError(f"parameter '{key}' takes {kind.__name__}, got {value!r}")
     return value
 

@@ -27,6 +27,14 @@ print(code, seconds, bytes / 1e6, *heavy, file=sys.stderr)
 """
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a pipe of POSIX shells")
+def test_who_stops_reading_gets_no_traceback():
+    command = f"{sys.executable} -m ppfer settings | head -1"
+    env = os.environ | {"PYTHONPATH": str(REPO)}
+    done = subprocess.run(command, shell=True, env=env, capture_output=True, text=True, timeout=100)
+    assert done.stdout.startswith("Settings of profile demo") and not done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [

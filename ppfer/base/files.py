@@ -28,6 +28,11 @@ def normal(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def home(path: str | Path) -> Path:
+    """A path as it was typed: "~" is the home folder also where no shell has seen it."""
+    return Path(os.path.expanduser(path))
+
+
 def digest(value: object) -> str:
     """A short sha256 of any JSON-able value, the same on every machine."""
     text = json.dumps(value, sort_keys=True, default=str)
@@ -81,6 +86,15 @@ def write_json(path: str | Path, value: object) -> None:
     """Write JSON whole or not at all."""
     with atomic(path) as partial:
         partial.write_text(json.dumps(value, indent=1, default=str) + "\n", "utf-8")
+
+
+def read_lines(path: Path) -> list[dict]:
+    """JSON lines, without one that was cut off; [] where there is no file."""
+    found = []
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def read_json(path: str | Path, default: Any = None) -> Any:

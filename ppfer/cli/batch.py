@@ -66,6 +66,7 @@ def batch(args: argparse.Namespace) -> int:
     results = todo.results()
     if any(result.rows for result in results):  # stages below the networks measure nothing
         print(compare.by_approach(compare.write_side_by_side(results, folder, "results")))
+        print(compare.by_guessing(results))
         print(f"\nWith every interval: {folder}/results.md; picture: {folder}/results.png")
     by_class = [r._replace(rows=compare.table_of(runs_dir / r.run, "table2")) for r in results]
     if not stages and any(result.rows for result in by_class):
@@ -141,7 +142,7 @@ class Batch:
     def stages(self, cell: Cell, run: Run) -> list[str]:
         """The stages a cell is made of, each after those it stands on."""
         if cell.stages:
-            return list(dict.fromkeys(n for name in cell.stages for n in _with_needs(run, name)))
+            return list(dict.fromkeys(n for name in cell.stages for n in run.with_needs(name)))
         last = max((book.name[:2] for book in self.books), default="99")
         return [name for name in PIPELINE if run.stage(name).origin() <= last]
 
@@ -177,12 +178,6 @@ class Batch:
                 row |= {"acc": read["average"], "uar": read["uar"]}
             rows += [{"approach": name} | row] if row else []
         return rows
-
-
-def _with_needs(run: Run, name: str) -> Iterator[str]:
-    for need in run.stage(name).needs():
-        yield from _with_needs(run, need)
-    yield name
 
 
 # --- all cells ------------------------------------------------------------------

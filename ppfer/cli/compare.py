@@ -6,7 +6,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,8 @@ COLUMNS = {  # the main table's, in plain words
     "acc": "expression read: recognizer as trained",
     "acc_retrained": "expression read: recognizer retrained",
 }
+UAR = "mean of classes (UAR)"
+WORDS = COLUMNS | {"uar": UAR, "uar_retrained": f"expression: {UAR}, retrained"}
 SHOWN = ("group", "read", "named")  # of each group of people or clips
 GUESSING = "guessing"
 GUESSED = {"identity": "actor", "expression": "emotion"}  # a title's first word → what is named
@@ -65,7 +67,9 @@ def compare(args: argparse.Namespace) -> None:
     folders = [path if path.is_dir() else args.runs_dir / path for path in given]
     name = "compared-" + digest(sorted(folder.name for folder in folders))[:6]
     tables = args.runs_dir / "tables"
-    print(by_approach(write_side_by_side(results_of(folders), tables, name)))
+    results = results_of(folders)
+    print(by_approach(write_side_by_side(results, tables, name)))
+    print(by_guessing(results))
     print(f"\nWith every interval: {tables / name}.md; picture: {tables / name}.png")
     columns = [column.strip() for column in args.by.split(",") if column.strip()]
     rows = []
@@ -260,9 +264,8 @@ def pictured(rows: Sequence[Mapping], guessed: Mapping[str, Mapping[str, float]]
         own = own.dropna(subset="chance").drop_duplicates(["middle", "chance"])
         low, high = own.middle - 0.5, own.middle + 0.5
         axis.vlines(100 * own.chance, low, high, "0.4", "--", label=GUESSING, zorder=0)
-        ends = sorted(own.chance)[:1] + sorted(own.chance)[-1:]
-        shares = " to ".join(dict.fromkeys(f"{100 * share:.1f} %" for share in ends))
-        axis.set_xlabel(f"dashed: {GUESSING}, {shares}" if ends else "", fontsize="small")
+        shares = f"dashed: {GUESSING}, {span(own.chance)}" if len(own) else ""
+        axis.set_xlabel(shares, fontsize="small")
     grid.set(yticks=range(len(lines)), yticklabels=lines, ylabel="")
     grid.set(ylim=(len(lines) - 0.5, -0.5))
     return grid.tight_layout().figure
@@ -283,9 +286,22 @@ def by_approach(rows: list[dict]) -> str:
     return "\n".join(shown)
 
 
+def by_guessing(results: Sequence[Result]) -> str:
+    """What guessing is right about in runs, a line for a terminal; "" where nobody knows."""
+    known = {what: [r.guessing.get(of) for r in results] for what, of in GUESSED.items()}
+    said = [f"{what} {span(filter(None, shares))}" for what, shares in known.items() if any(shares)]
+    return f"\n{GUESSING}: {', '.join(said)}" if said else ""
+
+
+def span(shares: Iterable[float]) -> str:
+    """From the least to the greatest: "8.3 %", "8.3 % to 10.0 %"."""
+    ends = min(found := list(shares)), max(found)
+    return " to ".join(dict.fromkeys(f"{100 * share:.1f} %" for share in ends))
+
+
 def in_short(key: str) -> str:
-    """A column of the main table in words that fit a terminal; any other as it is."""
-    return re.sub(" (named|read)", "", COLUMNS.get(key, key))
+    """A column of the main table or Table 2 in words that fit a terminal; any other as it is."""
+    return re.sub(" (named|read)", "", WORDS.get(key, key))
 
 
 def short(cell: object) -> str:

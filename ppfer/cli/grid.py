@@ -25,7 +25,7 @@ def read_axes(pairs: Sequence[str], file: Path | None = None) -> dict[str, list]
     axes: dict[str, list] = {}
     if file:
         try:
-            named = dotted(tomllib.loads(file.read_text("utf-8")))
+            named = dotted(tomllib.loads(file.read_text("utf-8-sig")))
         except (OSError, ValueError) as error:
             raise PpferError(f"{file} is no grid that can be read: {error}") from error
         axes |= {k: v if isinstance(v, list) else [v] for k, v in named.items()}

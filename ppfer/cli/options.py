@@ -6,10 +6,10 @@ Nothing here may import PyTorch: a question or a typo is answered at once.
 import argparse
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from ppfer import __version__
+from ppfer.base.files import home
 from ppfer.config import PROFILES, Config
 from ppfer.run.names import RUNS
 
@@ -62,14 +62,14 @@ def parser() -> argparse.ArgumentParser:
 
 def _runs_dir(add: Add) -> None:
     where = f"where runs lie (default: {RUNS.name}/ of the checkout)"
-    add("--runs-dir", type=Path, default=RUNS, help=where)
+    add("--runs-dir", type=home, default=RUNS, help=where)
 
 
 def _of_a_run(add: Add) -> None:
     add("--profile", default="demo", help=" | ".join(PROFILES) + " (default: demo)")
     clips = "your clips: a CREMA-D tree, a DFEW tree or a folder with metadata.csv"
-    add("--data", type=Path, help=clips)
-    add("--wild", type=Path, help="in-the-wild clips for the expression controller")
+    add("--data", type=home, help=clips)
+    add("--wild", type=home, help="in-the-wild clips for the expression controller")
     add("--seed", type=int, default=0)
     add("--name", default="", help="the run's folder (default: made of what differs)")
     setting = "override a setting, e.g. privacy.steps=50; all of them: ppfer settings"
@@ -93,7 +93,7 @@ def _run(add: Add) -> None:
 def _batch(add: Add) -> None:
     _of_a_run(add)
     file = "TOML: names and lists, e.g. privacy.lr = [1e-5, 1e-4]"
-    add("grid_file", type=Path, nargs="?", metavar="GRID.toml", help=file)
+    add("grid_file", type=home, nargs="?", metavar="GRID.toml", help=file)
     axis = "an axis: a setting (as in --set), or a parameter of the notebooks"
     add("--grid", action="append", default=[], metavar="NAME=VALUE,VALUE", help=axis)
     books = "run these in every cell (as in ppfer run); default: the main run without Jupyter"
@@ -115,7 +115,7 @@ def _compare(add: Add) -> None:
 def _people(add: Add) -> None:
     _runs_dir(add)
     which = "of runs on this data folder (default: on every data set that was not drawn)"
-    add("--data", type=Path, help=which)
+    add("--data", type=home, help=which)
 
 
 def _settings(add: Add) -> None:
@@ -123,12 +123,12 @@ def _settings(add: Add) -> None:
 
 
 def _student(add: Add) -> None:
-    add("folder", type=Path, help="what is there already is kept")
+    add("folder", type=home, help="what is there already is kept")
     add("--solutions", action="store_true", help="keep the solutions of the exercises")
 
 
 def _data(add: Add) -> None:
-    add("folder", type=Path)
+    add("folder", type=home)
     quick = "look at names, labels and sizes only, not into the files"
     add("--quick", action="store_true", help=quick)
     add("--fold", type=int, default=1, help="which of DFEW's five folds (default: 1)")
@@ -147,17 +147,17 @@ def _twin(add: Add) -> None:
     hard = f"how ambiguous expressions are, 0 clean studio acting (default: {usual})"
     add("--difficulty", type=float, default=usual, help=hard)
     add("--device", default=None, help="cpu | cuda (default: cuda if there)")
-    add("--out", type=Path, required=True)
+    add("--out", type=home, required=True)
 
 
 def _protect(add: Add) -> None:
     _of_a_run(add)
     given = "videos, photos (jpg, png, webp, tiff, bmp), folders of them, globs"
-    add("videos", type=Path, nargs="+", metavar="FILE", help=given)
-    add("--out", type=Path, required=True, help="folder for the protected files")
+    add("videos", type=home, nargs="+", metavar="FILE", help=given)
+    add("--out", type=home, required=True, help="folder for the protected files")
     which = "how heads are protected (default: reenactment); below: what needs a run, what does not"
     add("--approach", help=which)
-    add("--weights", type=Path, metavar="FILE", help="by what `ppfer export` wrote, without a run")
+    add("--weights", type=home, metavar="FILE", help="by what `ppfer export` wrote, without a run")
     how = "face: each head in the full picture; whole: the centre square (default: face)"
     add("--frame", choices=("face", "whole"), default="face", help=how)
     rest = "with --frame face, what becomes of the rest (default: blur)"
@@ -180,7 +180,7 @@ def _export(add: Add) -> None:
     which = "a protector that the run has trained, e.g. ppfer, enhanced, live"
     add("--approach", required=True, metavar="NAME", help=which)
     file = "the file to write, e.g. ppfer.safetensors, or ppfer.onnx"
-    add("--out", type=Path, required=True, metavar="FILE", help=file)
+    add("--out", type=home, required=True, metavar="FILE", help=file)
 
 
 COMMANDS = {

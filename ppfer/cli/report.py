@@ -14,7 +14,7 @@ from nbconvert.filters import markdown2html
 
 from ppfer import measure
 from ppfer.base.device import device_name, versions
-from ppfer.base.files import atomic, owner_only, read_json
+from ppfer.base.files import atomic, owner_only, read_json, read_lines
 from ppfer.cli.compare import COLUMNS, guessing, in_short, short
 from ppfer.cli.overview import WORDS, minutes
 from ppfer.config import REPO
@@ -50,9 +50,7 @@ def note_call(run: Run, what: str, seconds: float, ended: str) -> None:
 
 def calls(folder: Path) -> list[dict]:
     """What `note_call` kept of a run."""
-    file = folder / CALLS
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines]
+    return read_lines(folder / CALLS)
 
 
 # --- results in words -----------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ppfer import config
 from ppfer.base.errors import PpferError
+from ppfer.base.files import home
 from ppfer.cli.terminal import WIDE, table
 from ppfer.config import PATHS, Config, Train, dotted, load_config, to_dict
 from ppfer.run.names import DATA, data_path, known_runs
@@ -62,7 +63,7 @@ def here(value: object) -> object:
     """A path that exists, absolute; anything else as it is."""
     if not isinstance(value, (str, Path)) or value in NO_FILE:
         return value
-    path = Path(value).expanduser()
+    path = home(value)
     return str(path.resolve()) if path.exists() else value
 
 

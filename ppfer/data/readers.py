@@ -279,6 +279,7 @@ def _read_csv(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     try:
         data = path.read_bytes()
         text = data.decode("utf-16" if data[:2] in UTF16 else "utf-8-sig")
+        text = re.sub(r"\Asep=.*\n", "", text)  # Excel's line for itself
         first = text.partition("\n")[0]
         with warnings.catch_warnings(action="ignore"):  # of a comma at each line's end
             table = pd.read_csv(io.StringIO(text), sep=max(",;\t", key=first.count), **how)
@@ -293,5 +294,7 @@ def _read_csv(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
         raise PpferError(
             f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}"
         )
+    if twice := sorted(set(table.columns[table.columns.duplicated()])):
+        raise PpferError(f"{path} has two columns {', '.join(twice)}; leave one of them")
     table = table.fillna("").apply(lambda column: column.str.strip())
     return table[(table != "").any(axis=1)]

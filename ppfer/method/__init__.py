@@ -49,7 +49,7 @@ PROTECTORS = (
         "No privacy preservation",
         lambda run: protect.no_privacy,
         "the original clips",
-        notebook="00",
+        notebook="05",
     ),
     Protector(
         "copies",

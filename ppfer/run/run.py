@@ -9,7 +9,6 @@ keys of the stages it stands on; a result whose key still matches is loaded inst
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from ppfer import measure
 from ppfer.base.device import device_name, explaining_memory, versions
 from ppfer.base.errors import PpferError, check
-from ppfer.base.files import atomic, digest, owner_only, read_json, sweep, write_json
+from ppfer.base.files import atomic, digest, owner_only, read_json, read_lines, sweep, write_json
 from ppfer.base.processes import is_main, wait_for_everyone
 from ppfer.base.progress import say
 from ppfer.config import Config, pick
@@ -149,7 +148,15 @@ class Run:
             # for its inputs
             memory = explaining_memory(name, self.device, stage.lighter())
             with memory, torch.random.fork_rng(devices=[]):
-                self._results[name] = stage.load(self.folder(name))
+                try:
+                    self._results[name] = stage.load(self.folder(name))
+                except MissingInput:
+                    raise
+                except (PpferError, FileNotFoundError) as error:  # of a folder that was half copied
+                    raise MissingInput(
+                        f"{error}; remove {self.folder(name)} and run notebook "
+                        f"{stage.origin()} again"
+                    ) from error
         return self._results[name]
 
     def manifest(self, name: str) -> dict:
@@ -178,8 +185,7 @@ class Run:
 
     def metrics(self, name: str) -> list[dict]:
         """Rows of the stage's ``metrics.jsonl``: step, loss and validation measures."""
-        text = (self.folder(name) / "metrics.jsonl").read_text("utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return read_lines(self.folder(name) / "metrics.jsonl")
 
     def key(self, name: str) -> str:
         """Digest of the stage's settings and of the keys of all it stands on."""
@@ -204,6 +210,12 @@ class Run:
         if name not in self._stages:
             self._stages[name] = self._new(name)
         return self._stages[name]
+
+    def with_needs(self, name: str) -> Iterator[str]:
+        """A stage after all that it stands on, which may come more than once."""
+        for need in self.stage(name).needs():
+            yield from self.with_needs(need)
+        yield name
 
     def _new(self, name: str) -> Stage:
         """A stage to be made: what it keeps while it is made goes with it."""

@@ -25,6 +25,7 @@ from torch import Tensor
 from ppfer import config, measure, method
 from ppfer.base.device import device_name
 from ppfer.base.errors import PpferError
+from ppfer.base.files import home
 from ppfer.measure import Rate, as_rate
 from ppfer.run.clips import names_people
 from ppfer.run.run import Run
@@ -68,7 +69,7 @@ def start(
     torch.manual_seed(seed)
     plots.theme()
     chosen = config.load_config(profile, {"seed": seed, **(settings or {})})
-    folder = Path(os.path.abspath(config.REPO / "notebooks" / Path(runs_dir).expanduser()))
+    folder = Path(os.path.abspath(config.REPO / "notebooks" / home(runs_dir)))
     context = _open(chosen, folder, study, stages)
     inside = context.dir.is_relative_to(config.REPO)
     print(f"results in {context.dir.relative_to(config.REPO) if inside else context.dir}")

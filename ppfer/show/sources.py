@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ppfer import video
 from ppfer.base.errors import PpferError, check
+from ppfer.base.files import home
 from ppfer.video.picture import photo_pixels
 
 CARDS = ("edge", "stripes", "chirp")
@@ -49,7 +50,7 @@ def own(path: str | Path, frames: int) -> Tensor:
     numbered pictures, (1, frames, 3, 128, 128) cut square, as a data set's are; in [0, 1]. A
     `PpferError` where there is no such file, or nothing in it can be decoded.
     """
-    path = Path(path).expanduser()
+    path = home(path)
     if not path.exists():
         raise PpferError(f"{path} does not exist; paths count from {Path.cwd()}")
     if path.is_dir() or video.is_video(path):

@@ -29,10 +29,15 @@ def photo_pixels(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as photo:
             upright = ImageOps.exif_transpose(photo)
+            if upright.has_transparency_data:  # what somebody made invisible stays so
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
             if upright.mode.startswith("I"):  # 16 bits: `convert` would cut them off at 255
                 high = np.asarray(upright) >> 8
                 upright = Image.fromarray(high.clip(0, 255).astype(np.uint8))
             return np.array(upright.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise PpferError(f"{path} has too many pixels; save it smaller") from error
     except UNREADABLE as error:
         raise PpferError(f"{path} cannot be decoded: it is damaged or no picture") from error
 

@@ -232,6 +232,7 @@ PROTECTORS = (
         build_donor,
         "the twin's true motion, pose and light on one donor's head",
         needs=("clips",),
+        notebook="11",
         named=True,
         missing=lambda run: (
             "" if twin_origin(run.config) else "the true motion is known of the twin's clips alone"
