@@ -13,8 +13,8 @@ run: install  ## the whole method on the shipped clips: notebooks 00-07 and 12
 tables: install  ## every comparison: notebooks 08-11 (after make run)
 	$(BIN)/ppfer run --notebooks tables
 
-test: lint  ## the tests, every notebook under profile smoke among them
-	$(BIN)/python -m pytest
+test: lint  ## the tests in two processes, every notebook under profile smoke among them
+	$(BIN)/python tests/in_two.py
 
 test-browser: install  ## explorers in JupyterLab in a headless Chromium, which has to be there
 	$(BIN)/python -m pip install --quiet --editable ".[browser]"

@@ -15,7 +15,7 @@ from ppfer.run.run import Run
 from ppfer.run.stage import Stage, stage
 from ppfer.study import catalogue
 
-pytest_plugins = ("counting",)
+pytest_plugins = ("counting", "in_two")
 
 # tensors this small only wait for each other's threads, all the more on a busy machine
 torch.set_num_threads(1)
@@ -51,6 +51,11 @@ def coloured_clips(
                 name = {"clip": f"{1001 + actor}_{emotion}_{take}", "actor": str(1001 + actor)}
                 rows.append(name | said | person | {"race": ""})
     return torch.stack(pixels), pd.DataFrame(rows)
+
+
+def pictures(*shape: int) -> torch.Tensor:
+    """Noise in [0, 1], the same each time."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 def small_classifier(classes: int = 3) -> nn.Sequential:

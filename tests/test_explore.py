@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import pywt
 import torch
-from jupyter_client.manager import start_new_kernel
+from jupyter_client.blocking import BlockingKernelClient
 from PIL import Image
 
 from ppfer.base.errors import PpferError
@@ -243,13 +243,15 @@ def test_a_kernel_knows_whether_somebody_can_move_controls(monkeypatch):
     monkeypatch.delenv("PPFER_HEADLESS", raising=False)
     code = "from ppfer.show import notebook; print(notebook.interactive())"
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    nbclient.NotebookClient(book, kernel_name="python3").execute()
+    headless, said = nbclient.NotebookClient(book, kernel_name="python3"), []
+    with headless.setup_kernel():
+        headless.execute_cell(book.cells[0], 0)
+        client = BlockingKernelClient(connection_file=headless.km.connection_file)
+        client.load_connection_file()
+        client.start_channels()
+        client.execute_interactive(code, allow_stdin=True, output_hook=said.append, timeout=60)
+        client.stop_channels()
     assert book.cells[0].outputs[-1].text.strip() == "False"
-    manager, client = start_new_kernel()
-    said = []
-    client.execute_interactive(code, allow_stdin=True, output_hook=said.append)
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
     printed = [m["content"]["text"] for m in said if m["msg_type"] == "stream"]
     assert "True" in "".join(printed)
 

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from conftest import pictures
 from torch import nn
 from torchvision.models.optical_flow import raft_large
 from torchvision.utils import flow_to_image
@@ -12,10 +13,6 @@ from ppfer.base.errors import PpferError
 from ppfer.protect import protect
 from ppfer.study.protectors.flow import OpticalFlow, classical_flow, flow_missing, raft
 from ppfer.study.tables import left_out
-
-
-def pictures(*shape: int) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 def moving_square(size: int = 64, frames: int = 4, pace: int = 2) -> torch.Tensor:

@@ -4,14 +4,11 @@ import math
 
 import pytest
 import torch
+from conftest import pictures
 from torch import nn
 
 from ppfer.protect import FrameEnhancer
 from ppfer.study.protectors.spact import TradeoffObjective, nt_xent, two_views
-
-
-def pictures(*shape: int) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_nt_xent_closed_forms():

@@ -1,12 +1,9 @@
 """Image swapping: the donor inside the landmarks' hull, the clip outside, moved as they move."""
 
 import torch
+from conftest import pictures
 
 from ppfer.study.protectors.swap import FaceSwap
-
-
-def pictures(*shape: int) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 def face_points() -> torch.Tensor:

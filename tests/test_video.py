@@ -122,10 +122,11 @@ def test_decord_agrees_where_it_is_right(kinds: Path) -> None:
 # --- as a player shows it ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("codec", ["libx264", "libx265"])
-@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
-@pytest.mark.parametrize("flip", ["", "h", "v"])
-def test_pictures_are_turned_upright(tmp_path: Path, degrees: int, flip: str, codec: str) -> None:
+TURNS = [("libx264", degrees, flip) for degrees in (0, 90, 180, 270) for flip in ("", "h", "v")]
+
+
+@pytest.mark.parametrize(("codec", "degrees", "flip"), [*TURNS, ("libx265", 90, "h")])
+def test_pictures_are_turned_upright(tmp_path: Path, codec: str, degrees: int, flip: str) -> None:
     options = {"x265-params": "log-level=0:pools=none"} if codec == "libx265" else {}
     flips = {"hflip": flip == "h", "vflip": flip == "v"}
     how = {"options": options, "before": lambda s: s.set_display_rotation(degrees, **flips)}
@@ -525,7 +526,7 @@ def test_the_same_frames_are_the_same_bytes(tmp_path: Path) -> None:
     rows, columns = np.mgrid[:112, :112]
     planes = [(rows * 5 + k * 3, columns * 7 + k, rows * columns // 4 + k * 5) for k in range(16)]
     frames = [np.stack(p, -1) for p in planes]  # (112, 112, 3) each; 7 macroblocks in a row
-    for _ in range(100):
+    for _ in range(40):
         dirt = [np.full(rng.integers(10, 300_000), rng.integers(256), np.uint8) for _ in range(60)]
         del dirt[::2]
         with Writer(path, 112, 112) as writer:

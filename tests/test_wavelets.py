@@ -20,7 +20,7 @@ from ppfer.wavelets import NAMES, BandSplit, analysis_matrix, layer, low_pass, s
 WAVELETS = pywt.wavelist(kind="discrete")
 pytestmark = pytest.mark.filterwarnings("ignore:Level value")  # PyWavelets', of tiny frames
 
-few = settings(max_examples=60, deadline=None, derandomize=True)
+few = settings(max_examples=30, deadline=None, derandomize=True)
 lengths, forms = st.integers(5, 26), st.sampled_from(["subband", "image"])
 wavelets, modes = st.sampled_from(WAVELETS), st.sampled_from(pywt.Modes.modes)
 axes = st.sampled_from(["hw", "t", "thw"])

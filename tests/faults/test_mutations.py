@@ -430,11 +430,11 @@ BUGS = {
         lambda case: test_train.test_processes_share_a_batch_out(case.patch)),
     "an objective whose meaning changed under the same version": (
         wrapped(identity.IdentityObjective, "forward", lambda loss, *_: 1.1 * loss),
-        lambda case: check_versions(case.folder())),
+        lambda case: check_versions(case.folder(), "identity")),
     "smoothing forgotten in the recognizer's loss": (
         wrapped(recognition.Recognizer, "objective",
                 lambda made, *_: classification(made.net, 0.3)),
-        lambda case: check_versions(case.folder())),
+        lambda case: check_versions(case.folder(), "recognizer")),
 }  # fmt: skip
 
 

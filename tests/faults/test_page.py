@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 from counting import filled, of_the_run
@@ -46,3 +49,18 @@ def test_not_to_have_looked_is_said():
     code, said = verdict(json.dumps({"dependencies": [bad, skipped]}))
     assert code == 1 and "a 1: CVE-1" in said and "NOT CHECKED" in said and "1 packages" in said
     assert verdict(json.dumps({"dependencies": [bad | {"vulns": []}]}))[0] == 0
+
+
+def test_two_processes_run_each_file_once_and_what_fails_in_one_fails(tmp_path):
+    for n in range(4):
+        (tmp_path / f"test_{n}.py").write_text(f"def test(): print(1 / {n}, file=open('{n}', 'x'))")
+    command = [sys.executable, REPO / "tests" / "in_two.py", "-p", "in_two", "--rootdir", tmp_path]
+    env = os.environ | {"PYTHONPATH": str(REPO / "tests")}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and "FAILED from the" in done.stdout
+    assert done.stdout.count("ZeroDivisionError: ") == 2, "in its place, and in the summary"
+    assert sum(map(int, re.findall(r"(\d) passed", done.stdout))) == 3
+    (tmp_path / "test_0.py").unlink()
+    for n in range(1, 4):
+        (tmp_path / f"{n}").unlink()
+    assert subprocess.run(command, cwd=tmp_path, env=env, capture_output=True).returncode == 0
