@@ -41,6 +41,7 @@ from ppfer.data.words import EMOTIONS
 from ppfer.measure import HELD, Rate, pooled, write_table
 from ppfer.run.run import Run
 from ppfer.study.attacks.linkage import strangers
+from ppfer.study.attacks.within import TOGETHER
 from ppfer.study.catalogue import open_run, tables
 from ppfer.study.protectors import reenactment
 from ppfer.video import decode_clip, read_video
@@ -71,12 +72,15 @@ def within(table: pd.DataFrame, runs: dict[str, Run]) -> Iterator[dict]:
             protector, title = run.protector(name).build(run), run.protector(name).title
             shown[title] = read_back(protector, table["path"], f"{title} by {reader}")
         for title, seen in shown.items():
+            together = torch.zeros(())
             for attack in (SOLVED, *ATTACKERS):
                 named = held_out(by_numbers(attack, seen, people), people, said)
+                together = together + named
                 yield from rows(title, reader, attack, named, people)
                 for split, by in (("known", said), ("unknown", halves)):
                     named = held_out(by_numbers(attack, seen, felt), felt, by).argmax(1).numpy()
                     yield cell(title, reader, split, "expression", attack, 1, named == felt)
+            yield from rows(title, reader, TOGETHER, together, people)
 
         # the shipped codebook, which learned from no person and with the regressor alone
         if reader == "regressor":

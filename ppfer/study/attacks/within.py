@@ -5,8 +5,8 @@ were protected reads those numbers back: here with the public regressor, off the
 off what a recovery U-Net makes of it where the clip shows no face. Then seconds of training name
 people from them: discriminant analysis, a linear layer and a small network on statistics of the
 clip, and a convolution over its frames; of symbols, one who counts them (naive Bayes on each
-person's histogram) is strongest. He may hold several clips of a person, whose log-probabilities he
-adds up, and be as patient as he likes. Stages: numbers, within.
+person's histogram) is strongest. He may ask all of them together, and hold several clips of a
+person: he adds up log-probabilities. And he may be as patient as he likes. Stages: numbers, within.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class OfSequence(nn.Module):
 
 
 SOLVED = "discriminant analysis"  # of statistics; it is not trained
+TOGETHER = "all of them together"  # what all attackers say of a clip, added up
 ATTACKERS: dict[str, tuple[Callable, Callable]] = {  # what it is given, what learns from it
     "linear": (statistics, nn.Linear),
     "network of statistics": (statistics, of_statistics),
@@ -232,7 +233,7 @@ class Numbers(Stage):
     needs=("split", "numbers/{protector}"),
     settings=("within", "seed"),
     notebook="11",
-    version=2,
+    version=3,
 )
 class Within(Stage):
     """Every attack from within on a protector's test clips; and what is read of expressions."""
@@ -250,18 +251,25 @@ class Within(Stage):
                 named = pooled(log_probabilities.cpu(), truth, clips)
                 rows.append({"attack": attack, "steps": steps, "clips": clips, **named.to_dict()})
 
-        # what is solved, and networks for every budget
-        asked(SOLVED, 0, discriminated(statistics(numbers), actors, parts))
-        for steps in (self.config.within // 10, self.config.within):
-            for attack, (see, make) in ATTACKERS.items():
-                said = learned(make, see(numbers), actors, parts, steps, self.config.seed)
-                asked(attack, steps, said)
-
-        # one who counts symbols, where there are any: they show what is drawn without an error
+        # what is solved: discriminant analysis, and one who counts symbols, where there are any;
+        # those show what is drawn without an error
+        solved = {SOLVED: discriminated(statistics(numbers), actors, parts)}
         shown = protected_symbols(run, self.protector)
         if shown is not None:
             symbols, count = shown
-            asked("symbols counted", 0, counted(symbols.to(actors.device), actors, parts, count))
+            solved["symbols counted"] = counted(symbols.to(actors.device), actors, parts, count)
+        for attack, said in solved.items():
+            asked(attack, 0, said)
+
+        # networks for every budget, and all of them together
+        for steps in (self.config.within // 10, self.config.within):
+            trained = {
+                attack: learned(make, see(numbers), actors, parts, steps, self.config.seed)
+                for attack, (see, make) in ATTACKERS.items()
+            }
+            trained[TOGETHER] = sum((*solved.values(), *trained.values()))
+            for attack, said in trained.items():
+                asked(attack, steps, said)
 
         # what is left to be read of the expression
         said = learned(OfSequence, numbers, emotions, parts, self.config.within, 0)
