@@ -186,7 +186,7 @@ def accuracy(logits: Tensor, labels: np.ndarray) -> Rate:
 
 
 def leakage(logits: Tensor, actors: np.ndarray, *, seed: int = 0) -> dict[str, Rate]:
-    """Privacy leakage ratio from a validator's logits, by three attackers of growing strength.
+    """Privacy leakage ratio from a validator's logits, asked for in three ways.
 
     Args:
         logits: (n, T, actors) of every frame; or (n, actors) of a network that sees whole clips,

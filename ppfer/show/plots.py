@@ -31,6 +31,7 @@ WORDS = {  # what a training curve shows
     "val_loss": "loss on validation",
     "val_l1": "distortion (L1)",
     "val_plr": "identity named (PLR)",
+    "val_plr_clips": "identity named, whole clips",
     "val_all_frames": "identity named, all frames",
     "val_accuracy": "expressions read (accuracy)",
 }
