@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from ppfer.base.files import write_json
 from ppfer.cli.options import COMMANDS
 from ppfer.config import REPO
