@@ -5,6 +5,7 @@ what it means; read from the tables that lie in figures/twin and figures/real.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -58,9 +59,6 @@ def worst(rates: Iterable[Rate]) -> Rate | None:
 def of_people(folder: Path) -> list[dict]:
     """Five approaches: the most that any attack in any seed named of 91 people from one clip, on
     pixels or from within, and from sixteen; and what is read of the expression, over seeds.
-
-    Args:
-        folder: of ``seeds.json``, ``within.json`` and ``within_worst.json``.
     """
     seeds = {row["approach"]: row for row in read(folder / "seeds.json")}
     tried, inside = read(folder / "within.json"), read(folder / "within_worst.json")
@@ -72,25 +70,15 @@ def of_people(folder: Path) -> list[dict]:
             if row["approach"] == name and row["clips"] in named:
                 named[row["clips"]].append(Rate(row["k"], row["n"]))
         read_of = seeds.get(name) or over_seeds([[r] for r in inside if r["approach"] == name])[0]
-        rows.append(
-            {
-                "approach": name,
-                "a person sees": seen,
-                ONE: worst(named[1]),
-                SIXTEEN: worst(named[16]) or "not tried",
-                TRAINED: read_of["acc"],
-                RETRAINED: read_of["acc_retrained"],
-            }
-        )
+        row = {"approach": name, "a person sees": seen}
+        row |= {ONE: worst(named[1]), SIXTEEN: worst(named[16]) or "not tried"}
+        rows.append(row | {TRAINED: read_of["acc"], RETRAINED: read_of["acc_retrained"]})
     return rows
 
 
 def of_real_people(folder: Path) -> list[dict]:
     """What is named and read of ten real people: without protection, re-enacted, by the shipped
     codebook, and by codebooks of names that five others of them taught.
-
-    Args:
-        folder: of ``live.json``, ``read_back.json`` and ``within_worst.json``.
     """
     live = {row["approach"]: row for row in read(folder / "live.json")}
     back = {row["approach"]: row for row in read(folder / "read_back.json")}
@@ -117,11 +105,8 @@ def of_real_people(folder: Path) -> list[dict]:
 
 
 def meaning(people: Sequence[Mapping], real: Sequence[Mapping], main: Sequence[Mapping]) -> str:
-    """What the rows mean for a student, for a researcher and for a practitioner.
-
-    Args:
-        people, real: from `of_people` and `of_real_people`.
-        main: of the 91 people, ``main.json``.
+    """What rows of `of_people` and `of_real_people`, and of the 91's ``main.json``, mean for a
+    student, for a researcher and for a practitioner.
     """
     row = {r["approach"]: r for r in people}
     ppfer = next(r for r in main if r["approach"] == "PPFER (C)")
@@ -161,11 +146,7 @@ def short(cell: object) -> str:
 
 
 def figure(rows: Sequence[Mapping]) -> Figure:
-    """Names, expressions, and the codebook's bound: a panel each.
-
-    Args:
-        rows: from `of_people`.
-    """
+    """Names, expressions, and the codebook's bound, of rows of `of_people`: a panel each."""
     how = {"figsize": (11, 4.2), "layout": "constrained", "width_ratios": (1, 1, 0.9)}
     drawn, (names, read_of, most) = plt.subplots(1, 3, **how)
     series = ((ONE, "o", "C3"), (SIXTEEN, "D", "C1"))
@@ -180,9 +161,7 @@ def figure(rows: Sequence[Mapping]) -> Figure:
     names.text(100 / PEOPLE + 2, -0.3, "guessing", fontsize=8, color="0.3")
     for axis in (names, read_of, most):
         handles, labels = axis.get_legend_handles_labels()
-        labels = [
-            label.removeprefix("named ").removeprefix("expression read, ") for label in labels
-        ]
+        labels = [re.sub("^(named|expression read,) ", "", label) for label in labels]
         where = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}
         axis.legend(handles, labels, fontsize=8, ncols=1 + (axis is most), **where)
     return drawn

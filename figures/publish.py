@@ -62,13 +62,8 @@ MAP = (
 
 
 def publish(folder: Path) -> None:
-    """Keep what a run has made: outputs of its notebooks, tables and pictures.
-
-    Args:
-        folder: of the run; what is not finished yet is left as it was.
-
-    Raises:
-        PpferError: if it is a run of people.
+    """Keep what a run has made: outputs of its notebooks, tables and pictures; what is not finished
+    yet is left as it was. A `PpferError` if it is a run of people.
     """
     run = catalogue.open_run(config_of(folder), folder.parent)
     if audit.people_in(folder):
@@ -91,10 +86,7 @@ def publish(folder: Path) -> None:
 
 def keep_outputs(executed: Path, target: Path) -> bool:
     """Take an executed copy's outputs into the committed notebook: no injected cell, widget state,
-    timings or paths.
-
-    Returns:
-        False, and nothing is taken, if the cells are not those of the committed notebook.
+    timings or paths. False, and nothing is taken, if the cells are not those of the notebook.
     """
     book = nbformat.read(executed, as_version=4)
     book.cells = [c for c in book.cells if "injected-parameters" not in c.metadata.get("tags", [])]
@@ -139,13 +131,7 @@ def notebook_list() -> str:
 
 
 def keep_tables(made: Path, profile: str, people: int) -> Path:
-    """Copy tables to ``figures/<profile>/``, which is returned, and draw what is drawn of them.
-
-    Args:
-        made: folder of the tables.
-        profile: of the run they are of.
-        people: whose names a guess is among.
-    """
+    """Copy tables to ``figures/<profile>/``, which is returned, and draw what is drawn of them."""
     folder = FIGURES / profile
     folder.mkdir(parents=True, exist_ok=True)
     for table in sorted(made.glob("*.*")):
@@ -155,15 +141,12 @@ def keep_tables(made: Path, profile: str, people: int) -> Path:
 
 
 def draw_tables(folder: Path, people: int) -> None:
-    """What is drawn and said of the tables of a folder.
-
-    Args:
-        people: whose names a guess is among.
-    """
+    """What is drawn and said of the tables of a folder; a guess is among so many people's names."""
     main = folder / "main.json"
     if main.exists():
-        measure.write_table(readme_rows(json.loads(main.read_text())), folder, "readme")
-        (folder / "words.md").write_text(in_words(json.loads(main.read_text())))
+        rows = json.loads(main.read_text())
+        measure.write_table(readme_rows(rows), folder, "readme")
+        (folder / "words.md").write_text(in_words(rows))
     plots.theme()
     if (folder / "table1.json").exists():
         drawn = tradeoff.figure1(json.loads((folder / "table1.json").read_text()))
@@ -175,11 +158,7 @@ def draw_tables(folder: Path, people: int) -> None:
 
 
 def readme_rows(rows: list[dict]) -> list[dict]:
-    """The main table's rows under the README's headers; what ran stands in a line below the table.
-
-    Args:
-        rows: of ``main.json``.
-    """
+    """The main table's rows under the README's headers; what ran stands below the table."""
     return [{plain: row.get(key, "") for key, plain in COLUMNS.items()} for row in rows]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import torch
 from PIL import Image, ImageDraw
@@ -48,101 +47,75 @@ def beside(tiles: list[Tile]) -> Image.Image:
     return sheet
 
 
-class Pairs:
-    """What the pairs are made of.
+FRAMES = {  # of the middle test clip: notebook, caption → store
+    "04": {"V": "clips", "copy": "protected/copies", "G": "protected/enhanced"},
+    "05": {"G": "protected/enhanced", "C": "protected/ppfer"},
+    "08": {"blur": "protected/blur1", "flow": "protected/flow"},
+    "11": {"a face": "clips", "its donor": "protected/codebook"},
+    "12": {"filmed": "clips", "codebook": "protected/codebook", "PPFER": "protected/ppfer"},
+}
+BARS = {  # notebook: colour, table, caption → its row and column
+    "06": (
+        *("#0173b2", "main"),
+        {
+            "read of V": ("No privacy preservation", "acc_retrained"),
+            "read of C": ("PPFER (C)", "acc_retrained"),
+        },
+    ),
+    "07": (
+        *("#d55e00", "main"),
+        {"V_pl as trained": ("PPFER (C)", "plr"), "retrained": ("PPFER (C)", "plr_retrained")},
+    ),
+    "10": (
+        *("#029e73", "table4"),
+        {
+            "without F_fc": ("Task 5", "acc_retrained"),
+            "with F_fc": ("Full method", "acc_retrained"),
+        },
+    ),
+}
+BANDS = {
+    "01": ("approximation", "horizontal details", 0),
+    "02": ("who? in low", "and in high?", -1),
+}
 
-    Args:
-        run: finished as far as the pairs are to be drawn.
-    """
 
-    def __init__(self, run: Run):
-        self.run, test = run, run.parts["test"]
-        self.clip, self.other = int(test[len(test) // 2]), int(test[-1])
-        self.bands = band_split(run.config)
-
-    def frame(self, store: str, clip: int | None = None) -> Image.Image:
-        """The middle frame of a clip of a store."""
-        clip = self.clip if clip is None else clip
-        return picture(self.run.tensor(store)[clip, self.run.config.frames // 2])
-
-    def split(self) -> tuple[Tensor, Tensor]:
-        """The low band (1, 3, h, w) and the high bands of a frame."""
-        frame = self.run.tensor("clips")[self.clip, self.run.config.frames // 2]
-        return self.bands.split(frame[None].float().cpu() / 255)
-
-    def shares(self, table: str, row: str, *keys: str) -> list[float]:
-        """Shares in a row of a table."""
-        rows = json.loads((self.run.dir / "tables" / f"{table}.json").read_text())
-        (found,) = (r for r in rows if r["approach"] == row)
-        return [as_rate(found[key]).value for key in keys]
-
-    # --- a pair for each notebook -------------------------------------------------
-
-    def nb00(self) -> list[Tile]:
-        table, other = self.run.table, self.other
-        labels = [f"{table.actor[i]} {table.emotion[i]}" for i in (self.clip, other)]
-        return [(labels[0], self.frame("clips")), (labels[1], self.frame("clips", other))]
-
-    def nb01(self) -> list[Tile]:
-        low, high = self.split()
-        detail = 0.5 + 4 * (high[0] - high[0].mean())
-        return [("approximation", picture(low[0])), ("horizontal details", picture(detail))]
-
-    def nb02(self) -> list[Tile]:
-        low, high = self.split()
-        detail = 0.5 + 4 * (high[-1] - high[-1].mean())
-        return [("who? in low", picture(low[0])), ("and in high?", picture(detail))]
-
-    def nb03(self) -> list[Tile]:
-        names = [str(self.run.table.actor[i]) for i in (self.clip, self.other)]
-        return [(names[0], self.frame("clips")), (names[1], self.frame("clips", self.other))]
-
-    def nb04(self) -> list[Tile]:
-        stores = {"V": "clips", "copy": "protected/copies", "G": "protected/enhanced"}
-        return [(words, self.frame(store)) for words, store in stores.items()]
-
-    def nb05(self) -> list[Tile]:
-        return [("G", self.frame("protected/enhanced")), ("C", self.frame("protected/ppfer"))]
-
-    def nb06(self) -> list[Tile]:
-        rows = {"read of V": "No privacy preservation", "read of C": "PPFER (C)"}
-        found = {words: self.shares("main", row, "acc_retrained")[0] for words, row in rows.items()}
-        return [(words, bar(share, "#0173b2")) for words, share in found.items()]
-
-    def nb07(self) -> list[Tile]:
-        trained, again = self.shares("main", "PPFER (C)", "plr", "plr_retrained")
-        return [("V_pl as trained", bar(trained, "#d55e00")), ("retrained", bar(again, "#d55e00"))]
-
-    def nb08(self) -> list[Tile]:
-        return [("blur", self.frame("protected/blur1")), ("flow", self.frame("protected/flow"))]
-
-    def nb09(self) -> list[Tile]:
-        middle = self.run.config.frames // 2
-        hidden = self.run.tensor("protected/ppfer")[self.clip, middle][None, None].cpu()
+def tiles(run: Run, number: str) -> list[Tile]:
+    """What a notebook is about, from a run that is finished so far."""
+    table, test, middle = run.table, run.parts["test"], run.config.frames // 2
+    clip, other = int(test[len(test) // 2]), int(test[-1])
+    if number in FRAMES:
+        stores = FRAMES[number].items()
+        return [(words, picture(run.tensor(store)[clip, middle])) for words, store in stores]
+    if number in BARS:
+        colour, name, cells = BARS[number]
+        rows = json.loads((run.dir / "tables" / f"{name}.json").read_text())
+        row_of = {row["approach"]: row for row in rows}
+        shares = {words: as_rate(row_of[row][key]) for words, (row, key) in cells.items()}
+        return [(words, bar(share.value, colour)) for words, share in shares.items()]
+    if number in BANDS:
+        frame = run.tensor("clips")[clip, middle][None].float().cpu() / 255
+        low, high = band_split(run.config).split(frame)  # (1, 3, h, w), (sub-bands, 3, h, w)
+        in_low, in_high, which = BANDS[number]
+        detail = 0.5 + 4 * (high[which] - high[which].mean())
+        return [(in_low, picture(low[0])), (in_high, picture(detail))]
+    if number == "09":
+        hidden = run.tensor("protected/ppfer")[clip, middle][None, None].cpu()
         with torch.inference_mode():
-            back = undo(self.run.get("recovery/ppfer"), hidden, self.run.device)
+            back = undo(run.get("recovery/ppfer"), hidden, run.device)
         return [("C", picture(hidden[0, 0])), ("undone", picture(back[0, 0]))]
-
-    def nb10(self) -> list[Tile]:
-        rows = {"without F_fc": "Task 5", "with F_fc": "Full method"}
-        found = {w: self.shares("table4", row, "acc_retrained")[0] for w, row in rows.items()}
-        return [(words, bar(share, "#029e73")) for words, share in found.items()]
-
-    def nb11(self) -> list[Tile]:
-        return [("a face", self.frame("clips")), ("its donor", self.frame("protected/codebook"))]
-
-    def nb12(self) -> list[Tile]:
-        stores = {"filmed": "clips", "codebook": "protected/codebook", "PPFER": "protected/ppfer"}
-        return [(words, self.frame(store)) for words, store in stores.items()]
+    both = table.loc[[clip, other]]
+    words = both.actor + (" " + both.emotion if number == "00" else "")
+    frames = (run.tensor("clips")[i, middle] for i in (clip, other))
+    return list(zip(words, map(picture, frames)))
 
 
 def drawn(run: Run) -> dict[str, Image.Image]:
     """Number of a notebook → its picture; without those of which the run lacks something."""
-    pairs, found = Pairs(run), {}
-    for name in sorted(name for name in dir(Pairs) if name.startswith("nb")):
-        tiles: Callable[[], list[Tile]] = getattr(pairs, name)
+    found = {}
+    for number in (f"{n:02}" for n in range(13)):
         try:
-            found[name[2:]] = beside(tiles())
+            found[number] = beside(tiles(run, number))
         except (PpferError, OSError, KeyError, ValueError) as missing:
-            print(f"figures/thumbs/{name[2:]}.png stays as it is: {missing}")
+            print(f"figures/thumbs/{number}.png stays as it is: {missing}")
     return found

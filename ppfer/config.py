@@ -7,6 +7,9 @@ profile or value type is an error (`PpferError`), never a silent default.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+import operator
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -171,13 +174,9 @@ class Config:
 
 
 def load_config(profile: str = "demo", overrides: Mapping[str, object] | None = None) -> Config:
-    """A profile's config with dotted overrides applied.
-
-    Args:
-        profile: one of `PROFILES`.
-        overrides: dotted names to values, e.g. ``{"seed": 1, "privacy.steps": 50, "bands.wavelet":
-            "db4"}``. Values may be strings (from a command line); they are read as the type of the
-            field they replace.
+    """A profile's config with dotted overrides applied, e.g. ``{"seed": 1, "privacy.steps": 50,
+    "bands.wavelet": "db4"}``. Strings (from a command line) are read as the type of the field that
+    they replace.
 
     Raises:
         PpferError: for an unknown profile or key, a value that is not of the field's type or not
@@ -261,16 +260,14 @@ def coerce(old: object, value: object, key: str) -> object:
         value = float(value)
     elif kind is str and isinstance(value, Path):
         value = str(value)
-    if type(value) is not kind:
+    if type(value) is not kind or kind is float and not math.isfinite(value):
         raise PpferError(f"parameter '{key}' takes {kind.__name__}, got {value!r}")
     return value
 
 
 def checked(known: Mapping[str, object], given: Mapping[str, object], where: str) -> dict:
-    """The given parameters as the types of the known ones' defaults.
-
-    Raises:
-        PpferError: for a name that `where` does not have, or another type.
+    """The given parameters as the types of the known ones' defaults; a `PpferError` for a name that
+    `where` does not have, or another type.
     """
     for name in given:
         if name not in known:
@@ -287,8 +284,4 @@ def to_dict(config: object) -> dict:
 def pick(config: Config, *names: str) -> dict:
     """The named fields as plain JSON types, e.g. ``pick(config, "seed", "nets.classifier")``."""
     values = to_dict(config)
-    return {name: _at(values, name.split(".")) for name in names}
-
-
-def _at(values: Any, parts: list[str]) -> Any:
-    return _at(values[parts[0]], parts[1:]) if parts else values
+    return {name: functools.reduce(operator.getitem, name.split("."), values) for name in names}

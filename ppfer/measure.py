@@ -94,11 +94,9 @@ class Spread:
 
     @classmethod
     def of(cls, rates: Iterable[Rate]) -> Spread:
-        """Gather the rates of several runs.
-
-        Raises:
-            PpferError: if they are not of one number of clips, and so not of one test set's size.
-                The worst of several attacks may count clips in one run and frames in another.
+        """The rates of several runs; a `PpferError` if they are not of one number of clips, and so
+        not of one test set's size. The worst of several attacks may count clips in one run and
+        frames in another.
         """
         rates = tuple(rates)
         if len({r.n for r in rates}) != 1 and not all(isinstance(r, Worst) for r in rates):
@@ -188,7 +186,7 @@ def accuracy(logits: Tensor, labels: np.ndarray) -> Rate:
 
 
 def leakage(logits: Tensor, actors: np.ndarray, *, seed: int = 0) -> dict[str, Rate]:
-    """Privacy leakage ratio from a validator's logits, by three attackers of growing strength.
+    """Privacy leakage ratio from a validator's logits, asked for in three ways.
 
     Args:
         logits: (n, T, actors) of every frame; or (n, actors) of a network that sees whole clips,
@@ -211,20 +209,15 @@ def leakage(logits: Tensor, actors: np.ndarray, *, seed: int = 0) -> dict[str, R
     }
 
 
-def pooled(log_probabilities: Tensor, labels: np.ndarray, clips: int, seed: int = 0) -> Rate:
-    """How many groups of so many clips of one person are named, when log-probabilities are added.
-
-    Args:
-        log_probabilities: (n, classes) of clips.
-        labels: (n,) whose they are.
-        clips: of a group; what is left over of a person's is not asked.
-        seed: of the order in which a person's clips are dealt to groups.
+def pooled(log_probabilities: Tensor, labels: np.ndarray, clips: int) -> Rate:
+    """How many groups of so many clips of one person are named, when log-probabilities
+    (n, classes) are added; labels (n,) say whose they are. A person's clips are dealt to groups in
+    an order that one seed draws; what is left over is not asked.
     """
-    rng, named = np.random.default_rng(seed), []
+    rng, named = np.random.default_rng(0), []
     for who in np.unique(labels):
         own = rng.permutation(np.flatnonzero(labels == who))
-        groups = own[: len(own) // clips * clips].reshape(-1, clips)
-        for group in groups:
+        for group in own[: len(own) // clips * clips].reshape(-1, clips):
             named.append(int(log_probabilities[group].sum(0).argmax()) == who)
     return rate(np.array(named, bool))
 
@@ -238,21 +231,15 @@ def remapped_leakage(
     identity is renamed to the actor it most often covers among the `fit` frames, then all frames of
     the test clips are scored.
     """
-    classes = logits.shape[-1]
-    named = fit_logits.argmax(-1)
-    truth = torch.as_tensor(np.asarray(fit_actors))[:, None].expand(named.shape)
-    pairs, ones = (named * classes + truth).flatten(), torch.ones(truth.numel(), dtype=torch.long)
-    table = torch.zeros(classes, classes, dtype=torch.long)
-    table.view(-1).index_add_(0, pairs, ones)
-    remap = table.argmax(1)  # (classes,): predicted name → true actor
-    return rate(remap[logits.argmax(-1)] == torch.as_tensor(np.asarray(actors))[:, None])
+    seen = np.zeros((logits.shape[-1], logits.shape[-1]), int)
+    np.add.at(seen, (fit_logits.argmax(-1).numpy(), np.asarray(fit_actors)[:, None]), 1)
+    remap = seen.argmax(1)  # (classes,): predicted name → true actor
+    return rate(remap[logits.argmax(-1).numpy()] == np.asarray(actors)[:, None])
 
 
 def chance(labels: np.ndarray) -> float:
-    """What guessing is right about: the share of the commonest class, which is 1/K or more.
-
-    Args:
-        labels: (n,) of 0 to K − 1, all there are.
+    """What guessing is right about: the share of the commonest class, 1/K or more, of labels (n,)
+    from 0 to K − 1.
     """
     return float(np.bincount(labels).max() / len(labels))
 
@@ -275,11 +262,8 @@ def by_group(hits: np.ndarray, groups: Iterable[str]) -> dict[str, Rate]:
 
 
 def private_first(chance: float, slack: float, then: str) -> Callable[[dict], list[float]]:
-    """The selection rule: val PLR within `slack` of chance first, then the least of metric `then`.
-
-    Returns:
-        a score for `ppfer.run.loop.fit`: ``[excess leakage, metric]``, compared in order, lower is
-        better.
+    """The selection rule, a score for `ppfer.run.loop.fit`: val PLR within `slack` of chance first,
+    then the least of metric `then`.
     """
     return lambda m: [round(max(0.0, m["val_plr"] - chance - slack), 6), m[then]]
 
@@ -295,12 +279,10 @@ def as_rate(cell: object) -> Rate | Spread | None:
         return cell
     if not (isinstance(cell, dict) and set(cell) - {"attack", "eer"} == {"k", "n"}):
         return None
-    if "attack" in cell or "eer" in cell:
-        return (Worst if "attack" in cell else Linked)(**cell)
     if isinstance(cell["k"], list):
         n = cell["n"] if isinstance(cell["n"], list) else [cell["n"]] * len(cell["k"])
         return Spread(tuple(map(Rate, cell["k"], n)))
-    return Rate(**cell)
+    return (Worst if "attack" in cell else Linked if "eer" in cell else Rate)(**cell)
 
 
 def cell_text(cell: object) -> str:
@@ -323,11 +305,11 @@ def markdown(rows: Sequence[dict]) -> str:
 
 def json_rows(rows: Sequence[dict]) -> list[dict]:
     """Rows as JSON types: `Rate` and `Spread` become ``{"k", "n"}``."""
-    shares = (Rate, Spread)
-    return [
-        {key: cell.to_dict() if isinstance(cell, shares) else cell for key, cell in row.items()}
-        for row in rows
-    ]
+
+    def plain(cell: object) -> object:
+        return cell.to_dict() if isinstance(cell, (Rate, Spread)) else cell
+
+    return [{key: plain(cell) for key, cell in row.items()} for row in rows]
 
 
 def write_table(rows: Sequence[dict], folder: Path, name: str) -> list[dict]:

@@ -128,7 +128,6 @@ class Classifier(nn.Module):
         backbone: "resnet50", "resnet18" (timm; state-dict names are torchvision's),
             "convnext_atto" (timm, 3.4 M parameters) or "resnet_small", a narrow ResNet for CPUs
             (0.3 M parameters at width 16, 6 MMAC per 64² frame).
-        num_classes: number of logits.
         input_size: side of the square the network sees; None leaves frames as they come.
         weights: None from scratch, "DEFAULT" ImageNet weights through torchvision, or a path; see
             `ppfer.base.weights.load_pretrained`.
@@ -187,7 +186,6 @@ class Recognizer(nn.Module):
         arch: "r3d_18" (torchvision's; its state-dict names under ``net.``) or "r3d_small" for CPUs:
             one block per level instead of two, `width` channels instead of 64, a 3×3×3 stem that
             halves time and a max-pool.
-        num_classes: number of logits.
         weights: None from scratch, "DEFAULT" Kinetics-400 weights through torchvision, or a path;
             see `ppfer.base.weights.load_pretrained`.
         width: first level's channels of "r3d_small".

@@ -39,11 +39,7 @@ def per_frame(function: Apply, clips: Tensor) -> Tensor:
 
 class PrivacyEnhancer(nn.Module):
     """F_lpr and F_hpr: one U-Net per band, then the inverse transform (paper §3.2, Algorithm 1
-    lines 4, 7, 8, 12).
-
-    Args:
-        bands: how a frame is split and merged.
-        low, high: frame-like → frame-like networks; the paper starts both from the same weights.
+    lines 4, 7, 8, 12); the paper starts both from the same weights.
     """
 
     def __init__(self, bands: BandSplit, low: nn.Module, high: nn.Module):
@@ -103,21 +99,14 @@ class PPFER(nn.Module):
 def protect(
     protector: Apply, clips: Tensor, *, name: str = "protector", precision: str = "auto"
 ) -> Tensor:
-    """Run a protector and hold it to the protocol.
-
-    Args:
-        protector: clips → clips.
-        clips: (B, T, 3, H, W), uint8 or float in [0, 1].
-        name: for the error message.
-        precision: see `ppfer.base.device.autocast`.
-
-    Returns:
-        uint8 clips of the same shape.
+    """Run a protector on clips (B, T, 3, H, W), uint8 or float in [0, 1], and hold it to the
+    protocol: uint8 clips of the same shape.
 
     Raises:
-        PpferError: naming the protector, if it changed the shape, returned NaN or left [0, 1].
+        PpferError: with its `name`, if it changed the shape, returned NaN or left [0, 1].
     """
-    return _checked(*_begin(protector, clips, None, name, precision, 3), name)
+    how = {"device": clips.device, "batch": len(clips), "name": name, "precision": precision}
+    return next(protect_all(protector, clips, **how))
 
 
 @torch.inference_mode()
@@ -164,7 +153,6 @@ def protect_all(
     batch: int,
     name: str,
     names: Sequence[str] | None = None,
-    on_batch: Callable[[int], None] | None = None,
     precision: str = "auto",
     channels: int = 3,
 ) -> Iterator[Tensor]:
@@ -182,18 +170,13 @@ def protect_all(
         protector.eval()
     begun = None
     for start in range(0, len(clips), batch):
-        part = slice(start, start + batch)
+        part, ahead = slice(start, start + batch), begun
         told, shown = names and names[part], clips[part].to(device)
-        ahead = begun
         begun = _begin(protector, shown, told, name, precision, channels)
         if ahead:
             yield _checked(*ahead, name)
-            if on_batch:
-                on_batch(start)
     if begun:
         yield _checked(*begun, name)
-        if on_batch:
-            on_batch(len(clips))
 
 
 # --- in videos ----------------------------------------------------------------
@@ -203,24 +186,22 @@ def protect_all(
 class VideoProtector:
     """A protector as it protects one video.
 
-    Attributes:
-        apply: clips (B, T, 3, S, S) in [0, 1] and their B names, "<video> <track>", to the same
-            shape. Clips of one name are parts of one face's way through the video, in their order.
-        context: frames that it is shown before and after those that it is asked for, so that no
-            seam shows where it smooths over time. What it returns of them is not used.
-        view_square: a face's box (4,) → the square (4,) that it is shown, both left, top, right,
-            bottom in pixels; None: the square that its result is pasted into.
-        first_pass: called as `apply` is, with the whole video, before that begins. What it returns
-            is not shown: the clips as they are will do.
-        figure_square: of a protector that draws *figures*, heads without a ground: a face's box →
-            the square that the figure fills. `apply` returns (B, T, 4, S, S) then, colour times
-            coverage and coverage, and it is composed before the scene (`ppfer.video.scene`).
+    Clips (B, T, 3, S, S) in [0, 1] of one name, "<video> <track>", are parts of one face's way
+    through the video, in their order. Squares and boxes (4,) are left, top, right, bottom in
+    pixels.
     """
 
     apply: NamedApply
+    # frames that it is shown before and after those that it is asked for, so that no seam shows
+    # where it smooths over time; what it returns of them is not used
     context: int = 0
+    # a face's box → the square that it is shown; None: the one that its result is pasted into
     view_square: Callable[[np.ndarray], np.ndarray] | None = None
+    # called with the whole video before that begins; what it returns is not shown
     first_pass: NamedApply | None = None
+    # of a protector that draws *figures*, heads without a ground: a face's box → the square that
+    # the figure fills. `apply` returns (B, T, 4, S, S) then, colour times coverage and coverage,
+    # and it is composed before the scene (`ppfer.video.scene`)
     figure_square: Callable[[np.ndarray], np.ndarray] | None = None
 
 
@@ -235,12 +216,8 @@ class ForVideo(Protocol):
 def for_video(
     protector: Apply | NamedApply | ForVideo, rate: float, *, named: bool = False
 ) -> VideoProtector:
-    """Any protector as it protects one video.
-
-    Args:
-        protector: clips → clips, or what has a method `ForVideo.for_video`.
-        rate: frames per second of the video, about.
-        named: the protector is called as ``protector(clips, names)``.
+    """Any protector as it protects one video of about `rate` frames per second; one that is `named`
+    is called as ``protector(clips, names)``.
     """
     if isinstance(protector, nn.Module):
         protector.eval()

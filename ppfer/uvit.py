@@ -5,7 +5,6 @@ Paper §3.4, Algorithm 2.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,17 +20,18 @@ from ppfer.nets import freeze
 
 LATENT_SCALE = 0.18215  # Stable Diffusion multiplies its autoencoder's latents by this
 NOISE = 0.00085  # 1 − ᾱ₁: the share of noise at the first step of its schedule
+EXTRAS = 2  # tokens of a U-ViT before its patches: label and time
 
 
 class _Block(nn.Module):
     """Pre-norm transformer block; those of the second half take the first half's as a skip."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float, skip: bool) -> None:
+    def __init__(self, dim: int, heads: int, skip: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = Mlp(dim, 4 * dim)
         self.skip_linear = nn.Linear(2 * dim, dim) if skip else None
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
@@ -49,16 +49,12 @@ class UViT(nn.Module):
     ImageNet 256²: 500,832,016 parameters.
 
     Args:
-        img_size: side of the square input.
-        patch: side of a patch; divides `img_size`.
+        img_size, patch: side of the square input, and of a patch, which divides it.
         channels: of input and output (4: Stable-Diffusion latents; 3: frames).
-        dim: token width.
+        dim, heads: width of a token, and of attention, which divides it.
         depth: blocks, half before and half after the middle one.
-        heads: attention heads; divides `dim`.
-        mlp_ratio: hidden width of a block's MLP over `dim`.
         classes: rows of the label embedding, of which only the last, "no label", is used; 0 leaves
-            the label token out.
-        time: whether there is a time token.
+            out both tokens, of time and of label.
         checkpoint: recompute each block in the backward pass instead of keeping its activations.
 
     Source: Bao et al., "All are Worth Words: A ViT Backbone for Diffusion Models" (CVPR 2023).
@@ -72,9 +68,7 @@ class UViT(nn.Module):
         dim: int = 1152,
         depth: int = 28,
         heads: int = 16,
-        mlp_ratio: float = 4,
         classes: int = 1001,
-        time: bool = True,
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -85,8 +79,7 @@ class UViT(nn.Module):
 
         # tokens: patches, and what stands before them
         self.img_size, self.patch, self.channels, self.dim = img_size, patch, channels, dim
-        self.time, self.classes, self.checkpoint = time, classes, checkpoint
-        self.extras = int(time) + int(classes > 0)
+        self.checkpoint, self.extras = checkpoint, EXTRAS if classes else 0
 
         self.patch_embed = PatchEmbed(img_size, patch, channels, dim)
         if classes:
@@ -94,10 +87,10 @@ class UViT(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, self.extras + (img_size // patch) ** 2, dim))
 
         # blocks: the second half takes the first half's outputs as skips
-        block = functools.partial(_Block, dim, heads, mlp_ratio)
-        self.in_blocks = nn.ModuleList(block(skip=False) for _ in range(depth // 2))
-        self.mid_block = block(skip=False)
-        self.out_blocks = nn.ModuleList(block(skip=True) for _ in range(depth // 2))
+        half = range(depth // 2)
+        self.in_blocks = nn.ModuleList(_Block(dim, heads, skip=False) for _ in half)
+        self.mid_block = _Block(dim, heads, skip=False)
+        self.out_blocks = nn.ModuleList(_Block(dim, heads, skip=True) for _ in half)
         self.norm = nn.LayerNorm(dim)
         self.decoder_pred = nn.Linear(dim, patch**2 * channels)
 
@@ -127,14 +120,12 @@ class UViT(nn.Module):
             )
         batch = len(x)
         tokens = self.patch_embed(x)  # (B, L, dim)
-        if self.time:
+        if self.extras:
             if not isinstance(timesteps, Tensor):
                 timesteps = torch.full((batch,), float(timesteps or 0), device=x.device)
-            token = timestep_embedding(timesteps, self.dim)[:, None].to(tokens.dtype)
-            tokens = torch.cat([token, tokens], dim=1)
-        if self.classes:
-            token = self.label_emb.weight[-1].expand(batch, 1, -1).to(tokens.dtype)
-            tokens = torch.cat([token, tokens], dim=1)
+            time = timestep_embedding(timesteps, self.dim)[:, None].to(tokens.dtype)
+            label = self.label_emb.weight[-1].expand(batch, 1, -1).to(tokens.dtype)
+            tokens = torch.cat([label, time, tokens], dim=1)
         tokens = tokens + self.pos_embed
         skips = []
         for block in self.in_blocks:
@@ -163,22 +154,20 @@ def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def resize_pos_embed(pos_embed: Tensor, patches: int, extras: int = 2) -> Tensor:
-    """A positional embedding (1, extras + n², dim) on another grid: (1, extras + patches², dim).
-
-    Bicubic. The `extras` leading entries (label and time token) are kept as they are.
+def resize_pos_embed(pos_embed: Tensor, patches: int) -> Tensor:
+    """A positional embedding (1, EXTRAS + n², dim) on another grid, (1, EXTRAS + patches², dim):
+    bicubic but for the leading ones, which are kept.
 
     Raises:
-        PpferError: when the embedding is not that of `extras` tokens and a square of patches.
+        PpferError: when the embedding is not that of `EXTRAS` tokens and a square of patches.
     """
-    side = math.isqrt(pos_embed.shape[1] - extras)
-    if side**2 != pos_embed.shape[1] - extras:
+    count = pos_embed.shape[1] - EXTRAS
+    if math.isqrt(count) ** 2 != count:
         raise PpferError(
-            f"pos_embed {tuple(pos_embed.shape)} is not {extras} tokens and a square of patches"
+            f"pos_embed {tuple(pos_embed.shape)} is not {EXTRAS} tokens and a square of patches"
         )
-    return resample_abs_pos_embed(
-        pos_embed, [patches, patches], num_prefix_tokens=extras, antialias=False
-    )
+    grid = [patches, patches]
+    return resample_abs_pos_embed(pos_embed, grid, num_prefix_tokens=EXTRAS, antialias=False)
 
 
 def uvit_h2(
@@ -217,26 +206,18 @@ class PixelCompensator(nn.Module):
 
     It starts as the identity (zero-initialised output). A compensator is not told a time or a
     label, so its U-ViT has neither token.
-
-    Args:
-        img_size: side of the frames.
-        patch, dim, depth, heads: see `UViT`.
     """
 
     def __init__(
         self, img_size: int, patch: int = 8, dim: int = 128, depth: int = 4, heads: int = 4
     ) -> None:
         super().__init__()
-        self.uvit = UViT(img_size, patch, 3, dim, depth, heads, classes=0, time=False)
+        self.uvit = UViT(img_size, patch, 3, dim, depth, heads, classes=0)
         nn.init.zeros_(self.uvit.decoder_pred.weight)
         nn.init.zeros_(self.uvit.decoder_pred.bias)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Map (N, 3, S, S) in [0, 1] to the same shape and range.
-
-        Raises:
-            PpferError: when S is not `img_size`.
-        """
+        """Map (N, 3, S, S) in [0, 1] to the same shape and range, S = `img_size`."""
         return (frames + self.uvit(2 * frames - 1)).clamp(0, 1)
 
 
@@ -286,13 +267,8 @@ class LatentCompensator(nn.Module):
 
 
 def load_autoencoder(path: str | Path) -> nn.Module:
-    """Stable Diffusion's autoencoder from a local folder, through diffusers.
-
-    Args:
-        path: folder with ``config.json`` and ``diffusion_pytorch_model.safetensors``.
-
-    Raises:
-        PpferError: when diffusers is not installed or the folder does not hold the autoencoder.
+    """Stable Diffusion's autoencoder, through diffusers, from a local folder with ``config.json``
+    and ``diffusion_pytorch_model.safetensors``; a `PpferError` when either is not there.
     """
     if not (Path(path) / "config.json").is_file():
         raise PpferError(
@@ -308,10 +284,8 @@ def load_autoencoder(path: str | Path) -> nn.Module:
 
 
 def autoencoder_class() -> type[nn.Module]:
-    """diffusers' class of Stable Diffusion's autoencoder.
-
-    Raises:
-        PpferError: when diffusers, an extra, is not installed.
+    """diffusers' class of Stable Diffusion's autoencoder; a `PpferError` when that extra is not
+    installed.
     """
     try:
         from diffusers import AutoencoderKL

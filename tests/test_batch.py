@@ -110,7 +110,7 @@ def test_a_wrong_grid_is_a_sentence_and_starts_nothing(tmp_path, capsys, options
 
 def test_a_grid_in_a_file_and_axes_that_win(tmp_path):
     file = tmp_path / "grid.toml"
-    file.write_text("privacy.lr = [1e-5, 1e-4]\nseed = 3\n")
+    file.write_text("privacy.lr = [1e-5, 1e-4]\nseed = 3\n", "utf-8-sig")  # as Notepad saves it
     assert grid.read_axes([], file) == {"privacy.lr": [1e-5, 1e-4], "seed": [3]}
     axes = grid.read_axes(["seed=0,1"], file)
     values = [cell.values for cell in grid.cells_of(axes, "smoke", {})]
@@ -269,6 +269,8 @@ def test_guessing_is_drawn_through_each_run_that_knows_its_classes():
     flicker, named, read = compare.pictured(rows, known).axes
     assert named.get_xlabel() == "dashed: guessing, 25.0 % to 50.0 %"
     assert read.get_xlabel() == "dashed: guessing, 20.0 %" and flicker.get_xlabel() == ""
+    said = compare.by_guessing([compare.Result(run, {}, [], known[run]) for run in "abc"])
+    assert said.strip() == "guessing: identity 25.0 % to 50.0 %, expression 20.0 %"
     (dashed,) = [c for c in named.collections if c.get_label() == compare.GUESSING]
     assert [line.tolist() for line in dashed.get_segments()] == [
         [[25, -0.5], [25, 0.5]],

@@ -101,6 +101,14 @@ def test_photos_of_every_kind(here: Path, name: str) -> None:
         protect(here / "out", here / "again")
 
 
+def test_what_is_invisible_in_a_photo_stays_so(here: Path) -> None:
+    """Who wipes a part out with a paint program often leaves its pixels in the file."""
+    clear = np.dstack([paint(5, (96, 96)), np.zeros((96, 96), np.uint8)])
+    Image.fromarray(clear).save(here / "in" / "a.png")
+    (result,) = protect(here / "in", here / "out")
+    assert np.asarray(Image.open(result)).min() == 255
+
+
 def test_a_camera_writes_exif_into_every_frame(here: Path) -> None:
     """Which way is up is said there; PyAV has no name for it."""
     exif, files = Image.Exif(), []

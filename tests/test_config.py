@@ -34,7 +34,8 @@ from ppfer.config import PROFILES, REPO, load_config, to_dict
         ("demo", {"privacy.steps": 0}, "privacy.steps and privacy.batch take whole numbers"),
         ("demo", {"frames": 0}, "frames takes a whole number from 1"),
         ("demo", {"clips_per_actor": -1}, "clips_per_actor takes a whole number from 0"),
-        ("demo", {"privacy.lr": "nan"}, "privacy.lr a number above 0"),
+        ("demo", {"privacy.lr": 0.0}, "privacy.lr a number above 0"),
+        ("demo", {"test": "nan"}, "'test' takes float, got nan"),
     ],
 )
 def test_mistakes_are_sentences(profile, overrides, says):

@@ -118,7 +118,7 @@ def test_a_trained_protector_is_trained_and_protects(tried):
 
 
 def test_a_stage_says_what_it_needs_and_is_made(tried):
-    assert tried["stage"] == [["split", "protected/veil"], [True, "13"]]
+    assert tried["stage"] == [["split", "protected/veil"], "13"]
     assert all(0 < levels < 255 for levels in tried["jitter"].values())
 
 

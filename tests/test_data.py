@@ -206,6 +206,9 @@ def test_metadata_without_a_needed_column(tmp_path):
     says = "metadata.csv has no column actor; it has path, person, emotion"
     with pytest.raises(PpferError, match=says):
         data.index(tmp_path)
+    put(tmp_path, {"metadata.csv": b"path,Path,actor,emotion\na.mp4,a.mp4,1,sad\n"})
+    with pytest.raises(PpferError, match="metadata.csv has two columns path; leave one of them"):
+        data.index(tmp_path)
     put(tmp_path, {"metadata.csv": b""})
     with pytest.raises(PpferError, match="metadata.csv cannot be read as a comma-separated table"):
         data.index(tmp_path)
@@ -215,6 +218,7 @@ def test_metadata_without_a_needed_column(tmp_path):
     ("name", "encoding", "changes"),
     [("metadata.csv", "utf-8", {",": ";"}), ("metadata.csv", "utf-16", {",": "\t"}),
      ("Metadata.CSV", "utf-8-sig", {"\n": "\r\n"}), ("metadata.csv", "utf-8", {"\n": ",\n"}),
+     ("metadata.csv", "utf-8-sig", {"path": "sep=,\npath"}),
      ("metadata.csv", "utf-8", {"\nb": "\n,,\nb"}), ("metadata.csv", "utf-8", {".mp4": ".MP4"})],
     ids=str,
 )  # fmt: skip

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
+from ppfer import cli
 from ppfer.base import progress
 from ppfer.base.progress import FILE, Progress
 from ppfer.cli import notebooks, overview
@@ -78,6 +80,13 @@ def test_a_silence_is_broken(clock, capsys):
     assert "at work" in capsys.readouterr().out
 
 
+def test_a_slow_start_is_no_silence(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "PATIENCE", 0.0)
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: time.sleep(0.5))
+    cli._imported("ppfer.cli.cost")
+    assert "loading PyTorch" in capsys.readouterr().err
+
+
 def test_lines_written_by_another_process_are_shown_and_the_environment_is_as_before(
     monkeypatch, capsys, tmp_path
 ):
@@ -96,7 +105,16 @@ def test_every_stage_of_the_page_is_planned_and_every_kind_has_words(tmp_path):
     main, tables = (overview.planned(run, n) for n in (notebooks.MAIN, notebooks.TABLES))
     assert {"clips", "privacy", "attack/ppfer"} <= main.keys() and "live" in tables
     assert not main.keys() & tables.keys()
+    assert {"attribute/sex", "attack_clips/live", "within/codebook", "joint/bands"} <= tables.keys()
+    others = {"features/none", "within/flow", "deface_faces", "privacy/long", "recovery/enhanced"}
+    assert not others & tables.keys()  # shown on the page, and made by no notebook
     assert run.stages.keys() == overview.WORDS.keys()
+
+
+def test_a_stage_is_waited_for_in_the_notebook_that_makes_what_it_stands_on(tmp_path):
+    run = catalogue.open_run(load_config("demo"), tmp_path)
+    assert overview.made_in(run, "attack_clips/ppfer") == "08"
+    assert overview.made_in(run, "attack_clips/live") == "11"
 
 
 def test_stages_that_a_profile_does_not_have_are_not_waited_for(tmp_path):

@@ -107,13 +107,9 @@ def test_the_next_batch_begins_before_one_is_given_out():
         events.append(f"begun {len(clips)}")
         return clips
 
-    def report(done):
-        events.append(f"reported {done}")
-
-    how = {"device": CPU, "batch": 2, "name": "slow", "on_batch": report}
-    for batch in protect.protect_all(slow, FOUR, **how):
+    for batch in protect.protect_all(slow, FOUR, device=CPU, batch=2, name="slow"):
         events.append(f"given {len(batch)}")
-    assert events == ["begun 2", "begun 2", "given 2", "reported 2", "given 2", "reported 4"]
+    assert events == ["begun 2", "begun 2", "given 2", "given 2"]
 
 
 def test_a_late_batch_that_breaks_the_protocol_is_not_given_out():

@@ -63,6 +63,8 @@ def finished(tiny_run, monkeypatch):
     (tiny_run.dir / "notebooks").mkdir()
     nbformat.write(new_notebook(cells=[cell]), tiny_run.dir / "notebooks" / "05_x.ipynb")
     report.note_call(tiny_run, "main", 120.0, "stopped")
+    with (tiny_run.dir / report.CALLS).open("a") as stream:
+        stream.write('{"notebooks": "ma\n')  # the power went
     report.note_call(tiny_run, "main", 300.0, "finished")
     yield tiny_run, file.getvalue()
     shutil.rmtree(tiny_run.dir)

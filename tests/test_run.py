@@ -120,6 +120,14 @@ def test_making_a_stage_leaves_those_in_its_folder_alone(tmp_path):
     assert not (run.dir / "earlier" / "third" / "x").exists()
 
 
+def test_a_result_that_came_in_part_says_what_to_remove(tmp_path):
+    """A run's folder that was copied until the disk was full."""
+    at(tmp_path).make("first")
+    (tmp_path / "one" / "first" / "sub" / "value").unlink()
+    with pytest.raises(MissingInput, match="remove .*first and run notebook 00 again"):
+        at(tmp_path).get("first")
+
+
 def test_unrelated_settings_do_not(tmp_path):
     at(tmp_path).make("first")
     at(tmp_path, privacy_loss="uniform").make("first")

@@ -5,9 +5,10 @@ import re
 import pytest
 
 from ppfer.base.errors import PpferError
+from ppfer.base.files import write_json
 from ppfer.cli import main
 from ppfer.config import load_config
-from ppfer.run.names import RUNS, data_path, differences, known_runs, run_name
+from ppfer.run.names import RUNS, data_path, differences, known_runs, run_json, run_name
 
 
 def named(**changes: object) -> str:
@@ -48,6 +49,18 @@ def test_differences_are_those_from_the_profile():
 def test_data_is_found_as_given_or_in_the_repository(tmp_path):
     assert data_path(str(tmp_path)) == tmp_path and data_path("data/twin").is_absolute()
     assert data_path("data/twin").is_dir() and RUNS.is_absolute()
+
+
+@pytest.mark.parametrize("about", ["", "[1]", '{"profile": "smoke", "differs": null}'])
+def test_a_run_that_cannot_say_what_it_is_costs_only_itself(tmp_path, about):
+    for name in ("broken", "whole"):
+        write_json(tmp_path / name / "run.json", {"profile": "smoke", "differs": {"seed": 1}})
+    (tmp_path / "broken" / "run.json").write_text(about)
+    (tmp_path / "broken" / "gone.png").symlink_to(tmp_path / "nowhere")
+    broken, whole = known_runs(tmp_path)
+    assert broken["differs"] == "its run.json cannot be read" and whole["differs"] == "seed=1"
+    with pytest.raises(PpferError, match="nobody knows what this run is"):
+        run_json(tmp_path / "broken")
 
 
 def test_runs_are_listed(tiny_run, capsys):

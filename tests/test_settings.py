@@ -36,6 +36,7 @@ def test_paths_count_from_where_the_command_is_given(tmp_path, monkeypatch):
     ("words", "says"),
     [("--set wild=none", "wild: there is no none"), ("--data none", "data: there is no none"),
      ("--set nets.classifier_weights=w.pth", "nets.classifier_weights: there is no w.pth"),
+     ("--data ~none/clips", "data: there is no ~none/clips"),
      ("--set profile=twin", "--profile twin")],
 )  # fmt: skip
 def test_what_is_not_there_is_said_before_anything_is_made(tmp_path, monkeypatch, words, says):
@@ -44,6 +45,13 @@ def test_what_is_not_there_is_said_before_anything_is_made(tmp_path, monkeypatch
         settings_of(parser().parse_args(["run", *words.split()]))
     if "none" in words:  # what was trained outlives its clips
         assert settings_of(parser().parse_args(["run", *words.split()]), there=False)
+
+
+def test_where_no_shell_knows_the_home_folder_it_is_known_here(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows
+    args = parser().parse_args(["protect", "~/v.mp4", "--out=~/protected"])
+    assert args.out == tmp_path / "protected" and args.videos == [tmp_path / "v.mp4"]
 
 
 def test_settings_that_are_paths_are_settings():
@@ -66,7 +74,7 @@ def test_every_setting_has_a_meaning(capsys):
 def test_help_says_what_each_approach_stands_on():
     anybody, run, every = map(set, APPROACHES.values())
     assert anybody == set(COVERS) | {p.name for p in catalogue.PROTECTORS if p.for_anybody}
-    here = {p.name for p in catalogue.PROTECTORS if not p.study or p.learned_here}
+    here = {p.name for p in catalogue.PROTECTORS if p.notebook < "08" or p.learned_here}
     assert run == here - {"none", "copies"}
     assert every == {*tables.TABLE1, *tables.MORE} - anybody - run - {"none"}
 

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from ppfer.base.files import write_json
 from ppfer.cli.options import COMMANDS
 from ppfer.config import REPO
@@ -38,6 +40,14 @@ for words, expected in {CODES}.items():
 this = psutil.Process()
 print(sum(this.cpu_times()[:2]), this.memory_info().rss / 1e6, file=sys.stderr)
 """
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pipe of POSIX shells")
+def test_who_stops_reading_gets_no_traceback():
+    command = f"{sys.executable} -m ppfer settings | head -1"
+    env = os.environ | {"PYTHONPATH": str(REPO)}
+    done = subprocess.run(command, shell=True, env=env, capture_output=True, text=True, timeout=100)
+    assert done.stdout.startswith("Settings of profile demo") and not done.stderr
 
 
 def test_what_is_answered_at_once_imports_nothing_heavy(tmp_path):

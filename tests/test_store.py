@@ -45,7 +45,7 @@ def videos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(videos, tmp_path_factory) -> ClipStore:
-    return build(videos, tmp_path_factory.mktemp("built"), workers=2)
+    return build(videos, tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def tree(videos, tmp_path) -> Path:
 
 
 def build(tree: Path, folder: Path, **options) -> ClipStore:
-    small = {"frames": 4, "size": 16, "workers": 1}
+    small = {"frames": 4, "size": 16}
     return ClipStore.build(index.index(tree), folder, **small | options)
 
 
@@ -116,7 +116,7 @@ def test_damaged_clips_are_left_out_and_listed(tree, tmp_path):
     assert "7 videos found, 5 usable, 2 rejected" in ClipStore.open(tmp_path / "store").summary()
 
 
-def test_too_many_damaged_clips_stop_the_run(tree, tmp_path):
+def test_too_many_damaged_clips_stop_the_run(tree, tmp_path, monkeypatch):
     for path in sorted((tree / "VideoMP4").iterdir())[:4]:
         path.write_bytes(b"no video" + path.name.encode())
     says = "(?s)4 of the 7 videos found in .* were rejected, more than the 50%.*4 rejected"
@@ -125,7 +125,8 @@ def test_too_many_damaged_clips_stop_the_run(tree, tmp_path):
     assert len(pd.read_csv(tmp_path / "store/rejected.csv")) == 4
     with pytest.raises(PpferError, match="holds no finished store"):
         ClipStore.open(tmp_path / "store")
-    assert len(build(tree, tmp_path / "store", max_rejected=0.6)) == 3
+    monkeypatch.setattr("ppfer.data.store.MOST_REJECTED", 0.6)
+    assert len(build(tree, tmp_path / "store")) == 3
 
 
 DECODER = """
@@ -144,7 +145,8 @@ def test_files_that_hang_or_crash_the_decoder_cost_only_themselves(tree, tmp_pat
     monkeypatch.syspath_prepend(tmp_path)
     decode = importlib.import_module("bad_decoder").decode
     monkeypatch.setattr("ppfer.video.clips.clip_or_reason", decode)
-    clips = build(tree, tmp_path / "store", timeout=6)
+    monkeypatch.setattr("ppfer.data.decoding.TIMEOUT", 6)
+    clips = build(tree, tmp_path / "store")
     assert_aligned(clips)
     codes = clips.rejected["path"].str.slice(18, 21)
     assert len(clips) == 5 and dict(zip(codes, clips.rejected["reason"], strict=True)) == {

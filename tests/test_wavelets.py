@@ -301,9 +301,9 @@ def test_it_compiles_to_one_graph_per_size(wavelet, axes, level, device):
 def test_the_notebook_teaches_the_same_haar():
     path = Path(__file__).parents[1] / "notebooks" / "01_wavelets.ipynb"
     cells = nbformat.read(path, as_version=4).cells
-    (cell,) = (c for c in cells if "haar-by-hand" in c.metadata.get("tags", []))
     taught = {"torch": torch}
-    exec(cell.source, taught)
+    for cell in (c for c in cells if "haar-by-hand" in c.metadata.get("tags", [])):
+        exec(cell.source, taught)
     x = clips(2, 3, 10, 8)
     mine, ours = taught["haar_split"](x), BandSplit().coefficients(*BandSplit().split(x)).values()
     for a, b in zip(mine, ours, strict=True):

@@ -1,7 +1,5 @@
 """The device: precision, transfers, threads, names, and what a lack of its memory means."""
 
-from __future__ import annotations
-
 import contextlib
 import platform
 from collections.abc import Iterator
@@ -23,9 +21,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def send(small: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor to a device without waiting for what the device has still to do, as a copy from
-    pageable memory would.
-    """
+    """A CPU tensor to a device, without waiting for what that has still to do."""
     if device.type != "cuda":
         return small.to(device)
     return small.pin_memory().to(device, non_blocking=True)

@@ -1,9 +1,7 @@
 """The one error a user sees, and the words of its sentence."""
 
-from __future__ import annotations
-
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class PpferError(Exception):
@@ -22,6 +20,12 @@ def near(name: str, known: Iterable[str]) -> str:
     """ " (did you mean 'seed'?)" where a known name looks like the one given, else ""."""
     found = difflib.get_close_matches(name, known, 1)
     return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def some(names: Sequence[str], limit: int) -> str:
+    """So many of the names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def check(what: str, value: str, known: Iterable[str]) -> None:

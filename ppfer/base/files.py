@@ -1,7 +1,5 @@
 """The one way a file is written, and what tells one content from another."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools
@@ -28,6 +26,11 @@ def lfs_pointer(path: Path) -> bool:
 def normal(text: str) -> str:
     """The one Unicode form of a name (NFC): a Mac writes é as two letters, others as one."""
     return unicodedata.normalize("NFC", text)
+
+
+def home(path: str | Path) -> Path:
+    """A path as it was typed: "~" is the home folder also where no shell has seen it."""
+    return Path(os.path.expanduser(path))
 
 
 def digest(value: object) -> str:
@@ -83,6 +86,15 @@ def write_json(path: str | Path, value: object) -> None:
     """Write JSON whole or not at all."""
     with atomic(path) as partial:
         partial.write_text(json.dumps(value, indent=1, default=str) + "\n", "utf-8")
+
+
+def read_lines(path: Path) -> list[dict]:
+    """JSON lines, without one that was cut off; [] where there is no file."""
+    found = []
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def read_json(path: str | Path, default: Any = None) -> Any:

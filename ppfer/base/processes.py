@@ -1,7 +1,5 @@
 """Processes: which one of ``accelerate launch`` this is, and how they all end in good order."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """Progress a person can follow."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys
@@ -23,8 +21,7 @@ class Progress:
 
     Args:
         label: what is being done, e.g. a stage.
-        total: how much there is to do, in units.
-        done: how much an earlier call has done: it took none of this one's time.
+        done: how much of the total an earlier call has done: it took none of this one's time.
     """
 
     def __init__(self, label: str, total: int, unit: str, *, done: int = 0):
@@ -67,11 +64,8 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def following(file: Path, show: Callable[[list[str]], object]) -> Iterator[None]:
-    """While the block runs, hand on what other processes write to a file of progress.
-
-    Args:
-        file: made empty; what goes there is named by ``PPFER_PROGRESS``.
-        show: called every moment, and at the end, with the lines that came; often none.
+    """While the block runs, hand on what other processes, for which ``PPFER_PROGRESS`` names the
+    file, write to it; `show` is called every moment, and at the end, with the lines that came.
     """
     file.write_text("", encoding="utf-8")
     over = threading.Event()

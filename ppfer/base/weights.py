@@ -2,8 +2,6 @@
 whole: names and shapes are compared before the first tensor is copied. Pickled code is never run.
 """
 
-from __future__ import annotations
-
 import logging
 import pickle
 import re
@@ -15,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models import Weights, WeightsEnum, get_model_weights
 
-from ppfer.base.errors import PpferError
+from ppfer.base.errors import PpferError, some
 from ppfer.base.files import atomic, lfs_pointer
 
 Source = str | Path | Mapping[str, Tensor]
 # what DistributedDataParallel, common training scripts and torch.compile put before every name
 PREFIXES = ("module.", "model.", "_orig_mod.")
+WRAPPED = ("state_dict", "model_state_dict", "model")
 HEAD = ("fc.bias", "fc.weight")  # a classifier's last layer
 
 logger = logging.getLogger(__name__)
@@ -54,8 +53,8 @@ def save_tensors(
 
 def read_weights(source: Source) -> dict[str, Tensor]:
     """Tensors by name, on the CPU, from a mapping, a safetensors file or what `torch.save` wrote:
-    its content says which, not its name. A dictionary that wraps its tensors under "state_dict",
-    "model_state_dict" or "model" is unwrapped.
+    its content says which, not its name. A dictionary that wraps its tensors under one of `WRAPPED`
+    is unwrapped.
 
     Raises:
         PpferError: when there is no such file, it cannot be read, it holds something else than
@@ -63,7 +62,7 @@ def read_weights(source: Source) -> dict[str, Tensor]:
     """
     state = source if isinstance(source, Mapping) else _read_file(Path(source))
     where = _named(source)
-    for key in ("state_dict", "model_state_dict", "model"):
+    for key in WRAPPED:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     tensors = isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())
@@ -72,7 +71,7 @@ def read_weights(source: Source) -> dict[str, Tensor]:
     broken = [k for k, v in state.items() if not v.is_meta and not v.isfinite().all()]
     if broken:
         raise PpferError(
-            f"{where} holds NaN or infinity in {_some(broken)}: the training that made it broke "
+            f"{where} holds NaN or infinity in {some(broken, 8)}: the training that made it broke "
             "down; take an earlier checkpoint"
         )
     return dict(state)
@@ -137,9 +136,7 @@ def load_weights(module: nn.Module, source: Source) -> nn.Module:
 
 
 def shipped_weights(module: nn.Module, path: Path, what: str) -> nn.Module:
-    """`module` with weights that the repository ships; a `PpferError` when they are not there or do
-    not fit.
-    """
+    """`module` with weights that the repository ships; a `PpferError` if there are none."""
     if not path.is_file():
         raise PpferError(
             f"the {what}'s weights {path} are not there; fetch them with the repository, or "
@@ -149,13 +146,12 @@ def shipped_weights(module: nn.Module, path: Path, what: str) -> nn.Module:
 
 
 def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: str) -> None:
-    """Load everything but the head from a network trained for other classes, and say so.
-
-    The head, ``fc.weight`` and ``fc.bias``, is loaded too where its shape agrees. Where it doesn't,
-    it stays as initialised, and it is the only thing that does: a warning says so.
+    """Load everything but the head from a network trained for other classes. The head is loaded
+    too where its shape agrees; where it doesn't, it alone stays as initialised, and a warning says
+    so.
 
     Args:
-        net: the network itself (`Classifier.net`, `Recognizer.net`), by torchvision's name.
+        net: the network itself (`Classifier.net`, `Recognizer.net`), by torchvision's `name`.
         weights: None or "" leaves `net` as it is; "DEFAULT" has torchvision fetch its best weights;
             else see `read_weights`.
         option: the setting `weights` came from, for error messages.
@@ -166,8 +162,14 @@ def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: s
     """
     if not weights:
         return
-    default = isinstance(weights, str) and weights == "DEFAULT"
-    source = _published(name, option) if default else weights
+    source = weights
+    if isinstance(weights, str) and weights == "DEFAULT":
+        try:
+            source = fetch(get_model_weights(name).DEFAULT, option)
+        except ValueError:
+            raise PpferError(
+                f"'{name}' has no published weights; give {option} a path or leave it empty"
+            ) from None
 
     # the head may differ, and nothing else
     own, state = _match(net, source)
@@ -187,22 +189,10 @@ def load_pretrained(net: nn.Module, name: str, weights: Source | None, option: s
         )
 
 
-def _published(name: str, option: str) -> Mapping[str, Tensor]:
-    """The best weights that torchvision publishes for an architecture."""
-    try:
-        return fetch(get_model_weights(name).DEFAULT, option)
-    except ValueError:
-        raise PpferError(
-            f"'{name}' has no published weights; give {option} a path or leave it empty"
-        ) from None
-
-
 def fetch(published: Weights | WeightsEnum, option: str) -> Mapping[str, Tensor]:
     """The state dict of weights that torchvision publishes, such as ``ResNet50_Weights.DEFAULT``,
-    downloaded once and checked against its hash.
-
-    Raises:
-        PpferError: saying what to fetch by hand, and which setting (`option`) takes its path.
+    downloaded once and checked against its hash; else a `PpferError` says what to fetch by hand,
+    and which setting (`option`) takes its path.
     """
     try:
         return published.get_state_dict(progress=False, check_hash=True)
@@ -246,12 +236,7 @@ def _compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str
         if k in state and state[k].shape != own[k].shape
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
-    return [f"{kind}: {_some(names)}" for kind, names in kinds.items() if names]
-
-
-def _some(names: Sequence[str], limit: int = 8) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return [f"{kind}: {some(names, 8)}" for kind, names in kinds.items() if names]
 
 
 def _named(source: Source) -> str:

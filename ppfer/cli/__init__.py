@@ -2,17 +2,19 @@
 only once the command was found right, since PyTorch takes seconds.
 """
 
-from __future__ import annotations
-
 import errno
 import importlib
+import os
 import sys
+import threading
+from types import ModuleType
 
 from ppfer.base.errors import PpferError, out_of_memory, printable
 from ppfer.base.processes import end_with_the_others, world
 from ppfer.cli.options import MODULES, parser
 from ppfer.cli.settings import settings_of
 
+PATIENCE = 8.0  # seconds without a word
 TROUBLE = {  # of a machine, in words
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk's quota is used up",
@@ -35,12 +37,16 @@ def main(argv: list[str] | None = None) -> int:
             settings_of(args, there=args.command not in ("protect", "export"))
         if args.command == "run":
             importlib.import_module("ppfer.cli.notebooks").chosen(args.notebooks)
-        module = MODULES.get(args.command, args.command)
-        module = importlib.import_module(f"ppfer.cli.{module}")
-        return getattr(module, args.command)(args) or 0
+        module = _imported(f"ppfer.cli.{MODULES.get(args.command, args.command)}")
+        code = getattr(module, args.command)(args) or 0
+        print(end="", flush=True)
+        return code
     except PpferError as error:
         print(f"ppfer: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # nobody reads on: ppfer settings | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be said
+        return 141
     except KeyboardInterrupt:
         print("ppfer: stopped; the same command goes on from there", file=sys.stderr)
         return 130
@@ -49,6 +55,17 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"ppfer: {sentence}", file=sys.stderr)
         return 2
+
+
+def _imported(module: str) -> ModuleType:
+    """A module; a line says so where a busy machine or a slow disk is long about it."""
+    said = ["loading PyTorch and other libraries"]
+    slow = threading.Timer(PATIENCE, print, said, {"file": sys.stderr, "flush": True})
+    slow.start()
+    try:
+        return importlib.import_module(module)
+    finally:
+        slow.cancel()
 
 
 def _machine_trouble(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,26 +33,24 @@ PIECE, SHORTEST = 48, 6  # bytes of a frame, letters of a name: fewer would be f
 
 def audit(args: argparse.Namespace) -> None:
     """List what lies where."""
-    if not (runs := runs_of(args.runs_dir, args.data)):
-        print(_nothing(args))
-        return
-    rows = listing(runs)
-    print(table(rows) if rows else "nothing there shows or names a person")
-    print("Networks trained on these people are kept by `ppfer clean`, and not listed.")
+    if runs := _asked_for(args):
+        rows = listing(runs)
+        print(table(rows) if rows else "nothing there shows or names a person")
+        print("Networks trained on these people are kept by `ppfer clean`, and not listed.")
 
 
 def clean(args: argparse.Namespace) -> None:
     """Remove it."""
+    if runs := _asked_for(args):
+        found = "no clip's name and no piece of a frame was found in the rest"
+        print(f"{remove(runs)} files removed; {found}")
+
+
+def _asked_for(args: argparse.Namespace) -> list[Path]:
     if not (runs := runs_of(args.runs_dir, args.data)):
-        print(_nothing(args))
-        return
-    count = remove(runs)
-    print(f"{count} files removed; no clip's name and no piece of a frame was found in the rest")
-
-
-def _nothing(args: argparse.Namespace) -> str:
-    what = f"of {args.data}" if args.data else "of people (runs of drawn clips hold nobody)"
-    return f"there is no run {what} in {args.runs_dir}"
+        what = f"of {args.data}" if args.data else "of people (runs of drawn clips hold nobody)"
+        print(f"there is no run {what} in {args.runs_dir}")
+    return runs
 
 
 # --- whose clips a run holds ----------------------------------------------------
@@ -77,9 +76,8 @@ def people_in(run: Path) -> bool:
 
 
 def folders_of(run: Path) -> set[Path] | None:
-    """Where a run's clips came from: the folders that it was given, and those that its stores name.
-
-    None where nobody knows; nothing where they were drawn in memory.
+    """Where a run's clips came from: the folders that it was given, and those that its stores name;
+    nothing where they were drawn in memory, None where nobody knows.
     """
     try:
         places = set(map(Path, data_folders(run_json(run))))
@@ -117,30 +115,24 @@ def about_people(run: Path) -> Iterator[tuple[str, Path]]:
 
 def listing(runs: list[Path]) -> list[dict]:
     """A row per run and kind of file: how many there are, how large, one of them."""
-    rows = []
+    files = defaultdict(list)
     for run in runs:
-        files: dict[str, list[Path]] = {}
         for kind, path in about_people(run):
-            files.setdefault(kind, []).append(path)
-        for kind, paths in files.items():
-            size = round(sum(path.lstat().st_size for path in paths) / 1e6, 1)
-            first = str(paths[0].relative_to(run))
-            row = {"run": run.name, "kind": kind, "files": len(paths), "MB": size, "first": first}
-            rows.append(row)
+            files[run, kind].append(path)
+    rows = []
+    for (run, kind), paths in files.items():
+        size = round(sum(path.lstat().st_size for path in paths) / 1e6, 1)
+        row = {"run": run.name, "kind": kind, "files": len(paths), "MB": size}
+        rows.append(row | {"first": str(paths[0].relative_to(run))})
     return rows
 
 
 def remove(runs: list[Path]) -> int:
-    """Remove all that `listing` names, then search what is left for names and pieces of frames.
+    """Remove all that `listing` names, then search what is left for names and pieces of frames;
+    returns how many files were removed. A `PpferError` names a file that still holds something.
 
     A stage that loses a file keeps its manifest as ``cleaned.json``: it is made again when asked
     for, and what was trained on it still knows what that was.
-
-    Returns:
-        how many files were removed.
-
-    Raises:
-        PpferError: naming a file that still holds a name or a piece of a frame.
     """
     signs, count = {sign for run in runs for sign in traces(run)}, 0
     for run in runs:

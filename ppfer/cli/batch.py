@@ -30,16 +30,7 @@ from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import atomic, digest, sweep, write_json
 from ppfer.base.processes import interruptible
 from ppfer.base.progress import EVERY, FILE, following, say
-from ppfer.cli import audit, notebooks
-from ppfer.cli.compare import (
-    Result,
-    by_approach,
-    guessing,
-    main_rows,
-    side_by_side,
-    table_of,
-    write_side_by_side,
-)
+from ppfer.cli import audit, compare, notebooks
 from ppfer.cli.execute import execute, parameters_of
 from ppfer.cli.grid import Cell, cells_of, read_axes
 from ppfer.cli.settings import settings_of
@@ -74,11 +65,12 @@ def batch(args: argparse.Namespace) -> int:
     outcomes = run_batch(todo, args.workers, args.dask)
     results = todo.results()
     if any(result.rows for result in results):  # stages below the networks measure nothing
-        print(by_approach(write_side_by_side(results, folder, "results")))
+        print(compare.by_approach(compare.write_side_by_side(results, folder, "results")))
+        print(compare.by_guessing(results))
         print(f"\nWith every interval: {folder}/results.md; picture: {folder}/results.png")
-    by_class = [r._replace(rows=table_of(runs_dir / r.run, "table2")) for r in results]
+    by_class = [r._replace(rows=compare.table_of(runs_dir / r.run, "table2")) for r in results]
     if not stages and any(result.rows for result in by_class):
-        measure.write_table(side_by_side(by_class), folder, "table2")
+        measure.write_table(compare.side_by_side(by_class), folder, "table2")
         print(f"By class: {folder}/table2.md")
     failed = [f"failed: {cells[cell]}: {error}" for cell, error, _ in outcomes if error]
     print(*map(printable, failed), sep="\n", end="\n" * bool(failed))
@@ -99,19 +91,13 @@ def lately_opened(config: Config, runs_dir: Path) -> Run:
 
 @dataclass
 class Batch:
-    """Cells, and what making one means.
-
-    Attributes:
-        folder: where results are put together.
-        books: notebooks to run in every cell. A cell that has stages makes those; one that has
-            neither is the main run's stages and tables.
-        runs, keys, marks: of each cell its run, its stages' keys, and the file that is there once
-            the cell is finished.
-    """
+    """Cells, and what making one means."""
 
     cells: list[Cell]
     runs_dir: Path
-    folder: Path
+    folder: Path  # where results are put together
+    # to run in every cell. A cell that has stages makes those; one that has neither is the main
+    # run's stages and tables
     books: Sequence[Path] = ()
     opener: Callable[..., Run] = lately_opened
 
@@ -121,6 +107,7 @@ class Batch:
         self.command = os.getpid()
         self.progress = self.folder / f".{self.command:x}-0.progress"  # as `files.sweep` knows it
         self.stop = self.progress.with_suffix(".stop")  # a file that stops all workers
+        # of each cell its run, its stages' keys, and the file that is there once it is finished
         self.runs, self.keys, self.marks = [], [], []
         pages = {book.name: digest(book.read_text("utf-8")) for book in self.books}
         for cell in self.cells:
@@ -144,10 +131,10 @@ class Batch:
         stages = f"{len(every)} stages, {len(set(every))} of them different"
         return f"{len(self.cells)} cells of {stages}; {len(self.left())} cells left to make"
 
-    def results(self) -> list[Result]:
+    def results(self) -> list[compare.Result]:
         """Of each finished cell its run, what tells it apart, and its rows."""
         return [
-            Result(run.dir.name, cell.values, self.rows(cell, run), guessing(run))
+            compare.Result(run.dir.name, cell.values, self.rows(cell, run), compare.guessing(run))
             for cell, run, mark in zip(self.cells, self.runs, self.marks)
             if mark.exists()
         ]
@@ -155,9 +142,9 @@ class Batch:
     def stages(self, cell: Cell, run: Run) -> list[str]:
         """The stages a cell is made of, each after those it stands on."""
         if cell.stages:
-            return list(dict.fromkeys(n for name in cell.stages for n in _with_needs(run, name)))
+            return list(dict.fromkeys(n for name in cell.stages for n in run.with_needs(name)))
         last = max((book.name[:2] for book in self.books), default="99")
-        return [name for name in PIPELINE if run.stage(name).origin()[1] <= last]
+        return [name for name in PIPELINE if run.stage(name).origin() <= last]
 
     def end(self, cell: Cell, run: Run) -> None:
         """What ends a cell whose stages are made: its notebooks (a `PpferError` names the copy of
@@ -177,10 +164,8 @@ class Batch:
             tables.run_all(run)
 
     def rows(self, cell: Cell, run: Run) -> list[dict]:
-        """A cell's results: its main table, or what its stages measured, validation in plain
-        numbers and the test part as shares.
-        """
-        if rows := [] if cell.stages else main_rows(run.dir):
+        """A cell's main table, or what its stages measured: val in numbers, test in shares."""
+        if rows := [] if cell.stages else compare.main_rows(run.dir):
             return rows
         for name in cell.stages or self.stages(cell, run):
             summary = run.summary(name)
@@ -193,12 +178,6 @@ class Batch:
                 row |= {"acc": read["average"], "uar": read["uar"]}
             rows += [{"approach": name} | row] if row else []
         return rows
-
-
-def _with_needs(run: Run, name: str) -> Iterator[str]:
-    for need in run.stage(name).needs():
-        yield from _with_needs(run, need)
-    yield name
 
 
 # --- all cells ------------------------------------------------------------------

@@ -1,7 +1,5 @@
 """What a protector leaked when it was measured, and what that does not promise."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ppfer.base.files import read_json

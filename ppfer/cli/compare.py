@@ -1,14 +1,12 @@
 """Runs side by side, in one table and one picture; ``ppfer compare``."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json
 import math
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +35,8 @@ COLUMNS = {  # the main table's, in plain words
     "acc": "expression read: recognizer as trained",
     "acc_retrained": "expression read: recognizer retrained",
 }
+UAR = "mean of classes (UAR)"
+WORDS = COLUMNS | {"uar": UAR, "uar_retrained": f"expression: {UAR}, retrained"}
 SHOWN = ("group", "read", "named")  # of each group of people or clips
 GUESSING = "guessing"
 GUESSED = {"identity": "actor", "expression": "emotion"}  # a title's first word → what is named
@@ -67,10 +67,15 @@ def compare(args: argparse.Namespace) -> None:
     folders = [path if path.is_dir() else args.runs_dir / path for path in given]
     name = "compared-" + digest(sorted(folder.name for folder in folders))[:6]
     tables = args.runs_dir / "tables"
-    print(by_approach(write_side_by_side(results_of(folders), tables, name)))
+    results = results_of(folders)
+    print(by_approach(write_side_by_side(results, tables, name)))
+    print(by_guessing(results))
     print(f"\nWith every interval: {tables / name}.md; picture: {tables / name}.png")
     columns = [column.strip() for column in args.by.split(",") if column.strip()]
-    rows = [row for folder in folders if columns for row in by_groups(folder, columns)]
+    rows = []
+    for folder in folders if columns else ():
+        groups = attributes.grouped(_opened(folder), columns)
+        rows += [{"run": folder.name} | row for row in groups]
     if rows:
         measure.write_table(rows, tables, f"{name}-groups")
         for run, approach in dict.fromkeys((row["run"], row["approach"]) for row in rows):
@@ -80,17 +85,13 @@ def compare(args: argparse.Namespace) -> None:
         print(f"\nWith every interval: {tables / name}-groups.md")
 
 
-def by_groups(folder: Path, columns: Sequence[str]) -> list[dict]:
-    """Rows of `ppfer.study.attacks.attributes.grouped` of a finished run."""
-    run = catalogue.open_run(config_of(folder), folder.parent)
-    return [{"run": folder.name} | row for row in attributes.grouped(run, columns)]
+def _opened(folder: Path) -> Run:
+    return catalogue.open_run(config_of(folder), folder.parent)
 
 
 def results_of(folders: Sequence[Path]) -> list[Result]:
-    """Finished runs: their main tables, and the settings in which they differ.
-
-    Raises:
-        PpferError: naming the run that is not there or not finished.
+    """Finished runs: their main tables, and the settings in which they differ; a `PpferError` names
+    the run that is not there or not finished.
     """
     about, tables = [], []
     for folder in folders:
@@ -109,8 +110,7 @@ def results_of(folders: Sequence[Path]) -> list[Result]:
     apart = [k for k in ("profile", *keys) if len({str(o[k]) for o in own}) > 1]
     settings = [{k: o[k] for k in apart} for o in own]
     names = [folder.name for folder in folders]
-    runs = [catalogue.open_run(config_of(folder), folder.parent) for folder in folders]
-    return list(map(Result, names, settings, tables, map(guessing, runs)))
+    return list(map(Result, names, settings, tables, map(guessing, map(_opened, folders))))
 
 
 def table_of(folder: Path, name: str) -> list[dict]:
@@ -185,9 +185,7 @@ def mean(values: Sequence[float]) -> str:
 
 
 def interval(values: Sequence[Rate | float]) -> str:
-    """95 % interval of the mean over folds, by Student's t. Folds share training clips, which this
-    does not know of.
-    """
+    """95 % interval of the mean over folds, by Student's t, as if they shared no training clips."""
     shares = [v.value if isinstance(v, Rate) else v for v in values]
     half = STUDENT[len(shares)] * statistics.stdev(shares) / math.sqrt(len(shares))
     low, high = (min(max(statistics.mean(shares) + by, 0.0), 1.0) for by in (-half, half))
@@ -201,10 +199,8 @@ def over_seeds(
     means: Callable[[list[float]], object] = mean,
 ) -> list[dict]:
     """Rows of the same table from several runs as one: every ``{"k", "n"}`` cell becomes what
-    `shares` makes of the runs', every UAR what `means` does; other cells are left out.
-
-    Raises:
-        PpferError: if the tables have different rows.
+    `shares` makes of the runs', every UAR what `means` does; other cells are left out. A
+    `PpferError` if the tables have different rows.
     """
     names = [[row["approach"] for row in rows] for rows in tables]
     if any(other != names[0] for other in names):
@@ -268,9 +264,8 @@ def pictured(rows: Sequence[Mapping], guessed: Mapping[str, Mapping[str, float]]
         own = own.dropna(subset="chance").drop_duplicates(["middle", "chance"])
         low, high = own.middle - 0.5, own.middle + 0.5
         axis.vlines(100 * own.chance, low, high, "0.4", "--", label=GUESSING, zorder=0)
-        ends = sorted(own.chance)[:1] + sorted(own.chance)[-1:]
-        shares = " to ".join(dict.fromkeys(f"{100 * share:.1f} %" for share in ends))
-        axis.set_xlabel(f"dashed: {GUESSING}, {shares}" if ends else "", fontsize="small")
+        shares = f"dashed: {GUESSING}, {span(own.chance)}" if len(own) else ""
+        axis.set_xlabel(shares, fontsize="small")
     grid.set(yticks=range(len(lines)), yticklabels=lines, ylabel="")
     grid.set(ylim=(len(lines) - 0.5, -0.5))
     return grid.tight_layout().figure
@@ -291,9 +286,22 @@ def by_approach(rows: list[dict]) -> str:
     return "\n".join(shown)
 
 
+def by_guessing(results: Sequence[Result]) -> str:
+    """What guessing is right about in runs, a line for a terminal; "" where nobody knows."""
+    known = {what: [r.guessing.get(of) for r in results] for what, of in GUESSED.items()}
+    said = [f"{what} {span(filter(None, shares))}" for what, shares in known.items() if any(shares)]
+    return f"\n{GUESSING}: {', '.join(said)}" if said else ""
+
+
+def span(shares: Iterable[float]) -> str:
+    """From the least to the greatest: "8.3 %", "8.3 % to 10.0 %"."""
+    ends = min(found := list(shares)), max(found)
+    return " to ".join(dict.fromkeys(f"{100 * share:.1f} %" for share in ends))
+
+
 def in_short(key: str) -> str:
-    """A column of the main table in words that fit a terminal; any other as it is."""
-    return re.sub(" (named|read)", "", COLUMNS.get(key, key))
+    """A column of the main table or Table 2 in words that fit a terminal; any other as it is."""
+    return re.sub(" (named|read)", "", WORDS.get(key, key))
 
 
 def short(cell: object) -> str:

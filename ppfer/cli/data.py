@@ -1,7 +1,5 @@
 """``ppfer data`` and ``ppfer twin``: what is in a folder of clips, and a folder of drawn ones."""
 
-from __future__ import annotations
-
 import argparse
 
 from ppfer.base.errors import printable

@@ -1,7 +1,5 @@
 """A notebook, run headless by papermill; ``ppfer run`` and ``ppfer batch`` run them in order."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import json
@@ -36,11 +34,8 @@ def parameters_of(path: Path) -> dict[str, object]:
 
 
 def execute(path: Path, out: Path, hide: list[str] | None = None, **parameters: object) -> None:
-    """Run one notebook through papermill, relaying progress, with every parameter checked.
-
-    Args:
-        out: executed copy.
-        hide: names of clips of people: the copy then has neither them nor any picture.
+    """Run one notebook through papermill into a copy, relaying progress, every parameter checked;
+    with names of clips of people to `hide` the copy has neither them nor any picture.
 
     Raises:
         PpferError: for a parameter the notebook does not have or of another type than its default,
@@ -53,17 +48,10 @@ def execute(path: Path, out: Path, hide: list[str] | None = None, **parameters: 
     sweep(out.parent)
     try:
         with _kernels_environment(), interruptible(_interrupt_kernels) as stop:
+            how = {"cwd": str(path.parent), "kernel_name": "python3", "progress_bar": False}
+            how["extra_arguments"] = ["--log-level=50"]  # an ended kernel calls that an error
             try:
-                papermill.execute_notebook(
-                    str(path),
-                    str(partial),
-                    given,
-                    cwd=str(path.parent),
-                    kernel_name="python3",
-                    progress_bar=False,
-                    log_output=False,
-                    extra_arguments=["--log-level=50"],  # an ended kernel calls that an error
-                )
+                papermill.execute_notebook(str(path), str(partial), given, **how)
             except RuntimeError:
                 if stop.is_set():  # a kernel that had not yet begun has ended
                     raise KeyboardInterrupt from None
@@ -88,7 +76,12 @@ def execute(path: Path, out: Path, hide: list[str] | None = None, **parameters: 
 def _kernels_environment() -> Iterator[None]:
     """The environment that a kernel inherits, its progress printed here."""
     before = dict(os.environ)
-    with relayed(_indented), tempfile.TemporaryDirectory(prefix="ppfer-") as folder:
+
+    def show(lines: list[str]) -> None:
+        for line in lines:
+            print("      " + line, flush=True)
+
+    with relayed(show), tempfile.TemporaryDirectory(prefix="ppfer-") as folder:
         for name in KEPT_MEMORY:
             os.environ.setdefault(name, str(2**32))
         if not _writable(Path(jupyter_runtime_dir())):  # a container's user, a batch node
@@ -111,11 +104,6 @@ def _writable(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK)
-
-
-def _indented(lines: list[str]) -> None:
-    for line in lines:
-        print("      " + line, flush=True)
 
 
 def _interrupt_kernels() -> None:

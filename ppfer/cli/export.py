@@ -1,7 +1,5 @@
 """``ppfer export``: a trained protector leaves the run, in one file."""
 
-from __future__ import annotations
-
 import argparse
 
 from ppfer.base.device import versions

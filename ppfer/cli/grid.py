@@ -1,7 +1,5 @@
 """A grid of parameters: its axes, and its cells, checked before anything starts."""
 
-from __future__ import annotations
-
 import itertools
 import string
 import tomllib
@@ -21,24 +19,22 @@ RUNS_OWN = ("profile", "seed", "runs_dir", "settings")  # parameters every noteb
 
 
 def read_axes(pairs: Sequence[str], file: Path | None = None) -> dict[str, list]:
-    """Axes, names to values, from a TOML file and from ``NAME=VALUE,VALUE`` pairs, which win.
-
-    Raises:
-        PpferError: for what is no grid, an axis without values, or one that is given twice.
+    """Axes, names to values, from a TOML file and from ``NAME=VALUE,VALUE`` pairs, which win; a
+    `PpferError` for what is no grid, an axis without values, or one that is given twice.
     """
     axes: dict[str, list] = {}
     if file:
         try:
-            named = dotted(tomllib.loads(file.read_text("utf-8")))
+            named = dotted(tomllib.loads(file.read_text("utf-8-sig")))
         except (OSError, ValueError) as error:
             raise PpferError(f"{file} is no grid that can be read: {error}") from error
         axes |= {k: v if isinstance(v, list) else [v] for k, v in named.items()}
-    given = [pair.partition("=")[0] for pair in pairs]
-    for name in given:
-        if given.count(name) > 1:
-            raise PpferError(f"--grid {name} is given twice: name all its values at once")
+    given = set()
     for pair in pairs:
         name, _, values = pair.partition("=")
+        if name in given:
+            raise PpferError(f"--grid {name} is given twice: name all its values at once")
+        given.add(name)
         axes[name] = values.split(",") if values else []
         if "" in axes[name]:
             raise PpferError(f"--grid takes NAME=VALUE,VALUE without gaps, got '{pair}'")
@@ -51,20 +47,13 @@ def read_axes(pairs: Sequence[str], file: Path | None = None) -> dict[str, list]
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of values.
+    """One combination of values."""
 
-    Attributes:
-        values: what tells it from the other cells, names of axes to values.
-        config: of its run; ``settings`` are what makes it of its profile.
-        parameters: those that only notebooks have.
-        stages: what it makes, if it is not a whole run.
-    """
-
-    values: dict[str, object]
-    config: Config
-    settings: dict[str, object]
-    parameters: dict[str, object]
-    stages: tuple[str, ...]
+    values: dict[str, object]  # what tells it from the other cells, names of axes to values
+    config: Config  # of its run
+    settings: dict[str, object]  # what makes that of its profile
+    parameters: dict[str, object]  # those that only notebooks have
+    stages: tuple[str, ...]  # what it makes, if it is not a whole run
 
     def __str__(self) -> str:
         return ", ".join(f"{name.split('.')[-1]}={value}" for name, value in self.values.items())
@@ -77,7 +66,8 @@ def cells_of(
     books: Sequence[Path] = (),
     stages: Sequence[str] = (),
 ) -> list[Cell]:
-    """Every combination of the axes' values, the first axis slowest, each checked.
+    """Every combination of the axes' values, the first axis slowest, each checked: a `PpferError`
+    for an unknown name, a wrong value, or two cells that are the same.
 
     Args:
         axes: a name is a setting, a parameter of one of the notebooks, or stands in braces in one
@@ -85,9 +75,6 @@ def cells_of(
         profile, settings: what all cells have in common.
         books: notebooks that a cell runs.
         stages: what a cell makes, such as "privacy" or "attack/{approach}".
-
-    Raises:
-        PpferError: for an unknown name, a wrong value, or two cells that are the same.
     """
     given = [parameters_of(book).items() for book in books]
     of_books = {k: v for k, v in itertools.chain.from_iterable(given) if k not in RUNS_OWN}

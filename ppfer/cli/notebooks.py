@@ -1,7 +1,5 @@
 """Which notebooks there are, and copies of them to work in: ``ppfer student``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path
@@ -17,10 +15,8 @@ TABLES = ("08", "09", "10", "11")  # comparisons, attacks, ablations, beyond the
 
 
 def chosen(which: str) -> list[Path]:
-    """Notebook files for "main", "tables", "all" or a comma-separated list of numbers, in order.
-
-    Raises:
-        PpferError: if a number has no notebook.
+    """Notebook files for "main", "tables", "all" or a comma-separated list of numbers, in order; a
+    `PpferError` if a number has no notebook.
     """
     groups = {"main": MAIN, "tables": TABLES, "all": tuple(sorted(MAIN + TABLES))}
     numbers = groups.get(which) or tuple(n.strip().zfill(2) for n in which.split(","))
@@ -33,11 +29,9 @@ def chosen(which: str) -> list[Path]:
 
 def student(args: argparse.Namespace) -> None:
     """Copy the notebooks to work in."""
-    written = copies(args.folder, solutions=args.solutions)
-    kept = len(chosen("all")) - len(written)
-    print(
-        f"{args.folder}: {len(written)} notebooks written, {kept} that were there are as they were"
-    )
+    new = len(copies(args.folder, solutions=args.solutions))
+    kept = len(chosen("all")) - new
+    print(f"{args.folder}: {new} notebooks written, {kept} that were there are as they were")
 
 
 def copies(folder: Path, *, solutions: bool = False) -> list[Path]:

@@ -1,7 +1,5 @@
 """A protector's network, or the regressor, as ONNX: for programs that know no PyTorch."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging
@@ -25,10 +23,7 @@ EXACT = 1e-4  # how far its answers may lie from PyTorch's, of pixels in [0, 1]
 
 def of_protector(run: Run, name: str, built: object) -> tuple[nn.Module, torch.Tensor, dict]:
     """A protector's network, clips (2, T, 3, S, S) to try it on, and which of their sizes are free:
-    the number of frames too, unless time is split.
-
-    Raises:
-        PpferError: when it is no network alone.
+    the number of frames too, unless time is split. A `PpferError` when it is no network alone.
     """
     if run.protector(name).named or not isinstance(built, nn.Module):
         raise PpferError(
@@ -54,15 +49,12 @@ def write_onnx(
     path: Path,
     said: Mapping[str, object],
 ) -> float:
-    """Write a network to a file, once onnxruntime has given PyTorch's answers; returns how far they
-    lie apart at most.
+    """Write a network, one tensor → one tensor, to a file, once onnxruntime has given PyTorch's
+    answers; returns how far they lie apart at most.
 
     Args:
-        net: one tensor → one tensor.
-        given: what it is tried on; with one more and one less of what is `free`, too.
-        free: dimension → name.
-        path: of the file.
-        said: what its header is to say (JSON types).
+        given: what it is tried on; with one more of what is `free` (dimension → name), too.
+        said: what the file's header is to say (JSON types).
 
     Raises:
         PpferError: where ONNX's packages are not installed, the network has no form in ONNX, or its

@@ -3,15 +3,13 @@
 Nothing here may import PyTorch: a question or a typo is answered at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from ppfer import __version__
+from ppfer.base.files import home
 from ppfer.config import PROFILES, Config
 from ppfer.run.names import RUNS
 
@@ -26,24 +24,19 @@ APPROACHES = {  # of `ppfer protect`, by what they stand on; a test compares the
         *("landmarks", "motion", "mean", "deface_blur", "ppfer_long"),
     ),
 }
-
-
 MODULES = {"twin": "data", "student": "notebooks", "clean": "audit"}  # others: as the command
+MODULES |= {"runs": "settings", "cost": "settings"}
+Add = Callable[..., argparse.Action]  # of an option
 
 
 class Command(NamedTuple):
     """A command of ``ppfer``, done by the function of its name in its module of `ppfer.cli`, which
     takes the arguments and returns an exit code or None.
-
-    Attributes:
-        options: adds what the command takes to its parser.
-        help: one line.
-        example: begins with a command line.
     """
 
-    options: Callable[[argparse.ArgumentParser], None]
-    help: str
-    example: str
+    options: Callable[[Add], None]  # adds what the command takes
+    help: str  # one line
+    example: str  # begins with a command line
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,37 +53,35 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="command", dest="command")
     for name, (options, line, example) in COMMANDS.items():
         about = {"help": line, "description": line, "epilog": f"example:\n  {example}"}
-        options(commands.add_parser(name, formatter_class=raw, **about))
+        options(commands.add_parser(name, formatter_class=raw, **about).add_argument)
     return top
 
 
 # --- shared by several commands -------------------------------------------------
 
 
-def _runs_dir(parser: argparse.ArgumentParser) -> None:
+def _runs_dir(add: Add) -> None:
     where = f"where runs lie (default: {RUNS.name}/ of the checkout)"
-    parser.add_argument("--runs-dir", type=Path, default=RUNS, help=where)
+    add("--runs-dir", type=home, default=RUNS, help=where)
 
 
-def _of_a_run(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _of_a_run(add: Add) -> None:
     add("--profile", default="demo", help=" | ".join(PROFILES) + " (default: demo)")
     clips = "your clips: a CREMA-D tree, a DFEW tree or a folder with metadata.csv"
-    add("--data", type=Path, help=clips)
-    add("--wild", type=Path, help="in-the-wild clips for the expression controller")
+    add("--data", type=home, help=clips)
+    add("--wild", type=home, help="in-the-wild clips for the expression controller")
     add("--seed", type=int, default=0)
     add("--name", default="", help="the run's folder (default: made of what differs)")
     setting = "override a setting, e.g. privacy.steps=50; all of them: ppfer settings"
     add("--set", action="append", default=[], metavar="KEY=VALUE", help=setting)
-    _runs_dir(parser)
+    _runs_dir(add)
 
 
 # --- one a command --------------------------------------------------------------
 
 
-def _run(parser: argparse.ArgumentParser) -> None:
-    _of_a_run(parser)
-    add = parser.add_argument
+def _run(add: Add) -> None:
+    _of_a_run(add)
     which = "main (00–07, 12) | tables (08–11) | all | numbers, e.g. 03,04 (default: main)"
     add("--notebooks", default="main", help=which)
     without = "make the stages and tables (main, tables or all) without Jupyter"
@@ -99,11 +90,10 @@ def _run(parser: argparse.ArgumentParser) -> None:
     add("--allow-real-faces", action="store_true", help=faces)
 
 
-def _batch(parser: argparse.ArgumentParser) -> None:
-    _of_a_run(parser)
-    add = parser.add_argument
+def _batch(add: Add) -> None:
+    _of_a_run(add)
     file = "TOML: names and lists, e.g. privacy.lr = [1e-5, 1e-4]"
-    add("grid_file", type=Path, nargs="?", metavar="GRID.toml", help=file)
+    add("grid_file", type=home, nargs="?", metavar="GRID.toml", help=file)
     axis = "an axis: a setting (as in --set), or a parameter of the notebooks"
     add("--grid", action="append", default=[], metavar="NAME=VALUE,VALUE", help=axis)
     books = "run these in every cell (as in ppfer run); default: the main run without Jupyter"
@@ -115,42 +105,39 @@ def _batch(parser: argparse.ArgumentParser) -> None:
     add("--dask", nargs="?", const="local", default="", metavar="ADDRESS", help=dask)
 
 
-def _compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="+", metavar="RUN", help="folders of finished runs")
+def _compare(add: Add) -> None:
+    add("names", nargs="+", metavar="RUN", help="folders of finished runs")
     by = "also by groups: level, sentence, sex, age_group, race, any column that the clips have"
-    parser.add_argument("--by", default="", metavar="COLUMN,COLUMN", help=by)
-    _runs_dir(parser)
+    add("--by", default="", metavar="COLUMN,COLUMN", help=by)
+    _runs_dir(add)
 
 
-def _people(parser: argparse.ArgumentParser) -> None:
-    _runs_dir(parser)
+def _people(add: Add) -> None:
+    _runs_dir(add)
     which = "of runs on this data folder (default: on every data set that was not drawn)"
-    parser.add_argument("--data", type=Path, help=which)
+    add("--data", type=home, help=which)
 
 
-def _settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="demo", help=" | ".join(PROFILES))
+def _settings(add: Add) -> None:
+    add("--profile", default="demo", help=" | ".join(PROFILES))
 
 
-def _student(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="what is there already is kept")
-    keep = "keep the solutions of the exercises"
-    parser.add_argument("--solutions", action="store_true", help=keep)
+def _student(add: Add) -> None:
+    add("folder", type=home, help="what is there already is kept")
+    add("--solutions", action="store_true", help="keep the solutions of the exercises")
 
 
-def _data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path)
+def _data(add: Add) -> None:
+    add("folder", type=home)
     quick = "look at names, labels and sizes only, not into the files"
-    parser.add_argument("--quick", action="store_true", help=quick)
-    fold = "which of DFEW's five folds (default: 1)"
-    parser.add_argument("--fold", type=int, default=1, help=fold)
+    add("--quick", action="store_true", help=quick)
+    add("--fold", type=int, default=1, help="which of DFEW's five folds (default: 1)")
     whose = "of CREMA-D: as acted, or as voted for one of the others (default: intended)"
     chosen = ("intended", "face", "voice", "both")
-    parser.add_argument("--labels", default=chosen[0], choices=chosen, help=whose)
+    add("--labels", default=chosen[0], choices=chosen, help=whose)
 
 
-def _twin(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _twin(add: Add) -> None:
     add("--actors", type=int, default=12)
     add("--size", type=int, default=96, help="pixels, square")
     add("--frames", type=int, default=16)
@@ -160,18 +147,17 @@ def _twin(parser: argparse.ArgumentParser) -> None:
     hard = f"how ambiguous expressions are, 0 clean studio acting (default: {usual})"
     add("--difficulty", type=float, default=usual, help=hard)
     add("--device", default=None, help="cpu | cuda (default: cuda if there)")
-    add("--out", type=Path, required=True)
+    add("--out", type=home, required=True)
 
 
-def _protect(parser: argparse.ArgumentParser) -> None:
-    _of_a_run(parser)
-    add = parser.add_argument
+def _protect(add: Add) -> None:
+    _of_a_run(add)
     given = "videos, photos (jpg, png, webp, tiff, bmp), folders of them, globs"
-    add("videos", type=Path, nargs="+", metavar="FILE", help=given)
-    add("--out", type=Path, required=True, help="folder for the protected files")
+    add("videos", type=home, nargs="+", metavar="FILE", help=given)
+    add("--out", type=home, required=True, help="folder for the protected files")
     which = "how heads are protected (default: reenactment); below: what needs a run, what does not"
     add("--approach", help=which)
-    add("--weights", type=Path, metavar="FILE", help="by what `ppfer export` wrote, without a run")
+    add("--weights", type=home, metavar="FILE", help="by what `ppfer export` wrote, without a run")
     how = "face: each head in the full picture; whole: the centre square (default: face)"
     add("--frame", choices=("face", "whole"), default="face", help=how)
     rest = "with --frame face, what becomes of the rest (default: blur)"
@@ -189,12 +175,12 @@ def _protect(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace older results")
 
 
-def _export(parser: argparse.ArgumentParser) -> None:
-    _of_a_run(parser)
+def _export(add: Add) -> None:
+    _of_a_run(add)
     which = "a protector that the run has trained, e.g. ppfer, enhanced, live"
-    parser.add_argument("--approach", required=True, metavar="NAME", help=which)
+    add("--approach", required=True, metavar="NAME", help=which)
     file = "the file to write, e.g. ppfer.safetensors, or ppfer.onnx"
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=file)
+    add("--out", type=home, required=True, metavar="FILE", help=file)
 
 
 COMMANDS = {

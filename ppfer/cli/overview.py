@@ -1,7 +1,5 @@
 """How far a command is, on one line: which stage of how many, minutes left, what is done now."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re
@@ -11,10 +9,14 @@ from collections.abc import Mapping, Sequence
 from ppfer.base.errors import PpferError
 from ppfer.config import REPO
 from ppfer.run.run import Run
+from ppfer.study import tables
+from ppfer.study.attacks import recovery
+from ppfer.study.protectors import ablation
 
 COSTS = REPO / "figures" / "demo" / "manifest.json"  # seconds a stage, as measured for the page
 SHORTEST = 5.0  # seconds of measured work that tell a machine's speed
 QUIET = 10.0  # seconds without news until a line says that there is none
+ASKED = ("probe", "blur", "attribute")  # kinds that notebooks ask for besides rows of tables
 WORDS = {  # what the stages of a kind do
     "clips": "decode clips",
     "wild": "decode clips in the wild",
@@ -58,12 +60,22 @@ WORDS = {  # what the stages of a kind do
 
 def planned(run: Run, notebooks: Sequence[str]) -> dict[str, float]:
     """Stages that notebooks make → seconds that each took where the page's were measured."""
-    found = {}
-    for name, about in json.loads(COSTS.read_text("utf-8")).items():
+    costs, made = json.loads(COSTS.read_text("utf-8")), set()
+    rows = {"08": tables.approaches(run), "09": tables.approaches(run, recovery.MORE)}
+    rows |= {"10": [task.protector for task in ablation.TASKS], "11": tables.beyond(run)}
+    for name in costs:
         with contextlib.suppress(PpferError):  # of another config, or there is none any more
-            if run.stage(name).origin()[1] in notebooks:
-                found[name] = float(about["seconds"])
-    return found
+            stage, (kind, _, value) = run.stage(name), name.partition("/")
+            row = stage.argument == "protector" and kind != "features"  # which the page adds
+            if kind in ASKED or row and value in rows.get(made_in(run, name), [value]):
+                made |= set(run.with_needs(name))
+    asked = (name for name in costs if name in made and made_in(run, name) in notebooks)
+    return {name: float(costs[name]["seconds"]) for name in asked}
+
+
+def made_in(run: Run, name: str) -> str:
+    """The notebook that makes a stage: none before those that make what the stage stands on."""
+    return max(run.stage(need).origin() for need in run.with_needs(name))
 
 
 class Overview:
@@ -103,7 +115,7 @@ class Overview:
         this run: its profile has fewer stages than the page's.
         """
         self._count(time.monotonic())
-        for name in [n for n in self.left if self.run.stage(n).origin()[1] < number]:
+        for name in [n for n in self.left if made_in(self.run, n) < number]:
             self.left.remove(name)
             del self.costs[name]
         self.notebook = count

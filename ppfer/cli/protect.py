@@ -1,7 +1,5 @@
 """``ppfer protect``: videos, protected by anything in the catalogue."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import ctypes

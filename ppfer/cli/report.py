@@ -1,7 +1,5 @@
 """One page about a run: what came out, whether it should, what it took, on what, and pictures."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os
@@ -16,7 +14,7 @@ from nbconvert.filters import markdown2html
 
 from ppfer import measure
 from ppfer.base.device import device_name, versions
-from ppfer.base.files import atomic, owner_only, read_json
+from ppfer.base.files import atomic, owner_only, read_json, read_lines
 from ppfer.cli.compare import COLUMNS, guessing, in_short, short
 from ppfer.cli.overview import WORDS, minutes
 from ppfer.config import REPO
@@ -43,11 +41,7 @@ STYLE = (
 
 
 def note_call(run: Run, what: str, seconds: float, ended: str) -> None:
-    """Keep that a command has worked on a run: "finished", or "stopped" or failed before the end.
-
-    Args:
-        what: the notebooks asked for.
-    """
+    """Keep that a command has worked on a run, on `what` notebooks, and whether it "finished"."""
     owner_only(run.dir)
     call = {"notebooks": what, "minutes": round(seconds / 60, 2), "ended": ended}
     with (run.dir / CALLS).open("a", encoding="utf-8") as stream:
@@ -56,20 +50,15 @@ def note_call(run: Run, what: str, seconds: float, ended: str) -> None:
 
 def calls(folder: Path) -> list[dict]:
     """What `note_call` kept of a run."""
-    file = folder / CALLS
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines]
+    return read_lines(folder / CALLS)
 
 
 # --- results in words -----------------------------------------------------------
 
 
 def main_in_words(rows: list[dict], guessing: Mapping[str, float]) -> list[dict]:
-    """The main table on its side: a line for each measure, with what guessing is right about.
-
-    Args:
-        rows: of ``main.json``.
-        guessing: "actor" and "emotion" → share in [0, 1].
+    """The main table on its side: a line for each measure, with what guessing is right about, the
+    shares in [0, 1] of "actor" and "emotion".
     """
     lines = []
     for key in list(COLUMNS)[1:]:
@@ -196,12 +185,9 @@ def report(run: Run, pictures: Mapping[Path, str]) -> str:
             rows.append(row | {"minutes": f"{about['seconds'] / 60:.2f}", "on": about["device"]})
         parts.append(measure.markdown(rows))
     memory = psutil.virtual_memory().total / 2**30
-    parts += [
-        "## On what",
-        f"{device_name(run.device)}; {os.cpu_count()} processors, {memory:.0f} GiB of memory, "
-        f"{platform.platform()}.",
-        ", ".join(f"{name} {version}" for name, version in versions().items()) + ".",
-    ]
+    machine = f"{os.cpu_count()} processors, {memory:.0f} GiB of memory, {platform.platform()}."
+    parts += ["## On what", f"{device_name(run.device)}; {machine}"]
+    parts.append(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

@@ -1,7 +1,5 @@
 """``ppfer run``: the notebooks, or the stages and tables without Jupyter, and what came out."""
 
-from __future__ import annotations
-
 import argparse
 import textwrap
 import time
@@ -13,7 +11,7 @@ from ppfer.base.files import read_json
 from ppfer.base.processes import is_main
 from ppfer.base.progress import relayed
 from ppfer.cli import audit, execute, notebooks, report
-from ppfer.cli.compare import results_of, short, write_side_by_side
+from ppfer.cli.compare import in_short, results_of, short, write_side_by_side
 from ppfer.cli.overview import Overview, minutes, planned
 from ppfer.cli.settings import config_of, settings_of
 from ppfer.cli.terminal import table
@@ -90,7 +88,7 @@ def _say_results(run: Run, seconds: float) -> None:
         print("\n" + table(report.main_in_words(rows, guessing)))
         if classes := read_json(made / "table2.json", []):
             print(f"\nexpression read, by class; guessing: {100 * guessing['emotion']:.1f} %")
-            print(table(classes, short))
+            print(table([{in_short(k): v for k, v in row.items()} for row in classes], short))
         print("\n" + textwrap.fill(report.judgement(run, rows), 100, break_on_hyphens=False))
     page = report.write_report(run)
     picture = run.dir / "pictures" / f"{report.TELLING}.png"

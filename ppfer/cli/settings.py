@@ -1,8 +1,6 @@
 """Settings: from the command line to a config, so that a mistake is said before anything starts;
-and ``ppfer settings``, the list of them.
+and what there is to set, what was set so far, and what it takes: ``ppfer settings, runs, cost``.
 """
-
-from __future__ import annotations
 
 import argparse
 import ast
@@ -15,9 +13,10 @@ from pathlib import Path
 
 from ppfer import config
 from ppfer.base.errors import PpferError
-from ppfer.cli.terminal import WIDE
+from ppfer.base.files import home
+from ppfer.cli.terminal import WIDE, table
 from ppfer.config import PATHS, Config, Train, dotted, load_config, to_dict
-from ppfer.run.names import DATA, data_path
+from ppfer.run.names import DATA, data_path, known_runs
 
 PATHS_OF_FILES = tuple(name for name in PATHS if name not in DATA)
 NO_FILE = ("", "DEFAULT")  # what a setting that takes a path may be instead
@@ -29,13 +28,9 @@ def config_of(args: argparse.Namespace) -> Config:
 
 
 def settings_of(args: argparse.Namespace, *, there: bool = True) -> dict[str, object]:
-    """What the command line sets other than the profile and the seed, dotted names to values.
-
-    Args:
-        there: whether the folders of clips have to be there.
-
-    Raises:
-        PpferError: for an unknown setting, a wrong value, or a file or folder that is not there.
+    """What the command line sets other than the profile and the seed, dotted names to values; a
+    `PpferError` for an unknown setting, a wrong value, or a file or folder that is not there; of
+    clips, if they have to be `there`.
     """
     settings: dict[str, object] = {}
     for pair in args.set:
@@ -53,13 +48,9 @@ def settings_of(args: argparse.Namespace, *, there: bool = True) -> dict[str, ob
 
 
 def from_here(settings: Mapping[str, object], *, there: bool = True) -> dict[str, object]:
-    """Settings whose paths count from where the command was given; what is not there stays as it
-    is, and counts from the checkout.
-
-    Notebooks run in their own folder, and workers wherever their cluster starts them.
-
-    Raises:
-        PpferError: for a path that is in neither place; of clips, if they have to be `there`.
+    """Settings whose paths count from where the command was given, since notebooks run in their own
+    folder, and workers wherever their cluster starts them; what is not there stays as it is, and
+    counts from the checkout. What is in neither place is a `PpferError`; see `settings_of`.
     """
     found = {key: here(value) if key in PATHS else value for key, value in settings.items()}
     for key in found.keys() & set(PATHS if there else PATHS_OF_FILES):
@@ -72,11 +63,24 @@ def here(value: object) -> object:
     """A path that exists, absolute; anything else as it is."""
     if not isinstance(value, (str, Path)) or value in NO_FILE:
         return value
-    path = Path(value).expanduser()
+    path = home(value)
     return str(path.resolve()) if path.exists() else value
 
 
-# --- the list of them -----------------------------------------------------------
+# --- lists ----------------------------------------------------------------------
+
+
+def runs(args: argparse.Namespace) -> None:
+    """List the runs there are."""
+    rows = known_runs(args.runs_dir)
+    print(table(rows) if rows else f"there are no runs in {args.runs_dir} yet")
+
+
+def cost(args: argparse.Namespace) -> None:
+    """Say what each stage takes."""
+    from ppfer.study.cost import report  # seconds, which the others do without
+
+    print(report(config_of(args)))
 
 
 def settings(args: argparse.Namespace) -> None:
@@ -98,9 +102,8 @@ def settings(args: argparse.Namespace) -> None:
 
 
 def meanings() -> dict[str, str]:
-    """What each setting means, by its dotted name: the comments of `ppfer.config`.
-
-    A comment stands at the end of the field's line or, where it is longer, above it.
+    """What each setting means, by its dotted name: the comments of `ppfer.config`, at the end of
+    the field's line or, where they are longer, above it.
     """
     source = inspect.getsource(config)
     lines, found = source.splitlines(), {}

@@ -1,7 +1,5 @@
 """Tables that fit a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 WIDE = 100  # columns of a terminal

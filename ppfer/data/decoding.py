@@ -1,7 +1,5 @@
 """Files opened in child processes: one that hangs or crashes a decoder costs only itself."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import sys
@@ -15,6 +13,8 @@ from pebble import ProcessExpired, ProcessPool
 from ppfer.base.errors import PpferError
 from ppfer.data.listing import Index
 from ppfer.video.clips import inspect
+
+WORKERS, TIMEOUT = 2, 60.0  # processes; seconds for a file
 
 
 class _Process(SpawnProcess):
@@ -36,24 +36,21 @@ class _Context(SpawnContext):
     Process = _Process
 
 
-def in_children(
-    function: Callable, jobs: Iterable[tuple], workers: int = 2, timeout: float = 60.0
-) -> Iterator[object]:
+def in_children(function: Callable, jobs: Iterable[tuple]) -> Iterator[object]:
     """Call a function with each job's arguments in child processes; yields in the jobs' order.
 
-    Where the function hung for `timeout` seconds or crashed its process, the answer is an
+    Where the function hung for `TIMEOUT` seconds or crashed its process, the answer is an
     exception.
     """
-    pool = ProcessPool(max(1, workers), context=_Context())
+    pool = ProcessPool(WORKERS, context=_Context())
     pending: deque = deque()
     try:
         _started(pool)
         for job in jobs:
-            pending.append(pool.schedule(function, args=job, timeout=timeout))
-            if len(pending) > 8 * workers:  # bounded: clips wait in memory
-                yield _answer(pending.popleft(), timeout)
-        while pending:
-            yield _answer(pending.popleft(), timeout)
+            pending.append(pool.schedule(function, args=job, timeout=TIMEOUT))
+            if len(pending) > 8 * WORKERS:  # bounded: clips wait in memory
+                yield _answer(pending.popleft())
+        yield from map(_answer, pending)
     finally:
         pool.stop()
         pool.join()
@@ -69,21 +66,17 @@ def _started(pool: ProcessPool) -> None:
         ) from error
 
 
-def _answer(job: Future, timeout: float) -> object:
+def _answer(job: Future) -> object:
     try:
         return job.result()
     except TimeoutError:
-        return PpferError(f"hung the decoder: {timeout:g} s")
+        return PpferError(f"hung the decoder: {TIMEOUT:g} s")
     except ProcessExpired as error:
         return PpferError(f"crashed the decoder: exit {error.exitcode}")
 
 
 def inspected(index: Index, on_file: Callable[[int], object] = lambda done: None) -> Index:
-    """An index whose files were looked into: more may be rejected, and what is odd is remarked.
-
-    Args:
-        on_file: called with the number of files looked into.
-    """
+    """An index whose files were looked into, `on_file` told how many so far."""
     faults, remarks = [], list(index.remarks)
     paths = index.table["path"]
 
@@ -94,21 +87,11 @@ def inspected(index: Index, on_file: Callable[[int], object] = lambda done: None
         faults.append(fault)
         remarks += [(os.path.relpath(path, index.root), remark) for remark in odd if not fault]
         on_file(len(faults))
-
-    # what cannot be read is listed with its reason, and leaves the table
-    kept, rejected = index.without(faults)
+    table, rejected = index.without(faults)
 
     # a person needs a clip to train on and another to be tested on
-    people = kept["actor"].value_counts() if kept["actor"].any() else {}
-    remarks += [
-        (f"actor {name}", f"has {count} clip: too few to train and to test on")
-        for name, count in people.items()
-        if count < 2
-    ]
-    return dataclasses.replace(
-        index,
-        table=kept.reset_index(drop=True),
-        rejected=rejected,
-        remarks=tuple(remarks),
-        looked_into=True,
-    )
+    people = table["actor"].value_counts() if table["actor"].any() else {}
+    lone = [name for name, count in people.items() if count == 1]
+    remarks += [(f"actor {name}", "has 1 clip: too few to train and to test on") for name in lone]
+    found = {"table": table.reset_index(drop=True), "rejected": rejected}
+    return dataclasses.replace(index, **found, remarks=tuple(remarks), looked_into=True)

@@ -4,8 +4,6 @@
 are there twice are left out, and every column of the table is checked.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ppfer.base.errors import PpferError
+from ppfer.base.errors import PpferError, some
 from ppfer.base.files import normal
 from ppfer.data.listing import REASONS, Index, count_reasons
 from ppfer.data.readers import COLUMNS, READERS, Found
@@ -71,9 +69,7 @@ def index(
 
 
 def without_duplicates(root: Path, rows: list[dict], rejected: list[tuple[str, str]]) -> Found:
-    """Keeps the first of files of one name or of one content; of equal content under contradicting
-    labels, none.
-    """
+    """Keeps the first of files of one name or content; none of equal ones under other labels."""
     first: dict[str, dict] = {}  # by name
     drop: dict[str, str] = {}  # path: reason
     for row in rows:
@@ -121,24 +117,17 @@ def checked(rows: list[dict]) -> tuple[list[dict], list[tuple[str, str]]]:
     official = {PARTS.get(part.lower()) for part in parts}
     kept = official <= {"train", "val", "test"} and {"train", "test"} <= official
     if not kept and parts - {""}:
-        remarks.append(
-            ("column split", f"{_some(parts)}: not train, val or test throughout, so not used")
-        )
+        odd = f"{_some(parts)}: not train, val or test throughout, so not used"
+        remarks.append(("column split", odd))
 
     # names: two spellings of one may be two people, so this only tells
     for column in ("actor", "sentence", "level", "sex", "race"):
         spelled = defaultdict(set)
         for row in rows:
             spelled[_spelling(row.get(column, ""))].add(row.get(column, ""))
-        what = "people" if column == "actor" else "values"
-        remarks += [
-            (
-                f"column {column}",
-                f"{_some(words)} are taken as different {what}; write one in one way",
-            )
-            for words in spelled.values()
-            if len(words) > 1
-        ]
+        odd = f"are taken as different {'people' if column == 'actor' else 'values'}"
+        for words in (words for words in spelled.values() if len(words) > 1):
+            remarks.append((f"column {column}", f"{_some(words)} {odd}; write one in one way"))
     for row in rows:
         row["age"] = "" if row.get("age") in ages else row.get("age", "")
         if part := row.pop("split", ""):
@@ -164,7 +153,6 @@ def _spelling(text: str) -> str:
         return text
 
 
-def _some(words: set[str], limit: int = 5) -> str:
+def _some(words: set[str]) -> str:
     """Words as a remark lists them."""
-    more = f" and {len(words) - limit} more" if len(words) > limit else ""
-    return ", ".join(f"'{word}'" for word in sorted(words)[:limit]) + more
+    return some([f"'{word}'" for word in sorted(words)], 5)

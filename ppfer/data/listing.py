@@ -1,7 +1,5 @@
 """What was found of a data set, `Index`, and in words."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -19,27 +17,18 @@ REASONS = ["path", "reason"]  # columns of the table of what was rejected
 
 @dataclass(frozen=True)
 class Index:
-    """What was found at a path.
+    """What was found at a path."""
 
-    Attributes:
-        kind: of data set, see `ppfer.data.readers.READERS`.
-        root: the path.
-        table: one row per usable clip, sorted by `clip`, every column text, "" where nothing is
-            known. `clip` is unique; `path` can be opened; `emotion` is a lower-case word; `age` is
-            a number. DFEW, and a table that has it, adds a column `split` (train, val, test).
-        rejected: DataFrame (path relative to the root, reason). A reason completes the sentence
-            "<path> ...".
-        remarks: (path or column, what is odd about it and what is done with it), of usable clips;
-            `ppfer.data.decoding.inspected` adds to them.
-        looked_into: whether any file was opened yet.
-    """
-
-    kind: str
+    kind: str  # of data set, see `ppfer.data.readers.READERS`
     root: Path
+    # one row per usable clip, sorted by `clip`, every column text, "" where nothing is known.
+    # `clip` is unique; `path` can be opened; `emotion` is a lower-case word; `age` is a number.
+    # DFEW, and a table that has it, adds a column `split` (train, val, test)
     table: pd.DataFrame
-    rejected: pd.DataFrame
+    rejected: pd.DataFrame  # (path relative to the root, reason that completes "<path> ...")
+    # (path or column, what is odd about it and what is done with it), of usable clips
     remarks: tuple[tuple[str, str], ...] = ()
-    looked_into: bool = False
+    looked_into: bool = False  # whether any file was opened yet
 
     def summary(self) -> str:
         """How many videos were found, are usable, are rejected and why, in a few lines."""
@@ -55,9 +44,7 @@ class Index:
         return self.table[good], pd.concat([self.rejected, more], ignore_index=True)
 
     def fingerprint(self) -> str:
-        """sha256 over labels, file sizes and both ends of every file: quick, and the same after a
-        copy of the data.
-        """
+        """sha256 over labels, sizes and both ends of all files: quick, the same of a copy."""
         return hash_of(self.table, self._pieces())
 
     def _pieces(self) -> Iterator[bytes]:
@@ -83,19 +70,14 @@ def hash_of(table: pd.DataFrame, contents: Iterable[bytes]) -> str:
 
 
 def describe(head: str, table: pd.DataFrame, rejected: pd.DataFrame) -> str:
-    """Counts of what was found, kept and rejected, and the kept clips' actors and emotions, as
-    lines of text.
-    """
+    """Lines: what was found, kept and rejected, and the kept clips' actors and emotions."""
     counts = table["emotion"].value_counts().sort_index()
     emotions = ", ".join(f"{emotion} {count}" for emotion, count in counts.items())
     actors = table["actor"].nunique() if table["actor"].any() else "unknown"
     found = len(table) + len(rejected)
-    lines = [
-        f"{head}: {found} videos found, {len(table)} usable, {len(rejected)} rejected",
-        *([count_reasons(rejected)] if len(rejected) else []),
-        f"  actors: {actors}; {emotions}",
-    ]
-    return printable("\n".join(lines))
+    lines = [f"{head}: {found} videos found, {len(table)} usable, {len(rejected)} rejected"]
+    lines += [count_reasons(rejected)] if len(rejected) else []
+    return printable("\n".join([*lines, f"  actors: {actors}; {emotions}"]))
 
 
 def count_reasons(rejected: pd.DataFrame) -> str:

@@ -4,8 +4,6 @@ A reader gives a row per usable clip and the reason for every video it leaves ou
 them. What their columns say is checked in `ppfer.data.index`, for all of them alike.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re
@@ -109,13 +107,8 @@ def demographics(path: Path) -> dict[str, dict]:
 def voted(root: Path, labels: str) -> dict[str, str]:
     """Clip → the expression that most viewers chose, or why there is none (Cao et al., 2014).
 
-    Args:
-        root: `summaryTable.csv` lies there, in its `processedResults` or in the folder above, in
-            any case.
-        labels: of `VOTED`.
-
-    Raises:
-        PpferError: naming the table that is to be fetched.
+    `summaryTable.csv` lies in `root`, in its `processedResults` or in the folder above, in any
+    case; else a `PpferError` says what is to be fetched.
     """
     tops = (root, root.parent)
     inside = [at for top in tops for at in top.glob("*/") if at.name.lower() == "processedresults"]
@@ -221,9 +214,7 @@ def read_metadata(root: Path, **_: object) -> Found:
 
 
 def _as_on_disk(root: Path, paths: pd.Series, videos: list[str]) -> list[str]:
-    """A table's paths as the folder's own: relative to it, with one kind of slash, in the Unicode
-    form and the case that the disk has.
-    """
+    """A table's paths from the folder on, with the slashes, Unicode form and case of the disk."""
     there, names = {normal(name).casefold(): name for name in videos}, []
     for path in paths:
         name = os.path.normpath(path.replace("\\", "/"))
@@ -240,19 +231,13 @@ def _as_on_disk(root: Path, paths: pd.Series, videos: list[str]) -> list[str]:
 
 
 class DatasetReader(NamedTuple):
-    """How one kind of data set is read.
+    """How one kind of data set is read."""
 
-    Attributes:
-        kind: as printed.
-        recognises: whether a folder is such a data set.
-        read: takes the folder and the options of `ppfer.data.index.index` as keywords; returns the
-            rows of usable clips (of `COLUMNS`, `clip`, `path` and `emotion` must be there; `split`
-            may be) and the videos left out, (path relative to the folder, reason). ``**_`` stands
-            for options of other kinds.
-    """
-
-    kind: str
-    recognises: Callable[[Path], bool]
+    kind: str  # as printed
+    recognises: Callable[[Path], bool]  # whether a folder is such a data set
+    # takes the folder and the options of `ppfer.data.index.index` as keywords (``**_``: those of
+    # other kinds); gives the rows of usable clips (of `COLUMNS`, `clip`, `path` and `emotion` must
+    # be there; `split` may be), and the videos left out, (path relative to the folder, reason)
     read: Callable[..., Found]
 
 
@@ -266,9 +251,7 @@ READERS = (  # tried in this order; the last one takes whatever is left
 
 
 def _videos(root: Path) -> list[str]:
-    """Video files below a folder, relative and sorted; follows links, leaves out hidden folders and
-    other data sets.
-    """
+    """Videos below a folder, links followed; without hidden folders and other data sets."""
     found, visited = [], set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real, here = os.path.realpath(folder), Path(folder)
@@ -289,15 +272,14 @@ def _table(folder: Path, stem: str) -> Path | None:
 
 def _read_csv(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     """A CSV as text, as spreadsheets write it: with commas, semicolons or tabs, in UTF-8 or UTF-16;
-    columns in lower case, cells stripped, no empty rows.
-
-    Raises:
-        PpferError: it cannot be read, or a needed column is missing.
+    columns in lower case, cells stripped, no empty rows. A `PpferError` where it cannot be read, or
+    a needed column is missing.
     """
     how = {"dtype": str, "keep_default_na": False, "index_col": False}
     try:
         data = path.read_bytes()
         text = data.decode("utf-16" if data[:2] in UTF16 else "utf-8-sig")
+        text = re.sub(r"\Asep=.*\n", "", text)  # Excel's line for itself
         first = text.partition("\n")[0]
         with warnings.catch_warnings(action="ignore"):  # of a comma at each line's end
             table = pd.read_csv(io.StringIO(text), sep=max(",;\t", key=first.count), **how)
@@ -312,5 +294,7 @@ def _read_csv(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
         raise PpferError(
             f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}"
         )
+    if twice := sorted(set(table.columns[table.columns.duplicated()])):
+        raise PpferError(f"{path} has two columns {', '.join(twice)}; leave one of them")
     table = table.fillna("").apply(lambda column: column.str.strip())
     return table[(table != "").any(axis=1)]

@@ -2,8 +2,6 @@
 values, folds of actors.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -42,9 +40,8 @@ def split(
             value, or a test or validation emotion (or actor) that training would never see.
     """
     if not 0 < test < 1 or not 0 <= val < 1:
-        raise PpferError(
-            f"test must lie within (0, 1) and val within [0, 1); they are {test} and {val}"
-        )
+        what = "test must lie within (0, 1) and val within [0, 1)"
+        raise PpferError(f"{what}; they are {test} and {val}")
 
     # in the order of the names, so that the table's own order does not count
     table = table.reset_index(drop=True)
@@ -93,16 +90,12 @@ def split(
 def actor_folds(
     table: pd.DataFrame, k: int = 5, seed: int = 0, val: float = 0.1
 ) -> list[dict[str, np.ndarray]]:
-    """Actor-independent folds, for the recognizer alone: no actor of a fold's test or val is in its
-    train.
+    """Actor-independent folds, for the recognizer alone: k dictionaries as `split` returns. No
+    actor of a fold's test or val is in its train, and every clip is in exactly one fold's test.
 
     Args:
         table: rows with actor.
-        k: folds; every clip is in exactly one fold's test.
         val: share of the remaining clips, in whole actors (at least one), that validates.
-
-    Returns:
-        k dictionaries as `split` returns.
 
     Raises:
         PpferError: too few actors for k folds with someone left to train on and to validate on.
@@ -121,9 +114,7 @@ def actor_folds(
 
 
 def _held_out(table: pd.DataFrame, by: str, share: float, rng: np.random.Generator) -> list[str]:
-    """Values of a column, in random order, up to the number of them whose rows come closest to
-    `share` of the table.
-    """
+    """Values of a column, in random order, whose rows come closest to `share` of the table."""
     if by not in table:
         raise PpferError(
             f"there is no column {by} to split by; there are {', '.join(table.columns)}"
@@ -139,9 +130,7 @@ def _held_out(table: pd.DataFrame, by: str, share: float, rng: np.random.Generat
 def _carve(
     table: pd.DataFrame, rows: np.ndarray, share: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Takes floor(share * rows), at least one: first shared out among actors, then among each
-    actor's emotions.
-    """
+    """Takes floor(share * rows), at least one, in proportion of actors, then of their emotions."""
     total = max(1, int(share * len(rows) + 1e-9))
     actor, emotion = (table[column].to_numpy(str)[rows] for column in ("actor", "emotion"))
     actors, sizes = np.unique(actor, return_counts=True)

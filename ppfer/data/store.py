@@ -25,34 +25,25 @@ from ppfer.base.files import owner_only, write_json
 from ppfer.base.pixels import as_uint8
 from ppfer.data.listing import REASONS, Index, count_reasons, describe, hash_of
 
+MOST_REJECTED = 0.5  # share of the videos found
+
 
 @dataclass(eq=False, repr=False)
 class ClipStore:
     """Clips of one shape, decoded once: `clips.npy` (memory-mapped), `table.csv`, `rejected.csv`,
     `manifest.json`, which is written last: a folder without one holds no store.
-
-    Attributes:
-        clips: (N, T, 3, H, W) uint8 memory map, read-only; in memory a tensor on any device.
-        table: DataFrame of N rows in the clips' order, every column text (see
-            `ppfer.data.listing.Index`).
-        rejected: DataFrame (path, reason) of all that was found and is not in the store.
-        manifest: shape, hash, and `source`: where the clips come from.
-        folder: where the store lives; None in memory.
     """
 
+    # (N, T, 3, H, W) uint8 memory map, read-only; in memory a tensor on any device
     clips: np.ndarray | Tensor
-    table: pd.DataFrame
-    rejected: pd.DataFrame
-    manifest: dict
-    folder: Path | None
+    table: pd.DataFrame  # N rows in the clips' order, every column text (see `listing.Index`)
+    rejected: pd.DataFrame  # (path, reason) of all that was found and is not in the store
+    manifest: dict  # shape, hash, and `source`: where the clips come from
+    folder: Path | None  # where the store lives; None in memory
 
     @classmethod
     def open(cls, folder: str | Path) -> ClipStore:
-        """Open a finished store.
-
-        Raises:
-            PpferError: there is none, or it is damaged.
-        """
+        """Open a finished store; a `PpferError` where there is none, or it is damaged."""
         folder = Path(folder)
         damaged = f"{folder} holds a damaged clip store; delete it and decode again"
         try:
@@ -81,9 +72,7 @@ class ClipStore:
 
     @functools.cached_property
     def hash(self) -> str:
-        """sha256 of the clips and of the table without its paths: equal clips and labels, equal
-        hash.
-        """
+        """sha256 of the clips and the table without paths: equal clips and labels, equal hash."""
         if "hash" in self.manifest:
             return self.manifest["hash"]
         return hash_of(self.table, (as_uint8(clip).tobytes() for clip in self.clips))
@@ -96,27 +85,20 @@ class ClipStore:
         *,
         frames: int = 16,
         size: int = 96,
-        workers: int = 2,
         progress: Callable[[int], object] = lambda done: None,
-        timeout: float = 60.0,
-        max_rejected: float = 0.5,
     ) -> ClipStore:
         """Decode every clip of an index, or open the store if it was built from the same files with
-        the same shape.
+        the same shape, T = frames and H = W = size in pixels.
 
         Interrupted at any point, the next call goes on after the last clip written. Clips that
-        cannot be decoded are left out and listed with their reason in `.rejected`; show
-        `.summary()` before training.
+        cannot be decoded are left out and listed with their reason in `.rejected`.
 
         Args:
-            frames, size: T, and H = W in pixels.
-            workers, timeout: see `ppfer.data.decoding.in_children`.
             progress: called with the number of clips done, of `len(index.table)`, after each clip.
-            max_rejected: share of the videos found that may be rejected.
 
         Raises:
-            PpferError: more than `max_rejected` of the videos found were rejected, none is left, or
-                the disk is full.
+            PpferError: more than `MOST_REJECTED` of the videos found were rejected, none is left,
+                or the disk is full.
         """
         # only here: who opens a store needs none of what reads videos
         from ppfer.data.decoding import in_children
@@ -135,7 +117,7 @@ class ClipStore:
                 faults = []
                 log.write_text(json.dumps(request) + "\n", "utf-8")
             todo = ((path, frames, size) for path in table["path"][len(faults) :])
-            decoded = in_children(clip_or_reason, todo, workers, timeout)
+            decoded = in_children(clip_or_reason, todo)
             with contextlib.closing(rows):
                 # each clip's row is written before its line of the log: a killed build goes on
                 with contextlib.closing(decoded), log.open("a", encoding="utf-8") as lines:
@@ -151,10 +133,10 @@ class ClipStore:
                 kept, rejected = index.without(faults)
                 _write_csv(rejected, folder / "rejected.csv")
                 found = len(table) + len(index.rejected)
-                if not len(kept) or len(rejected) > max_rejected * found:
+                if not len(kept) or len(rejected) > MOST_REJECTED * found:
                     raise PpferError(
                         f"{len(rejected)} of the {found} videos found in {index.root} were "
-                        f"rejected, more than the {max_rejected:.0%} allowed; "
+                        f"rejected, more than the {MOST_REJECTED:.0%} allowed; "
                         f"{folder / 'rejected.csv'} lists them:\n{count_reasons(rejected)}"
                     )
                 about = {"found": found, "rejected": len(rejected), "remarks": index.remarks}
@@ -183,16 +165,15 @@ class ClipStore:
                 Nothing is left then that could be taken for a store.
         """
         folder, rows, came = Path(folder), None, 0
+        singles = (clip for x in map(as_uint8, clips) for clip in (x if x.ndim == 5 else x[None]))
         with _writing(folder), contextlib.ExitStack() as undo:
             undo.callback((folder / "clips.npy").unlink, missing_ok=True)  # never half of it
-            for item in map(as_uint8, clips):
-                for clip in item if item.ndim == 5 else item[None]:
-                    if rows is None:
-                        rows = _Rows(folder, (len(table), *clip.shape))
-                        undo.callback(rows.close)
-                    came += 1
-                    if came <= len(table):
-                        rows.append(clip)
+            for came, clip in enumerate(singles, 1):
+                if rows is None:
+                    rows = _Rows(folder, (len(table), *clip.shape))
+                    undo.callback(rows.close)
+                if came <= len(table):
+                    rows.append(clip)
             if came != len(table):
                 raise PpferError(f"{came} clips came for a table of {len(table)} rows")
             _write_csv(pd.DataFrame(columns=REASONS), folder / "rejected.csv")
@@ -214,9 +195,7 @@ class ClipStore:
         return np.searchsorted(names, values).astype(np.int64)
 
     def to(self, device: str | torch.device) -> Tensor:
-        """All clips, (N, T, 3, H, W) uint8. On the CPU the memory map itself: pages are read as
-        they are used.
-        """
+        """All clips, (N, T, 3, H, W) uint8; on the CPU the memory map, read as pages are used."""
         if self.folder is None:
             return torch.as_tensor(self.clips).to(device)
         clips = np.load(self.folder / "clips.npy", mmap_mode="c")  # "c": writes stay private

@@ -49,8 +49,7 @@ PROTECTORS = (
         "No privacy preservation",
         lambda run: protect.no_privacy,
         "the original clips",
-        study=False,
-        notebook="00",
+        notebook="05",
     ),
     Protector(
         "copies",
@@ -58,7 +57,6 @@ PROTECTORS = (
         lambda run: networks.start_enhancer(run).to(run.device).eval(),
         "one U-Net trained to give both bands back as they are",
         needs=("pretrain",),
-        study=False,
         notebook="04",
     ),
     Protector(
@@ -67,7 +65,6 @@ PROTECTORS = (
         lambda run: run.get("privacy"),
         lambda run: "Algorithm 1: one U-Net per band" + departures(run, "privacy"),
         needs=("privacy",),
-        study=False,
         notebook="04",
     ),
     Protector(
@@ -79,7 +76,6 @@ PROTECTORS = (
             + departures(run, "privacy", "compensation")
         ),
         needs=("privacy", "compensation"),
-        study=False,
         notebook="05",
     ),
 )
@@ -96,12 +92,7 @@ PIPELINE = (
 def open_run(
     config: Config, runs_dir: str | Path = RUNS, stages: Iterable[type[Stage]] = ()
 ) -> Run:
-    """A run that can make what the paper's method needs, and nothing to compare it with; see
-    `ppfer.run.run.Run`.
-
-    Args:
-        config: what it depends on.
-        runs_dir: where results are read and written.
-        stages: what else it can make; one of a known kind takes that one's place.
+    """A run (`ppfer.run.run.Run`) that can make what the paper's method needs, and nothing to
+    compare it with; of more `stages` one of a known kind takes that one's place.
     """
     return Run(config, runs_dir, stages=(*STAGES, *stages), protectors=PROTECTORS)

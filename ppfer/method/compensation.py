@@ -10,14 +10,7 @@ from torch import Tensor, nn
 
 from ppfer import nets, protect
 from ppfer.base.errors import PpferError
-from ppfer.method.networks import (
-    classification,
-    expression_measures,
-    new_classifier,
-    new_compensator,
-    privacy_rule,
-    protection,
-)
+from ppfer.method import networks
 from ppfer.run.stage import stage
 from ppfer.run.training import Training
 
@@ -43,11 +36,12 @@ def wild_labels(emotions: list[str], classes: list[str]) -> np.ndarray:
     settings=("nets.classifier", "nets.classifier_weights"),
     notebook="05",
 )
-class Expression(Training):
+class Expression(networks.Naming):
     """C_fc: a ResNet over expressions, one random frame per in-the-wild clip, Surprise masked
     (paper §4.2).
     """
 
+    label = "emotion"
     best = (("val_loss", min),)
 
     def labels(self) -> np.ndarray:
@@ -62,23 +56,13 @@ class Expression(Training):
         count = len(order) // 8
         return order[count:], order[:count]
 
-    def net(self, weights: str = "") -> nn.Module:
-        return new_classifier(self.config, len(self.run.classes("emotion")), weights)
-
-    def start(self) -> nn.Module:
-        return self.net(self.config.nets.classifier_weights)
-
-    def objective(self, net: nn.Module) -> nn.Module:
-        return classification(net, self.train.label_smoothing)
-
     def batches(self) -> Callable:
         return self.draw("wild", self.labels(), index=self.part()[0])
 
     def measure(self, net: nn.Module) -> dict[str, float]:
         validation = self.part()[1]
-        return expression_measures(
-            self.run.logits(net, "wild", validation), self.labels()[validation]
-        )
+        logits = self.run.logits(net, "wild", validation)
+        return networks.expression_measures(logits, self.labels()[validation])
 
     def report(self, net: nn.Module) -> dict:
         masked = int((self.labels() < 0).sum())
@@ -119,8 +103,8 @@ class Compensation(Training):
 
     variant = "enhanced"
 
-    def origin(self) -> tuple[bool, str]:
-        return super().origin() if self.variant == "enhanced" else (True, "10")
+    def origin(self) -> str:
+        return self.notebook if self.variant == "enhanced" else "10"
 
     @property
     def source(self) -> str:
@@ -136,7 +120,7 @@ class Compensation(Training):
         return ("identity", *(("expression",) if self.controlled else ()), self.source)
 
     def net(self) -> nn.Module:
-        return new_compensator(self.config)
+        return networks.new_compensator(self.config)
 
     def controller(self) -> nn.Module | None:
         """C_fc, or None."""
@@ -150,12 +134,12 @@ class Compensation(Training):
 
     def measure(self, net: nn.Module) -> dict[str, float]:
         run, controller = self.run, self.controller()
-        leaks = protection(run, lambda clips: protect.per_frame(net, clips), self.source)
+        leaks = networks.protection(run, lambda clips: protect.per_frame(net, clips), self.source)
         if controller is None:
             return leaks
         judge = nn.Sequential(net, controller)
         logits = run.logits(judge, self.source, "val", per_frame=True, batch=16)
-        return leaks | expression_measures(logits, run.labels("emotion")[run.parts["val"]])
+        return leaks | networks.expression_measures(logits, run.labels("emotion")[run.parts["val"]])
 
     def rule(self) -> Callable[[dict], list[float]]:
-        return privacy_rule(self.run, "val_loss" if self.controlled else "val_l1")
+        return networks.privacy_rule(self.run, "val_loss" if self.controlled else "val_l1")

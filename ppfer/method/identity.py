@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppfer.method.networks import (
-    OnBands,
-    OnProtected,
-    band_split,
-    classification,
-    leak,
-    new_classifier,
-    with_weights,
-)
+from ppfer.method.networks import Naming, OnBands, OnProtected, band_split, leak, with_weights
 from ppfer.run.stage import stage
 from ppfer.wavelets import BandSplit
 
@@ -67,46 +57,25 @@ def mixed_views(bands: BandSplit, pixels: Tensor, labels: Tensor) -> tuple[Tenso
     settings=("nets.classifier", "nets.classifier_weights", "bands"),
     notebook="03",
 )
-class Identity(OnBands):
+class Identity(OnBands, Naming):
     """A ResNet over identities, trained on the training clips (paper §4.2)."""
 
     best = (("val_all_frames", max),)
 
-    def net(self, weights: str = "") -> nn.Module:
-        return new_classifier(self.config, len(self.run.classes("actor")), weights)
-
-    def start(self) -> nn.Module:
-        return self.net(self.config.nets.classifier_weights)
-
     def objective(self, net: nn.Module) -> nn.Module:
         return IdentityObjective(net, band_split(self.config))
-
-    def measure(self, net: nn.Module) -> dict[str, float]:
-        return {"val_" + k: v.value for k, v in leak(self.run, net, "clips", "val").items()}
 
     def report(self, net: nn.Module) -> dict:
         return {"test": {k: v.to_dict() for k, v in leak(self.run, net, "clips", "test").items()}}
 
 
-@stage("attack/{protector}", needs=("split", "identity", "protected/{protector}"), notebook="07")
-class Attack(OnProtected):
+@stage("attack/{protector}", needs=("identity",), notebook="07")
+class Attack(OnProtected, Naming):
     """V_pl retrained on a protector's training clips: what an attacker with the protector in hand
     can still read.
     """
 
     best = (("val_all_frames", max),)
 
-    def net(self, weights: str = "") -> nn.Module:
-        return new_classifier(self.config, len(self.run.classes("actor")), weights)
-
     def start(self) -> nn.Module:
         return with_weights(self.net(), self.run.get("identity"))
-
-    def objective(self, net: nn.Module) -> nn.Module:
-        return classification(net)
-
-    def batches(self) -> Callable:
-        return self.draw(self.store, self.run.labels("actor"))
-
-    def measure(self, net: nn.Module) -> dict[str, float]:
-        return {"val_" + k: v.value for k, v in leak(self.run, net, self.store, "val").items()}

@@ -15,7 +15,7 @@ from ppfer.base.errors import PpferError
 from ppfer.config import Config, to_dict
 from ppfer.measure import Rate, accuracy, leakage, private_first
 from ppfer.run.run import Run
-from ppfer.run.stage import Protector
+from ppfer.run.stage import COMPARING, Protector
 from ppfer.run.training import Training
 from ppfer.wavelets import BandSplit
 
@@ -74,14 +74,44 @@ def new_compensator(config: Config) -> nn.Module:
         )
     if n.compensator == "pixel":
         return uvit.PixelCompensator(config.size, n.patch, n.dim, n.depth, n.heads)
-    if n.compensator == "latent":
-        side = config.size // 8
-        net = uvit.uvit_h2(n.compensator_weights or None, img_size=side, checkpoint=True)
-        return uvit.LatentCompensator(net, uvit.load_autoencoder(n.autoencoder))
-    raise PpferError(f"unknown compensator '{n.compensator}'; known: pixel, latent")
+    side = config.size // 8
+    net = uvit.uvit_h2(n.compensator_weights or None, img_size=side, checkpoint=True)
+    return uvit.LatentCompensator(net, uvit.load_autoencoder(n.autoencoder))
 
 
 # --- kinds of stages ----------------------------------------------------------
+
+
+class Naming(Training):
+    """A stage whose network names what the clips' table says of each, by cross-entropy."""
+
+    label = "actor"  # the column of the table, or "emotion"
+    store = "clips"
+    sees_clips = False  # whether the network is an R3D of whole clips, else a ResNet of frames
+
+    @property
+    def per_frame(self) -> bool:
+        return not self.sees_clips
+
+    def net(self, weights: str = "") -> nn.Module:
+        new = new_recognizer if self.sees_clips else new_classifier
+        return new(self.config, len(self.run.classes(self.label)), weights)
+
+    def start(self) -> nn.Module:
+        kind = "recognizer" if self.sees_clips else "classifier"
+        return self.net(getattr(self.config.nets, f"{kind}_weights"))
+
+    def objective(self, net: nn.Module) -> nn.Module:
+        return classification(net, self.train.label_smoothing)
+
+    def batches(self) -> Callable:
+        return self.draw(self.store, self.run.labels(self.label))
+
+    def measure(self, net: nn.Module) -> dict[str, float]:
+        if self.label == "actor":
+            return {"val_" + k: v.value for k, v in leak(self.run, net, self.store, "val").items()}
+        truth = self.run.labels(self.label)[self.run.parts["val"]]
+        return expression_measures(self.run.logits(net, self.store, "val"), truth)
 
 
 class OnBands(Training):
@@ -110,10 +140,12 @@ class OnProtected(Training):
         """Its clips."""
         return f"protected/{self.protector}"
 
-    def origin(self) -> tuple[bool, str]:
-        if self.study:  # it compares methods, whatever it is trained on
-            return super().origin()
-        return (True, self.what.notebook) if self.what.study else super().origin()
+    def needs(self) -> tuple[str, ...]:
+        return ("split", self.store, *super().needs())
+
+    def origin(self) -> str:
+        compares = self.notebook >= COMPARING  # methods, whatever it is trained on
+        return self.notebook if compares else max(self.notebook, self.what.notebook)
 
     def pairs(self, index: np.ndarray | None = None) -> Callable:
         """Step → the same frames, protected and original, of the training part or of `index`."""
@@ -126,11 +158,8 @@ class OnProtected(Training):
 
 
 class Objective(nn.Module):
-    """A loss between what a network makes of its input and a target: most stages need no more.
-
-    Args:
-        net: what is trained.
-        loss: (the network's answer, target) → scalar.
+    """A loss, (answer, target) → scalar, between what a network makes of its input and a target:
+    most stages need no more.
     """
 
     captures = True  # see `ppfer.run.loop.fit`

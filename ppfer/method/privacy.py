@@ -13,15 +13,7 @@ from torch import Tensor, nn
 from ppfer import nets
 from ppfer.base.errors import PpferError
 from ppfer.config import Train
-from ppfer.method.networks import (
-    OnBands,
-    band_split,
-    new_enhancer,
-    new_unet,
-    privacy_rule,
-    protection,
-    start_enhancer,
-)
+from ppfer.method import networks
 from ppfer.run.stage import stage
 from ppfer.wavelets import BandSplit
 
@@ -52,16 +44,16 @@ class ReconstructionObjective(nn.Module):
     settings=("bands", "nets.unet_width", "nets.unet_residual"),
     notebook="04",
 )
-class Pretrain(OnBands):
+class Pretrain(networks.OnBands):
     """The U-Net that both enhancers start from, trained to reproduce its input."""
 
     best = (("val_l1", min),)
 
     def net(self) -> nn.Module:
-        return new_unet(self.config)
+        return networks.new_unet(self.config)
 
     def objective(self, net: nn.Module) -> nn.Module:
-        return ReconstructionObjective(net, band_split(self.config))
+        return ReconstructionObjective(net, networks.band_split(self.config))
 
     @torch.inference_mode()
     def measure(self, net: nn.Module) -> dict[str, float]:
@@ -72,13 +64,9 @@ class Pretrain(OnBands):
 
 
 def privacy_loss(logits: Tensor, labels: Tensor, preset: str) -> Tensor:
-    """What an enhancer minimises through the frozen controller.
-
-    Args:
-        logits: (n, K).
-        labels: (n,).
-        preset: ``paper``: −CE (Algorithm 1 line 10), unbounded; ``clamped``: −min(CE, ln K) per
-            sample, which stops at chance; ``uniform``: cross-entropy to the uniform distribution.
+    """What an enhancer minimises through the frozen controller, of logits (n, K) and labels (n,):
+    ``paper``, −CE (Algorithm 1 line 10), unbounded; ``clamped``, −min(CE, ln K) per sample, which
+    stops at chance; ``uniform``, cross-entropy to the uniform distribution.
     """
     if preset == "paper":
         return -F.cross_entropy(logits, labels)
@@ -122,7 +110,7 @@ SHARES = (16, 4)  # parts of the long run that are trained as runs of their own
     settings=("privacy_loss", "privacy_slack", "reconstruction"),
     notebook="04",
 )
-class Privacy(OnBands):
+class Privacy(networks.OnBands):
     """Algorithm 1: the enhancers against the frozen identity controller.
 
     "privacy/frames" has no transform; "privacy/long" is trained as ``config.privacy_long`` says,
@@ -150,21 +138,21 @@ class Privacy(OnBands):
         """What the U-Nets work on, "bands" or "frames"."""
         return "bands" if self.long else self.where
 
-    def origin(self) -> tuple[bool, str]:
-        return super().origin() if self.where == "bands" else (True, "10")
+    def origin(self) -> str:
+        return self.notebook if self.where == "bands" else "10"
 
     def net(self) -> nn.Module:
-        return new_enhancer(self.config, self.place)
+        return networks.new_enhancer(self.config, self.place)
 
     def start(self) -> nn.Module:
-        return start_enhancer(self.run, self.place)
+        return networks.start_enhancer(self.run, self.place)
 
     def objective(self, net: nn.Module) -> nn.Module:
         config, controller = self.config, self.run.get("identity")
         return PrivacyObjective(net, controller, config.privacy_loss, config.reconstruction)
 
     def measure(self, net: nn.Module) -> dict[str, float]:
-        return protection(self.run, net, "clips")
+        return networks.protection(self.run, net, "clips")
 
     def rule(self) -> Callable[[dict], list[float]]:
-        return privacy_rule(self.run, "val_l1")
+        return networks.privacy_rule(self.run, "val_l1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,39 +13,31 @@ from ppfer.base.errors import PpferError
 from ppfer.base.processes import rank, world
 
 
+@dataclass(eq=False)
 class Batches:
     """Shuffled batches, a pure function of (seed, step): called with a step it returns
     ``(pixels float in [0, 1], labels…)`` on `device`.
-
-    Args:
-        clips: (N, T, 3, H, W) uint8 on any device.
-        index: which of the N to draw from; every epoch visits each once, in a fresh order.
-        labels: (N,) or a tuple of such arrays, aligned with `clips`.
-        batch: clips per step over all processes.
-        per_frame: one random frame of each clip, (B, 3, H, W); else clips, (B, T, 3, H, W).
-        augment: one random shift per batch, horizontal flip and (of frames) brightness per sample,
-            whose channels are scaled by factors in [1 − colour, 1 + colour] besides.
     """
 
-    def __init__(
-        self,
-        clips: Tensor,
-        index: np.ndarray,
-        labels: np.ndarray | tuple[np.ndarray, ...],
-        *,
-        batch: int,
-        seed: int,
-        device: torch.device,
-        per_frame: bool = True,
-        augment: bool = True,
-        colour: float = 0.0,
-    ):
-        if len(index) == 0:
+    clips: Tensor  # (N, T, 3, H, W) uint8 on any device
+    index: np.ndarray  # which of the N to draw from; every epoch visits each once, in a fresh order
+    labels: np.ndarray | tuple[np.ndarray, ...]  # (N,) each, aligned with `clips`
+    _: KW_ONLY
+    batch: int  # clips per step over all processes
+    seed: int
+    device: torch.device
+    per_frame: bool = True  # a random frame of each clip, (B, 3, H, W); else clips, (B, T, 3, H, W)
+    # one random shift per batch, horizontal flip and (of frames) brightness per sample, whose
+    # channels are scaled by factors in [1 − colour, 1 + colour] besides
+    augment: bool = True
+    colour: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.index) == 0:
             raise PpferError("there are no clips to train on: the training part is empty")
-        self.clips, self.index, self.batch, self.seed = clips, torch.as_tensor(index), batch, seed
-        labels = labels if isinstance(labels, tuple) else (labels,)
-        self.labels = [torch.as_tensor(np.asarray(y)).to(device) for y in labels]
-        self.device, self.per_frame, self.augment, self.colour = device, per_frame, augment, colour
+        self.index = torch.as_tensor(self.index)
+        labels = self.labels if isinstance(self.labels, tuple) else (self.labels,)
+        self.labels = [torch.as_tensor(np.asarray(y)).to(self.device) for y in labels]
         self._epoch, self._order = -1, self.index
 
     def _clip_ids(self, step: int) -> Tensor:

@@ -47,8 +47,12 @@ def has_motions(run: Any) -> bool:
     return twin_origin(run.config) is not None and all(map(name.fullmatch, run.table["clip"]))
 
 
-class Decoded(Stage):
-    """A ClipStore decoded from a folder."""
+DECODED = ("size", "frames", "generate")
+
+
+@stage("clips", settings=(*DECODED, "actors", "clips_per_actor"), notebook="00", alone=True)
+class Clips(Stage):
+    """V: the original clips, a ClipStore decoded from a folder."""
 
     wild = False
 
@@ -71,16 +75,8 @@ class Decoded(Stage):
         return ClipStore.open(folder / "store")
 
 
-DECODED = ("size", "frames", "generate")
-
-
-@stage("clips", settings=(*DECODED, "actors", "clips_per_actor"), notebook="00", alone=True)
-class Clips(Decoded):
-    """V: the original clips."""
-
-
 @stage("wild", settings=(*DECODED, "wild_clips"), notebook="00", alone=True)
-class Wild(Decoded):
+class Wild(Clips):
     """In-the-wild clips for the expression controller (the paper's 3,600 DFEW clips)."""
 
     wild = True
@@ -198,8 +194,8 @@ class Protected(Stage):
         self.what = run.protector(self.protector)
         self.version = self.what.version
 
-    def origin(self) -> tuple[bool, str]:
-        return self.what.study, self.what.notebook
+    def origin(self) -> str:
+        return self.what.notebook
 
     def needs(self) -> tuple[str, ...]:
         return ("clips", *self.what.needs)
@@ -218,16 +214,16 @@ class Protected(Stage):
             precision=config.precision,
             compile=config.compile,
         )
-        return protect_all(
+        protected = protect_all(
             apply,
             clips,
             device=run.device,
             batch=CLIPS_A_PASS,
             name=what.name,
             names=list(run.table["clip"]) if what.named else None,
-            on_batch=Progress(self.name, len(clips), "clips").update,
             precision=config.precision,
         )
+        return counted(protected, self.name, len(clips))
 
     def make(self, folder: Path) -> dict:
         if self.protector != "none" and self.config.keep_protected:
@@ -244,6 +240,14 @@ class Protected(Stage):
         there = self.run.tensor("clips").device  # where there is room for clips
         pixels = torch.cat([part.to(there) for part in self.stream()])
         return ClipStore.in_memory(pixels, self.run.table)
+
+
+def counted(parts: Iterable[Any], label: str, clips: int) -> Iterator[Any]:
+    """Parts of so many clips as they come, each of several, and how far one is."""
+    progress, done = Progress(label, clips, "clips"), 0
+    for part in parts:
+        yield part
+        progress.update(done := done + len(part))
 
 
 class ByClip(dict):

@@ -105,9 +105,7 @@ class _Stem3d(_Stem, nn.Conv3d):
 
 def _unshuffle(x: Tensor) -> Tensor:
     """(N, C, [T,] H, W) to (N, 4C, [T,] H/2, W/2)."""
-    if x.dim() == 4:
-        return F.pixel_unshuffle(x, 2)
-    return F.pixel_unshuffle(x.transpose(1, 2), 2).transpose(1, 2)
+    return F.pixel_unshuffle(x.movedim(1, -3), 2).movedim(-3, 1)
 
 
 class _UNetOfProducts(nets.UNet):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import psutil
 import torch
@@ -12,6 +13,7 @@ from ppfer.base.processes import is_main
 from ppfer.data.store import ClipStore
 
 
+@dataclass(eq=False)
 class Room:
     """Where clips lie as tensors: on the GPU if there is one with room, else in main memory.
 
@@ -21,17 +23,13 @@ class Room:
     they are read or made again.
     """
 
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.tensors: dict[str, Tensor] = {}
-        self.stores: dict[str, ClipStore] = {}
+    device: torch.device
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    stores: dict[str, ClipStore] = field(default_factory=dict)
 
     def tensor(self, name: str, load: Callable[[], ClipStore], loaded: dict[str, object]) -> Tensor:
-        """(N, T, 3, H, W) uint8 pixels of the store `name`.
-
-        Args:
-            load: gives the store.
-            loaded: where its owner keeps stores by name; those put out of memory are taken from it.
+        """(N, T, 3, H, W) uint8 pixels of the store `name`, which `load` gives; its owner keeps
+        stores by name in `loaded`, from which those put out of memory are taken.
         """
         if name not in self.tensors:
             self.put_aside(0.2)

@@ -115,9 +115,8 @@ class Loop:
     def save(self) -> None:
         """Write the checkpoint."""
         if is_main():
-            blob = {"objective": self.objective.state_dict(), "state": self.state}
-            blob |= {"optimizer": self.optimizer.state_dict()}
-            blob |= {"running": self.running, "since": self.since}
+            blob = {name: getattr(self, name) for name in ("state", "running", "since")}
+            blob |= {n: getattr(self, n).state_dict() for n in ("objective", "optimizer")}
             try:
                 with atomic(self.checkpoint) as partial:
                     torch.save(blob, partial)

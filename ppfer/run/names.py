@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from ppfer.base.errors import PpferError
-from ppfer.base.files import digest, read_json, write_json
+from ppfer.base.files import digest, home, read_json, write_json
 from ppfer.config import REPO, Config, dotted, load_config, to_dict
 
 RUNS = REPO / "runs"  # wherever the command is given
@@ -19,7 +19,7 @@ ASIDE = "earlier"  # in a run's folder: finished results that its settings have 
 
 def data_path(path: str) -> Path:
     """A data folder of a config, absolute: as given if it exists, else in the repository."""
-    given = Path(path).expanduser()
+    given = home(path)
     return given.absolute() if given.is_absolute() or given.exists() else REPO / given
 
 
@@ -40,10 +40,8 @@ def differences(config: Config) -> dict[str, object]:
 
 def run_name(config: Config) -> str:
     """Folder name of a run: ``config.name``, or the profile, the data folder's name and the seed
-    where they are not the profile's, and a short digest of everything else that is not.
-
-    Raises:
-        PpferError: for a name that is no plain folder name.
+    where they are not the profile's, and a short digest of everything else that is not; a
+    `PpferError` for a name that is no plain folder name.
     """
     if config.name:
         if Path(config.name).name != config.name or config.name.startswith("."):
@@ -61,7 +59,7 @@ def run_name(config: Config) -> str:
 def run_json(folder: Path) -> dict:
     """What a run says of itself, {"profile", "differs"}; a `PpferError` where it cannot be read."""
     about = read_json(folder / "run.json")
-    if not {"profile", "differs"} <= about.keys():
+    if list(map(type, map(about.get, ("profile", "differs")))) != [str, dict]:
         what = "cannot be read" if (folder / "run.json").exists() else "is not there"
         raise PpferError(f"{folder / 'run.json'} {what}, so that nobody knows what this run is")
     return about
@@ -72,7 +70,7 @@ def data_folders(about: dict) -> set[str]:
     usual, differs = to_dict(load_config(about["profile"])), about["differs"]
     now = usual | differs
     own = [] if now["generate"] else [str(data_path(str(now[k])).resolve()) for k in DATA]
-    return {*about.get("held", ()), *own}
+    return {*(about.get("held") or ()), *own}
 
 
 def introduce(folder: Path, config: Config) -> None:
@@ -106,11 +104,15 @@ def known_runs(runs_dir: Path) -> list[dict]:
     """A row per run in a folder: name, what tells it from its profile, finished stages, size."""
     rows = []
     for path in sorted(runs_dir.glob("*/run.json")):
-        folder, about = path.parent, read_json(path)
-        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-        differs = ", ".join(f"{key}={value}" for key, value in about.get("differs", {}).items())
-        row = {"run": folder.name, "profile": about.get("profile", "?")}
-        row["differs"] = (differs or "–") if about else "its run.json cannot be read"
+        folder, about, size = path.parent, {"profile": "?"}, 0
+        differs = "its run.json cannot be read"
+        with contextlib.suppress(PpferError):
+            about = run_json(folder)
+            differs = ", ".join(f"{key}={value}" for key, value in about["differs"].items()) or "–"
+        for file in folder.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # a run at work writes and removes
+                size += file.stat().st_size * file.is_file()
+        row = {"run": folder.name, "profile": about["profile"], "differs": differs}
         rows.append(row | {"finished stages": len(_finished(folder)), "MB": round(size / 1e6)})
     return rows
 
@@ -125,7 +127,7 @@ def made_in(folder: Path) -> dict[str, dict]:
     """Stage → what its manifest says of its making, for all that a run has finished."""
     made = {}
     for manifest in _finished(folder):
-        summary = manifest["summary"]
+        summary = manifest.get("summary", {})
         made[manifest["stage"]] = (
             {key: summary[key] for key in ("steps", "best_step") if key in summary}
             | {"training_seconds": summary.get("seconds", 0)}

@@ -9,7 +9,6 @@ keys of the stages it stands on; a result whose key still matches is loaded inst
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -25,13 +24,13 @@ from torch import Tensor, nn
 from ppfer import measure
 from ppfer.base.device import device_name, explaining_memory, versions
 from ppfer.base.errors import PpferError, check
-from ppfer.base.files import atomic, digest, owner_only, read_json, sweep, write_json
+from ppfer.base.files import atomic, digest, owner_only, read_json, read_lines, sweep, write_json
 from ppfer.base.processes import is_main, wait_for_everyone
 from ppfer.base.progress import say
 from ppfer.config import Config, pick
 from ppfer.run.gpu_memory import Room
 from ppfer.run.names import ASIDE, RUNS, introduce, key_of_lost_data, run_name
-from ppfer.run.stage import Protector, Stage
+from ppfer.run.stage import COMPARING, Protector, Stage
 
 
 class MissingInput(PpferError):
@@ -73,7 +72,6 @@ class Run:
         # described once: the data stages look at every file for it
         self._stages: dict[str, Stage] = {}
         self._places: dict[str, Path] = {}
-        self._logits: dict[str, Tensor] = {}
 
     def __repr__(self) -> str:
         return f"Run({self.dir.name!r} on {self.device})"
@@ -102,7 +100,7 @@ class Run:
             MissingInput: naming the main notebook (00–07) to run first.
         """
         for need in self.stage(name).needs():
-            if self.stage(need).origin()[0]:
+            if self.stage(need).origin() >= COMPARING:
                 self.ensure(need)
         self.make(name, load=False)
 
@@ -150,7 +148,15 @@ class Run:
             # for its inputs
             memory = explaining_memory(name, self.device, stage.lighter())
             with memory, torch.random.fork_rng(devices=[]):
-                self._results[name] = stage.load(self.folder(name))
+                try:
+                    self._results[name] = stage.load(self.folder(name))
+                except MissingInput:
+                    raise
+                except (PpferError, FileNotFoundError) as error:  # of a folder that was half copied
+                    raise MissingInput(
+                        f"{error}; remove {self.folder(name)} and run notebook "
+                        f"{stage.origin()} again"
+                    ) from error
         return self._results[name]
 
     def manifest(self, name: str) -> dict:
@@ -161,7 +167,7 @@ class Run:
         if manifest.get("key") != self.key(name):
             why = "was made with other settings or inputs" if manifest else "does not exist yet"
             raise MissingInput(
-                f"{self.dir / name} {why}; run notebook {self.stage(name).origin()[1]} "
+                f"{self.dir / name} {why}; run notebook {self.stage(name).origin()} "
                 f"with profile {self.config.profile} first"
             )
         return manifest
@@ -179,8 +185,7 @@ class Run:
 
     def metrics(self, name: str) -> list[dict]:
         """Rows of the stage's ``metrics.jsonl``: step, loss and validation measures."""
-        text = (self.folder(name) / "metrics.jsonl").read_text("utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return read_lines(self.folder(name) / "metrics.jsonl")
 
     def key(self, name: str) -> str:
         """Digest of the stage's settings and of the keys of all it stands on."""
@@ -205,6 +210,12 @@ class Run:
         if name not in self._stages:
             self._stages[name] = self._new(name)
         return self._stages[name]
+
+    def with_needs(self, name: str) -> Iterator[str]:
+        """A stage after all that it stands on, which may come more than once."""
+        for need in self.stage(name).needs():
+            yield from self.with_needs(need)
+        yield name
 
     def _new(self, name: str) -> Stage:
         """A stage to be made: what it keeps while it is made goes with it."""
@@ -324,38 +335,32 @@ class Run:
             batch: clips at a time.
 
         Returns:
-            (n, T, classes) of a network of frames, (n, classes) of one of clips; kept where all
-            three are names, in ``logits/`` too: several tables ask for it.
+            (n, T, classes) of a network of frames, (n, classes) of one of clips.
         """
-        # named answers are kept, in memory and on disk, under the keys of what they are of
-        key, kept = "", None
+        # several tables ask for it: where all three are names it is kept under their keys
+        rows, kept = self.parts[part] if isinstance(part, str) else part, None
         if all(isinstance(about, str) for about in (net, store, part)):
             self.manifest(net)  # only of a network that is there
             key = digest([*map(self.key, (net, store, "split")), part, per_frame])
-            if key in self._logits:
-                return self._logits[key]
             kept = self.dir / "logits" / f"{key}.npy"
+            if kept.exists() and len(answer := torch.from_numpy(np.load(kept))) == len(rows):
+                return answer
 
         # else the network is asked
-        rows = self.parts[part] if isinstance(part, str) else part
-        answer = torch.from_numpy(np.load(kept)) if kept and kept.exists() else None
-        if answer is None or len(answer) != len(rows):
-            judge = self.get(net) if isinstance(net, str) else net
-            sees_clips = getattr(judge, "sees_clips", False)
-            answer = measure.logits(
-                judge,
-                self.tensor(store) if isinstance(store, str) else store,
-                rows,
-                per_frame=not sees_clips if per_frame is None else per_frame,
-                device=self.device,
-                precision=self.config.precision,
-                batch=batch,
-            )
-            if kept and is_main():
-                with atomic(kept) as partial:
-                    np.save(partial, answer.numpy())
-        if key:
-            self._logits[key] = answer
+        judge = self.get(net) if isinstance(net, str) else net
+        sees_clips = getattr(judge, "sees_clips", False)
+        answer = measure.logits(
+            judge,
+            self.tensor(store) if isinstance(store, str) else store,
+            rows,
+            per_frame=not sees_clips if per_frame is None else per_frame,
+            device=self.device,
+            precision=self.config.precision,
+            batch=batch,
+        )
+        if kept and is_main():
+            with atomic(kept) as partial:
+                np.save(partial, answer.numpy())
         return answer
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ppfer.base.errors import PpferError
 from ppfer.config import pick
 
-COMPARING = "08"  # the first notebook that compares methods
+COMPARING = "08"  # the first notebook that compares methods: what it makes the main run does not
 
 # --- stages -------------------------------------------------------------------
 
@@ -34,8 +34,7 @@ def stage(
         needs: stages whose results go in; may name the argument, "protected/{protector}".
         settings: fields of the config that the result depends on besides, dotted where they lie
             deeper.
-        notebook: number of the notebook that makes it, for the reader's sake; from 08 on it is made
-            while methods are compared (`ppfer.study`), not by the main run.
+        notebook: number of the notebook that makes it, for the reader's sake; see `COMPARING`.
         alone: made by the main process only while the others wait; training stages are made by all
             together.
         version: raised when the same settings and inputs no longer give the same result, so that
@@ -47,7 +46,6 @@ def stage(
         cls.argument = argument.strip("{}")
         cls.named_needs, cls.named_settings = needs, settings
         cls.notebook, cls.alone, cls.version = notebook, alone, version
-        cls.study = notebook >= COMPARING
         return cls
 
     return describe
@@ -61,7 +59,6 @@ class Stage:
     named_needs: tuple[str, ...]
     named_settings: tuple[str, ...]
     notebook: str
-    study: bool
     alone: bool
     version: int
 
@@ -84,17 +81,12 @@ class Stage:
         """Everything else the result depends on, JSON types."""
         return pick(self.config, *self.named_settings)
 
-    def origin(self) -> tuple[bool, str]:
-        """Whether comparing methods makes it, not the main run; and in which notebook."""
-        return self.study, self.notebook
+    def origin(self) -> str:
+        """Number of the notebook that makes it."""
+        return self.notebook
 
-    def make(self, folder: Path) -> dict:
-        """Do the work, leave files in the folder; returns a summary for the manifest."""
-        raise TypeError(f"{type(self).__name__} does not say how it is made")
-
-    def load(self, folder: Path) -> Any:
-        """The result, from what `make` left."""
-        raise TypeError(f"{type(self).__name__} does not say how it is loaded")
+    make: Callable[[Path], dict]  # leaves files in a folder; a summary for the manifest
+    load: Callable[[Path], Any]  # the result, from what `make` left
 
     def lighter(self) -> str:
         """What to change when the GPU's memory does not suffice."""
@@ -106,45 +98,29 @@ class Stage:
 
 @dataclass(frozen=True)
 class Protector:
-    """A row of the tables: a way of protecting clips, by name (also its folder's) and title.
+    """A row of the tables: a way of protecting clips."""
 
-    Attributes:
-        build: ``build(run) -> clips → clips``, see `ppfer.protect`.
-        what_ran: one line for the table, what exactly this is; or ``what_ran(run)`` that says it
-            once it is made.
-        needs: stages it stands on.
-        settings: names of the config's fields that its clips depend on besides those stages.
-        study: whether comparing makes it (`ppfer.study`), not the main run.
-        notebook: number of the notebook that makes its inputs.
-        size: side of the pictures, in pixels, at which it protects videos; 0: that of a run's
-            clips, to whose people it belongs.
-        learned_here: it belongs to the people of a run whatever its size; else, with a size, it
-            needs no run (`for_anybody`).
-        named: the built callable takes (clips, names): those of a run's clips, or "<video> <track>"
-            in a video.
-        symbols: ``symbols(config)``: of how many one is all that passes, and the ε of randomised
-            answers, 0 for true ones; no symbols where more than that passes.
-        compensates: a protector whose stored clips only need compensating (``build`` gives a
-            `PPFER`): saves a pass.
-        version: raised when the same settings and inputs no longer give the same clips.
-        missing: ``missing(run)`` says what to install or to give before it can run; "" when nothing
-            is missing.
-    """
-
-    name: str
+    name: str  # its folder's, too
     title: str
-    build: Callable[[Any], Callable[..., Tensor]]
+    build: Callable[[Any], Callable[..., Tensor]]  # ``build(run)``: clips → clips, `ppfer.protect`
+    # what exactly this is, in one line; or ``what_ran(run)`` that says it once it is made
     what_ran: str | Callable[[Any], str]
-    needs: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
-    study: bool = True
-    notebook: str = "08"
+    needs: tuple[str, ...] = ()  # stages it stands on
+    settings: tuple[str, ...] = ()  # of the config, on which its clips depend besides those stages
+    notebook: str = COMPARING  # which makes its inputs
+    # pixels a side at which it protects videos; 0: as a run's clips, to whose people it belongs
     size: int = 0
+    # it belongs to the people of a run whatever its size; else, with a size, it needs no run
     learned_here: bool = False
+    # the built callable takes (clips, names): of a run's clips, or "<video> <track>" in a video
     named: bool = False
+    # ``symbols(config)``: of how many one is all that passes, and the ε of randomised answers, 0
+    # for true ones; no symbols where more than that passes
     symbols: Callable[[Any], tuple[int, float]] = lambda config: (0, 0.0)
+    # another whose stored clips only need compensating (``build`` gives a `PPFER`): saves a pass
     compensates: str = ""
-    version: int = 1
+    version: int = 1  # raised when the same settings and inputs no longer give the same clips
+    # ``missing(run)``: what to install or to give before it can run; "" when nothing is missing
     missing: Callable[[Any], str] = lambda run: ""
 
     @property

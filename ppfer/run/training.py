@@ -21,15 +21,12 @@ from ppfer.run.stage import Stage
 
 
 class Training(Stage):
-    """Seed, loop, checkpoints and loading of a stage that trains; stages differ in what follows.
+    """Seed, loop, checkpoints and loading of a stage that trains; stages differ in what follows."""
 
-    Attributes:
-        trains: name of the config's field with the training settings; the stage's kind by default.
-        best: pairs (metric, min or max) of `measure`, compared in order: which weights are kept. ()
-            keeps the last.
-    """
-
-    trains = ""
+    trains = ""  # the config's field with the training settings; "": the stage's kind
+    per_frame = True  # whether a batch holds single frames (else whole clips)
+    draws_as = ""  # what seeds the stage where several must see the same batches; "": its name
+    # pairs (metric, min or max) of `measure`, in order, by which weights are kept; (): the last
     best: tuple[tuple[str, Callable], ...] = ()
 
     @property
@@ -37,42 +34,24 @@ class Training(Stage):
         """The training settings."""
         return getattr(self.config, self.trains or self.kind)
 
-    @property
-    def per_frame(self) -> bool:
-        """Whether a batch holds single frames (else whole clips)."""
-        return True
-
     def settings(self) -> dict:
         field = self.trains or self.kind
         return super().settings() | pick(self.config, field, "precision", "seed")
 
     @property
-    def draws_as(self) -> str:
-        """The name that seeds the stage: its own, unless several must see the same batches."""
-        return self.name
-
-    @property
     def seed(self) -> int:
         """One per stage: adding a stage does not change another's random numbers."""
-        return int(digest({"seed": self.config.seed, "stage": self.draws_as}), 16) % 2**31
+        name = self.draws_as or self.name
+        return int(digest({"seed": self.config.seed, "stage": name}), 16) % 2**31
 
-    def net(self) -> nn.Module:
-        """The network whose weights are kept, untrained."""
-        raise TypeError(f"{type(self).__name__} has no network")
+    net: Callable[[], nn.Module]  # the network whose weights are kept, untrained
+    objective: Callable[[nn.Module], nn.Module]  # ``forward(*batch) -> loss`` around the network
+    batches: Callable[[], Callable[[int], tuple]]  # step → batch
+    measure: Callable[[nn.Module], dict[str, float]] | None = None  # validation metrics
 
     def start(self) -> nn.Module:
         """The network training starts from."""
         return self.net()
-
-    def objective(self, net: nn.Module) -> nn.Module:
-        """``forward(*batch) -> loss`` around the network."""
-        raise TypeError(f"{type(self).__name__} has no objective")
-
-    def batches(self) -> Callable[[int], tuple]:
-        """Step → batch."""
-        raise TypeError(f"{type(self).__name__} has no batches")
-
-    measure: Callable[[nn.Module], dict[str, float]] | None = None  # validation metrics
 
     def rule(self) -> Callable[[dict], list[float]] | None:
         """Metrics → numbers compared in order, lower is better; None keeps the last weights."""

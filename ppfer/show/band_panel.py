@@ -1,8 +1,7 @@
 """The band explorer's controls: whatever they are set to, each does something or says why not."""
 
-from __future__ import annotations
-
 import time
+from collections import defaultdict
 from functools import lru_cache
 from html import escape
 
@@ -47,8 +46,7 @@ class BandPanel(ipywidgets.HBox):
         """Begin at `start`, a case of `ppfer.show.explore.bands` with every setting."""
         self.run, self.gains, self.own, self.quiet = run, dict(start["gains"]), None, False
         self._controls(start)
-        self.reasons = ipywidgets.HTML()
-        self.words = ipywidgets.HTML()
+        self.reasons, self.words = ipywidgets.HTML(), ipywidgets.HTML()
         self.image = notebook.moving_picture()
         right = ipywidgets.VBox([self.image, self.words])
         right.layout = {"flex": "1 1 0", "min_width": "0", "overflow": "hidden"}
@@ -90,8 +88,8 @@ class BandPanel(ipywidgets.HBox):
         self.play = ipywidgets.Play(max=last, interval=250, show_repeat=False)
         ipywidgets.jslink((self.play, "value"), (self.controls["frame"], "value"))
         self.play.value = start["frame"]
-        accept = "image/*,video/*"
-        self.upload = ipywidgets.FileUpload(accept=accept, description="upload", tooltip=LIMIT)
+        how = {"accept": "image/*,video/*", "description": "upload", "tooltip": LIMIT}
+        self.upload = ipywidgets.FileUpload(**how)
         self.save = ipywidgets.Button(description="save PNG", icon="download")
         self.reset = ipywidgets.Button(description="all gains 1", icon="undo")
 
@@ -102,12 +100,8 @@ class BandPanel(ipywidgets.HBox):
             control.layout = {"width": "270px", "margin": "0 2px"}
         for button in (self.upload, self.save, self.reset):
             button.layout = {"width": "132px", "margin": "1px 2px"}
-        behind = {
-            "path": ipywidgets.HBox([self.upload, self.save]),
-            "frame": self.play,
-            "gain": self.reset,
-        }
-        rows = []
+        files = ipywidgets.HBox([self.upload, self.save])
+        behind, rows = {"path": files, "frame": self.play, "gain": self.reset}, []
         for name, control in self.controls.items():
             rows += [control, behind[name]] if name in behind else [control]
         layout = {"width": "280px", "min_width": "280px"}
@@ -171,25 +165,19 @@ class BandPanel(ipywidgets.HBox):
             "mode": "two taps on even sizes never reach beyond the border" if even else "",
             "one_scale": "" if rows else "one row only",
         }
+        notes = defaultdict(list)
         for name, reason in why.items():
             is_at[name].disabled, is_at[name].tooltip = bool(reason), reason or name
+            notes[reason].append(name.replace("_", " "))
         self.play.disabled = frames == 1
-        notes: dict[str, list[str]] = {}
-        for name, reason in why.items():
-            if reason:
-                notes.setdefault(reason, []).append(name.replace("_", " "))
-        lines = [f"{', '.join(names)}: {reason}" for reason, names in notes.items()]
-        self.reasons.value = (
-            f"<div style='line-height: 1.3'>{'<br>'.join(map(escape, lines))}</div>"
-        )
+        lines = [escape(f"{', '.join(of)}: {reason}") for reason, of in notes.items() if reason]
+        self.reasons.value = f"<div style='line-height: 1.3'>{'<br>'.join(lines)}</div>"
 
     def _load(self) -> None:
         """The clip looked at, and what it is called."""
         is_at, table = self.controls, self.run.table
         picture, actor = is_at["picture"].value, is_at["actor"].value
-        acted = [
-            e for e in self.run.classes("emotion") if e in {*table.emotion[table.actor == actor]}
-        ]
+        acted = sorted(table.emotion[table.actor == actor].unique())
         _offer(is_at["expression"], acted, acted[0])
         expression = is_at["expression"].value
         if picture == OWN and self.own is None:

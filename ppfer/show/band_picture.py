@@ -2,8 +2,6 @@
 wavelet that split it, and its bands. Drawn pixel by pixel, quickly enough to follow a slider.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,30 +26,21 @@ TILE, PLOT, LEFT = 216, 130, 118  # side of the upper pictures, height of the pl
 
 @dataclass(frozen=True)
 class Setting:
-    """How a clip is split and what happens to its bands.
+    """How a clip is split and what happens to its bands."""
 
-    Attributes:
-        frame: which one is looked at.
-        wavelet, mode, level, form, axes: `BandSplit`'s.
-        gains: name → factor of coefficients. A name is a band's ("vertical_2"), a kind's at all
-            levels ("vertical"), or "all details"; the narrowest counts, 1 where there is none.
-        threshold: details are brought nearer to 0 by this much (soft thresholding).
-        noise: standard deviation of the noise added to the clip first, always the same noise.
-        shown: "all bands", or one band, larger.
-        one_scale: one scale of colours for all levels instead of one for each.
-    """
-
-    frame: int = 0
-    wavelet: str = "haar"
+    frame: int = 0  # which one is looked at
+    wavelet: str = "haar"  # this and the next four are `BandSplit`'s
     mode: str = "symmetric"
     level: int = 1
     form: str = "subband"
     axes: str = "hw"
+    # name → factor of coefficients. A name is a band's ("vertical_2"), a kind's at all levels
+    # ("vertical"), or "all details"; the narrowest counts, 1 where there is none
     gains: Mapping[str, float] = field(default_factory=dict)
-    threshold: float = 0.0
-    noise: float = 0.0
-    shown: str = "all bands"
-    one_scale: bool = False
+    threshold: float = 0.0  # by which details are brought nearer to 0 (soft thresholding)
+    noise: float = 0.0  # standard deviation of what is added to the clip first, always the same
+    shown: str = "all bands"  # or one band, larger
+    one_scale: bool = False  # of colours for all levels, instead of one for each
 
     def gain(self, name: str) -> float:
         """The factor of one band."""
@@ -68,37 +57,24 @@ class Setting:
 
 
 class Apart(NamedTuple):
-    """A clip and its bands, before any change.
+    """A clip and its bands, before any change."""
 
-    Attributes:
-        seen: the clip, or its one frame (1, t, 3, H, W).
-        parts: name → coefficients (t_j, 3, h_j, w_j), in the order of `BandSplit.names`.
-        averages: level → its approximation, of which the next level is made.
-        energy: name → % of the squares of all coefficients.
-    """
-
-    seen: Tensor
-    parts: dict[str, Tensor]
-    averages: dict[int, Tensor]
-    energy: dict[str, float]
+    seen: Tensor  # the clip, or its one frame (1, t, 3, H, W)
+    parts: dict[str, Tensor]  # name → coefficients (t_j, 3, h_j, w_j), as `BandSplit.names`
+    averages: dict[int, Tensor]  # level → its approximation, of which the next level is made
+    energy: dict[str, float]  # name → % of the squares of all coefficients
 
 
 class Bands(NamedTuple):
-    """What is drawn of a clip.
+    """What is drawn of a clip."""
 
-    Attributes:
-        original, changed: the frame looked at (3, H, W), before and after.
-        rows: a level each, the deepest first: name → (3, h_j, w_j) of that moment, of details those
-            that pass the threshold; or the one band that is shown.
-        length: of the axis whose matrix is drawn.
-        energy: as in `Apart`.
-    """
-
-    original: Tensor
-    changed: Tensor
+    original: Tensor  # the frame looked at (3, H, W)
+    changed: Tensor  # the same, put together again
+    # a level each, the deepest first: name → (3, h_j, w_j) of that moment, of details those that
+    # pass the threshold; or the one band that is shown
     rows: list[dict[str, Tensor]]
-    length: int
-    energy: dict[str, float]
+    length: int  # of the axis whose matrix is drawn
+    energy: dict[str, float]  # as in `Apart`
 
 
 def kind(name: str) -> str:
@@ -133,11 +109,7 @@ def take_apart(
 
 
 def analyse(clip: Tensor, how: Setting) -> Bands:
-    """Split a clip, change its bands, put the frame looked at together again.
-
-    Args:
-        clip: (1, T, 3, H, W) in [0, 1].
-    """
+    """Split a clip (1, T, 3, H, W), change its bands, put the frame looked at together again."""
     frame, timed = min(how.frame, clip.shape[1] - 1), "t" in how.axes
     options = how.wavelet, how.mode, how.level, how.form, how.axes, how.noise
     apart = take_apart(clip, None if timed else frame, *options)
@@ -187,17 +159,8 @@ def _frame_again(apart: Apart, how: Setting, at: int) -> Tensor:
 
 
 def band_picture(clip: Tensor, title: str, how: Setting) -> tuple[Image.Image, str]:
-    """What the band explorer shows of a clip, and its description.
-
-    Args:
-        clip: (1, T, 3, H, W) in [0, 1].
-        title: what the clip is called.
-
-    Returns:
-        A picture with a transparent background, readable on light and on dark paper.
-
-    Raises:
-        PpferError: the clip cannot be split in this way.
+    """What the band explorer shows of a clip (1, T, 3, H, W) in [0, 1], readable on light and on
+    dark paper, and its description; a `PpferError` where it cannot be split in this way.
     """
     drawing = Canvas(WIDTH, HEIGHT)
     with warnings.catch_warnings():  # PyWavelets': an axis is short for so many levels

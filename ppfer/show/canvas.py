@@ -1,7 +1,5 @@
 """Pictures, curves and words on a transparent sheet, readable on light and on dark paper."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cache
 

@@ -2,8 +2,6 @@
 controls that work with and without a person.
 """
 
-from __future__ import annotations
-
 import ast
 import base64
 import contextlib
@@ -27,6 +25,7 @@ from torch import Tensor
 from ppfer import config, measure, method
 from ppfer.base.device import device_name
 from ppfer.base.errors import PpferError
+from ppfer.base.files import home
 from ppfer.measure import Rate, as_rate
 from ppfer.run.clips import names_people
 from ppfer.run.run import Run
@@ -34,12 +33,7 @@ from ppfer.run.stage import Stage
 from ppfer.show import plots
 
 WIDEST = 9  # columns of a table that a page of 1280 pixels shows well
-NAMES = (
-    "random_frame",
-    "all_frames",
-    "clip",
-    "remapped",
-)  # columns that count who is named, plr too
+NAMES = ("random_frame", "all_frames", "clip", "remapped")  # count who is named, as plr does
 NOBODY = (
     "No identity is measured: training shows too few people, or not those of the test. Whatever "
     "this notebook says of names means nothing, and its tables leave it out."
@@ -61,10 +55,8 @@ def start(
     Args:
         profile: smoke | demo | twin | paper.
         seed: one seed for python, numpy and torch.
-        runs_dir: where stage results are read and written; counts from the repository's folder of
-            notebooks, wherever the kernel works.
-        settings: dotted overrides of the profile, e.g. ``{"data": "/videos", "privacy.steps":
-            50}``.
+        runs_dir: of all results; counts from the repository's notebooks, wherever the kernel works.
+        settings: dotted overrides of the profile, e.g. ``{"data": "DIR", "privacy.steps": 50}``.
         study: the run also makes what the method is compared with, `ppfer.study`.
         stages: what else it can make, without all of the study.
 
@@ -77,7 +69,7 @@ def start(
     torch.manual_seed(seed)
     plots.theme()
     chosen = config.load_config(profile, {"seed": seed, **(settings or {})})
-    folder = Path(os.path.abspath(config.REPO / "notebooks" / Path(runs_dir).expanduser()))
+    folder = Path(os.path.abspath(config.REPO / "notebooks" / home(runs_dir)))
     context = _open(chosen, folder, study, stages)
     inside = context.dir.is_relative_to(config.REPO)
     print(f"results in {context.dir.relative_to(config.REPO) if inside else context.dir}")
@@ -122,30 +114,20 @@ def _refuse_unknown() -> None:
 
 
 def picture(figure: Figure | Image.Image, alt: str) -> None:
-    """Show a figure with words for those who can't see it: lines as SVG, grids as PNG at 144 dpi.
+    """Show a figure, which is closed, with words for those who can't see it: lines as SVG, grids as
+    PNG at 144 dpi.
 
     Where a person runs the notebook it is an HTML image, since JupyterLab drops other pictures'
     words; in a saved notebook it is what GitHub, nbconvert and an untrusted JupyterLab can show.
-
-    Args:
-        figure: from `ppfer.show.plots` or matplotlib; closed afterwards.
-        alt: what there is to see.
     """
     data, notes = _bundle(figure, alt)
     display(data, metadata=notes, raw=True)
 
 
 def play(clips: Mapping[str, Tensor], alt: str, *, cell: float = 1.2) -> None:
-    """Show clips side by side, moving: an animated PNG, which needs no player.
-
-    Args:
-        clips: title → (T, 3, H, W), all of one length.
-        alt: what there is to see.
-        cell: inches per clip.
-    """
-    titles = list(clips)
+    """Clips, title → (T, 3, H, W), moving side by side: an animated PNG needs no player."""
     steps = zip(*clips.values(), strict=True)
-    frames = [plots.image_row(frame, titles, cell=cell) for frame in steps]
+    frames = [plots.image_row(frame, list(clips), cell=cell) for frame in steps]
     colours = frames[len(frames) // 2].quantize(255)  # one palette, so that nothing flickers
     first, *others = (frame.quantize(palette=colours, dither=0) for frame in frames)
     file, how = io.BytesIO(), {"save_all": True, "duration": 150, "loop": 0}
@@ -202,14 +184,13 @@ def explore(draw: Callable[..., tuple], cases: Sequence[dict], **controls: Any) 
 
     Args:
         draw: from the settings to a PIL image and its description.
-        cases: settings of the static pictures; the controls begin at the first.
         controls: keyword → widget abbreviation (list, range tuple) as `ipywidgets.interact` takes.
     """
-    if not interactive():
-        for case in cases:
-            picture(*draw(**case))
-        return
-    with_controls(control_panel(draw, cases[0], **controls), *draw(**cases[0]))
+    if interactive():
+        panel = control_panel(draw, cases[0], **controls)
+        return with_controls(panel, *draw(**cases[0]))
+    for case in cases:
+        picture(*draw(**case))
 
 
 def with_controls(widgets: ipywidgets.DOMWidget, image: Image.Image, alt: str) -> None:
@@ -284,7 +265,7 @@ def compared(
     name: str = "",
     than: str = "guessing",
 ) -> tuple[str, str]:
-    """Say whether a rate is above, below or not to be told from another.
+    """ "above", "below" or "like", and a sentence that says so.
 
     Args:
         rate: what was measured; or (n,) bool, which clips were right.
@@ -293,9 +274,6 @@ def compared(
             decides, pair by pair, at 5 %.
         name: what the rate is of; begins the sentence.
         than: what it is compared with.
-
-    Returns:
-        "above", "below" or "like", and the sentence.
     """
     this = rate if isinstance(rate, Rate) else measure.rate(rate)
     if isinstance(against, np.ndarray):
@@ -316,10 +294,8 @@ def compared(
 
 
 def happened(*sentences: str) -> None:
-    """What this run measured and what that means, under the figure or table it was read from.
-
-    Args:
-        sentences: computed, with this run's own numbers; Markdown.
+    """What this run measured and what that means, under the figure or table it was read from;
+    sentences in Markdown, computed, with this run's own numbers.
     """
     display(Markdown(f"**What happened here.** {' '.join(sentences)}"))
 
@@ -334,12 +310,14 @@ def some(places: Sequence[int], count: int) -> np.ndarray:
 
 def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> None:
     """Print a table as Markdown, one too wide for a page in parts that each begin with the first
-    column; with a name and a run, also write all of it to the run's ``tables`` (json and md), names
-    of people left out where they mean nothing.
+    column; with a name and a run, also write all of it to the run's ``tables`` (json and md), as if
+    no clip had been asked about where names of people mean nothing.
     """
     if name and context is not None:
         if not names_people(context):
-            rows = [{k: _nobody(k, cell) for k, cell in row.items()} for row in rows]
+            counted = {k for row in rows for k in row if k in NAMES or k.startswith("plr")}
+            nobody = {k: Rate(0, 0) for k in counted}
+            rows = [{k: nobody.get(k, v) if as_rate(v) else v for k, v in r.items()} for r in rows]
         rows = measure.write_table(rows, context.dir / "tables", name)
     else:
         rows = measure.json_rows(rows)
@@ -348,12 +326,6 @@ def show(rows: list[dict], *, name: str = "", context: Run | None = None) -> Non
         part = [{key: row[key] for key in (first, *keys) if key in row} for row in rows]
         header, rest = measure.markdown(part).split("\n", 1)
         display(Markdown(header.replace("_", "_<wbr>") + "\n" + rest))  # long names may break
-
-
-def _nobody(key: str, cell: Any) -> Any:
-    """A cell of a table, as if no clip had been asked about where it counts names of people."""
-    counts = as_rate(cell) is not None and (key in NAMES or key.startswith("plr"))
-    return Rate(0, 0) if counts else cell
 
 
 def wrote(context: Run, *names: str) -> None:

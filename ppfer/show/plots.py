@@ -4,8 +4,6 @@ Grids of pictures are put together pixel by pixel (a PIL image, quick enough to 
 control moves); lines and bars are matplotlib's. `ppfer.show.notebook.picture` shows either.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -33,6 +31,7 @@ WORDS = {  # what a training curve shows
     "val_loss": "loss on validation",
     "val_l1": "distortion (L1)",
     "val_plr": "identity named (PLR)",
+    "val_plr_clips": "identity named, whole clips",
     "val_all_frames": "identity named, all frames",
     "val_accuracy": "expressions read (accuracy)",
 }
@@ -79,11 +78,8 @@ def pixels(image: Tensor | np.ndarray) -> np.ndarray:
 
 
 def signed(values: Tensor, top: float | None = None) -> Tensor:
-    """(H, W) or (3, H, W), colours averaged, to a picture (3, H, W): red positive, blue
-    negative, white 0.
-
-    Args:
-        top: the value that is full red; the greatest there is, if None.
+    """(H, W) or (3, H, W), colours averaged, to a picture (3, H, W): red positive, blue negative,
+    white 0, `top` (or the greatest there is) full red.
     """
     values = torch.as_tensor(values).detach().cpu().float()
     values = values.mean(0) if values.ndim == 3 else values
@@ -93,11 +89,8 @@ def signed(values: Tensor, top: float | None = None) -> Tensor:
 
 
 def laid_over(face: Tensor, weight: Tensor) -> Tensor:
-    """A map over a face: (3, H, W) in grey, coloured where (h, w) is far from 0.
-
-    Args:
-        face: (3, H, W) in [0, 1].
-        weight: (h, w), any size: red where positive, blue where negative, scaled to its greatest.
+    """A map (h, w) of any size over a face (3, H, W) in [0, 1]: grey where the map is 0, red where
+    it is positive, blue where it is negative, scaled to its greatest.
     """
     grey = face.detach().cpu().float().mean(0).expand(3, -1, -1)
     weight = weight.detach().cpu().float()[None, None]
@@ -144,10 +137,9 @@ def image_grid(
     *,
     cell: float = 1.0,
 ) -> Image.Image:
-    """Pictures in rows and columns, at 144 dpi.
+    """Rows of pictures (3, H, W) or (H, W), uint8 or float in [0, 1], at 144 dpi.
 
     Args:
-        rows: rows of (3, H, W) or (H, W) pictures, uint8 or float in [0, 1].
         row_titles, column_titles: labels on the left and on top, broken into lines where long.
         cell: inches per picture; the pictures never get wider than 10 inches together.
     """
@@ -191,10 +183,7 @@ def image_row(
 
 
 def bands(
-    coefficients: Sequence[Mapping[str, Tensor]],
-    row_titles: Sequence[str] = (),
-    *,
-    cell: float = 1.5,
+    coefficients: Sequence[Mapping[str, Tensor]], row_titles: Sequence[str] = ()
 ) -> Image.Image:
     """Signed sub-bands: the approximation in grey, details red and blue around white, one scale per
     row, which stands in its title.
@@ -202,7 +191,6 @@ def bands(
     Args:
         coefficients: per row, sub-band name → (3, h, w), as `BandSplit.coefficients` gives for one
             frame; colours are averaged.
-        row_titles: labels on the left.
     """
     rows, titles = [], []
     for i, row in enumerate(coefficients):
@@ -212,7 +200,7 @@ def bands(
         rows.append([low, *(signed(x, top) for x in details)])
         title = row_titles[i] if i < len(row_titles) else ""
         titles.append(f"{title}\nred +{top:.2g}\nblue −{top:.2g}".strip())
-    return image_grid(rows, titles, list(coefficients[0]), cell=cell)
+    return image_grid(rows, titles, list(coefficients[0]), cell=1.5)
 
 
 # --- lines ----------------------------------------------------------------------
@@ -226,11 +214,9 @@ def curves(
     decided: Sequence[str] = (),
     chance: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Training curves of stages, one panel for each key of their ``metrics.jsonl``.
+    """Training curves of stages, label → stage, one panel for each key of their ``metrics.jsonl``.
 
     Args:
-        stages: label → stage.
-        keys: rows without the key are skipped.
         decided: keys by which the kept step was chosen; it is marked there with a ring.
         chance: key → value of a dashed line.
     """
@@ -287,23 +273,17 @@ def rates(
 
 
 def answers(said: Mapping[str, np.ndarray], truth: np.ndarray, names: Sequence[str]) -> Figure:
-    """How often each name is the answer, right or wrong, beside how often it is the truth.
-
-    Args:
-        said: panel → (n,) answers to the same clips.
-        truth: (n,) what is right.
-        names: of the answers; written below the bars where they are few.
+    """How often each name is the answer, right or wrong, beside how often it is the truth: a panel
+    of (n,) answers each, to the same clips.
     """
     size, how = (WIDE, 2.9), {"squeeze": False, "sharey": True}
     figure, axes = plt.subplots(1, len(said), figsize=size, layout="constrained", **how)
     at, few = np.arange(len(names)), len(names) <= 12
     for axis, (title, answer) in zip(axes[0], said.items(), strict=True):
-        right, given = (
-            np.bincount(x, minlength=len(names)) for x in (truth[answer == truth], answer)
-        )
+        counted = (truth[answer == truth], answer, truth)
+        right, given, there = (np.bincount(x, minlength=len(names)) for x in counted)
         axis.bar(at, right, color="C0", label="the right answer")
         axis.bar(at, given - right, bottom=right, color="C1", hatch="///", label="a wrong one")
-        there = np.bincount(truth, minlength=len(names))
         axis.step(at, there, where="mid", color="0.2", linewidth=1, label="clips there are")
         axis.set_title(title, fontsize=10)
         axis.set_xticks(at if few else [], names if few else [], rotation=90, fontsize=8)
@@ -315,12 +295,9 @@ def answers(said: Mapping[str, np.ndarray], truth: np.ndarray, names: Sequence[s
 
 
 def scattered(features: Mapping[str, Tensor], labels: Mapping[str, np.ndarray]) -> Figure:
-    """Features in the plane in which they vary most (PCA) and its share of their variance: a column
-    for each set of them, a row for each way to colour them.
-
-    Args:
-        features: title → (n, d).
-        labels: what the colour shows → (n,) names; a legend where they are few.
+    """Features (n, d) in the plane in which they vary most (PCA) and its share of their variance: a
+    column for each set of them, a row for each way to colour them, by (n,) names, with a legend
+    where these are few.
     """
     shape, size = (len(labels), len(features)), (WIDE + 1, 2.4 * len(labels))
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")

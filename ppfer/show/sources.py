@@ -1,7 +1,5 @@
 """What the band explorer looks at: test cards, and whoever's own picture or clip."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 from functools import lru_cache
@@ -13,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from ppfer import video
-from ppfer.base.errors import PpferError
+from ppfer.base.errors import PpferError, check
+from ppfer.base.files import home
 from ppfer.video.picture import photo_pixels
 
 CARDS = ("edge", "stripes", "chirp")
@@ -28,12 +27,8 @@ def card(name: str, frames: int) -> Tensor:
     "edge": one bright corner, so that a horizontal and a vertical edge meet. "stripes": four fields
     of one frequency and direction each. "chirp": rings from standstill in the middle to half a
     cycle per pixel at the nearest borders.
-
-    Raises:
-        PpferError: there is no such card.
     """
-    if name not in CARDS:
-        raise PpferError(f"there is no test card '{name}'; known: {', '.join(CARDS)}")
+    check("test card", name, CARDS)
     t = torch.arange(frames).view(-1, 1, 1)
     y, x = torch.arange(SIDE).view(1, -1, 1), torch.arange(SIDE).view(1, 1, -1)
     half = SIDE // 2
@@ -51,17 +46,11 @@ def card(name: str, frames: int) -> Tensor:
 
 
 def own(path: str | Path, frames: int) -> Tensor:
-    """A picture, (1, 1, 3, H, W) and no side above 192 pixels, or a clip, (1, frames, 3, 128, 128)
-    cut square, as a data set's clips are; in [0, 1].
-
-    Args:
-        path: a picture, a video or a folder of numbered pictures; "~" is the home folder.
-        frames: how many frames of a clip are kept.
-
-    Raises:
-        PpferError: there is no such file, or nothing in it can be decoded.
+    """A picture, (1, 1, 3, H, W) and no side above 192 pixels, or a clip, a video or a folder of
+    numbered pictures, (1, frames, 3, 128, 128) cut square, as a data set's are; in [0, 1]. A
+    `PpferError` where there is no such file, or nothing in it can be decoded.
     """
-    path = Path(path).expanduser()
+    path = home(path)
     if not path.exists():
         raise PpferError(f"{path} does not exist; paths count from {Path.cwd()}")
     if path.is_dir() or video.is_video(path):

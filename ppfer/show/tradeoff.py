@@ -1,7 +1,5 @@
 """What privacy costs: how many people an attacker names against what is left of the expression."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -11,6 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from matplotlib.transforms import Bbox
 
 from ppfer.base.files import atomic
 from ppfer.measure import Rate, as_rate
@@ -53,19 +52,16 @@ def points(
 ) -> list[tuple[str, float, float]]:
     """(approach, share named by the attacker, utility) of the rows that have both."""
     found = []
-    for row in rows:
-        if attacker in row and utility in row:
-            share = as_rate(row[utility])
-            left = share.value if isinstance(share, Rate) else float(row[utility])
-            found.append((row["approach"], as_rate(row[attacker]).value, left))
+    for row in (row for row in rows if attacker in row and utility in row):
+        share = as_rate(row[utility])
+        left = share.value if isinstance(share, Rate) else float(row[utility])
+        found.append((row["approach"], as_rate(row[attacker]).value, left))
     return found
 
 
 def hypervolume(rows: Sequence[Mapping], utility: str) -> float:
-    """Area between 0 and 1 that some row dominates: share not named by the worst attack × utility.
-
-    1 were an approach that names nobody and loses nothing; it grows only by rows that no other one
-    beats on both.
+    """Area between 0 and 1 that some row dominates: share not named by the worst attack × utility;
+    1 were an approach that names nobody and loses nothing.
     """
     area, height = 0.0, 0.0
     for _, named, left in sorted(points(rows, utility), key=lambda point: point[1]):
@@ -95,7 +91,6 @@ def figure(
         rows: of Table 1 or of notebook 11; those without numbers are left out.
         chance: of naming somebody by guessing, dashed.
         attacker: one of `ATTACKERS`; "" is the strongest that the rows have.
-        utilities: keys of `UTILITY`.
         frozen: add a circle where the frozen validator puts each approach, and a line to it.
         published: approach → "plr" and "acc" in percent, grey crosses beside "acc_retrained".
         shown: approaches that have a point; () for all.
@@ -180,11 +175,8 @@ AROUND = ((8, 0), (7, 9), (7, -9), (-8, 0), (-7, 9), (-7, -9), (0, 13), (0, -13)
 
 
 def _label(axis: Axes, spots: Sequence, small: Sequence, marks: Sequence) -> None:
-    """Numbers beside our points, one label where points lie close, and small ones beside the
-    paper's, each where it covers no mark and no other number.
-
-    Args:
-        spots, small, marks: (share named, utility, number): ours, the paper's, and other marks.
+    """Numbers beside our points (share named, utility, number), one label where points lie close,
+    and small ones beside the paper's, each where it covers no mark and no other number.
     """
     taken = [_box(x, y, 10, 10, (0, 0)) for x, y, _ in (*spots, *small, *marks)]
     taken.append(_box(0.5, 1.14, 1000, 48, (0, 0)))  # above the panel
@@ -197,31 +189,24 @@ def _label(axis: Axes, spots: Sequence, small: Sequence, marks: Sequence) -> Non
         text = "\n".join(numbered(numbers[i : i + 3]) for i in range(0, len(numbers), 3))
         lines = text.split("\n")
         size = 0.6 * look["fontsize"] * max(map(len, lines)), 1.3 * look["fontsize"] * len(lines)
-        free = (at for at in AROUND if not _covers(_box(x, y, *size, at), taken))
+        boxes = {at: _box(x, y, *size, at) for at in AROUND}
+        free = (at for at, box in boxes.items() if not any(map(box.fully_overlaps, taken)))
         at = next(free, AROUND[0])
-        taken.append(_box(x, y, *size, at))
+        taken.append(boxes[at])
         side = "left" if at[0] > 0 else "right" if at[0] < 0 else "center"
         how = {"ha": side, "va": "center", "textcoords": "offset points", "linespacing": 1.1}
         axis.annotate(text, (100 * x, y), at, **how, **look)
 
 
-def _box(x: float, y: float, width: float, height: float, at: tuple) -> tuple[float, ...]:
-    """Left, bottom, right and top, in points on paper, of what stands `at` a place's side."""
+def _box(x: float, y: float, width: float, height: float, at: tuple) -> Bbox:
+    """In points on paper, what stands `at` a place's side."""
     x, y = x * SCALE[0] + at[0], y * SCALE[1] + at[1]
     left = x - width * (0 if at[0] > 0 else 1 if at[0] < 0 else 0.5)
-    return left, y - height / 2, left + width, y + height / 2
-
-
-def _covers(box: tuple, others: Sequence[tuple]) -> bool:
-    """Whether it lies on one of the others."""
-    x0, y0, x1, y1 = box
-    return any(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in others)
+    return Bbox.from_bounds(left, y - height / 2, width, height)
 
 
 def grouped(spots: Sequence[tuple], reach: float) -> list[list]:
-    """Points (x, y, number) → [x, y, number, …]: those within `reach` of a group's first share a
-    label.
-    """
+    """Points (x, y, number) → [x, y, number, …]: a group is within `reach` of its first."""
     groups: list[list] = []
     for x, y, number in sorted(spots):
         near = (g for g in groups if abs(y - g[1]) < reach and x - g[0] < reach)
@@ -242,16 +227,12 @@ def numbered(numbers: Sequence[int]) -> str:
 
 
 def figure1(rows: Sequence[Mapping]) -> Figure:
-    """The paper's Figure 1: ours under the worst attack and under the frozen validator, and the
-    paper's points. Accuracy is F_u's, trained on what it is shown.
-
-    Args:
-        rows: of Table 1.
+    """The paper's Figure 1, of Table 1's rows: ours under the worst attack and under the frozen
+    validator, and the paper's points. Accuracy is F_u's, trained on what it is shown.
     """
     from ppfer.study import paper  # explorers of bands need none of the paper's numbers
 
-    how = {"utilities": ("acc_retrained",), "frozen": True, "published": paper.TABLE1}
-    return figure(rows, **how)
+    return figure(rows, utilities=("acc_retrained",), frozen=True, published=paper.TABLE1)
 
 
 def save_figure1(folder: Path) -> None:

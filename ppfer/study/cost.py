@@ -83,12 +83,9 @@ def new_autoencoder() -> nn.Module:
 
 
 def count(stage: Training, bytes_per_value: int = 4) -> tuple[float, float, int]:
-    """Floating-point operations of one training step; bytes of weights, gradients, moments and kept
-    activations; parameters that learn.
-
-    Args:
-        stage: of an `Unmade` run.
-        bytes_per_value: of an activation: 2 under bf16 autocast.
+    """Of a stage of an `Unmade` run: floating-point operations of one training step; bytes of
+    weights, gradients, moments and kept activations (`bytes_per_value` of these: 2 under bf16
+    autocast); parameters that learn.
     """
     config, batch = stage.config, stage.train.batch
     some = min(batch, PARTS)

@@ -70,17 +70,11 @@ TABLES = {"table1": TABLE1, "table2": TABLE2, "table3": TABLE3, "table4": TABLE4
 
 @dataclass(frozen=True)
 class Reading:
-    """What the paper may have measured where our order differs, so that it can be tested.
-
-    Attributes:
-        words: what it is.
-        stand_ins: our approach in place of the one of that name.
-        as_trained: approaches whose accuracy is that of F_u as trained on originals.
-    """
+    """What the paper may have measured where our order differs, so that it can be tested."""
 
     words: str
-    stand_ins: Mapping[str, str] = field(default_factory=dict)
-    as_trained: tuple[str, ...] = ()
+    stand_ins: Mapping[str, str] = field(default_factory=dict)  # ours for the one of that name
+    as_trained: tuple[str, ...] = ()  # whose accuracy is that of F_u as trained on originals
 
     def of(self, rows: Sequence[dict]) -> list[dict]:
         """Rows as this has them; none where an approach was not measured."""
@@ -150,15 +144,14 @@ def orderings(
     # of each measure, every pair of approaches that both have
     found = {row["approach"]: row for row in rows}
     kept, contradicted = [], []
-    for measure in dict.fromkeys(key for cells in published.values() for key in cells):
+    for measure in next(iter(published.values())):
         column = OURS.get(measure, measure)
-        both = {
-            name: (cells[measure], found[name][column])
+        both = [
+            (name, cells[measure], found[name][column])
             for name, cells in published.items()
-            if measure in cells and column in found.get(name, {})
-        }
-        for a, b in itertools.combinations(both, 2):
-            (their_a, our_a), (their_b, our_b) = both[a], both[b]
+            if column in found.get(name, {})
+        ]
+        for (a, their_a, our_a), (b, their_b, our_b) in itertools.combinations(both, 2):
             theirs, ours = _order(measure, their_a, their_b), _order(measure, our_a, our_b)
             if theirs and ours:
                 sign = "below" if theirs < 0 else "above"
@@ -179,11 +172,8 @@ def _order(measure: str, a: object, b: object) -> int:
 
 
 def discrepancies(folder: Path) -> str:
-    """A page in Markdown: the paper's own inconsistencies, and for each published number ours
-    beside it.
-
-    Args:
-        folder: where ``table1.json`` … ``table4.json`` lie; a missing one is said to be missing.
+    """A page in Markdown: the paper's own inconsistencies, and beside each published number ours,
+    from ``table1.json`` … ``table4.json`` in a folder; a missing one is said to be missing.
     """
     # within the paper: the last row of Table 4, the full method, stands in Table 1 already
     accuracies = [cells["acc"] for table in (TABLE1, TABLE4) for cells in table.values()][:-1]

@@ -37,8 +37,8 @@ MORE = (
     "codebook",
     "donor",
 )
-BEYOND = ("none", "ppfer", "live", "reenactment", "codebook", "donor")  # rows of notebook 11
-WHOLE_BEYOND = (*BEYOND, "ppfer_long")  # where all are asked for
+# rows of notebook 11; the last one where all are asked for
+WHOLE_BEYOND = ("none", "ppfer", "live", "reenactment", "codebook", "donor", "ppfer_long")
 SUITE = {  # attackers of every row: the stage that trains each on protected clips
     "attack": "validator retrained",
     "attack_scratch": "validator from scratch",
@@ -54,7 +54,7 @@ def all_asked(run: Run) -> bool:
 
 def beyond(run: Run) -> tuple[str, ...]:
     """The rows of notebook 11."""
-    return WHOLE_BEYOND if all_asked(run) else BEYOND
+    return WHOLE_BEYOND if all_asked(run) else WHOLE_BEYOND[:-1]
 
 
 def suite(run: Run) -> dict[str, str]:
@@ -76,10 +76,6 @@ def prepare(run: Run, names: Sequence[str], kinds: Sequence[str]) -> list[str]:
 
     Returns:
         The names that can run here; of the others `Protector.missing` tells what to install.
-
-    Raises:
-        PpferError: naming a protector that returns another shape, NaN or leaves [0, 1], before
-            anything is trained on it.
     """
     ready = [name for name in names if not run.protector(name).missing(run)]
     for name in ready:
@@ -97,9 +93,12 @@ def left_out(run: Run, name: str) -> dict:
 
 
 def rows_of(
-    run: Run, names: Sequence[str], kinds: Sequence[str], row: Callable[[str], dict]
+    run: Run, names: Sequence[str] | None, kinds: Sequence[str], row: Callable[[str], dict]
 ) -> list[dict]:
-    """The rows of a table over protectors, all of which is made first; see `prepare`."""
+    """The rows of a table over protectors, `approaches` where none are named, all of which is made
+    first; see `prepare`.
+    """
+    names = approaches(run) if names is None else names
     ready = prepare(run, names, kinds)
     return [row(name) if name in ready else left_out(run, name) for name in names]
 
@@ -133,10 +132,8 @@ def in_steps(steps: int) -> str:
 
 
 def worst(rows: Iterable[Mapping]) -> Worst | None:
-    """The attack that names, or reads, the greatest share; None of none.
-
-    Args:
-        rows: "attack", "k", "n" and perhaps "steps".
+    """The attack that names, or reads, the greatest share, of rows with "attack", "k", "n" and
+    perhaps "steps"; None of none.
     """
     most = max((r for r in rows if r["n"]), key=lambda r: r["k"] / r["n"], default=None)
     return most and Worst(most["k"], most["n"], most["attack"] + in_steps(most.get("steps", 0)))
@@ -145,11 +142,8 @@ def worst(rows: Iterable[Mapping]) -> Worst | None:
 def worst_leakage(run: Run, name: str, clips: int = 1) -> Worst | None:
     """The most any attacker that was tried names, on the test part, and which one: the validator as
     trained, its best renaming of people, every member of `suite`, and from within where that was
-    tried (`ppfer.study.attacks.within`).
-
-    Args:
-        clips: of one person, which the attacker holds; he adds up their log-probabilities. None is
-            returned where no person has as many test clips.
+    tried (`ppfer.study.attacks.within`). He holds so many `clips` of one person, and adds up their
+    log-probabilities; None where no person has as many test clips.
     """
     store, truth = f"protected/{name}", run.labels("actor")[run.parts["test"]]
     attackers = {"identity": "validator as trained"}
@@ -219,12 +213,8 @@ def main_table(run: Run) -> list[dict]:
 def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = True) -> list[dict]:
     """Table 1: PLR and ACC of every approach, both protocols or only the frozen one; with
     ``retrained`` the worst attack of the suite, and where all approaches are asked for, what
-    `whole_row` has besides of those in `beyond`. Makes what is missing.
-
-    An approach that cannot run here keeps its row, without numbers, saying what to install.
-
-    Raises:
-        PpferError: naming a protector that breaks the protocol, before anything is measured.
+    `whole_row` has besides of those in `beyond`. Makes what is missing; an approach that cannot run
+    here keeps its row, without numbers, saying what to install.
     """
 
     def row(name: str) -> dict:
@@ -234,7 +224,7 @@ def table1(run: Run, names: Sequence[str] | None = None, *, retrained: bool = Tr
         flicker = run.get(f"steadiness/{name}")
         return table_row(run, name, retrained=False) | {"flicker": flicker}
 
-    return rows_of(run, approaches(run) if names is None else names, (), row)
+    return rows_of(run, names, (), row)
 
 
 def whole_row(run: Run, name: str, *, more: bool = True) -> dict:

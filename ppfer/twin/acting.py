@@ -185,17 +185,11 @@ HARD = ("eyeBlink", "eyeLook", "jawOpen")  # these look broken when overdone
 
 @dataclass(frozen=True)
 class Motion:
-    """Everything of a clip that changes or is lit: arrays for `ppfer.twin.head.draw`.
+    """Everything of a clip that changes or is lit: arrays for `ppfer.twin.head.draw`."""
 
-    Attributes:
-        actions: (T, 52) facial actions.
-        pose: (T, 6): yaw, pitch, roll in rad; shift x, y in shares of the picture; scale.
-        lamp: (9,): unit vector to the key light, its colour, the fill's colour.
-    """
-
-    actions: np.ndarray
-    pose: np.ndarray
-    lamp: np.ndarray
+    actions: np.ndarray  # (T, 52) facial actions
+    pose: np.ndarray  # (T, 6): yaw, pitch, roll in rad; shift x, y in shares of the picture; scale
+    lamp: np.ndarray  # (9,): unit vector to the key light, its colour, the fill's colour
 
 
 class Face:

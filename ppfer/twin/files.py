@@ -16,17 +16,8 @@ from ppfer.base.device import single_thread_pool
 from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic
 from ppfer.data.words import DFEW_EMOTIONS
-from ppfer.twin.acting import (
-    DIFFICULTY,
-    FIRST_ACTOR,
-    FPS,
-    WILD_ACTOR,
-    ClipSpec,
-    background,
-    main_specs,
-    motion,
-    wild_specs,
-)
+from ppfer.twin import acting
+from ppfer.twin.acting import FIRST_ACTOR, FPS, WILD_ACTOR, ClipSpec
 from ppfer.twin.camera import record, shot
 from ppfer.twin.head import draw, load_head, pose_vertices, project
 from ppfer.twin.people import Actor, appearance
@@ -45,11 +36,9 @@ def render_clips(
     coverage: bool = False,
     times: Sequence[int] | None = None,
 ) -> Tensor:
-    """Draw clips of equal length.
+    """Draw N clips of equal length, T frames.
 
     Args:
-        specs: N clips of T frames.
-        size: width and height in pixels.
         device: None: a GPU if there is one.
         progress: called with the number of clips drawn so far.
         times: which of the T frames to draw, in order; None: all. A shutter that stays open mixes
@@ -77,12 +66,12 @@ def render_clips(
     @torch.inference_mode(inference)  # a thread does not take its maker's mode
     def filmed(first: int) -> int:
         batch = specs[first : first + at_once]
-        moves = [motion(spec) for spec in batch]
+        moves = [acting.motion(spec) for spec in batch]
         played = (
             np.concatenate([move.actions[times] for move in moves]),  # (n·T, 52)
             np.concatenate([move.pose[times] for move in moves]),  # (n·T, 6)
             np.stack([move.lamp for move in moves]),  # (n, 9)
-            np.stack([background(spec, size) for spec in batch]),  # (n, 3, size, size)
+            np.stack([acting.background(spec, size) for spec in batch]),  # (n, 3, size, size)
             np.stack([shot(s.name, s.frames, s.seed, s.difficulty)[times] for s in batch]),
         )
         actions, pose, lamp, behind, shots = (put(part, dtype=torch.float32) for part in played)
@@ -109,7 +98,7 @@ def landmarks(spec: ClipSpec) -> np.ndarray:
     """The 68 facial landmarks of a clip, in iBUG's order: (T, 68, 2), x and y as shares of the
     picture's width and height.
     """
-    model, moves = load_head(torch.device("cpu")), motion(spec)
+    model, moves = load_head(torch.device("cpu")), acting.motion(spec)
     actions, pose = (
         torch.as_tensor(part, dtype=torch.float32) for part in (moves.actions, moves.pose)
     )
@@ -120,20 +109,14 @@ def landmarks(spec: ClipSpec) -> np.ndarray:
 
 def table(specs: list[ClipSpec]) -> pd.DataFrame:
     """The index of clips in memory, with the columns of `ppfer.data.index`; `path` is empty."""
-    people = [spec.actor.demographics for spec in specs]
-    return pd.DataFrame(
-        {
-            "clip": [spec.name for spec in specs],
-            "path": "",
-            "actor": [str(spec.actor.id) for spec in specs],
-            "emotion": [spec.emotion for spec in specs],
-            "sentence": [spec.sentence for spec in specs],
-            "level": [spec.level for spec in specs],
-            "sex": [person["Sex"] for person in people],
-            "age": [str(person["Age"]) for person in people],
-            "race": [person["Race"] for person in people],
-        }
-    )
+    rows = []
+    for spec in specs:
+        row = {"clip": spec.name, "path": "", "actor": str(spec.actor.id), "emotion": spec.emotion}
+        row |= {"sentence": spec.sentence, "level": spec.level}
+        person = spec.actor.demographics
+        row |= {"sex": person["Sex"], "age": str(person["Age"]), "race": person["Race"]}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def generate(
@@ -145,7 +128,7 @@ def generate(
     seed: int = 0,
     wild: int = 1400,
     device: torch.device | str | None = None,
-    difficulty: float = DIFFICULTY,
+    difficulty: float = acting.DIFFICULTY,
 ) -> None:
     """Write the twin as files: `VideoMP4/`, `VideoDemographics.csv`, and `wild/` in DFEW's layout.
 
@@ -153,10 +136,8 @@ def generate(
 
     Args:
         actors: people of the main set, 82 clips each.
-        size: width and height in pixels.
         frames: in a clip, at 12 a second.
         wild: clips of the wild set.
-        device: None: a GPU if there is one.
         difficulty: how ambiguous they are, 0 clean studio acting (see `data/README.md`).
 
     Raises:
@@ -178,8 +159,8 @@ def generate(
             f"{out} holds clips made with {note.read_text('utf-8').strip()}; give an empty folder"
         )
     # labels first: they are small, and say what the folder will hold
-    main = main_specs(actors, frames, seed, difficulty)
-    other = wild_specs(wild, frames, seed, difficulty)
+    main = acting.main_specs(actors, frames, seed, difficulty)
+    other = acting.wild_specs(wild, frames, seed, difficulty)
     jobs = _places(main, out / "VideoMP4") + _places(other, out / "wild" / "Clip" / "original")
     people = [Actor(FIRST_ACTOR + i, seed).demographics for i in range(actors)]
     pd.DataFrame(people).to_csv(out / "VideoDemographics.csv", index=False)

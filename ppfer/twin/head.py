@@ -53,22 +53,8 @@ class Head:
     """The head model on a device: topology, shape, actions, and where to paint what.
 
     Its V vertices are the model's own, `size` of them, and those of the hair: a second skin over
-    the scalp. The last part number, `len(parts)`, is the hair's.
-
-    Args:
-        device: where its tensors lie.
-        path: the file `data/export_head.py` writes.
-
-    Attributes:
-        parts: names of the parts of the model's own faces.
-        action: number of each facial action by its name.
-        faces: (F, 3) int64.
-        part: (F,) int64, the part each face belongs to.
-        actions: (52, 3V), how far each action moves the vertices.
-        sway: (V, 1) in [0, 1], how far each vertex follows the head's turn.
-        sunk: (V,) how much farther away a vertex counts when the nearest face is looked for.
-        surface: (V, 4) texel column and row, how much lip, how much light reaches it.
-        gloss: (parts + 1, 2), see `GLOSS`.
+    the scalp. The last part number, `len(parts)`, is the hair's. `path` is the file that
+    `data/export_head.py` writes.
     """
 
     def __init__(self, device: torch.device, path: Path = HEAD_MODEL) -> None:
@@ -77,7 +63,7 @@ class Head:
         # the head without lashes, unrolled around its axis
         mean, faces, part = (self.model[key] for key in ("mean", "faces", "face_part"))
         faces = faces.astype(np.int64)
-        self.parts = [str(name) for name in self.model["part_names"]]
+        self.parts = [str(name) for name in self.model["part_names"]]  # of the model's own faces
         keep = part != self.parts.index("lash")  # too heavy at these sizes: the lid line is painted
         faces, part = faces[keep], part[keep]
         theta = np.arctan2(mean[:, 0], mean[:, 2] - AXIS)
@@ -96,20 +82,24 @@ class Head:
         actions = self.model["actions"].astype(np.float32)
         actions = np.concatenate([actions, actions[:, self.source]], 1)
         names = [str(name) for name in self.model["action_names"]]
-        self.action = {name: i for i, name in enumerate(names)}
+        self.action = {name: i for i, name in enumerate(names)}  # number of each by its name
 
         # on the device, once: every clip is drawn with these
         put = functools.partial(torch.as_tensor, device=device)
-        self.device, self.faces, self.part = device, put(faces), put(part.astype(np.int64))
-        self.actions = put(actions.reshape(len(names), -1))
+        self.device, self.faces = device, put(faces)  # (F, 3) int64
+        self.part = put(part.astype(np.int64))  # (F,), the part each face belongs to
+        self.actions = put(actions.reshape(len(names), -1))  # (52, 3V), how far each moves vertices
         self.around = vertex_faces(self.faces, len(self.mean))
-        sway = smoothstep((self.mean[:, 1] + 1.4) / 0.6)  # shoulders stay where they are
+        # how far each vertex follows the head's turn, (V, 1): shoulders stay where they are
+        sway = smoothstep((self.mean[:, 1] + 1.4) / 0.6)
         self.sway = put(sway.astype(np.float32))[:, None]
+        # how much farther away each counts, (V,), when the nearest face is looked for: teeth stay
+        # behind chin and lips
         inside = np.isin(self.model["part"], [self.parts.index(p) for p in ("teeth", "tongue")])
-        sunk = np.pad(0.12 * inside, (0, len(self.source)))  # teeth stay behind chin and lips
-        self.sunk = put(sunk.astype(np.float32))
+        self.sunk = put(np.pad(0.12 * inside, (0, len(self.source))).astype(np.float32))
         lip = np.clip((7.5 - self.model["mouth_ring"]) / 2.0, 0, 1)
         lip = np.pad(lip, (0, len(self.source)))
+        # (V, 4): texel column and row, how much lip, how much light reaches it
         surface = np.stack([*self._texels(), lip, self._brightness()], -1)
         self.surface = put(surface.astype(np.float32))
         gloss = [GLOSS.get(name, (0.0, 1.0)) for name in [*self.parts, "hair"]]
@@ -234,11 +224,8 @@ def pose_vertices(
 
 
 def project(vertices: Tensor, pose: Tensor, size: float) -> Tensor:
-    """Vertices (N, V, 3) in a picture `size` pixels wide: (N, V, 3), x right, y down, and depth.
-
-    Args:
-        vertices, pose: of `pose_vertices`.
-        size: with 1, x and y come out as shares of the picture.
+    """Vertices (N, V, 3) of `pose_vertices` in a picture `size` pixels wide (1: in shares of it):
+    (N, V, 3), x right, y down, and depth.
     """
     scale = pose[:, 5, None] * DISTANCE / (DISTANCE - vertices[..., 2]) * size / VIEW
     x = size / 2 + vertices[..., 0] * scale + pose[:, 3, None] * size
@@ -271,7 +258,6 @@ def draw(
         actions, pose: (N, 52) and (N, 6), see `pose_vertices`.
         lamp: (N, 9): unit vector to the key light, its colour, the fill's colour; (1, 9) for all.
         background: (N, 3, size, size) linear light.
-        size: width and height in pixels.
         samples: of a pixel, along either side.
 
     Returns:

@@ -40,36 +40,23 @@ HAIR = {  # (angle from the face's midline in rad, lowest hair), thickness (at t
 
 @dataclass(frozen=True)
 class Look:
-    """What an actor looks like.
+    """What an actor looks like: colours are sRGB in [0, 1], lengths in the head model's units."""
 
-    Colours are sRGB in [0, 1]; lengths are in the head model's units.
-
-    Attributes:
-        shape: the head model's coefficients (60,).
-        style: a key of `HAIR`.
-        hairline: how far it is raised.
-        volume: times the style's thickness.
-        brow: thickness (1 is usual), height, arch, darkness in [0, 1].
-        freckles: in [0, 1]; 1 is sixty of them.
-        beard: opacity; below 0.4 it reads as stubble.
-        moustache: opacity.
-        seed: of everything else: blotches, moles, strands.
-    """
-
-    shape: np.ndarray
+    shape: np.ndarray  # the head model's coefficients (60,)
     skin: np.ndarray
     hair: np.ndarray
     iris: np.ndarray
     lip: np.ndarray
     shirt: np.ndarray
-    style: str
-    hairline: float = 0.0
-    volume: float = 1.0
+    style: str  # a key of `HAIR`
+    hairline: float = 0.0  # how far it is raised
+    volume: float = 1.0  # times the style's thickness
+    # thickness (1 is usual), height, arch, darkness in [0, 1]
     brow: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.8)
-    freckles: float = 0.0
-    beard: float = 0.0
-    moustache: float = 0.0
-    seed: int = 0
+    freckles: float = 0.0  # in [0, 1]; 1 is sixty of them
+    beard: float = 0.0  # opacity; below 0.4 it reads as stubble
+    moustache: float = 0.0  # opacity
+    seed: int = 0  # of everything else: blotches, moles, strands
 
 
 def noise(seed: int, height: int, width: int, cells: int = 8) -> np.ndarray:

@@ -38,15 +38,11 @@ GLASSES = 0.2  # share of people who wear spectacles
 
 @dataclass(frozen=True)
 class Crowd:
-    """Frames and what moves in them.
+    """Frames of P faces, and what moves in them."""
 
-    Attributes:
-        frames: (P, F, 3, S, S) uint8 of P faces.
-        numbers: (P, F, 55): 52 facial actions in the head model's order (ARKit's names), 0 at rest
-            and 1 fully there; yaw, pitch and roll in rad.
-    """
-
-    frames: Tensor
+    frames: Tensor  # (P, F, 3, S, S) uint8
+    # (P, F, 55): 52 facial actions in the head model's order (ARKit's names), 0 at rest and 1 fully
+    # there; yaw, pitch and roll in rad
     numbers: Tensor
 
 
@@ -56,13 +52,8 @@ def crowd(
     first: int = FIRST,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Crowd:
-    """Draw a crowd of P = people · SHAPES faces, on `device`; the same numbers give the same
-    pictures.
-
-    Args:
-        people: painted faces; each is drawn on `SHAPES` heads, `FRAMES` times.
-        first: number of the first.
-        progress: told of each person drawn.
+    """Draw a crowd of P = people · SHAPES faces, on `device`: painted faces, counted from `first`,
+    on `SHAPES` heads each, `FRAMES` times. The same numbers give the same pictures.
     """
     # everything random is drawn before the first picture, whatever the device
     rng = seeded("crowd", first, people)

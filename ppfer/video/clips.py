@@ -24,21 +24,13 @@ if TYPE_CHECKING:
     import torch
 
 
-def decode_clip(
-    path: str | Path,
-    frames: int = 16,
-    size: int = 96,
-    crop: tuple[float, float, float, float] | None = None,
-) -> np.ndarray:
-    """Frames at uniform segment mid-points, cropped square, resized by area.
+def decode_clip(path: str | Path, frames: int = 16, size: int = 96) -> np.ndarray:
+    """Frames at uniform segment mid-points, their largest centred square, resized by area.
 
     Args:
         path: a video file, or a folder of numbered pictures (DFEW), taken in numeric order.
         frames: frames to keep, T. A shorter clip repeats frames.
-        size: side S of the result in pixels. Where the crop already has this size, pixels are
-            passed through.
-        crop: box (left, top, right, bottom) in pixels of the picture as shown; the largest centred
-            square by default.
+        size: side S of the result in pixels. A picture of this size is passed through.
 
     Returns:
         (T, 3, S, S) uint8, RGB.
@@ -48,7 +40,7 @@ def decode_clip(
     """
     path = Path(path)
     if path.is_dir():
-        return np.stack([_square(picture, size, crop) for picture in _pictures(path, frames)])
+        return np.stack([_square(picture, size) for picture in _pictures(path, frames)])
     expected = None
     while True:
         count, kept = 0, {}
@@ -56,11 +48,9 @@ def decode_clip(
             # what the header counts; where it does not count, how many packets there are
             expected = expected or reader.stream.frames or survey(path).pictures
             positions = sample_positions(expected, frames)
-            wanted = set(positions)
-            for frame in reader:
-                if count in wanted:
-                    kept[count] = _square(frame.pixels, size, crop)
-                count += 1
+            for count, frame in enumerate(reader, 1):
+                if count - 1 in positions:
+                    kept[count - 1] = _square(frame.pixels, size)
         if reader.broken > (1 - WHOLE) * (reader.broken + count):
             raise PpferError(f"{path} cannot be decoded: {reader.faults[0]}")
         if fault := clip_fault(count, reader.present, reader.declared):
@@ -81,11 +71,8 @@ def clip_or_reason(path: str, frames: int, size: int) -> np.ndarray | str:
 
 
 def inspect(path: str | Path) -> tuple[str | None, list[str]]:
-    """A look into a file that decodes only a few frames, or into a folder of numbered pictures.
-
-    Returns:
-        What makes it useless for training, completing "<path> ...", or None; and what is odd about
-        it and what is done with it.
+    """A look into a file that decodes only a few frames, or into a folder of numbered pictures:
+    what makes it useless for training, completing "<path> ...", or None; and what is odd about it.
     """
     path = Path(path)
     if path.is_dir():
@@ -120,14 +107,11 @@ def inspect(path: str | Path) -> tuple[str | None, list[str]]:
 
 
 def square(frames: torch.Tensor, size: int) -> torch.Tensor:
-    """Every frame of a video as `decode_clip` would have it.
-
-    (T, 3, H, W) uint8 to (T, 3, size, size), centre crop, area resize.
-    """
+    """Every frame of a video (T, 3, H, W) uint8 as `decode_clip` would have it, (T, 3, S, S)."""
     import torch  # only here: the children that decode a data set start without it
 
     pictures = frames.permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
-    return torch.from_numpy(np.stack([_square(picture, size, None) for picture in pictures]))
+    return torch.from_numpy(np.stack([_square(picture, size) for picture in pictures]))
 
 
 def _pictures(folder: Path, frames: int) -> Iterator[np.ndarray]:
@@ -145,16 +129,12 @@ def _pictures(folder: Path, frames: int) -> Iterator[np.ndarray]:
             ) from error
 
 
-def _square(
-    picture: np.ndarray, size: int, crop: tuple[float, float, float, float] | None
-) -> np.ndarray:
+def _square(picture: np.ndarray, size: int) -> np.ndarray:
     """(H, W, 3) to (3, size, size)."""
     height, width = picture.shape[:2]
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
-    box = crop or (left, top, left + side, top + side)
-    if box == (0, 0, size, size) == (0, 0, width, height):
-        return picture.transpose(2, 0, 1)
-    area = Image.Resampling.BOX if box[2] - box[0] >= size else Image.Resampling.BILINEAR
-    small = Image.fromarray(picture).resize((size, size), area, box=box)
+    area = Image.Resampling.BOX if side >= size else Image.Resampling.BILINEAR
+    box = left, top, left + side, top + side
+    small = Image.fromarray(picture).resize((size, size), area, box=box)  # equal where size fits
     return np.asarray(small).transpose(2, 0, 1)

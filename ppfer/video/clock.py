@@ -1,7 +1,5 @@
 """When the pictures of a video are shown, and which of them a clip keeps."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 

@@ -1,7 +1,5 @@
 """What hides a face without a run and without a donor, as deface has it: blur, mosaic, a box."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Where the faces of a video were, frame by frame: for a second pass, and for whoever checks."""
 
-from __future__ import annotations
-
 import json
 import math
 from array import array
@@ -17,15 +15,11 @@ FIELDS = 8  # numbers a face: frame, track, box, score, sure
 
 
 class FaceLog:
-    """The heads of a video's frames in their order, 64 bytes each.
-
-    Attributes:
-        frames: frames that went through a protector; faceless: those in which no face was found.
-        tracks: faces followed; one who leaves and comes back counts twice.
-    """
+    """The heads of a video's frames in their order, 64 bytes each."""
 
     def __init__(self) -> None:
-        self.frames, self.faceless, self.tracks = 0, 0, set()
+        self.frames = self.faceless = 0  # that went through a protector; that have no face
+        self.tracks = set()  # faces followed; one who leaves and comes back counts twice
         self.times, self._rows = array("d"), array("d")
 
     def add(self, time: float, heads: Sequence[Head]) -> None:
@@ -45,17 +39,14 @@ class FaceLog:
             yield [Head(int(r[1]), r[2:6], bool(r[7]), float(r[6])) for r in rows[start:end]]
 
     def write(self, path: Path, about: dict) -> None:
-        """Write as JSON, a frame a line, what was covered.
+        """Write as JSON, a frame a line, what was covered, beside what is said `about` all frames.
 
         A frame is "found" where every sure face was seen in it, "bridged" where one was not but
         before or after it, "missed" where there is none: then nothing of it is shown.
-
-        Args:
-            about: what to say of all frames.
         """
         lines = []
         for time, heads in zip(self.times, self, strict=True):
-            faces = [_face(head) for head in heads]
+            faces = list(map(_face, heads))
             scores = [face["score"] for face in faces if face["sure"]]
             state = "missed" if not scores else "bridged" if None in scores else "found"
             frame = {"time": round(time, 4), "state": state, "faces": faces}

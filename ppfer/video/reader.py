@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -35,63 +34,39 @@ INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # formats with an index 
 
 @dataclass(frozen=True)
 class Video:
-    """What a file's header and its first picture say.
+    """What a file's header and its first picture say."""
 
-    Attributes:
-        width, height: size as shown in pixels, after rotation and with square pixels.
-        rate: frames per second, on average; 25 where the file does not say or what it says cannot
-            be.
-        duration: seconds that the file says it lasts.
-        frames: how many frames that makes, about.
-        rotation: by how many degrees players turn its pictures clockwise (0, 90, 180, 270).
-        mirrored: whether players mirror its pictures.
-        interlaced: whether its pictures are two half pictures taken one after the other.
-        hdr: whether its colours are made for HDR screens (PQ or HLG).
-        sound: whether it has sound.
-        start: the file's own clock at the first frame shown, in seconds.
-    """
-
-    width: int
+    width: int  # as shown in pixels, after rotation and with square pixels
     height: int
-    rate: Fraction
-    duration: float
-    frames: int
-    rotation: int = 0
-    mirrored: bool = False
-    interlaced: bool = False
-    hdr: bool = False
+    rate: Fraction  # frames per second, on average; 25 where the file says nothing that can be
+    duration: float  # seconds that the file says it lasts
+    frames: int  # how many that makes, about
+    rotation: int = 0  # degrees by which players turn its pictures clockwise: 0, 90, 180, 270
+    mirrored: bool = False  # whether players mirror its pictures
+    interlaced: bool = False  # whether a picture is two half ones, taken one after the other
+    hdr: bool = False  # whether its colours are made for HDR screens (PQ or HLG)
     sound: bool = False
-    start: Fraction = Fraction(0)
+    start: Fraction = Fraction(0)  # the file's own clock at the first frame shown, in seconds
 
 
 def probe(path: str | Path) -> Video:
-    """What a video is like, from its header and its first picture.
-
-    Raises:
-        PpferError: there is no picture to be had from it.
-    """
+    """What a video is like; raises as `Frames` does."""
     with Frames(path) as frames:
         return frames.video
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a video.
+    """One picture of a video."""
 
-    Attributes:
-        time: seconds since the video's first frame.
-        duration: for how many seconds it is shown, where the file says so; the pace elsewhere.
-        pixels: (H, W, 3) uint8, RGB; converted when first asked for, so that frames passed over
-            cost little.
-    """
-
-    time: Fraction
-    duration: Fraction
+    time: Fraction  # seconds since the video's first frame
+    duration: Fraction  # seconds for which it is shown; the pace where the file does not say
     _picture: av.VideoFrame
     _view: View
 
     @functools.cached_property
     def pixels(self) -> np.ndarray:
+        """(H, W, 3) uint8, RGB; only now converted, so that frames passed over cost little."""
         try:
             return self._view(self._picture)
         except av.FFmpegError as error:
@@ -101,22 +76,14 @@ class Frame:
             ) from error
 
 
-class Frames(Iterator[Frame], contextlib.AbstractContextManager):
-    """The frames of a video, one by one and in order; memory does not grow with its length. A
-    context manager that closes the file.
+class Frames(contextlib.AbstractContextManager):
+    """The frames of a video, one by one, in order and once; memory does not grow with its length.
+    A context manager that closes the file.
 
     Args:
         path: any file FFmpeg reads.
-        start: the first moment wanted, in seconds since the first frame. Times of frames count from
-            the first frame all the same.
-        end: where to stop, in seconds since the first frame; that moment itself is not read.
-
-    Attributes:
-        video: what the header and the first picture say.
-        faults: what is missing, in words; complete once the last frame was read.
-        broken: packets that could not be decoded so far.
-        present, declared: seconds of picture and sound found, once all was read, and seconds that
-            the header promises (0 if it does not).
+        start, end: the first moment wanted, and the first that is not, in seconds since the first
+            frame, from which times of frames count all the same.
 
     Raises:
         PpferError: the file is missing, no video, or no frame of it can be decoded.
@@ -125,8 +92,11 @@ class Frames(Iterator[Frame], contextlib.AbstractContextManager):
     def __init__(
         self, path: str | Path, start: float | None = None, end: float | None = None
     ) -> None:
-        self.path, self.faults, self.broken, self.damaged = Path(path), [], 0, 0
-        self.start, self.end = _moment(start or 0), None if end is None else _moment(end)
+        self.path, self.start = Path(path), _moment(start or 0)
+        self.end = None if end is None else _moment(end)
+        self.faults = []  # what is missing, in words; complete once the last frame was read
+        self.broken = self.damaged = 0  # packets that could not be decoded, frames, so far
+        # seconds of picture and sound found, once all was read, and that the header promises or 0
         self.present = self.declared = 0.0
         self._open()
         try:
@@ -142,7 +112,7 @@ class Frames(Iterator[Frame], contextlib.AbstractContextManager):
         except BaseException:
             self.close()
             raise
-        self._source = self._shown(first)
+        self._first = first
 
     def _open(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -200,13 +170,14 @@ class Frames(Iterator[Frame], contextlib.AbstractContextManager):
                 self._interlaced |= picture.interlaced_frame
                 yield picture, *self._clock(picture)
 
-    def _shown(self, item: tuple | None) -> Iterator[Frame]:
-        unit, last = self.stream.time_base, 0
+    def __iter__(self) -> Iterator[Frame]:
+        item, unit, last = self._first, self.stream.time_base, 0
         start = math.ceil(self.start / unit)
         end = math.inf if self.end is None else math.ceil(self.end / unit)
         while item is not None:
             picture, time, duration = item
             if time >= end:
+                self.close()
                 return
             if time >= start:
                 yield Frame(time * unit, duration * unit, picture, self.view)
@@ -217,6 +188,7 @@ class Frames(Iterator[Frame], contextlib.AbstractContextManager):
             self.faults.append(losses)
         if short := cut_short(self.present, self.declared):
             self.faults.append(f"ends early: {short}")
+        self.close()
 
     def _losses(self) -> str:
         parts = []
@@ -229,9 +201,9 @@ class Frames(Iterator[Frame], contextlib.AbstractContextManager):
     def _describe(self, picture: av.VideoFrame) -> Video:
         container, stream, view = self.container, self.stream, self.view
         # how long it is: by its header, else by its packets where that is quick
-        declared = self.declared = declared_seconds(container, stream)
-        seconds = declared or (container.duration or 0) / av.time_base
-        if not declared and (not seconds or container.size < SMALL):  # better than an estimate
+        self.declared = declared_seconds(container, stream)
+        seconds = self.declared or (container.duration or 0) / av.time_base
+        if not self.declared and (not seconds or container.size < SMALL):  # better than a guess
             seconds = survey(self.path).seconds
         return Video(
             width=view.width,
@@ -251,13 +223,6 @@ class Frames(Iterator[Frame], contextlib.AbstractContextManager):
         """Closes the file."""
         self._stack.close()
 
-    def __next__(self) -> Frame:
-        try:
-            return next(self._source)
-        except StopIteration:
-            self.close()
-            raise
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -268,10 +233,7 @@ def _moment(seconds: float) -> Fraction:
 
 
 def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
-    """Reads a whole short video at once; `Frames` is for the others.
-
-    Returns:
-        frames (T, 3, H, W) uint8, and the frame rate in frames per second.
+    """A whole short video at once: frames (T, 3, H, W) uint8, and its frames per second.
 
     Raises:
         PpferError: as `Frames`, or the frames would not fit the memory.
@@ -282,14 +244,11 @@ def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
         video = frames.video
         needed = video.frames * video.width * video.height * 3
         free = psutil.virtual_memory().available
-        if needed > 0.8 * free:
+        if needed > 0.4 * free:  # they are there twice while they are put together
             raise PpferError(
                 f"{path} is too long to be held in memory at once: {video.frames} frames of "
                 f"{video.width}x{video.height} take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
                 "free; read it frame by frame"
             )
-        pictures = deque(frame.pixels for frame in frames)
-    whole = torch.empty(len(pictures), 3, video.height, video.width, dtype=torch.uint8)
-    for place in whole:  # one by one, so that memory holds them once, not twice
-        place.copy_(torch.from_numpy(pictures.popleft()).permute(2, 0, 1))
-    return whole, float(video.rate)
+        pictures = np.stack([frame.pixels.transpose(2, 0, 1) for frame in frames])
+    return torch.from_numpy(pictures), float(video.rate)

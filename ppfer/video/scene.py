@@ -5,8 +5,6 @@ and has no ground of its own, is composed before the scene as it would be withou
 of the pixels that a head covers nothing is kept, not even their colour.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 
@@ -27,12 +25,9 @@ FOOT = 0.14  # share of a figure, at the bottom, over which its neck fades
 
 
 def blurred(pixels: np.ndarray, hidden: Iterable[Square] = ()) -> np.ndarray:
-    """A picture (H, W, 3) uint8 as a few cells, about `CELLS` along its shorter side.
-
-    Args:
-        pixels: the picture.
-        hidden: squares of it of which nothing may be seen: cells are of what lies outside them, and
-            where nothing does, they continue what lies around.
+    """A picture (H, W, 3) uint8 as a few cells, about `CELLS` along its shorter side. Of `hidden`
+    squares nothing may be seen: cells are of what lies outside them, and where nothing does, they
+    continue what lies around.
     """
     height, width = pixels.shape[:2]
     cell = min(height, width) / CELLS
@@ -93,16 +88,13 @@ def paste(picture: np.ndarray, square: Square, patch: np.ndarray | Tensor) -> No
 
 
 def compose(picture: np.ndarray, square: Square, figure: np.ndarray | Tensor) -> None:
-    """Put a figure before a picture (H, W, 3) uint8.
-
-    Args:
-        picture: is changed.
-        square: of the picture that the figure fills.
-        figure: (S, S, 4) uint8, colour times coverage, and coverage. Its foot fades.
+    """Put a figure (S, S, 4) uint8, colour times coverage, and coverage, into its square of a
+    picture (H, W, 3) uint8, its foot fading.
     """
     (there, inside), side = _overlap(square, picture), square[2]
     drawn = resized(figure, side, side).numpy()[inside].astype(np.float32)
-    drawn *= _foot(side)[inside[0], None, None]
+    from_below = side - np.arange(side, dtype=np.float32) - 0.5
+    drawn *= (from_below / max(1.0, FOOT * side)).clip(0, 1)[inside[0], None, None]
     behind = picture[there] * (1 - drawn[..., 3:] / 255)
     picture[there] = np.rint(drawn[..., :3] + behind).clip(0, 255)
 
@@ -132,8 +124,3 @@ def _weights(side: int) -> np.ndarray:
     ramp = (np.minimum(place, side - place) / max(1.0, SOFT * side)).clip(0, 1)
     ramp = np.rint(128 * ramp).astype(np.int16)
     return np.minimum.outer(ramp, ramp)
-
-
-def _foot(side: int) -> np.ndarray:
-    """How much of a figure's rows is shown, (side,): 1, falling to 0 at the bottom."""
-    return ((side - np.arange(side, dtype=np.float32) - 0.5) / max(1.0, FOOT * side)).clip(0, 1)

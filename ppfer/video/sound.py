@@ -1,7 +1,5 @@
 """The sound of one video, added to another: copied where mp4 takes it as it is, else made AAC."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator
@@ -21,11 +19,7 @@ class Sound(contextlib.AbstractContextManager):
     """Sound on its way from a file to a container; a context manager that closes the file."""
 
     def __init__(self, path: Path, target: av.container.OutputContainer) -> None:
-        """Adds a stream to `target`, unless the file has no sound.
-
-        Raises:
-            PpferError: the file holds no video.
-        """
+        """Adds a stream to `target`, unless the file has no sound."""
         self.target, self.start = target, probe(path).start
         self.source = av.open(os.path.abspath(path), metadata_errors="ignore")
         known = [s for s in self.source.streams.audio if s.codec_context is not None]

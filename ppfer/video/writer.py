@@ -38,7 +38,6 @@ class Writer(contextlib.AbstractContextManager):
 
     Args:
         path: target; its suffix picks the container (.mp4, .mov, .mkv).
-        width, height: size of the frames, pixels.
         rate: frames per second for frames that come without a time, and the pace in which times are
             counted, so that 24000/1001 is kept exactly.
         exact: keep colour at full resolution (4:4:4), and odd sides as they are. Fewer players show
@@ -113,16 +112,12 @@ class Writer(contextlib.AbstractContextManager):
         time: Fraction | float | None = None,
         duration: Fraction | float = 0,
     ) -> None:
-        """Adds a frame.
+        """Adds a frame (H, W, 3) uint8, RGB; a `PpferError` for another size, or a full disk.
 
         Args:
-            pixels: (H, W, 3) uint8, RGB.
             time: when it is to be shown, in seconds; the first frame's time becomes 0. After the
                 one before at the given rate, if None.
             duration: for how many seconds it is shown; it matters for the last frame only.
-
-        Raises:
-            PpferError: a frame of another size, a full disk.
         """
         width, height = self.size
         if pixels.shape != (height, width, 3) or pixels.dtype != np.uint8:
@@ -214,18 +209,13 @@ def write_video(
     crf: int = 18,
     full_colour: bool = False,
 ) -> Path:
-    """Writes frames as a video, whole or not at all; returns its path.
+    """Writes frames (T, 3, H, W), uint8 or float in [0, 1] (clamped), as a video of so many per
+    second, whole or not at all; returns its path. Raises as `Writer` does.
 
     Args:
-        path, crf: see `Writer`.
-        frames: (T, 3, H, W), uint8 in [0, 255] or float in [0, 1] (clamped).
-        fps: frames per second.
         full_colour: keep colour at full resolution (4:4:4). The usual 4:2:0 halves it, which eats
             the fine coloured texture of protected frames and with it some of the expression. Not
             every browser plays 4:4:4.
-
-    Raises:
-        PpferError: frames of another shape, no frames, an impossible rate, or the disk is full.
     """
     frames = as_uint8(frames)
     if frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):

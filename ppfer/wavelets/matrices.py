@@ -5,8 +5,6 @@ Push the identity through ``pywt.wavedec`` and there is the analysis matrix A; p
 shared: clone one before changing it.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache, reduce
 
 import numpy as np

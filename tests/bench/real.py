@@ -50,6 +50,7 @@ BASE = ("clips", "split", "identity", "protected/none", "recognizer/none")
 ROWS = ("none", "reenactment", "reenactment_neutral", "codebook")
 LOOKS = 4  # frames of a clip that dlib is shown
 FRAMES = 16  # of a clip, whose numbers are read
+BACK = 48  # of a clip, whose numbers are read back off the donor: with 16 an attacker names fewer
 CODEBOOKS = {"Codebook of names": Names(), "Codebook of names, clip by clip": Names(own=False)}
 
 # --- from within --------------------------------------------------------------------
@@ -136,12 +137,12 @@ def cell(
 def read(run: Run, paths: pd.Series, what: str) -> np.ndarray:
     """What a run's reader says of originals, (n, FRAMES, 55)."""
     protector = reenactment.build(run)
-    return _over(what, paths, lambda clip: protector.read(clip)[0])
+    return _over(what, paths, FRAMES, lambda clip: protector.read(clip)[0])
 
 
 @torch.inference_mode()
 def read_back(protector: reenactment.Reenactment, paths: pd.Series, what: str) -> np.ndarray:
-    """What its reader says of the donor whom a protector shows instead, (n, FRAMES, 55)."""
+    """What its reader says of the donor whom a protector shows instead, (n, BACK, 55)."""
 
     def back(clip: torch.Tensor) -> torch.Tensor:
         side = reenactment.SIDE
@@ -149,15 +150,15 @@ def read_back(protector: reenactment.Reenactment, paths: pd.Series, what: str) -
         said = protector.reader(shown.mul(255).round() / 255)
         return reenactment.landmarker.bridged(said[None])[0]
 
-    return _over(what, paths, back)
+    return _over(what, paths, BACK, back)
 
 
 def _over(
-    what: str, paths: pd.Series, numbers: Callable[[torch.Tensor], torch.Tensor]
+    what: str, paths: pd.Series, frames: int, numbers: Callable[[torch.Tensor], torch.Tensor]
 ) -> np.ndarray:
     progress, said = Progress(what, len(paths), "clips"), []
     for path in paths:
-        clip = torch.from_numpy(decode_clip(path, FRAMES, reenactment.SIDE)).float() / 255
+        clip = torch.from_numpy(decode_clip(path, frames, reenactment.SIDE)).float() / 255
         said.append(numbers(clip[None]))
         progress.update(len(said))
     return torch.stack(said).numpy()

@@ -202,7 +202,7 @@ def test_another_architecture_and_other_classes_are_named(tmp_path):
 
 def test_a_wrong_uvit_is_refused_before_its_two_gigabytes_are_built(tmp_path):
     """Names and shapes are compared first: two seconds, and no memory to speak of."""
-    smaller = uvit.UViT(img_size=8, patch=2, dim=64, depth=4, heads=4, mlp_ratio=2)
+    smaller = uvit.UViT(img_size=8, patch=2, dim=64, depth=4, heads=4)
     files = {"another network": nets.UNet(8).state_dict(), "a smaller U-ViT": smaller.state_dict()}
     files["one tensor"] = {"pos_embed": torch.zeros(1, 258, 1152)}
     for number, (what, state) in enumerate(files.items()):

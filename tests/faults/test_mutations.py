@@ -463,7 +463,6 @@ def nothing_remembered(tiny_run):
     shutil.rmtree(tiny_run.dir / "logits", ignore_errors=True)
     yield
     shutil.rmtree(tiny_run.dir / "logits", ignore_errors=True)
-    tiny_run._logits.clear()
 
 
 @pytest.mark.parametrize(

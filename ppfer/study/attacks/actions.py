@@ -46,7 +46,7 @@ class Motions(Stage):
 
 @stage(
     "actions/{protector}",
-    needs=("split", "motions", "protected/{protector}", "recognizer/{protector}"),
+    needs=("motions", "recognizer/{protector}"),
     settings=("nets.recognizer",),
     notebook="11",
 )

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from ppfer import measure
 from ppfer.base.errors import PpferError
 from ppfer.data.index import years
-from ppfer.method.networks import classification, new_classifier
+from ppfer.method.networks import Naming, new_classifier
 from ppfer.run.clips import names_people
 from ppfer.run.run import Run
 from ppfer.run.stage import stage
-from ppfer.run.training import Training
 from ppfer.study.attacks import with_body
 from ppfer.study.tables import MAIN, approaches, rows_of
 
@@ -25,11 +24,8 @@ AGE_GROUPS = ("under 30", "30 to 49", "50 and over")
 
 
 def attribute_labels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list[str]]:
-    """Labels of each clip and the classes' names; −1 where the table does not say.
-
-    Args:
-        table: of clips (pandas), with columns sex, race, age.
-        column: "age_group" (see `AGE_GROUPS`), or any of the table's, such as "sex".
+    """Labels of each clip and the classes' names, of a column such as "sex" or of "age_group" (see
+    `AGE_GROUPS`); −1 where the table does not say.
 
     Raises:
         PpferError: if fewer than two groups are named, or there is no such column.
@@ -64,7 +60,7 @@ def attributes_of(run: Run) -> list[str]:
 
 
 @stage("attribute/{column}", needs=("split", "identity"), notebook="08")
-class Attribute(Training):
+class Attribute(Naming):
     """A validator of one attribute: V_pl with another head, trained on original training clips."""
 
     trains = "attack"
@@ -83,10 +79,7 @@ class Attribute(Training):
         return new_classifier(self.config, len(self.labels()[1]), weights)
 
     def start(self) -> nn.Module:
-        return with_body(self.net(self.config.nets.classifier_weights), self.run.get("identity"))
-
-    def objective(self, net: nn.Module) -> nn.Module:
-        return classification(net)
+        return with_body(super().start(), self.run.get("identity"))
 
     def batches(self) -> Callable:
         return self.draw("clips", self.labels()[0], index=self.known("train"))
@@ -108,7 +101,6 @@ def attribute_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     columns = attributes_of(run)
     for column in columns:
         run.ensure(f"attribute/{column}")
-    names = approaches(run) if names is None else names
     rows = rows_of(run, names, ("attack",), lambda name: attribute_row(run, name, columns))
     control = {"approach": "Always the commonest group (control)"}
     for column in columns:
@@ -151,26 +143,33 @@ def accuracy_table(
     run: Run, names: Sequence[str] | None = None, by: Sequence[str] | None = None
 ) -> list[dict]:
     """For whom the expression is still read: accuracy of F_u trained on each approach's clips, by
-    the sex, race and age group of who is shown; columns "sex: female" and so on.
-
-    Args:
-        by: other columns of the clips' table, such as "sentence" and "level".
+    the sex, race and age group of who is shown, or `by` other columns of the clips' table, such as
+    "sentence" and "level"; columns "sex: female" and so on.
     """
-    by, index = attributes_of(run) if by is None else by, run.parts["test"]
+    groups = groups_of(run, attributes_of(run) if by is None else by)
 
     def row(name: str) -> dict:
-        cells = {"approach": run.protector(name).title}
-        logits = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
-        hits = measure.hits(logits, run.labels("emotion")[index])
-        for column in by:
-            labels, classes = attribute_labels(run.table, column)
-            known = labels[index] >= 0
-            groups = [classes[label] for label in labels[index[known]]]
-            rates = measure.by_group(hits[known], groups)
-            cells |= {f"{column}: {group}": rate for group, rate in rates.items()}
-        return cells
+        hits = read(run, name)
+        shares = {group: measure.rate(hits[here]) for group, here in groups.items() if here.any()}
+        return {"approach": run.protector(name).title} | shares
 
-    return rows_of(run, approaches(run) if names is None else names, ("recognizer",), row)
+    return rows_of(run, names, ("recognizer",), row)
+
+
+def read(run: Run, name: str) -> np.ndarray:
+    """Of which test clips F_u, trained on a protector's clips, reads the expression: (n,) bool."""
+    logits = run.logits(f"recognizer/{name}", f"protected/{name}", "test")
+    return measure.hits(logits, run.labels("emotion")[run.parts["test"]])
+
+
+def groups_of(run: Run, by: Sequence[str]) -> dict[str, np.ndarray]:
+    """Which test clips (n,) are of each group of the columns `by`: "sex: female" and so on."""
+    groups = {}
+    for column in by:
+        labels, classes = attribute_labels(run.table, column)
+        of_test = labels[run.parts["test"]]
+        groups |= {f"{column}: {group}": of_test == i for i, group in enumerate(classes)}
+    return groups
 
 
 def grouped(run: Run, by: Sequence[str]) -> list[dict]:
@@ -178,21 +177,15 @@ def grouped(run: Run, by: Sequence[str]) -> list[dict]:
     expression F_u reads, trained on such clips (`read`), and whose person V_pl names, trained
     again, by the whole clip (`named`).
     """
-    rows, index = [], run.parts["test"]
-    groups = {column: attribute_labels(run.table, column) for column in by}
+    rows, groups = [], groups_of(run, by)
     for name in dict.fromkeys((*MAIN, *approaches(run))):
         if not run.has(f"recognizer/{name}"):
             continue
-        store, hits = f"protected/{name}", {}
-        said = run.logits(f"recognizer/{name}", store, "test")
-        hits["read"] = measure.hits(said, run.labels("emotion")[index])
+        hits = {"read": read(run, name)}
         if names_people(run) and run.has(f"attack/{name}"):
-            said = run.logits(f"attack/{name}", store, "test").log_softmax(-1).mean(1)
-            hits["named"] = measure.hits(said, run.labels("actor")[index])
-        for column, (labels, classes) in groups.items():
-            for number, group in enumerate(classes):
-                here = labels[index] == number
-                counts = {key: measure.rate(hit[here]) for key, hit in hits.items()}
-                about = {"approach": run.protector(name).title, "group": f"{column}: {group}"}
-                rows.append(about | counts)
+            said = run.logits(f"attack/{name}", f"protected/{name}", "test").log_softmax(-1).mean(1)
+            hits["named"] = measure.hits(said, run.labels("actor")[run.parts["test"]])
+        for group, here in groups.items():
+            row = {"approach": run.protector(name).title, "group": group}
+            rows.append(row | {key: measure.rate(hit[here]) for key, hit in hits.items()})
     return rows

@@ -52,14 +52,8 @@ class OfClips(nn.Module):
 
 class OfTimm(nn.Module):
     """An encoder of timm's: frames (N, 3, h, w) in [0, 1] → (N, D), at the size and with the mean
-    and deviation of each colour that it was made for.
-
-    Args:
-        name: timm's.
-        weights: path of its weights, with a head or without; "" leaves them random.
-
-    Raises:
-        PpferError: when timm has no such model, or the file does not hold it.
+    and deviation of each colour that it was made for. Weights, a path, may have a head or not; ""
+    leaves them random. A `PpferError` when timm has no such model, or the file does not hold it.
     """
 
     def __init__(self, name: str, weights: str = ""):

@@ -56,11 +56,8 @@ def strangers(run: Run) -> np.ndarray:
 
 def linked(probes: Tensor, whose: np.ndarray, gallery: Tensor, enrolled: np.ndarray) -> Linked:
     """How often the enrolled person nearest to a clip is the right one, and the rate at which as
-    many pairs of two people are accepted as pairs of one are refused.
-
-    Args:
-        probes, gallery: (n, D) embeddings of clips and (m, D) of the enrolled people, of length 1.
-        whose, enrolled: (n,) and (m,) their labels.
+    many pairs of two people are accepted as pairs of one are refused: of embeddings (n, D) of
+    clips and (m, D) of the enrolled, of length 1, each with their labels.
     """
     scores = (probes @ gallery.T).numpy()  # (n, m)
     same, hits = whose[:, None] == enrolled, enrolled[scores.argmax(1)] == whose
@@ -71,7 +68,7 @@ def linked(probes: Tensor, whose: np.ndarray, gallery: Tensor, enrolled: np.ndar
     return Linked(int(hits.sum()), len(hits), float(refused[at] + accepted[at]) / 2)
 
 
-@stage("linkage/{protector}", needs=("split", "identity", "protected/{protector}"), notebook="11")
+@stage("linkage/{protector}", needs=("identity",), notebook="11")
 class Linkage(OnProtected):
     """V_pl's embedding distilled on pairs of known people, tried on strangers."""
 

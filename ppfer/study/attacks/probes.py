@@ -32,31 +32,17 @@ BANDS, LABELS = ("frame", "low", "high"), ("actor", "emotion")
 
 @dataclass(frozen=True)
 class View:
-    """What a probe sees and what it is asked.
+    """What a probe sees and what it is asked."""
 
-    Attributes:
-        axes: which axes are cut, "hw", "t" or "thw", as in `ppfer.wavelets.BandSplit`.
-        level: how often the cut is repeated; low keeps what survives all of them.
-        band: "frame" (no cut), "low" or "high".
-        label: "actor" or "emotion".
-    """
-
-    axes: str
-    level: int
-    band: str
-    label: str
+    axes: str  # which are cut, "hw", "t" or "thw", as in `ppfer.wavelets.BandSplit`
+    level: int  # how often the cut is repeated; low keeps what survives all of them
+    band: str  # "frame" (no cut), "low" or "high"
+    label: str  # "actor" or "emotion"
 
     @staticmethod
     def named(name: str, level: int = 1) -> View:
-        """Read ``<axes>[<level>]-<band>-<label>``, e.g. "hw-low-actor" or, cut four times in time,
-        "t4-high-emotion".
-
-        Args:
-            name: as above.
-            level: the level of a name without one.
-
-        Raises:
-            PpferError: for any other name.
+        """Read ``<axes>[<level>]-<band>-<label>``, e.g. "hw-low-actor", with the level given, or
+        "t4-high-emotion", cut four times in time; a `PpferError` for any other name.
         """
         match = re.fullmatch(rf"(hw|t|thw)([1-9]?)-({'|'.join(BANDS)})-({'|'.join(LABELS)})", name)
         if not match:
@@ -88,9 +74,8 @@ class View:
             (B, K, 3, H, W): frames; low in [0, 1], a little beyond for smooth wavelets; high as 0.5
             + high / 2.
         """
-        frames = clips[
-            torch.arange(len(clips), device=clips.device)[:, None], times
-        ]  # (B, K, 3, H, W)
+        each = torch.arange(len(clips), device=clips.device)[:, None]
+        frames = clips[each, times]  # (B, K, 3, H, W)
         if self.band == "frame":
             return frames
         low = frames
@@ -122,19 +107,13 @@ class Probe(Training):
     def __init__(self, run: Run, value: str = ""):
         super().__init__(run, value)
         self.sees = View.named(value, self.config.bands.level)
-
-    @property
-    def draws_as(self) -> str:
-        return f"probe/{self.sees.label}"
+        self.label, self.per_frame = self.sees.label, not self.sees.over_time
+        self.draws_as = f"probe/{self.label}"
 
     @property
     def train(self) -> Train:
         full = self.config.probe
-        return replace(full, steps=-(-full.steps // 3)) if self.sees.label == "actor" else full
-
-    @property
-    def per_frame(self) -> bool:
-        return not self.sees.over_time
+        return replace(full, steps=-(-full.steps // 3)) if self.label == "actor" else full
 
     def settings(self) -> dict:
         bands, settings = self.config.bands, super().settings()
@@ -143,7 +122,7 @@ class Probe(Training):
         return settings | {"wavelet": bands.wavelet, "mode": bands.mode, "level": self.sees.level}
 
     def net(self) -> nn.Module:
-        classes = len(self.run.classes(self.sees.label))
+        classes = len(self.run.classes(self.label))
         return nets.Classifier("resnet_small", classes, input_size=self.config.size)
 
     def objective(self, net: nn.Module) -> nn.Module:
@@ -156,7 +135,7 @@ class Probe(Training):
 
     def batches(self) -> Callable:
         # of the view: shifting the frames would move them against the cut's grid
-        clips = self.draw("clips", self.run.labels(self.sees.label), augment=False)
+        clips = self.draw("clips", self.run.labels(self.label), augment=False)
 
         def batch(step: int) -> tuple[Tensor, Tensor]:
             pixels, truth = clips(step)
@@ -182,20 +161,15 @@ class Probe(Training):
             return net(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
 
         net.eval()
-        truth = run.labels(self.sees.label)[run.parts["test"]]
+        truth = run.labels(self.label)[run.parts["test"]]
         logits = run.logits(answers, "clips", "test", per_frame=False)
         found = measure.leakage(logits, truth, seed=self.config.seed)
-        classes = len(run.classes(self.sees.label))
+        classes = len(run.classes(self.label))
         return {"test": {k: v.to_dict() for k, v in found.items()}, "classes": classes}
 
 
 def result(run: Run, name: str, measure: str = "random_frame") -> Rate:
-    """Test accuracy of a finished probe.
-
-    Args:
-        run: where it was made.
-        name: "probe/hw-low-actor", say.
-        measure: "random_frame" (one random picture per test clip), "all_frames" or "clip" (mean
-            log-probability).
+    """Test accuracy of a finished probe, "probe/hw-low-actor" say, by a measure of
+    `ppfer.measure.leakage`.
     """
     return Rate(**run.summary(name)["test"][measure])

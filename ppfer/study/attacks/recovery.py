@@ -19,15 +19,7 @@ from ppfer.protect import NamedApply
 from ppfer.run.clips import by_clip
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, stage
-from ppfer.study.tables import (
-    WHOLE_BEYOND,
-    all_asked,
-    approaches,
-    beyond,
-    prepare,
-    rows_of,
-    whole_row,
-)
+from ppfer.study import tables
 
 # the other schedule, what goes beyond the paper, and the limit, where all are asked for
 MORE = ("ppfer_long", "live", "reenactment", "donor")
@@ -111,10 +103,7 @@ def assess(run: Run, recovered: Tensor, index: np.ndarray) -> dict:
 
 
 @stage(
-    "recovery/{protector}",
-    needs=("split", "identity", "protected/{protector}"),
-    settings=("nets.recovery_width",),
-    notebook="09",
+    "recovery/{protector}", needs=("identity",), settings=("nets.recovery_width",), notebook="09"
 )
 class RecoveryAttack(OnProtected):
     """The white-box attacker's U-Net: trained on a protector's clips beside the originals."""
@@ -165,8 +154,8 @@ def table3(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     "none" is the control that was never protected; the mean training image is what is known without
     any clip.
     """
-    names, index = approaches(run, MORE) if names is None else names, run.parts["test"]
-    rows = rows_of(run, names, ("recovery",), functools.partial(table3_row, run))
+    names, index = tables.approaches(run, MORE) if names is None else names, run.parts["test"]
+    rows = tables.rows_of(run, names, ("recovery",), functools.partial(table3_row, run))
     guess = mean_image(run).mul(255).round().byte().expand(len(index), FRAMES, -1, -1, -1)
     control = {"approach": "Mean training image (control)"}
     control |= {"what_ran": "one picture for every frame"}
@@ -204,7 +193,7 @@ def recovered(name: str) -> Protector:
     )
 
 
-PROTECTORS = tuple(recovered(name) for name in WHOLE_BEYOND)
+PROTECTORS = tuple(recovered(name) for name in tables.WHOLE_BEYOND)
 
 
 def undone_row(run: Run, name: str) -> dict:
@@ -212,7 +201,7 @@ def undone_row(run: Run, name: str) -> dict:
     under ``plr_retrained`` whom a validator names that is trained on recovered clips.
     """
     back, attack = run.summary(f"recovery/{name}")["test"], f"attack/recovered_{name}"
-    if not all_asked(run):
+    if not tables.all_asked(run):
         return back
     run.ensure(attack)
     named = leak(run, attack, f"protected/recovered_{name}", "test")["random_frame"]
@@ -224,6 +213,9 @@ def beyond_table(run: Run, names: Sequence[str] | None = None) -> list[dict]:
     `ppfer.study.tables.beyond`, each with `undone_row`; without those that cannot run here.
     """
     return [
-        whole_row(run, name) | {"recovery": undone_row(run, name), "seeds": [run.config.seed]}
-        for name in prepare(run, beyond(run) if names is None else names, ("recovery",))
+        tables.whole_row(run, name)
+        | {"recovery": undone_row(run, name), "seeds": [run.config.seed]}
+        for name in tables.prepare(
+            run, tables.beyond(run) if names is None else names, ("recovery",)
+        )
     ]

@@ -52,22 +52,13 @@ ENHANCERS = {  # T & IT, IBC: the stage that trains enhancers, and the protector
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A row of Table 4: which parts are there. Everything else follows from the switches.
+    """A row of Table 4: which parts are there. Everything else follows from the switches."""
 
-    Attributes:
-        number: 1 to 6; 0 is the full method.
-        transform: T & IT: enhancers on both bands; else one on frames.
-        controller: IBC: enhancers against the frozen identity controller; else trained together
-            with F_u.
-        compensator: FC: F_fc after the enhancers.
-        compensation_controller: FCC: F_fc against the frozen C_fc; else F_fc learns by mean squared
-            error to return its input.
-    """
-
-    number: int
-    transform: bool
-    controller: bool
-    compensator: bool
+    number: int  # 1 to 6; 0 is the full method
+    transform: bool  # T & IT: enhancers on both bands; else one on frames
+    controller: bool  # IBC: against the frozen identity controller; else trained together with F_u
+    compensator: bool  # FC: F_fc after the enhancers
+    # FCC: F_fc against the frozen C_fc; else it learns by squared error to return its input
     compensation_controller: bool
 
     @property

@@ -20,10 +20,9 @@ from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.config import Train
 from ppfer.measure import accuracy
-from ppfer.method.networks import classification, new_recognizer, protected_by, with_weights
+from ppfer.method.networks import Naming, protected_by, with_weights
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
-from ppfer.run.training import Training
 
 
 @functools.lru_cache(maxsize=256)
@@ -70,17 +69,12 @@ class GaussianBlur(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """The strength that comes closest to a target, and the curve it was read off.
+    """The strength that comes closest to a target, and the curve it was read off."""
 
-    Attributes:
-        at: the strength, where `value` was measured, and not quite the `target`.
-        tried: every (strength, value), first the even steps, then those between two of them.
-    """
-
-    at: float
+    at: float  # the strength, where `value` was measured, and not quite the `target`
     value: float
     target: float
-    tried: list[tuple[float, float]]
+    tried: list[tuple[float, float]]  # (strength, value): even steps, then those between two
 
     @property
     def reached(self) -> bool:
@@ -118,12 +112,8 @@ def match(
     what lies between them is halved. Where it never falls past the target, the closest of all is
     taken, the weaker one of equals.
 
-    Args:
-        measure: strength → value.
-        target: the value wanted.
-        low, high: positive ends of the range.
-        grid: even steps, at least 2. steps: at most this many halvings between two of them.
-        tolerance: a value this close to the target is good enough.
+    Strengths lie from `low`, which is positive, to `high`: of `grid` even steps, then at most
+    `steps` halvings between two of them, or until a value is as close as `tolerance`.
     """
     even = [low * (high / low) ** (i / (grid - 1)) for i in range(grid)]
     curve = [(strength, measure(strength)) for strength in even]
@@ -152,7 +142,7 @@ def sigma_range(size: int) -> tuple[float, float]:
 
 
 @stage("blurred", needs=("split", "recognizer/none"), notebook="08", version=2)
-class Blurred(Training):
+class Blurred(Naming):
     """F_u adapted to blur of every strength, so that the search for an accuracy need not train a
     network per σ.
 
@@ -161,25 +151,19 @@ class Blurred(Training):
     than a blurred one.
     """
 
-    trains = "adaptation"
-    per_frame = False
+    trains, label, sees_clips = "adaptation", "emotion", True
+    measure = None  # it only steers the search
 
     @property
     def train(self) -> Train:
         full = self.config.adaptation
-        return dataclasses.replace(full, steps=-(-full.steps // 2))  # it only steers the search
-
-    def net(self) -> nn.Module:
-        return new_recognizer(self.config, len(self.run.classes("emotion")))
+        return dataclasses.replace(full, steps=-(-full.steps // 2))
 
     def start(self) -> nn.Module:
         return with_weights(self.net(), self.run.get("recognizer/none"))
 
-    def objective(self, net: nn.Module) -> nn.Module:
-        return classification(net, self.train.label_smoothing)
-
     def batches(self) -> Callable:
-        clips_of = self.draw("clips", self.run.labels("emotion"))
+        clips_of = super().batches()
         low, high = sigma_range(self.config.size)
 
         def blurred(step: int) -> tuple[Tensor, Tensor]:

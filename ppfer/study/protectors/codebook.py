@@ -44,37 +44,27 @@ PROBES, ALIKE = 4, 0.1  # pictures of the donor; how far two readings of them ma
 
 
 class Codebook(nn.Module):
-    """Numbers (B, T, 55) of clips to symbols (B,), and symbols to the donor's numbers.
-
-    Attributes:
-        centres: (FINEST, CODE) codes that symbols stand for.
-        share: (FINEST,) of the strangers' clips that fell to each.
-        performances: (FINEST, FRAMES, 55) the donor's own numbers in a clip near to each.
-        named: (FINEST,) the expression that most of a centre's clips show, an index of `EMOTIONS`.
-        probe: (PROBES, 55) what the reader it learned with says of the donor, see `probe`.
-    """
+    """Numbers (B, T, 55) of clips to symbols (B,), and symbols to the donor's numbers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(FRAMES * NUMBERS, HIDDEN),
-            nn.ReLU(),
-            nn.Dropout(0.2),
-            nn.Linear(HIDDEN, HIDDEN),
-            nn.ReLU(),
+            nn.Linear(FRAMES * NUMBERS, HIDDEN), nn.ReLU(), nn.Dropout(0.2),
+            nn.Linear(HIDDEN, HIDDEN), nn.ReLU(),
             nn.Linear(HIDDEN, CODE),
-        )
-        for name, shape, value in (
-            ("mean", (NUMBERS,), 0.0),
-            ("std", (NUMBERS,), 1.0),
-            ("centres", (FINEST, CODE), 0.0),
-            ("share", (FINEST,), 0.0),
-            ("performances", (FINEST, FRAMES, NUMBERS), 0.0),
-            ("named", (FINEST,), 0.0),
-            ("probe", (PROBES, NUMBERS), 0.0),
-        ):
-            self.register_buffer(name, torch.full(shape, value))
+        )  # fmt: skip
+        shapes = {
+            "mean": (NUMBERS,),
+            "std": (NUMBERS,),
+            "centres": (FINEST, CODE),  # codes that symbols stand for
+            "share": (FINEST,),  # of the strangers' clips that fell to each
+            "performances": (FINEST, FRAMES, NUMBERS),  # the donor's own, in a clip near to each
+            "named": (FINEST,),  # index of the expression that most of these clips show
+            "probe": (PROBES, NUMBERS),  # what the reader it learned with says of him, see `probe`
+        }
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.full(shape, float(name == "std")))
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Codes (B, CODE) of clips of any length, as numbers (B, T, 55)."""
@@ -160,12 +150,9 @@ def bound(people: int, symbols: int, epsilon: float = 0.0, clips: int = 1) -> fl
 
 
 class CodebookReenactment(nn.Module):
-    """Clips (B, T, 3, H, W) in [0, 1] to the donor's performances, of the same shape.
-
-    Args:
-        puppet: what reads faces.
-        book: whose symbols pass, `symbols` in number.
-        epsilon: of randomised answers, see `answered`; 0: every answer is the true one.
+    """Clips (B, T, 3, H, W) in [0, 1] to the donor's performances, of the same shape: the puppet
+    reads faces, so many symbols of the book pass, with answers that `epsilon` randomises, see
+    `answered`.
     """
 
     def __init__(
@@ -212,16 +199,12 @@ class CodebookReenactment(nn.Module):
 
 @dataclass(frozen=True)
 class PerformedVideo:
-    """One video: a symbol for every `WINDOW`, a new one every `HOP`, blended into each other.
-
-    Attributes:
-        rate: frames per second.
-        read: of each name, what was read in the first pass of every `every`-th frame.
-        seen, shown: of each name, frames that went by in the first and in the second pass.
-    """
+    """One video: a symbol for every `WINDOW`, a new one every `HOP`, blended into each other."""
 
     protector: CodebookReenactment
-    rate: float
+    rate: float  # frames per second
+    # of each name: what was read of every `every`-th frame in the first pass, and how many frames
+    # went by in the first and in the second
     read: dict[str, list[Tensor]] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     shown: dict[str, int] = field(default_factory=dict)

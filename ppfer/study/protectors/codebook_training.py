@@ -87,18 +87,13 @@ def donors(spec: ClipSpec) -> np.ndarray:
 # --- training ----------------------------------------------------------------------
 
 
-class Adversary(nn.Sequential):
-    """Codes (B, CODE) to logits over people."""
-
-    def __init__(self, people: int, width: int):
-        super().__init__(
-            nn.Linear(CODE, width),
-            nn.ReLU(),
-            nn.Dropout(0.3),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, people),
-        )
+def head(classes: int, width: int) -> nn.Module:
+    """Codes (B, CODE) to logits over people or expressions."""
+    return nn.Sequential(
+        nn.Linear(CODE, width), nn.ReLU(), nn.Dropout(0.3),
+        nn.Linear(width, width), nn.ReLU(),
+        nn.Linear(width, classes),
+    )  # fmt: skip
 
 
 class CodeObjective(nn.Module):
@@ -106,13 +101,8 @@ class CodeObjective(nn.Module):
 
     `UPDATES` steps of three train the adversaries on the code. The third trains the encoder:
     CE(expression) + `TOLD` · squared error of the donor's numbers + weight · (CE to uniform of
-    both adversaries).
-
-    Args:
-        net: the codebook, of which the encoder learns.
-        people: how many the adversaries tell apart.
-        scale: mean and deviation (2, 55) of the donor's numbers.
-        weight: of privacy.
+    both adversaries). `people` are told apart; `scale` (2, 55) is the mean and deviation of the
+    donor's numbers.
     """
 
     alternates = True  # see `ppfer.run.loop.fit`
@@ -120,11 +110,11 @@ class CodeObjective(nn.Module):
     def __init__(self, net: Codebook, people: int, scale: Tensor, weight: float):
         super().__init__()
         self.net, self.weight = net, weight
-        self.expression = Adversary(len(EMOTIONS), 512)  # it is no adversary, but looks like one
+        self.expression = head(len(EMOTIONS), 512)
         self.donor = nn.Sequential(
             nn.Linear(CODE, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, FRAMES * NUMBERS)
         )
-        self.adversaries = nn.ModuleList(Adversary(people, width) for width in (512, 1024))
+        self.adversaries = nn.ModuleList(head(people, width) for width in (512, 1024))
         self.register_buffer("scale", scale)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
@@ -149,12 +139,8 @@ class CodeObjective(nn.Module):
 
 
 def fill(book: Codebook, numbers: Tensor, donors: Tensor, emotions: Tensor) -> None:
-    """Make the symbols of a trained encoder: k-means of the codes of the strangers' clips, each
-    named after what most of its clips show and performed by the donor.
-
-    Args:
-        numbers, donors: (N, FRAMES, 55) of the strangers' clips, and of the donor in them.
-        emotions: (N,) of the clips.
+    """Make the symbols of a trained encoder: k-means of the codes of the strangers' clips, numbers
+    (N, FRAMES, 55), each named after what most of its clips show and performed by the donor.
     """
     codes = torch.cat([book(part) for part in numbers.split(4096)])
     centres, own = kmeans(codes, torch.ones(len(codes), device=codes.device), FINEST)

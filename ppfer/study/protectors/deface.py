@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ppfer.base.progress import Progress
 from ppfer.protect import NamedApply
-from ppfer.run.clips import by_clip
+from ppfer.run.clips import by_clip, counted
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.video.faces import enlarged, finder_missing, surest
@@ -33,12 +32,9 @@ class FoundFaces(Stage):
 
     def make(self, folder: Path) -> dict:
         clips = self.run.tensor("clips")
-        progress, parts = Progress(self.name, len(clips), "clips"), []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for part in pool.map(surest, clips.split(CLIPS)):
-                parts.append(part)
-                progress.update(sum(map(len, parts)))
-        found = np.concatenate(parts)
+            parts = pool.map(surest, clips.split(CLIPS))
+            found = np.concatenate([*counted(parts, self.name, len(clips))])
         np.save(folder / "faces.npy", found)
         return {"frames": found[..., 0].size, "without": int(np.isnan(found[..., 0]).sum())}
 

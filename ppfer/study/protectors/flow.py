@@ -65,12 +65,8 @@ class OpticalFlow(nn.Module):
     """Clips (B, T, 3, H, W) as pictures in [0, 1] of their motion on the usual colour wheel: hue is
     direction, saturation is speed relative to the fastest pixel of the clip.
 
-    T frames have T − 1 flows; the last is shown twice.
-
-    Args:
-        estimate: clip (T, 3, H, W) → flow (T − 1, 2, H, W).
-        workers: clips at once; for an estimate that computes on the CPU and does not hold Python's
-            lock.
+    The `estimate` gives a clip's T − 1 flows (T − 1, 2, H, W); the last is shown twice. Several
+    `workers` are for one that computes on the CPU and does not hold Python's lock.
     """
 
     def __init__(self, estimate: Callable[[Tensor], Tensor], workers: int = 1):

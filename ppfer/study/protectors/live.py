@@ -49,13 +49,8 @@ class LiveObjective(nn.Module):
 
     `UPDATES` steps of three train the adversaries, and F_u with them, on 8-bit clips as they would
     be given away: CE(frame) + CE(clip) over identities + CE(F_u). The third trains the enhancers
-    and F_u: CE(F_u) + weight · (CE to uniform of both adversaries).
-
-    Args:
-        enhancer: clips → clips.
-        recognizer: F_u, clips → expressions, with `label_smoothing`.
-        of_frames, of_clips: adversaries; the first sees every second frame.
-        weight: of privacy beside utility.
+    and F_u: CE(F_u) + weight · (CE to uniform of both adversaries). The adversary of frames sees
+    every second one.
     """
 
     alternates = True  # see `train.fit`

@@ -21,11 +21,10 @@ from torch import Tensor
 
 from ppfer import nets
 from ppfer.base.errors import PpferError
-from ppfer.base.progress import Progress
 from ppfer.base.weights import save_tensors
 from ppfer.data.words import EMOTIONS
 from ppfer.measure import accuracy
-from ppfer.run.clips import by_clip
+from ppfer.run.clips import by_clip, counted
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.study.protectors import codebook, reenactment
@@ -86,13 +85,12 @@ class Names(Stage):
             raise PpferError(
                 f"the donor performs {', '.join(EMOTIONS)}; the clips show {', '.join(other)}, too"
             )
-        puppet, clips, read = reenactment.build(run), run.tensor("clips"), []
-        progress = Progress(self.name, len(clips), "clips")
+        puppet, clips = reenactment.build(run), run.tensor("clips")
+        pixels = (part.to(run.device).float() / 255 for part in clips.split(16))
         with torch.inference_mode():
-            for part in clips.split(16):
-                read.append(puppet.read(part.to(run.device).float() / 255, (0, 0)).cpu())
-                progress.update(sum(map(len, read)))
-        numbers, truth = torch.cat(read), torch.as_tensor(run.labels("emotion"))
+            read = (puppet.read(part, (0, 0)).cpu() for part in pixels)
+            parts = [*counted(read, self.name, len(clips))]
+        numbers, truth = torch.cat(parts), torch.as_tensor(run.labels("emotion"))
         train, val = (torch.as_tensor(run.parts[key]) for key in ("train", "val"))
         learned = ridge(numbers[train], truth[train], len(classes))
         said = scores(learned, numbers)
@@ -115,13 +113,8 @@ class Names(Stage):
 
 class NamesReenactment(codebook.CodebookReenactment):
     """Clips (B, T, 3, H, W) in [0, 1] and their names to the donor's performances of what they
-    express, of the same shape.
-
-    Args:
-        puppet, book: what reads faces, and whose performances are shown.
-        learned: from the stage `Names`.
-        classes: expressions, as the scores have them.
-        own: the mean score (K,) of the person in a clip, by the clip's name.
+    express, of the same shape, by what the stage `Names` has learned; `own` gives the mean score
+    (K,) of the person in a clip, by the clip's name.
     """
 
     def __init__(

@@ -136,15 +136,11 @@ class Reenactment(nn.Module):
 
 @dataclass(frozen=True)
 class ReenactedVideo:
-    """Re-enactment of one video, in parts; a face's parts have one name and get one offset.
-
-    Attributes:
-        passes: how often actions and pose are smoothed, see `smoothing_passes`.
-        first_read: what was read of each name in the first pass, 110 bytes a frame.
-    """
+    """Re-enactment of one video, in parts; a face's parts have one name and get one offset."""
 
     reenactment: Reenactment
-    passes: tuple[int, int]
+    passes: tuple[int, int]  # how often actions and pose are smoothed, see `smoothing_passes`
+    # what was read of each name in the first pass, 110 bytes a frame
     first_read: dict[str, list[Tensor]] = field(default_factory=dict)
 
     @property

@@ -43,12 +43,10 @@ VARIED = 30  # actions that R² is taken over: those that move most
 
 
 class Regressor(nn.Module):
-    """Frames (N, 3, h, w) in [0, 1] of any size to numbers (N, 55), as `crowd.Crowd` has them.
-
-    Attributes:
-        mean, std: of the numbers it was trained on.
-        spread: (55,) how far its error of a person differs from person to person: the deviation of
-            a person's mean error over people it has not seen. It is what leaks.
+    """Frames (N, 3, h, w) in [0, 1] of any size to numbers (N, 55), as `crowd.Crowd` has them, by
+    the mean and std of those it was trained on. `spread` (55,) is how far its error of a person
+    differs from person to person, the deviation of a person's mean error over people it has not
+    seen: it is what leaks.
     """
 
     def __init__(self) -> None:

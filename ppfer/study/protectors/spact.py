@@ -21,10 +21,8 @@ from ppfer.study.protectors import BesideRecognizer
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.1) -> Tensor:
     """Normalised temperature-scaled cross-entropy (Chen et al. 2020) of N pairs of views: a scalar
-    in (0, ∞), small when pairs agree.
-
-    Args:
-        a, b: (N, D), row i of both from the same clip; normalised here. N must be at least 2.
+    in (0, ∞), small when pairs agree. Rows i of a and b (N, D), N ≥ 2, are from the same clip, and
+    are normalised here.
     """
     if len(a) < 2:
         raise PpferError(

@@ -169,11 +169,11 @@ class Landmarks(Stage):
 
     def make(self, folder: Path) -> dict:
         run, found = self.run, []
+        if why := swap_missing(run):
+            raise PpferError(why)
         if twin_origin(self.config):
             specs, times = twin_clips(run)
             by, each = "the twin's head model", (twin.landmarks(spec)[times] for spec in specs)
-        elif why := swap_missing(run):
-            raise PpferError(why)
         else:
             by, clips = "dlib", run.tensor("clips")
             each = map(dlib_landmarks(), (clip.cpu() for clip in clips))
@@ -190,12 +190,6 @@ class Landmarks(Stage):
 
 
 # --- the protectors -------------------------------------------------------------
-
-
-def build_swap(run: Run) -> FaceSwap:
-    """The swap of a run's clips, called with their names."""
-    landmarks = by_clip(run, run.get("landmarks"))
-    return FaceSwap(*donor(2 * run.config.size, run.device), landmarks)
 
 
 def swap_what(run: Run) -> str:
@@ -220,16 +214,13 @@ def build_donor(run: Run) -> NamedApply:
     return drawn
 
 
-def donor_missing(run: Run) -> str:
-    """What the perfect swap cannot do without."""
-    return "" if twin_origin(run.config) else "the true motion is known of the twin's clips alone"
-
-
 PROTECTORS = (
     Protector(
         "swap",
         "Image swapping",
-        build_swap,
+        lambda run: FaceSwap(
+            *donor(2 * run.config.size, run.device), by_clip(run, run.get("landmarks"))
+        ),
         swap_what,
         needs=("landmarks",),
         named=True,
@@ -241,7 +232,10 @@ PROTECTORS = (
         build_donor,
         "the twin's true motion, pose and light on one donor's head",
         needs=("clips",),
+        notebook="11",
         named=True,
-        missing=donor_missing,
+        missing=lambda run: (
+            "" if twin_origin(run.config) else "the true motion is known of the twin's clips alone"
+        ),
     ),
 )
