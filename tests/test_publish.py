@@ -100,8 +100,7 @@ def test_the_readmes_pictures_are_lines_and_grids_with_words(tiny_run):
 
 
 def test_a_thumbnail_is_one_pair_and_what_is_missing_is_said(tiny_run, capsys, monkeypatch):
-    nobody = "protected/nobody"
-    monkeypatch.setattr(thumbnails.Pairs, "nb11", lambda pairs: [("", pairs.frame(nobody))])
+    monkeypatch.setitem(thumbnails.FRAMES, "11", {"a donor": "protected/nobody"})
     drawn = thumbnails.drawn(tiny_run)
     assert {"00", "01", "02", "03", "05"} <= set(drawn)
     heights = {picture.height for picture in drawn.values()}
