@@ -81,13 +81,12 @@ def of_real_people(folder: Path) -> list[dict]:
     codebook, and by codebooks of names that five others of them taught.
     """
     live = {row["approach"]: row for row in read(folder / "live.json")}
-    back = {row["approach"]: row for row in read(folder / "read_back.json")}
     within = read(folder / "within_worst.json")
     inside = {(row["approach"], row["reader"], row["people"]): row for row in within}
     rows = []
     for name in ("No privacy preservation", "Re-enactment"):
         known = inside[name, "regressor", "known"]
-        tried = live[name]["plr_worst"], back[name]["1 clip"], known["1 clip"]
+        tried = live[name]["plr_worst"], known["1 clip"]
         named, sixteen = worst(map(as_rate, tried)), worst([as_rate(known["16 clips"])])
         left = as_rate(live[name]["acc_retrained"])
         rows.append({"approach": name, ONE: named, SIXTEEN: sixteen, LEFT: left})
@@ -206,7 +205,6 @@ def publish(folder: Path) -> None:
     people, ten, main = of_people(twin), of_real_people(real), read(twin / "main.json")
     write_table(people, twin, "headline")
     write_table(ten, real, "headline")
-    write_table(read(real / "read_back.json"), real, "read_back")
     (folder / "meaning.md").write_text(meaning(people, ten, main))
     plots.theme()
     (folder / "headline.svg").write_text(plots.svg(figure(people), ALT))
