@@ -2,8 +2,11 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-# Threads wait asleep, see ppfer/__init__.py; a kernel of JupyterLab's loads PyTorch before ppfer.
-export OMP_WAIT_POLICY ?= PASSIVE
+# Threads soon wait asleep, see ppfer/__init__.py; JupyterLab's kernels load PyTorch before ppfer.
+ifndef OMP_WAIT_POLICY
+export OMP_WAIT_POLICY = PASSIVE
+export GOMP_SPINCOUNT = 500
+endif
 
 .PHONY: run test test-faults test-browser tables lab lint notebooks bench install clean
 

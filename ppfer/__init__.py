@@ -9,6 +9,8 @@ import os
 
 __version__ = "0.1.0"
 
-# OpenMP's threads wait asleep. Those that spin take the time of whatever else the machine does, and
-# a step beside one busy process takes three times as long. OpenMP looks once, as PyTorch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP's threads soon wait asleep: those that go on spinning take the time of whatever else the
+# machine does, and those that sleep at once are woken too often (``figures/bench/README.md``).
+# OpenMP looks once, as PyTorch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "500"}

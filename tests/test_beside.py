@@ -15,17 +15,18 @@ from ppfer.base.files import write_json
 from ppfer.config import REPO
 from ppfer.show import notebook
 
-ASK = "import os, ppfer; print(os.environ['OMP_WAIT_POLICY'])"
+GIVEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+ASK = f"import os, ppfer; print(*map(os.environ.get, {GIVEN}))"
 
 
 @pytest.mark.parametrize("given", [None, "ACTIVE"])
-def test_threads_wait_asleep_unless_the_user_says_otherwise(given):
+def test_threads_soon_wait_asleep_unless_the_user_says_otherwise(given):
     """Set before PyTorch is loaded, since OpenMP looks only then."""
-    env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    env = {k: v for k, v in os.environ.items() if k not in GIVEN}
     env |= {"PYTHONPATH": str(REPO)} | ({"OMP_WAIT_POLICY": given} if given else {})
     how = {"capture_output": True, "text": True, "env": env, "check": True}
     said = subprocess.run([sys.executable, "-c", ASK], **how).stdout.strip()
-    assert said == (given or "PASSIVE")
+    assert said == ("ACTIVE None" if given else "PASSIVE 500")
 
 
 def test_results_lie_in_the_checkout_whatever_folder_a_notebook_works_in(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,8 @@ from ppfer.method.networks import classification, new_classifier
 from ppfer.run import fast
 
 STEPS, TURNS, BUSY = 4, 5, (0, 1, 2)
-POLICIES = {"asleep": "PASSIVE", "spinning": "ACTIVE"}
+GIVEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+POLICIES = {"asleep": [os.environ[key] for key in GIVEN], "spinning": ["ACTIVE", "30000000000"]}
 
 
 def train() -> None:
@@ -61,17 +63,20 @@ def main() -> None:
     trainers = {}
     for kind, policy in POLICIES.items():
         how = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
-        env = os.environ | {"OMP_WAIT_POLICY": policy}
+        env = os.environ | dict(zip(GIVEN, policy))
         trainers[kind] = subprocess.Popen([sys.executable, __file__, "train"], env=env, **how)
     found: dict[tuple[str, int], list[tuple]] = {}
     for _ in range(TURNS):
         for kind, trainer in trainers.items():
             for count in BUSY:
                 with others(count):
+                    trainer.send_signal(signal.SIGCONT)
                     trainer.stdin.write("\n")
                     times = tuple(map(float, trainer.stdout.readline().split()))
                     found.setdefault((kind, count), []).append(times)
+                    trainer.send_signal(signal.SIGSTOP)  # threads that spin do so while they wait
     for trainer in trainers.values():
+        trainer.send_signal(signal.SIGCONT)
         trainer.stdin.close()
         trainer.wait()
 

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 
-# before torch: threads that spin while they wait stall each other as soon as another process
-# wants a core, and then a benchmark measures that
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
+# before torch, since it says how threads wait
+import ppfer  # isort: skip  # noqa: F401
 import torch
 
 from ppfer import measure

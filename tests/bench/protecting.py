@@ -6,7 +6,6 @@ Prints seconds, without start and imports, and of each video the frames in which
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 
 def ours(videos: Path, out: Path) -> tuple[float, list[int]]:
     """As ``ppfer protect`` does it, with the demo's networks untrained."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, as in common
+    import ppfer  # isort: skip  # noqa: F401  # before torch, as in common
     import torch
 
     from ppfer import nets, protect
