@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -244,11 +245,14 @@ def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
         video = frames.video
         needed = video.frames * video.width * video.height * 3
         free = psutil.virtual_memory().available
-        if needed > 0.4 * free:  # they are there twice while they are put together
+        if needed > 0.8 * free:
             raise PpferError(
                 f"{path} is too long to be held in memory at once: {video.frames} frames of "
                 f"{video.width}x{video.height} take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
                 "free; read it frame by frame"
             )
-        pictures = np.stack([frame.pixels.transpose(2, 0, 1) for frame in frames])
-    return torch.from_numpy(pictures), float(video.rate)
+        pictures = deque(frame.pixels for frame in frames)
+    whole = torch.empty(len(pictures), 3, video.height, video.width, dtype=torch.uint8)
+    for place in whole:  # one by one, so that memory holds them once, not twice
+        place.copy_(torch.from_numpy(pictures.popleft()).permute(2, 0, 1))
+    return whole, float(video.rate)
