@@ -79,10 +79,11 @@ def in_short(protector: Protector, run: Run) -> str:
     the bound that no attacker passes, and where the rest stands (`leaked`, `leaked_by`).
     """
     lines = [line.strip() for line in at_length(protector, run).splitlines()]
-    worst = [line for line in lines if "worst" in line and ":" in line][-1:]
+    worst = []
     for held in (", from one clip:", ", from 16 clips"):  # one clip is not all that he may hold
         worst += [f"read back, of {line}" for line in lines if held in line][-1:]
-    measured = f"still named {'; '.join(worst)}" if worst else "how much it leaks was not measured"
+    worst += [line for line in lines if "worst" in line and ":" in line][-1:]
+    measured = f"still named: {'; '.join(worst)}" if worst else "how much it leaks was not measured"
     lines = [f"{protector.title}: {measured}.", *_bound(protector, run)]
     lines += [
         "Not promised: that nobody is known by a way of moving, voice, body, clothes or "
