@@ -11,18 +11,18 @@ import nbformat
 import papermill
 import pytest
 
+import ppfer
 from ppfer.base.files import write_json
 from ppfer.config import REPO
 from ppfer.show import notebook
 
-GIVEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-ASK = f"import os, ppfer; print(*map(os.environ.get, {GIVEN}))"
+ASK = "import os, ppfer; print(*map(os.environ.get, ppfer.WAITING))"
 
 
 @pytest.mark.parametrize("given", [None, "ACTIVE"])
 def test_threads_soon_wait_asleep_unless_the_user_says_otherwise(given):
     """Set before PyTorch is loaded, since OpenMP looks only then."""
-    env = {k: v for k, v in os.environ.items() if k not in GIVEN}
+    env = {k: v for k, v in os.environ.items() if k not in ppfer.WAITING}
     env |= {"PYTHONPATH": str(REPO)} | ({"OMP_WAIT_POLICY": given} if given else {})
     how = {"capture_output": True, "text": True, "env": env, "check": True}
     said = subprocess.run([sys.executable, "-c", ASK], **how).stdout.strip()

@@ -20,14 +20,15 @@ from collections.abc import Iterator
 import common
 import torch
 
+import ppfer
 from ppfer.base.device import device_name
 from ppfer.config import load_config
 from ppfer.method.networks import classification, new_classifier
 from ppfer.run import fast
 
 STEPS, TURNS, BUSY = 4, 5, (0, 1, 2)
-GIVEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-POLICIES = {"asleep": [os.environ[key] for key in GIVEN], "spinning": ["ACTIVE", "30000000000"]}
+SPINNING = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "30000000000"}
+POLICIES = {"asleep": ppfer.WAITING, "spinning": SPINNING}
 
 
 def train() -> None:
@@ -63,7 +64,7 @@ def main() -> None:
     trainers = {}
     for kind, policy in POLICIES.items():
         how = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
-        env = os.environ | dict(zip(GIVEN, policy))
+        env = os.environ | policy
         trainers[kind] = subprocess.Popen([sys.executable, __file__, "train"], env=env, **how)
     found: dict[tuple[str, int], list[tuple]] = {}
     for _ in range(TURNS):
