@@ -37,6 +37,7 @@ COLUMNS = {  # the main table's, in plain words
 }
 UAR = "mean of classes (UAR)"
 WORDS = COLUMNS | {"uar": UAR, "uar_retrained": f"expression: {UAR}, retrained"}
+AVERAGED = ("uar", "ssim", "psnr")  # no counts, yet means over runs say something
 SHOWN = ("group", "read", "named")  # of each group of people or clips
 GUESSING = "guessing"
 GUESSED = {"identity": "actor", "expression": "emotion"}  # a title's first word → what is named
@@ -199,7 +200,7 @@ def over_seeds(
     means: Callable[[list[float]], object] = mean,
 ) -> list[dict]:
     """Rows of the same table from several runs as one: every ``{"k", "n"}`` cell becomes what
-    `shares` makes of the runs', every UAR what `means` does; other cells are left out. A
+    `shares` makes of the runs', every one of `AVERAGED` what `means` does; others are left out. A
     `PpferError` if the tables have different rows.
     """
     names = [[row["approach"] for row in rows] for rows in tables]
@@ -212,7 +213,7 @@ def over_seeds(
             cells = [as_rate(other.get(key)) or other.get(key) for other in same]
             if all(isinstance(cell, Rate) for cell in cells):
                 row[key] = shares(cells)
-            elif key.startswith("uar") and all(isinstance(cell, float) for cell in cells):
+            elif key.startswith(AVERAGED) and all(isinstance(cell, float) for cell in cells):
                 row[key] = means(cells)
         merged.append(row)
     return merged

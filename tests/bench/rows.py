@@ -1,7 +1,8 @@
 """Every row of the tables, as cells of batches: what ``figures/twin`` holds.
 
     python tests/bench/rows.py run --out DIR       make rows, on all GPUs of the machine; stopped
-                                                   (Ctrl-C, ``timeout 9m``), the same goes on
+                                                   (Ctrl-C, ``timeout 9m``), the same goes on;
+                                                   on another machine too, which is given DIR
     python tests/bench/rows.py collect --out DIR   tables and manifests of those rows
     python tests/bench/rows.py publish --out DIR   the same, kept in figures/<profile>
 
@@ -40,8 +41,10 @@ from ppfer.study.attacks import attributes, features, recovery
 from ppfer.study.protectors import ablation, long_schedule
 from ppfer.twin.clips import RenderedWild
 
-STAGES = ("identity", "recognizer/none", "protected/{approach}")  # what rows stand on
-SEEDED = ("none", "reenactment", "ppfer", "donor", "live", "ppfer_long", "swap")  # three seeds
+# what rows stand on; F_u comes last, so that who is second makes clips meanwhile
+STAGES = ("identity", "protected/{approach}", "recognizer/none")
+ROWS = ("none", "enhanced", *tables.TABLE1[1:])  # the paper's
+SEEDED = (*ROWS, "live", "reenactment", "codebook", "donor", "ppfer_long")  # three seeds
 WEAK = ("ppfer", "live", "reenactment", "reenactment_neutral", "donor")  # attacked until it is flat
 TASKS = {task.protector: task for task in (*ablation.TASKS, ablation.FULL)}
 KNOBS = {  # where the knob of an approach stands
@@ -67,9 +70,6 @@ def whole(run: Run, name: str) -> Found:
         found += [("table1_attributes", attributes.attribute_table(run, (name,))[0])]
         found += [("table1_groups", row) for row in attributes.accuracy_table(run, (name,))]
         found += [("table1_features", row) for row in features.feature_table(run, (name,))[:-1]]
-    if name in (*tables.approaches(run, recovery.MORE), "enhanced"):
-        run.ensure(f"recovery/{name}")
-        found += [("table3", recovery.table3_row(run, name))]
     if name == tables.MORE[-1]:  # rows of no approach: the commonest group, the mean image
         found += [("table1_attributes", attributes.attribute_table(run, ())[-1])]
         found += [("table1_features", features.feature_table(run, ())[-1])]
@@ -90,6 +90,9 @@ def seeded(run: Run, name: str) -> Found:
         found += [("table1", tables.whole_row(run, name, more=beyond))]
         if name in KNOBS:
             found += [("dials", found[-1][1] | {"setting": KNOBS[name](run.config)})]
+    if name in (*tables.approaches(run, recovery.MORE), "enhanced"):
+        run.ensure(f"recovery/{name}")
+        found += [("table3", recovery.table3_row(run, name))]
     if beyond:
         found += [("live", row) for row in recovery.beyond_table(run, (name,))]
     return found
@@ -175,8 +178,8 @@ def across(run: Run, name: str) -> Found:
 
 
 GRIDS = {  # what is asked of which cells, in the order of the tables' rows
-    "row": (whole, {"approach": ("none", "enhanced", *tables.TABLE1[1:], *tables.MORE)}),
-    "task": (task, {"approach": tuple(TASKS)}),
+    "row": (whole, {"approach": (*ROWS, *tables.MORE)}),
+    "task": (task, {"approach": tuple(TASKS), "seed": (0, 1, 2)}),
     "schedule": (schedule, {"approach": long_schedule.CURVE}),
     "dial neutral": (dial, {"approach": ("reenactment_neutral",)}),
     "dial offset": (dial, {"approach": ("reenactment",), "reenactment_offset": (0.0, 1.0)}),
@@ -205,6 +208,13 @@ class Rows(Batch):
 
     grid: str = ""
     out: Path = Path()
+
+    def __post_init__(self):
+        """What is finished is known beside its rows: other grids ask other things of one cell."""
+        super().__post_init__()
+        names = (f"{self.grid} {cell.values['approach']}.json" for cell in self.cells)
+        places = zip(self.runs, names, strict=True)
+        self.marks = [self.out / run.dir.name / "finished" / name for run, name in places]
 
     def stages(self, cell: Cell, run: Run) -> list[str]:
         left_out = run.protector(cell.values["approach"]).missing(run)
@@ -240,9 +250,10 @@ def chosen(args: argparse.Namespace) -> dict:
 
 
 def collect(args: argparse.Namespace) -> None:
-    """Tables of each run, ``<out>/<run>/``; beside them ``seeds``, the rows of Table 1 that several
-    seeds have, and what is asked seed by seed (``beyond_seeds``), under other settings (``dials``)
-    and for other budgets.
+    """Tables of each run, ``<out>/<run>/``; beside them the rows of Tables 1, 3 and 4 that several
+    seeds have (``seeds``, ``seeds_table3``, ``seeds_table4``), in how many pairs each seed has the
+    paper's order (``orders``), and what is asked seed by seed (``seeds_table2``, ``beyond_seeds``),
+    under other settings (``dials``) and for other budgets.
     """
     files = [
         file
@@ -258,16 +269,15 @@ def collect(args: argparse.Namespace) -> None:
     for run, table in dict.fromkeys((run, table) for run, _, table, _ in every):
         write_table([x[3] for x in every if (x[0], x[2]) == (run, table)], args.out / run, table)
     beyond = ("plr_worst", "acc", "acc_retrained", "linkage", "actions_r2")
-    seeds = {name: rows for name, rows in by_approach(every, "table1", ()) if len(rows) > 1}
+    seeds = {f"seeds_{table}": of_seeds(every, table) for table in ("table1", "table3", "table4")}
     found = {
         "beyond_seeds": flat(by_approach(every, "live", beyond)),
         "dials": flat(by_approach(every, "dials", ("setting", *SHARES))),
         "budgets": flat(by_approach(every, "budgets", ("steps", *tables.WHOLE_SUITE))),
-        "seeds": [
-            over_seeds([[row] for row in rows])[0]
-            | {"seeds": ", ".join(str(row["seed"]) for row in rows)}
-            for rows in seeds.values()
-        ],
+        "seeds": seeds.pop("seeds_table1"),
+        "seeds_table2": flat(by_approach(every, "table2", ())),
+        **seeds,
+        "orders": orders(every),
         "folds": over_folds([row for _, _, table, row in every if table == "folds"]),
         "across": [row for _, _, table, row in every if table == "across"],
     }
@@ -287,6 +297,32 @@ def by_approach(every: list, table: str, keys: Sequence[str]) -> Iterable[tuple[
         about = {"approach": row["approach"], "seed": seed}
         found.setdefault(row["approach"], []).append(about | chosen)
     return found.items()
+
+
+def of_seeds(every: list, table: str) -> list[dict]:
+    """The rows of a table that several seeds have."""
+    seeds = [rows for _, rows in by_approach(every, table, ()) if len(rows) > 1]
+    return [
+        over_seeds([[row] for row in rows])[0]
+        | {"seeds": ", ".join(str(row["seed"]) for row in rows)}
+        for rows in seeds
+    ]
+
+
+def orders(every: list) -> list[dict]:
+    """Seed by seed and table by table, of how many pairs that have an order in both the paper's
+    order is ours.
+    """
+    found = []
+    for seed in sorted({x[1] for x in every}):
+        row = {"seed": seed}
+        for table, published in paper.TABLES.items():
+            kept, left = paper.orderings(
+                [x[3] for x in every if x[1:3] == (seed, table)], published
+            )
+            row |= {f"Table {table[-1]}": f"{len(kept)} of {len(kept) + len(left)}"} if kept else {}
+        found += [row] * (len(row) > 1)
+    return found
 
 
 def over_folds(rows: list[dict]) -> list[dict]:
