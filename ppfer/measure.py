@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ppfer.base.device import autocast
 from ppfer.base.errors import PpferError
-from ppfer.base.files import atomic, write_json
+from ppfer.base.files import atomic, sweep, write_json
 
 # --- shares with their counts -------------------------------------------------
 
@@ -314,6 +314,7 @@ def json_rows(rows: Sequence[dict]) -> list[dict]:
 
 def write_table(rows: Sequence[dict], folder: Path, name: str) -> list[dict]:
     """Write ``<name>.json`` and ``<name>.md``; returns the rows as written (see `json_rows`)."""
+    sweep(folder)
     rows = json_rows(rows)
     write_json(folder / f"{name}.json", rows)
     with atomic(folder / f"{name}.md") as partial:

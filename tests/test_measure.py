@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -168,3 +169,11 @@ def test_the_most_private_epoch_is_never_traded_for_a_pretty_one():
     private = {"val_plr": 0.05, "val_l1": 0.3}
     pretty = {"val_plr": 0.11, "val_l1": 0.2}
     assert sorted([leaky, private, pretty], key=rule) == [pretty, private, leaky]
+
+
+def test_a_table_leaves_nothing_of_a_killed_one(tmp_path):
+    left = tmp_path / ".3fffff-1.json"  # Linux has no process of so high a number
+    left.touch()
+    os.utime(left, (0, 0))
+    write_table([{"approach": "C"}], tmp_path, "main")
+    assert {path.name for path in tmp_path.iterdir()} == {"main.json", "main.md"}

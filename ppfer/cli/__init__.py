@@ -2,6 +2,8 @@
 only once the command was found right, since PyTorch takes seconds.
 """
 
+import _thread
+import contextlib
 import errno
 import importlib
 import os
@@ -59,13 +61,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def _imported(module: str) -> ModuleType:
     """A module; a line says so where a busy machine or a slow disk is long about it."""
-    said = ["loading PyTorch and other libraries"]
-    slow = threading.Timer(PATIENCE, print, said, {"file": sys.stderr, "flush": True})
-    slow.start()
+    there = threading.Event()
+    with contextlib.suppress(RuntimeError):  # a `Thread` waits for ever where memory is too little
+        _thread.start_new_thread(_say_if_slow, (there,))
     try:
         return importlib.import_module(module)
     finally:
-        slow.cancel()
+        there.set()
+
+
+def _say_if_slow(there: threading.Event) -> None:
+    if not there.wait(PATIENCE):
+        print("loading PyTorch and other libraries", file=sys.stderr, flush=True)
 
 
 def _machine_trouble(error: BaseException) -> str:
