@@ -1,10 +1,9 @@
 """Protecting video files beside deface: ``python tests/bench/bench_deface.py [FOLDER]``.
 
-Ours is what ``ppfer protect`` runs, with the demo's networks (untrained: the time is the same);
-deface 1.5 blurs, with its defaults. In turn each protects the same 20 videos, twice, in a process
-of its own, on a CPU; the fastest counts. A frame counts as found if a face was found in it,
-or if it shows nothing but black; where none is found, ours writes black, deface what was there.
-Without a folder, the shipped clips, enlarged to 640×360.
+Ours is ``ppfer protect --approach codebook``; deface 1.5 blurs, with its defaults. In turn each
+protects the same 20 videos, twice, in a process of its own, on a CPU; the fastest counts. A frame
+counts as found if a face was found in it, or if it shows nothing but black; where none is found,
+ours writes black, deface what was there. Without a folder, the shipped clips, enlarged to 640×360.
 """
 
 from __future__ import annotations
