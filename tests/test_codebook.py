@@ -9,6 +9,7 @@ from ppfer.base.errors import PpferError
 from ppfer.base.weights import load_weights, save_weights
 from ppfer.cli.caveats import in_short
 from ppfer.config import REPO, load_config
+from ppfer.data.words import EMOTIONS
 from ppfer.measure import Worst
 from ppfer.study import catalogue, tables
 from ppfer.study.protectors import codebook
@@ -102,8 +103,9 @@ def test_no_attacker_passes_the_bound():
         ("codebook_names", {}, "more than 0.06 %"),
     ),
 )
-def test_the_bound_is_said_beside_what_was_measured(name, given, said, tmp_path):
+def test_the_bound_is_said_beside_what_was_measured(name, given, said, tmp_path, monkeypatch):
     run = catalogue.open_run(load_config("smoke", given), tmp_path)
+    monkeypatch.setattr(run, "classes", lambda column: EMOTIONS)
     assert said in in_short(run.protector(name), run)
     assert "bound" not in in_short(run.protector("reenactment"), run)
 

@@ -13,6 +13,7 @@ from ppfer.config import REPO, load_config
 from ppfer.data.words import EMOTIONS
 from ppfer.study.protectors import codebook, names
 from ppfer.study.protectors.codebook import FINEST, NUMBERS, Codebook
+from ppfer.twin.head import load_head
 
 K = len(EMOTIONS)
 
@@ -111,9 +112,23 @@ def test_a_run_learns_its_names(run, monkeypatch):
     assert np.array_equal(clips[[0, 20]], again.mul(255).round().byte().numpy())
 
 
-def test_an_expression_that_the_donor_does_not_perform_is_refused(run, monkeypatch):
-    for name in ("clips", "split", "regressor"):
-        run.ensure(name)
-    monkeypatch.setattr(run, "classes", lambda column: (*EMOTIONS, "surprise"))
-    with pytest.raises(PpferError, match="performs angry, .* the clips show surprise, too"):
-        run.ensure("names")
+@torch.inference_mode()
+def test_what_no_stranger_of_the_codebook_showed_is_performed_too(protector):
+    """DFEW's surprise; the codebook it is added to stays as it is."""
+    book = names.with_more(protector.book)
+    learned, seven = (
+        protector.learned | {"weights": torch.eye(5 * NUMBERS)[:, : K + 1]},
+        (*EMOTIONS, "surprise"),
+    )
+    wide = names.NamesReenactment(
+        protector.puppet, book, learned, seven, lambda name: torch.zeros(len(seven))
+    )
+    assert wide.symbols(showing(K), ["a"]).tolist() == [K] and wide.kinds == len(seven)
+    rows = wide._drawn_of(torch.full((40,), K), [str(i) for i in range(40)])
+    assert len(set(rows)) > 3 and min(rows) >= FINEST == len(protector.book.performances)
+    brows = list(load_head("cpu").model["action_names"]).index("browInnerUp")
+    shown, others = (
+        book.performances[r].amax(1)[:, brows].mean() for r in (rows, wide.performances[3])
+    )
+    assert shown > others + 0.3
+    assert wide(showing(K).expand(-1, -1, 3, 8, -1), ["a"]).shape == (1, 4, 3, 8, 64)

@@ -94,7 +94,7 @@ def in_short(protector: Protector, run: Run) -> str:
 
 def _bound(protector: Protector, run: Run) -> list[str]:
     """What one symbol can tell at most of who shows it, where symbols are all that passes."""
-    symbols, epsilon = protector.symbols(run.config)
+    symbols, epsilon = protector.symbols(run)
     if not symbols:
         return []
     from ppfer.study.protectors.codebook import bound

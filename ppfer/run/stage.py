@@ -114,9 +114,9 @@ class Protector:
     learned_here: bool = False
     # the built callable takes (clips, names): of a run's clips, or "<video> <track>" in a video
     named: bool = False
-    # ``symbols(config)``: of how many one is all that passes, and the ε of randomised answers, 0
+    # ``symbols(run)``: of how many one is all that passes, and the ε of randomised answers, 0
     # for true ones; no symbols where more than that passes
-    symbols: Callable[[Any], tuple[int, float]] = lambda config: (0, 0.0)
+    symbols: Callable[[Any], tuple[int, float]] = lambda run: (0, 0.0)
     # another whose stored clips only need compensating (``build`` gives a `PPFER`): saves a pass
     compensates: str = ""
     version: int = 1  # raised when the same settings and inputs no longer give the same clips

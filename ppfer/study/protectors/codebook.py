@@ -77,7 +77,7 @@ class Codebook(nn.Module):
         of the FINEST whose performance it shows (M,).
         """
         if symbols == FINEST:
-            return self.centres, torch.arange(FINEST, device=self.centres.device)
+            return self.centres, torch.arange(len(self.performances), device=self.centres.device)
         centres, _ = kmeans(self.centres, self.share, symbols)
         return centres, torch.cdist(centres, self.centres).argmin(1)
 
@@ -305,6 +305,6 @@ PROTECTOR = Protector(
     settings=("codebook_symbols", "codebook_epsilon"),
     notebook="11",
     size=reenactment.SIDE,
-    symbols=lambda config: (config.codebook_symbols, config.codebook_epsilon),
+    symbols=lambda run: (run.config.codebook_symbols, run.config.codebook_epsilon),
     missing=reenactment.PROTECTOR.missing,
 )

@@ -10,6 +10,7 @@ many clips: calibrated on few, the offset is a fingerprint itself. Stage: names.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
@@ -20,20 +21,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ppfer import nets
-from ppfer.base.errors import PpferError
 from ppfer.base.weights import save_tensors
-from ppfer.data.words import EMOTIONS
+from ppfer.data.words import DFEW_EMOTIONS, EMOTIONS, SENTENCES
 from ppfer.measure import accuracy
 from ppfer.run.clips import by_clip, counted
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.study.protectors import codebook, reenactment
+from ppfer.study.protectors.codebook_training import donors
+from ppfer.twin.acting import ClipSpec
+from ppfer.twin.people import DONOR, Actor
 
 QUANTILES = (0.2, 0.5, 0.8)
 FLAT = 3.0  # ridge's penalty, in mean eigenvalues of the features' covariance
 LEAST = 1e-3  # added to every deviation: some of the landmarker's actions never move
 WINDOWS = 8  # of a video, from which on its own mean score is taken off
 VARIED = 8  # performances of a name that are drawn among, those most strangers' clips fell to
+# what the donor performs: what the codebook's strangers, who act CREMA-D's clips, showed, and more
+PERFORMED = tuple(dict.fromkeys((*EMOTIONS, *DFEW_EMOTIONS)))
 
 
 def statistics(numbers: Tensor) -> Tensor:
@@ -81,10 +86,6 @@ class Names(Stage):
 
     def make(self, folder: Path) -> dict:
         run, classes = self.run, self.run.classes("emotion")
-        if other := sorted(set(classes) - set(EMOTIONS)):
-            raise PpferError(
-                f"the donor performs {', '.join(EMOTIONS)}; the clips show {', '.join(other)}, too"
-            )
         puppet, clips = reenactment.build(run), run.tensor("clips")
         pixels = (part.to(run.device).float() / 255 for part in clips.split(16))
         with torch.inference_mode():
@@ -111,6 +112,25 @@ class Names(Stage):
 # --- the protector ----------------------------------------------------------------
 
 
+def with_more(book: codebook.Codebook) -> codebook.Codebook:
+    """A copy of a codebook with performances of what none of its strangers showed, acted clearly;
+    no symbol means one.
+    """
+    book = copy.deepcopy(book)
+    for name in PERFORMED[len(EMOTIONS) :]:
+        said = list(SENTENCES)[:VARIED]
+        specs = [
+            ClipSpec(f"{name} {s}", Actor(DONOR), s, name, "HI", codebook.FRAMES, difficulty=0.0)
+            for s in said
+        ]
+        acted = torch.stack([torch.from_numpy(donors(spec)) for spec in specs])
+        added = {"performances": acted, "named": torch.full((VARIED,), PERFORMED.index(name))}
+        for key, more in (added | {"share": torch.zeros(VARIED)}).items():
+            old = getattr(book, key)
+            setattr(book, key, torch.cat([old, more.to(old)]))
+    return book
+
+
 class NamesReenactment(codebook.CodebookReenactment):
     """Clips (B, T, 3, H, W) in [0, 1] and their names to the donor's performances of what they
     express, of the same shape, by what the stage `Names` has learned; `own` gives the mean score
@@ -129,7 +149,7 @@ class NamesReenactment(codebook.CodebookReenactment):
         self.learned, self.own = learned, own
         # of each name the performances that may be drawn, those of most clips first
         ordered = book.share.argsort(descending=True)
-        meant = [ordered[book.named[ordered] == EMOTIONS.index(name)] for name in classes]
+        meant = [ordered[book.named[ordered] == PERFORMED.index(name)] for name in classes]
         self.performances = [rows[:VARIED].tolist() for rows in meant]
         self.kinds = len(classes)
 
@@ -170,7 +190,7 @@ def build(run: Run) -> NamesReenactment:
 
     return NamesReenactment(
         shown.puppet,
-        nets.freeze(shown.book),
+        nets.freeze(with_more(shown.book)),
         learned,
         run.summary("names")["classes"],
         lambda name: by_name()[name],
@@ -204,6 +224,7 @@ PROTECTOR = Protector(
     size=reenactment.SIDE,
     learned_here=True,
     named=True,
-    symbols=lambda config: (len(EMOTIONS), 0.0),  # a name; which of its performances tells nothing
+    # a name; which of its performances tells nothing
+    symbols=lambda run: (len(run.classes("emotion")), 0.0),
     missing=reenactment.PROTECTOR.missing,
 )
