@@ -110,7 +110,7 @@ def rows_of(run: Run) -> Iterator[dict]:
         protector = run.protector(name)
         about = {"approach": protector.title, "seed": run.config.seed}
         more = {"expression": run.summary(f"within/{name}")["expression"]}
-        symbols, epsilon = protector.symbols(run.config)
+        symbols, epsilon = protector.symbols(run)
         if symbols:
             more["bound"] = codebook.bound(people, symbols, epsilon)
         for row in run.get(f"within/{name}"):
