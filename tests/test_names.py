@@ -115,14 +115,11 @@ def test_a_run_learns_its_names(run, monkeypatch):
 @torch.inference_mode()
 def test_what_no_stranger_of_the_codebook_showed_is_performed_too(protector):
     """DFEW's surprise; the codebook it is added to stays as it is."""
-    book = names.with_more(protector.book)
-    learned, seven = (
-        protector.learned | {"weights": torch.eye(5 * NUMBERS)[:, : K + 1]},
-        (*EMOTIONS, "surprise"),
-    )
-    wide = names.NamesReenactment(
-        protector.puppet, book, learned, seven, lambda name: torch.zeros(len(seven))
-    )
+    assert names.with_more(protector.book, EMOTIONS) is protector.book
+    book = names.with_more(protector.book, (*EMOTIONS, "surprise"))
+    learned = protector.learned | {"weights": torch.eye(5 * NUMBERS)[:, : K + 1]}
+    seven, own = (*EMOTIONS, "surprise"), torch.zeros(K + 1)
+    wide = names.NamesReenactment(protector.puppet, book, learned, seven, lambda name: own)
     assert wide.symbols(showing(K), ["a"]).tolist() == [K] and wide.kinds == len(seven)
     rows = wide._drawn_of(torch.full((40,), K), [str(i) for i in range(40)])
     assert len(set(rows)) > 3 and min(rows) >= FINEST == len(protector.book.performances)

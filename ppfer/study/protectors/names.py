@@ -112,22 +112,27 @@ class Names(Stage):
 # --- the protector ----------------------------------------------------------------
 
 
-def with_more(book: codebook.Codebook) -> codebook.Codebook:
-    """A copy of a codebook with performances of what none of its strangers showed, acted clearly;
-    no symbol means one.
+def with_more(book: codebook.Codebook, classes: Sequence[str]) -> codebook.Codebook:
+    """A codebook whose donor performs all of these names: a copy with clearly acted performances,
+    which no symbol means, of those that none of its strangers showed; itself where there are none.
     """
+    others = [name for name in classes if name not in EMOTIONS]
+    if not others:
+        return book
+    specs = [
+        ClipSpec(f"{name} {s}", Actor(DONOR), s, name, "HI", codebook.FRAMES, difficulty=0.0)
+        for name in others
+        for s in list(SENTENCES)[:VARIED]
+    ]
+    added = {
+        "performances": torch.stack([torch.from_numpy(donors(spec)) for spec in specs]),
+        "named": torch.tensor([PERFORMED.index(spec.emotion) for spec in specs]),
+        "share": torch.zeros(len(specs)),
+    }
     book = copy.deepcopy(book)
-    for name in PERFORMED[len(EMOTIONS) :]:
-        said = list(SENTENCES)[:VARIED]
-        specs = [
-            ClipSpec(f"{name} {s}", Actor(DONOR), s, name, "HI", codebook.FRAMES, difficulty=0.0)
-            for s in said
-        ]
-        acted = torch.stack([torch.from_numpy(donors(spec)) for spec in specs])
-        added = {"performances": acted, "named": torch.full((VARIED,), PERFORMED.index(name))}
-        for key, more in (added | {"share": torch.zeros(VARIED)}).items():
-            old = getattr(book, key)
-            setattr(book, key, torch.cat([old, more.to(old)]))
+    for key, more in added.items():
+        old = getattr(book, key)
+        setattr(book, key, torch.cat([old, more.to(old)]))
     return book
 
 
@@ -183,6 +188,7 @@ def build(run: Run) -> NamesReenactment:
     """The protector of a run, which learns the names first; raises as `codebook.build` does."""
     run.ensure("names")
     shown, learned = codebook.build(run), run.get("names")
+    classes = run.summary("names")["classes"]
 
     @functools.cache
     def by_name() -> dict[str, Tensor]:
@@ -190,9 +196,9 @@ def build(run: Run) -> NamesReenactment:
 
     return NamesReenactment(
         shown.puppet,
-        nets.freeze(with_more(shown.book)),
+        nets.freeze(with_more(shown.book, classes)),
         learned,
-        run.summary("names")["classes"],
+        classes,
         lambda name: by_name()[name],
     )
 
