@@ -1,6 +1,9 @@
 """The twin: its clips' names, making them again, and that faces are whole, alive and different."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -57,6 +60,36 @@ def test_rasterizer_agrees_with_testing_every_pixel() -> None:
         assert same.mean() > 0.998  # ties on edges may fall either way
     assert weights.min() > -1e-3
     assert torch.allclose(weights.sum(1), torch.ones(len(weights)), atol=1e-3)
+
+
+DRAWS = """
+import hashlib, sys
+import ppfer, numpy as np
+from ppfer import twin
+from ppfer.twin.acting import main_specs, wild_specs
+from ppfer.twin.camera import shot
+from ppfer.twin.people import appearance
+
+clips = [main_specs(2)[-1], *wild_specs(3)]
+moves = [part for clip in clips for part in vars(twin.motion(clip)).values()]
+drawn = [*appearance(clips[0].actor), twin.landmarks(clips[0]), *moves]
+drawn += [shot(clip.name, 4, 0, 1.0) for clip in clips]
+print(hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in drawn)).hexdigest())
+"""
+
+
+def test_people_and_acting_are_the_same_on_every_processor() -> None:
+    """Without them NumPy's exponentials, angles and products have other last digits."""
+    simd = np.show_config("dicts")["SIMD Extensions"]["found"]
+    older = {"NPY_DISABLE_CPU_FEATURES": " ".join(simd), "OPENBLAS_CORETYPE": "Nehalem"}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", DRAWS], env=os.environ | env, capture_output=True, text=True
+        )
+        for env in ({}, older)
+    ]
+    assert len(said[0].stdout) == 65, said[0].stderr
+    assert said[0].stdout == said[1].stdout
 
 
 def test_ninety_one_actors_give_crema_ds_file_list() -> None:

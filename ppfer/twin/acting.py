@@ -14,7 +14,7 @@ from ppfer.data.words import DFEW_EMOTIONS, EMOTION_CODES, SENTENCES
 from ppfer.twin.head import load_head
 from ppfer.twin.paint import noise
 from ppfer.twin.people import Actor, seeded
-from ppfer.twin.raster import smoothstep
+from ppfer.twin.raster import settled, smoothstep
 
 FPS = 12
 FIRST_ACTOR, WILD_ACTOR = 1001, 5001  # from here on actors of the main and of the wild set count
@@ -103,7 +103,7 @@ def background(spec: ClipSpec, size: int) -> np.ndarray:
         cx, cy, w, h = rng.uniform(-1, 1), rng.uniform(-1, 1), *rng.uniform(0.1, 0.7, 2)
         covered = (np.abs(x - cx) < w) & (np.abs(y - cy) < h)
         picture[:, covered] *= rng.uniform(0.4, 1.8, (3, 1))
-    return picture.clip(0, 1)
+    return settled(picture.clip(0, 1))
 
 
 # --- how it moves -------------------------------------------------------------
@@ -246,7 +246,7 @@ def motion(spec: ClipSpec) -> Motion:
     turns = (weaker, COURSE[spec.emotion][2]), (much, COURSE[second][2])
     turn = course[:, None] * sum(amount * np.array(degrees) for amount, degrees in turns)
     pose = _pose(turn, rng, seconds, spread)
-    return Motion(face.limited(), pose, _lamp(rng, spread))
+    return Motion(*map(settled, (face.limited(), pose, _lamp(rng, spread))))
 
 
 def _course(

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ppfer.twin.people import seeded
+from ppfer.twin.raster import settled
 
 PLATE = 256  # width of the picture that noise is cut from, the same on every device
 BLOCK = 8  # pixels of a block that is compressed as one, as in JPEG and MPEG
@@ -28,7 +29,7 @@ def shot(name: str, frames: int, seed: int, difficulty: float) -> np.ndarray:
     picture widths; noise; quantisation step; where the noise plate is cut, in texels.
     """
     rng = seeded(seed, name, "camera")
-    gain = np.exp(EXPOSURE * difficulty * rng.normal())
+    gain = settled(np.exp(EXPOSURE * difficulty * rng.normal()))
     most = np.array([SHUTTER, FOCUS, NOISE, STEP]) * difficulty
     strengths = np.array([gain, *most * rng.random(4)])
     return np.concatenate(

@@ -19,6 +19,8 @@ from ppfer.twin.files import render_clips, table
 class _Rendered(Stage):
     """A ClipStore rendered by the generator, on the run's device."""
 
+    version = 2
+
     def settings(self) -> dict:
         folds = self.config.fold != 1 and self.config.split_by != ACTOR_FOLDS
         if folds or self.config.labels != "intended":

@@ -21,6 +21,7 @@ from ppfer.twin.acting import FIRST_ACTOR, FPS, WILD_ACTOR, ClipSpec
 from ppfer.twin.camera import record, shot
 from ppfer.twin.head import draw, load_head, pose_vertices, project
 from ppfer.twin.people import Actor, appearance
+from ppfer.twin.raster import settled
 from ppfer.video.writer import write_video
 
 CRF = 28  # x264's quality: about 4 KB a clip at 96 pixels
@@ -99,12 +100,10 @@ def landmarks(spec: ClipSpec) -> np.ndarray:
     picture's width and height.
     """
     model, moves = load_head(torch.device("cpu")), acting.motion(spec)
-    actions, pose = (
-        torch.as_tensor(part, dtype=torch.float32) for part in (moves.actions, moves.pose)
-    )
+    actions, pose = map(torch.from_numpy, (moves.actions, moves.pose))
     neutral = torch.from_numpy(appearance(spec.face or spec.actor)[0][model.landmarks.vertices])
-    vertices = pose_vertices(model.landmarks, neutral, actions, pose)
-    return project(vertices, pose, 1.0)[..., :2].numpy()
+    vertices = pose_vertices(model.landmarks, neutral.double(), actions, pose)
+    return settled(project(vertices, pose, 1.0)[..., :2].numpy()).astype(np.float32)
 
 
 def table(specs: list[ClipSpec]) -> pd.DataFrame:

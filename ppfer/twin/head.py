@@ -18,6 +18,7 @@ from ppfer.twin.raster import (
     interpolate,
     light,
     rasterize,
+    settled,
     smooth_normals,
     smoothstep,
     vertex_faces,
@@ -42,7 +43,7 @@ GLOSS = {  # strength and exponent of a part's highlight
 
 @dataclass(frozen=True)
 class Landmarks:
-    """68 vertices of a `Head`: their numbers (68,), actions (52, 204) and sway (68, 1)."""
+    """68 vertices of a `Head`: their numbers (68,), actions (52, 204) and sway (68, 1), float64."""
 
     vertices: np.ndarray
     actions: Tensor
@@ -66,7 +67,7 @@ class Head:
         self.parts = [str(name) for name in self.model["part_names"]]  # of the model's own faces
         keep = part != self.parts.index("lash")  # too heavy at these sizes: the lid line is painted
         faces, part = faces[keep], part[keep]
-        theta = np.arctan2(mean[:, 0], mean[:, 2] - AXIS)
+        theta = settled(np.arctan2(*mean[:, ::2].astype(np.float64).T - [[0], [AXIS]]))
         chart = np.stack([theta, mean[:, 1]], -1)
 
         # a second skin over the scalp, which `hair_shell` lifts off
@@ -142,7 +143,7 @@ class Head:
         """The usual facial landmarks, for `pose_vertices` without the rest of the head."""
         chosen = self._landmark_vertices()
         actions = self.actions.view(len(self.actions), -1, 3)[:, chosen].flatten(1)
-        return Landmarks(chosen, actions, self.sway[chosen])
+        return Landmarks(chosen, actions.double(), self.sway[chosen].double())
 
     def _landmark_vertices(self) -> np.ndarray:
         """Vertex numbers (68,) in iBUG's order: jaw, brows, nose, eyes, lips."""
@@ -177,12 +178,12 @@ class Head:
         """An actor's head at rest: vertices (V, 3) float32, hair included, and which faces (F,)
         bool there are: hair where it grows.
         """
-        basis = self.model["basis"].astype(np.float32)
-        shape = self.model["mean"] + np.tensordot(look.shape.astype(np.float32), basis, 1)
+        basis = self.model["basis"].astype(np.float64)
+        shape = self.model["mean"] + np.tensordot(look.shape, basis, 1)
         scalp = shape[self.source]
         off, there = hair_shell(look, scalp, self.chart[self.size :])
         grows = np.concatenate([np.ones(self.size, bool), there > 0])
-        vertices = np.concatenate([shape, scalp + off]).astype(np.float32)
+        vertices = settled(np.concatenate([shape, scalp + off])).astype(np.float32)
         return vertices, grows[self.faces.cpu().numpy()].any(1)
 
 

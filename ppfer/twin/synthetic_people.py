@@ -23,6 +23,7 @@ from ppfer.twin.acting import APEX, VISEMES, ClipSpec, Face, background, motion
 from ppfer.twin.head import draw, load_head
 from ppfer.twin.paint import paint, skin_chart
 from ppfer.twin.people import Actor, look, seeded
+from ppfer.twin.raster import settled
 
 FIRST = 100_000  # of the people to learn from; actors and donor have lower numbers
 HELD_OUT = 900_000  # of those to measure on
@@ -59,7 +60,7 @@ def crowd(
     rng = seeded("crowd", first, people)
     each, total = SHAPES * FRAMES, people * SHAPES * FRAMES
     put = functools.partial(torch.as_tensor, dtype=torch.float32, device=device)
-    drawn = (draws(rng, total) for draws in (acted_actions, random_poses, random_lamps))
+    drawn = (settled(draws(rng, total)) for draws in (acted_actions, random_poses, random_lamps))
     actions, pose, lamp = map(put, drawn)
     behind = put(np.stack(_backgrounds(min(BEHIND, people), first)))
     place = torch.as_tensor(rng.integers(len(behind), size=total), device=device)

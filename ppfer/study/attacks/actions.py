@@ -27,7 +27,7 @@ QUARTERS = 4  # parts of a clip
 VARIED = 30  # actions that the mean is taken over: the most varied
 
 
-@stage("motions", needs=("clips",), notebook="11", alone=True)
+@stage("motions", needs=("clips",), notebook="11", alone=True, version=2)
 class Motions(Stage):
     """The true facial actions of every clip, (N, QUARTERS, 52) float32; for the twin alone."""
 

@@ -305,6 +305,7 @@ PROTECTOR = Protector(
     settings=("codebook_symbols", "codebook_epsilon"),
     notebook="11",
     size=reenactment.SIDE,
+    version=2,
     symbols=lambda run: (run.config.codebook_symbols, run.config.codebook_epsilon),
     missing=reenactment.PROTECTOR.missing,
 )

@@ -228,6 +228,7 @@ PROTECTOR = Protector(
     settings=("reader",),
     notebook="11",
     size=reenactment.SIDE,
+    version=2,
     learned_here=True,
     named=True,
     # a name; which of its performances tells nothing

@@ -372,7 +372,7 @@ PROTECTOR = Protector(
     settings=("reenactment_offset", "reader"),
     notebook="11",
     size=SIDE,
-    version=3,
+    version=4,
     missing=missing,
 )
 

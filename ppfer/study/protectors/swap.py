@@ -160,7 +160,7 @@ def swap_missing(run: Run) -> str:
     )
 
 
-@stage("landmarks", needs=("clips",), notebook="08", alone=True)
+@stage("landmarks", needs=("clips",), notebook="08", alone=True, version=2)
 class Landmarks(Stage):
     """68 landmarks of every frame of every clip, (N, T, 68, 2)."""
 
@@ -233,6 +233,7 @@ PROTECTORS = (
         "the twin's true motion, pose and light on one donor's head",
         needs=("clips",),
         notebook="11",
+        version=2,
         named=True,
         missing=lambda run: (
             "" if twin_origin(run.config) else "the true motion is known of the twin's clips alone"
