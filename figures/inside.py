@@ -103,10 +103,10 @@ TABLES: dict[str, Callable[[Sequence[Mapping]], list[dict]]] = {
 }
 
 
-def rows_of(run: Run) -> Iterator[dict]:
-    """Rows of ``within.json``: every attack from within that a run has made."""
+def rows_of(run: Run, names: Iterable[str]) -> Iterator[dict]:
+    """Rows of ``within.json``: every attack from within that a run has made on these protectors."""
     people = len(run.classes("actor"))
-    for name in filter(lambda name: run.has(f"within/{name}"), run.protectors):
+    for name in filter(lambda name: run.has(f"within/{name}"), names):
         protector = run.protector(name)
         about = {"approach": protector.title, "seed": run.config.seed}
         more = {"expression": run.summary(f"within/{name}")["expression"]}
@@ -118,19 +118,23 @@ def rows_of(run: Run) -> Iterator[dict]:
 
 
 def collect(folders: Iterable[Path], kept: Path) -> None:
-    """Put all attacks from within of some runs, and how they were made, in place of the same
-    approaches and seeds of ``within.json``; what F_u reads there stays, and all other rows.
-    """
-    old, manifests = json.loads((kept / "within.json").read_text()), {}
-    new = []
+    """Put all attacks from within of some runs, and how they were made, into ``within.json``."""
+    new, manifests = [], {}
     for folder in folders:
         run = open_run(config_of(folder), folder.parent)
-        new += rows_of(run)
+        new += rows_of(run, run.protectors)
         manifests[f"seed {run.config.seed}"] = made_in(folder)
-    groups = grouped(old, "approach", "seed")
+    put(new, manifests, kept)
+
+
+def put(new: Iterable[Mapping], manifests: Mapping[str, Mapping], kept: Path) -> None:
+    """Put rows in place of the same approaches and seeds of ``within.json``; all others stay, and
+    what F_u reads where the new ones do not say.
+    """
+    groups = grouped(json.loads((kept / "within.json").read_text()), "approach", "seed")
     for place, rows in grouped(new, "approach", "seed").items():
         read = {key: one for key, one in groups.get(place, [{}])[0].items() if key in RECOGNISED}
-        groups[place] = [row | read for row in rows]
+        groups[place] = [{**row, **read, **row} for row in rows]
     order = list(dict.fromkeys(approach for approach, _ in groups))
     places = sorted(groups, key=lambda place: (order.index(place[0]), place[1]))
     write_json(kept / "within.json", [row for place in places for row in groups[place]])

@@ -282,6 +282,15 @@ def draw_maps() -> None:
 # --- pages --------------------------------------------------------------------
 
 
+def refresh() -> None:
+    """All that is drawn and said of the tables that are kept."""
+    for profile, people in PEOPLE.items():
+        draw_tables(FIGURES / profile, people)
+    inside.publish(FIGURES)
+    headline.publish(FIGURES)
+    fill_pages()
+
+
 def fill_pages() -> None:
     """Refresh the tables in the README and in the pages of figures/."""
     for page in map(REPO.joinpath, PAGES):
@@ -318,11 +327,7 @@ def main() -> int:
         return 2
     draw_maps()
     list_notebooks()
-    for profile, people in PEOPLE.items():
-        draw_tables(FIGURES / profile, people)
-    inside.publish(FIGURES)
-    headline.publish(FIGURES)
-    fill_pages()
+    refresh()
     return 0
 
 

@@ -26,6 +26,8 @@ from pathlib import Path
 import common
 import torch
 
+from figures import inside
+from ppfer.base.errors import PpferError
 from ppfer.base.files import read_json, write_json
 from ppfer.cli.batch import Batch, lately_opened, run_batch
 from ppfer.cli.compare import Result, over_seeds, side_by_side
@@ -34,6 +36,7 @@ from ppfer.config import REPO, Config, load_config
 from ppfer.measure import json_rows, write_table
 from ppfer.run.clips import ACTOR_FOLDS, FOLDS
 from ppfer.run.exported import write_export
+from ppfer.run.names import made_in
 from ppfer.run.run import Run
 from ppfer.run.stage import stage
 from ppfer.study import paper, tables
@@ -44,7 +47,8 @@ from ppfer.twin.clips import RenderedWild
 # what rows stand on; F_u comes last, so that who is second makes clips meanwhile
 STAGES = ("identity", "protected/{approach}", "recognizer/none")
 ROWS = ("none", "enhanced", *tables.TABLE1[1:])  # the paper's
-SEEDED = (*ROWS, "live", "reenactment", "codebook", "donor", "ppfer_long")  # three seeds
+BEYOND = ("live", "reenactment", "reenactment_neutral", "codebook", "donor", "ppfer_long")
+SEEDED = (*ROWS, *BEYOND)  # three seeds
 WEAK = ("ppfer", "live", "reenactment", "reenactment_neutral", "donor")  # attacked until it is flat
 TASKS = {task.protector: task for task in (*ablation.TASKS, ablation.FULL)}
 KNOBS = {  # where the knob of an approach stands
@@ -95,7 +99,10 @@ def seeded(run: Run, name: str) -> Found:
         found += [("table3", recovery.table3_row(run, name))]
     if beyond:
         found += [("live", row) for row in recovery.beyond_table(run, (name,))]
-    return found
+    if name == "enhanced":  # in no table of suites
+        run.ensure(f"within/{name}")
+    read = {key: found[0][1][key] for key in inside.RECOGNISED}
+    return found + [("within", row | read) for row in inside.rows_of(run, (name,))]
 
 
 def task(run: Run, name: str) -> Found:
@@ -179,11 +186,12 @@ def across(run: Run, name: str) -> Found:
 
 GRIDS = {  # what is asked of which cells, in the order of the tables' rows
     "row": (whole, {"approach": (*ROWS, *tables.MORE)}),
-    "task": (task, {"approach": tuple(TASKS), "seed": (0, 1, 2)}),
+    "task": (task, {"approach": tuple(TASKS)}),
     "schedule": (schedule, {"approach": long_schedule.CURVE}),
     "dial neutral": (dial, {"approach": ("reenactment_neutral",)}),
     "dial offset": (dial, {"approach": ("reenactment",), "reenactment_offset": (0.0, 1.0)}),
-    "seed": (seeded, {"approach": SEEDED, "seed": (1, 2)}),
+    "seed": (seeded, {"seed": (1, 2), "approach": SEEDED}),
+    "seed task": (task, {"seed": (1, 2), "approach": tuple(TASKS)}),
     "dial weight": (dial, {"approach": ("live",), "live_weight": (0.5, 1.0)}),
     **{f"budget {steps}": (budget, {"approach": WEAK}) for steps in (100, 300, 1200)},
     "folds": (
@@ -224,9 +232,13 @@ class Rows(Batch):
         name, folder = cell.values["approach"], self.out / run.dir.name
         rows = [(table, json_rows([row])[0]) for table, row in GRIDS[self.grid][0](run, name)]
         about = {"seed": run.config.seed, "rows": rows}
+        before, made = read_json(folder / "manifest.json"), made_in(run.dir)
+        for clips in ("clips", "wild"):  # another machine must have drawn the same
+            is_now, was = (one.get(clips, {}).get("sha256") for one in (made, before))
+            if is_now and was and is_now != was:
+                raise PpferError(f"{clips} of {folder} were {was[:8]}, drawn here {is_now[:8]}")
         write_json(folder / "rows" / f"{self.grid} {name}.json", about)
-        made = read_json(folder / "manifest.json") | common.publish.made_in(run.dir)
-        write_json(folder / "manifest.json", made)
+        write_json(folder / "manifest.json", before | made)
 
 
 def make(args: argparse.Namespace) -> None:
@@ -249,24 +261,29 @@ def chosen(args: argparse.Namespace) -> dict:
     return {grid: what for grid, what in GRIDS.items() if args.only in grid}
 
 
-def collect(args: argparse.Namespace) -> None:
-    """Tables of each run, ``<out>/<run>/``; beside them the rows of Tables 1, 3 and 4 that several
-    seeds have (``seeds``, ``seeds_table3``, ``seeds_table4``), in how many pairs each seed has the
-    paper's order (``orders``), and what is asked seed by seed (``seeds_table2``, ``beyond_seeds``),
-    under other settings (``dials``) and for other budgets.
-    """
+def made_rows(args: argparse.Namespace) -> list[tuple[str, int, str, dict]]:
+    """(run, seed, table, row) of all rows there are, in the tables' order."""
     files = [
         file
         for grid, (_, axes) in chosen(args).items()
         for name in axes["approach"]
         for file in sorted(args.out.glob(f"*/rows/{grid} {name}.json"))
     ]
-    every = [  # (run, seed, table, row), in the tables' order
+    return [
         (file.parent.parent.name, about["seed"], table, row)
         for file, about in ((file, json.loads(file.read_text())) for file in files)
         for table, row in about["rows"]
     ]
-    for run, table in dict.fromkeys((run, table) for run, _, table, _ in every):
+
+
+def collect(args: argparse.Namespace) -> None:
+    """Tables of each run, ``<out>/<run>/``; beside them the rows of Tables 1, 3 and 4 that several
+    seeds have (``seeds``, ``seeds_table3``, ``seeds_table4``), in how many pairs each seed has the
+    paper's order (``orders``), and what is asked seed by seed (``seeds_table2``, ``beyond_seeds``),
+    under other settings (``dials``) and for other budgets.
+    """
+    every = made_rows(args)
+    for run, table in dict.fromkeys((x[0], x[2]) for x in every if x[2] != "within"):
         write_table([x[3] for x in every if (x[0], x[2]) == (run, table)], args.out / run, table)
     beyond = ("plr_worst", "acc", "acc_retrained", "linkage", "actions_r2")
     seeds = {f"seeds_{table}": of_seeds(every, table) for table in ("table1", "table3", "table4")}
@@ -360,9 +377,14 @@ def keep(args: argparse.Namespace) -> None:
     if seeds:  # else what is kept stays
         manifests = {path.parent.name: json.loads(path.read_text()) for path in seeds}
         write_json(made / "seeds_manifest.json", manifests)
+    if within := [x for x in made_rows(args) if x[2] == "within"]:
+        runs = {
+            f"seed {seed}": read_json(args.out / run / "manifest.json") for run, seed, *_ in within
+        }
+        inside.put([row for *_, row in within], runs, REPO / "figures" / args.profile)
     (made / "discrepancies.md").write_text(paper.discrepancies(made))
     common.publish.keep_tables(made, args.profile, config.actors)
-    common.publish.fill_pages()
+    common.publish.refresh()
 
 
 if __name__ == "__main__":
