@@ -31,6 +31,7 @@ from ppfer.study.tables import approaches, left_out, prepare
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # on a probe's weights; the validation part chooses
 STEPS = 100  # of L-BFGS, at most
+REMEMBERED = 10  # of its steps, as in SciPy: a GPU waits for the processor at each of them
 
 # --- encoders ---------------------------------------------------------------------
 
@@ -108,7 +109,8 @@ def fitted(given: Tensor, labels: Tensor, weights: Tensor, penalty: float) -> nn
     layer = nn.utils.skip_init(nn.Linear, given.shape[1], len(weights), device=given.device)
     for part in layer.parameters():
         nn.init.zeros_(part)
-    solver = torch.optim.LBFGS(layer.parameters(), max_iter=STEPS, line_search_fn="strong_wolfe")
+    how = {"max_iter": STEPS, "history_size": REMEMBERED, "line_search_fn": "strong_wolfe"}
+    solver = torch.optim.LBFGS(layer.parameters(), **how)
 
     def loss() -> Tensor:
         solver.zero_grad()
@@ -157,6 +159,7 @@ def probed(run: Run, features: Tensor, label: str) -> dict:
     needs=("split", "identity", "recognizer/none", "protected/{protector}"),
     settings=("seed", "encoder", "encoder_weights"),
     notebook="08",
+    version=2,
 )
 class Features(Stage):
     """Linear probes on what each frozen encoder says of a protector's clips."""
