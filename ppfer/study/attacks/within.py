@@ -103,7 +103,8 @@ def learned(
     with torch.random.fork_rng(devices=[given.device] if given.is_cuda else []):
         torch.manual_seed(seed)
         net = make(given.shape[-1], int(labels.max()) + 1).to(given.device)
-        optimizer = torch.optim.AdamW(net.parameters(), RATE, weight_decay=DECAY)
+        how = {"weight_decay": DECAY, "fused": given.is_cuda}  # one kernel a step
+        optimizer = torch.optim.AdamW(net.parameters(), RATE, **how)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
         best, found, size = -1.0, None, min(BATCH, max(8, len(train) // 4))
         for step in range(steps):
