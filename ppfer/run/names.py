@@ -129,7 +129,7 @@ def made_in(folder: Path) -> dict[str, dict]:
     for manifest in _finished(folder):
         summary = manifest.get("summary", {})
         made[manifest["stage"]] = (
-            {key: summary[key] for key in ("steps", "best_step", "sha256") if key in summary}
+            {k: summary[k] for k in ("steps", "best_step", "loss", "sha256") if k in summary}
             | {"training_seconds": summary.get("seconds", 0)}
             | {key: manifest[key] for key in OF_A_STAGE if key in manifest}
         )
