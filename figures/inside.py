@@ -134,7 +134,7 @@ def put(new: Iterable[Mapping], manifests: Mapping[str, Mapping], kept: Path) ->
     groups = grouped(json.loads((kept / "within.json").read_text()), "approach", "seed")
     for place, rows in grouped(new, "approach", "seed").items():
         read = {key: one for key, one in groups.get(place, [{}])[0].items() if key in RECOGNISED}
-        groups[place] = [{**row, **read, **row} for row in rows]
+        groups[place] = [read | row for row in rows]
     order = list(dict.fromkeys(approach for approach, _ in groups))
     places = sorted(groups, key=lambda place: (order.index(place[0]), place[1]))
     write_json(kept / "within.json", [row for place in places for row in groups[place]])

@@ -63,7 +63,7 @@ def test_rasterizer_agrees_with_testing_every_pixel() -> None:
 
 
 DRAWS = """
-import hashlib, sys
+import hashlib
 import ppfer, numpy as np
 from ppfer import twin
 from ppfer.twin.acting import main_specs, wild_specs
@@ -79,7 +79,7 @@ print(hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in drawn))
 
 
 def test_people_and_acting_are_the_same_on_every_processor() -> None:
-    """Without them NumPy's exponentials, angles and products have other last digits."""
+    """NumPy's exponentials, angles and products have other last digits on older ones."""
     simd = np.show_config("dicts")["SIMD Extensions"]["found"]
     older = {"NPY_DISABLE_CPU_FEATURES": " ".join(simd), "OPENBLAS_CORETYPE": "Nehalem"}
     said = [

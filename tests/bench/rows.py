@@ -286,11 +286,11 @@ def made_rows(args: argparse.Namespace) -> list[tuple[str, int, str, dict]]:
     ]
 
 
-def collect(args: argparse.Namespace) -> None:
+def collect(args: argparse.Namespace) -> list[tuple[str, int, str, dict]]:
     """Tables of each run, ``<out>/<run>/``; beside them the rows of Tables 1, 3 and 4 that several
     seeds have (``seeds``, ``seeds_table3``, ``seeds_table4``), in how many pairs each seed has the
     paper's order (``orders``), and what is asked seed by seed (``seeds_table2``, ``beyond_seeds``),
-    under other settings (``dials``) and for other budgets.
+    under other settings (``dials``) and for other budgets. Returns `made_rows`.
     """
     every = made_rows(args)
     for run, table in dict.fromkeys((x[0], x[2]) for x in every if x[2] != "within"):
@@ -311,6 +311,7 @@ def collect(args: argparse.Namespace) -> None:
     for name, rows in found.items():
         if rows:
             write_table(rows, args.out, name)
+    return every
 
 
 def by_approach(every: list, table: str, keys: Sequence[str]) -> Iterable[tuple[str, list[dict]]]:
@@ -368,7 +369,7 @@ def flat(groups: Iterable[tuple[str, list[dict]]]) -> list[dict]:
 
 def keep(args: argparse.Namespace) -> None:
     """What `collect` finds, in figures/, and what is drawn of it; with ``--only`` its table."""
-    collect(args)
+    every = collect(args)
     made, config = args.out / args.profile, load_config(args.profile)
     if args.only:
         figures = REPO / "figures" / args.profile
@@ -387,7 +388,7 @@ def keep(args: argparse.Namespace) -> None:
     if seeds:  # else what is kept stays
         manifests = {path.parent.name: json.loads(path.read_text()) for path in seeds}
         write_json(made / "seeds_manifest.json", manifests)
-    if within := [x for x in made_rows(args) if x[2] == "within"]:
+    if within := [x for x in every if x[2] == "within"]:
         runs = {
             f"seed {seed}": read_json(args.out / run / "manifest.json") for run, seed, *_ in within
         }

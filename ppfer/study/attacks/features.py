@@ -30,8 +30,8 @@ from ppfer.study.attacks.attributes import attribute_labels, attributes_of, comm
 from ppfer.study.tables import approaches, left_out, prepare
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # on a probe's weights; the validation part chooses
-STEPS = 300  # of L-BFGS, at most; it remembers so many, since a GPU waits at each of them
-REMEMBERED = 10
+STEPS = 300  # of L-BFGS, at most
+REMEMBERED = 10  # of them, as in SciPy: a GPU waits for the processor at each
 
 # --- encoders ---------------------------------------------------------------------
 
