@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -232,6 +234,31 @@ def test_a_grid_that_measures_nothing_has_no_table(tmp_path, capsys):
     command = f"batch --profile smoke --stages split --grid seed=0,1 --runs-dir {tmp_path}"
     assert main(command.split()) == 0
     assert "2 of 2 cells" in capsys.readouterr().out and not list(tmp_path.rglob("results.*"))
+
+
+def test_who_comes_in_place_of_a_worker_gets_its_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    code = f"""if True:
+        import pathlib, sys
+        from ppfer.cli.batch import _own_gpu
+        for _ in range(2):  # a second cell has it, too
+            gpu, lock = _own_gpu(pathlib.Path({str(tmp_path / "new")!r}))
+        print(gpu["CUDA_VISIBLE_DEVICES"], flush=True)
+        sys.stdin.read()"""
+
+    def start() -> tuple[subprocess.Popen, str]:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        worker = subprocess.Popen([sys.executable, "-c", code], **pipes)
+        return worker, worker.stdout.readline().strip()
+
+    workers = [start(), start()]
+    assert [gpu for _, gpu in workers] == ["4", "7"]
+    workers[0][0].kill()
+    workers[0][0].wait()
+    workers += [start(), start()]  # then more than there are GPUs
+    assert [gpu for _, gpu in workers[2:]] == ["4", "4"]
+    for worker, _ in workers:
+        worker.communicate()
 
 
 def test_a_stage_that_another_program_makes_is_waited_for(tmp_path, capsys):

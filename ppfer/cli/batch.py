@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import multiprocessing
 import os
+import platform
 import signal
 import threading
 import time
@@ -23,6 +25,7 @@ from typing import NamedTuple
 import joblib
 import psutil
 import torch
+from filelock import FileLock, Timeout
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from ppfer import measure
@@ -331,7 +334,7 @@ def _as_worker(batch: Batch) -> Iterator[None]:
         if os.getpid() != batch.command:
             multiprocessing.set_start_method(None, force=True)  # for children that decode videos
             multiprocessing.current_process()._config["daemon"] = False  # Dask's may have none
-            _take_a_gpu()
+            os.environ.update(_own_gpu(batch.runs_dir / ".making")[0])
             if threading.current_thread() is threading.main_thread():  # Dask works in others
                 if hasattr(os, "setpgid"):
                     os.setpgid(0, 0)
@@ -360,10 +363,16 @@ def _stop_with(batch: Batch, over: threading.Event) -> None:
             return
 
 
-def _take_a_gpu() -> None:
-    """Of several GPUs each of the processes that were started together sees one."""
+@functools.cache
+def _own_gpu(locks: Path) -> tuple[dict[str, str], FileLock | None]:
+    """Of several GPUs one as a variable: the first that no other living process keeps, if any; the
+    lock goes with the process, in whose place joblib may put another.
+    """
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
-    if len(gpus) > 1:
-        started = sorted(child.pid for child in psutil.Process(os.getppid()).children())
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[started.index(os.getpid()) % len(gpus)]
+    for turn in itertools.count() if len(gpus) > 1 else ():
+        lock = FileLock(locks / f"{platform.node()}-gpu-{turn}.lock")
+        with contextlib.suppress(Timeout):
+            lock.acquire(blocking=False)
+            return {"CUDA_VISIBLE_DEVICES": gpus[turn % len(gpus)]}, lock
+    return {}, None

@@ -108,13 +108,12 @@ def landmarks(spec: ClipSpec) -> np.ndarray:
 
 def table(specs: list[ClipSpec]) -> pd.DataFrame:
     """The index of clips in memory, with the columns of `ppfer.data.index`; `path` is empty."""
-    rows = []
-    for spec in specs:
-        row = {"clip": spec.name, "path": "", "actor": str(spec.actor.id), "emotion": spec.emotion}
-        row |= {"sentence": spec.sentence, "level": spec.level}
-        person = spec.actor.demographics
-        row |= {"sex": person["Sex"], "age": str(person["Age"]), "race": person["Race"]}
-        rows.append(row)
+    rows = [
+        {"clip": s.name, "path": "", "actor": str(s.actor.id), "emotion": s.emotion}
+        | {"sentence": s.sentence, "level": s.level}
+        | {"sex": who["Sex"], "age": str(who["Age"]), "race": who["Race"]}
+        for s, who in ((spec, spec.actor.demographics) for spec in specs)
+    ]
     return pd.DataFrame(rows)
 
 

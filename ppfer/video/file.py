@@ -86,9 +86,7 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
             raise PpferError(f"{path} holds no video, {content}")
         known = [film for film in films if film.codec_context is not None]
         if not known:
-            raise PpferError(
-                f"{path} cannot be decoded: FFmpeg does not know how its video is compressed"
-            )
+            raise PpferError(f"{path} cannot be decoded: FFmpeg does not know its video's codec")
         yield container, max(known, key=_prominence)
 
 

@@ -3,9 +3,7 @@
 Where no face is found deface shows the frame as it was, and so do these rows: they say in how many.
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppfer.base.device import single_thread_pool
 from ppfer.protect import NamedApply
 from ppfer.run.clips import by_clip, counted
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
-from ppfer.video.faces import enlarged, finder_missing, surest
+from ppfer.video.faces import Finder, enlarged, finder_missing, surest
 
 CLIPS = 16  # looked at by one thread at a time
 MASK = 1.3  # deface's default: size of the mask in boxes
@@ -31,11 +30,12 @@ class FoundFaces(Stage):
     """
 
     def make(self, folder: Path) -> dict:
-        clips = self.run.tensor("clips")
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            parts = pool.map(surest, clips.split(CLIPS))
-            found = np.concatenate([*counted(parts, self.name, len(clips))])
-        np.save(folder / "faces.npy", found)
+        clips, cv2 = self.run.tensor("clips"), Finder().cv2
+        with single_thread_pool() as pool:
+            cv2.setNumThreads(1)  # OpenCV's own would be in the way of these
+            parts = counted(pool.map(surest, clips.split(CLIPS)), self.name, len(clips))
+            np.save(folder / "faces.npy", found := np.concatenate([*parts]))
+            cv2.setNumThreads(-1)
         return {"frames": found[..., 0].size, "without": int(np.isnan(found[..., 0]).sum())}
 
     def load(self, folder: Path) -> np.ndarray:

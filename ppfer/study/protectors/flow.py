@@ -52,6 +52,7 @@ def raft(weights: str) -> nn.Module:
     return freeze(load_weights(net, weights))
 
 
+@torch.no_grad()  # in whichever thread
 def raft_flow(net: nn.Module, clip: Tensor) -> Tensor:
     """RAFT's last estimate; arguments and result as `classical_flow`."""
     size = clip.shape[-2:]
@@ -76,11 +77,8 @@ class OpticalFlow(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         if clips.shape[1] < 2:
             raise PpferError("optical flow needs clips of at least two frames")
-        if self.workers == 1:  # a network stays in this thread, where inference mode holds
-            flows = [self.estimate(clip) for clip in clips]
-        else:
-            with ThreadPoolExecutor(self.workers) as pool:
-                flows = list(pool.map(self.estimate, clips))
+        with ThreadPoolExecutor(self.workers) as pool:
+            flows = list(pool.map(self.estimate, clips))
         # uint8 (T − 1, 3, H, W), scaled within each clip
         wheels = map(flow_to_image, flows)
         return torch.stack([torch.cat([w, w[-1:]]) for w in wheels]).float() / 255
@@ -96,19 +94,15 @@ def build_flow(run: Run) -> OpticalFlow:
 
 def flow_missing(run: Run) -> str:
     """What optical flow cannot do without."""
-    if run.config.flow_weights or importlib.util.find_spec("cv2"):
-        return ""
-    return (
-        "optical flow needs OpenCV; install the extra: pip install -e '.[flow]', or give "
-        "flow_weights=PATH for RAFT"
-    )
+    there = run.config.flow_weights or importlib.util.find_spec("cv2")
+    how = "install the extra: pip install -e '.[flow]', or give flow_weights=PATH for RAFT"
+    return "" if there else f"optical flow needs OpenCV; {how}"
 
 
 def flow_what(run: Run) -> str:
     """Which method ran."""
-    learned = "RAFT (large), torchvision's weights"
-    used = learned if run.config.flow_weights else "dense inverse search (OpenCV)"
-    return f"{used} instead of VideoFlow, colour wheel"
+    learned, usual = "RAFT (large), torchvision's weights", "dense inverse search (OpenCV)"
+    return f"{learned if run.config.flow_weights else usual} instead of VideoFlow, colour wheel"
 
 
 PROTECTOR = Protector(
