@@ -46,14 +46,16 @@ from ppfer.show import plots, tradeoff
 from ppfer.study import catalogue
 
 FIGURES = REPO / "figures"
-PAGES = (  # hold tables from files
+PAGES = (  # hold tables and numbers from files
     *("README.md", "figures/README.md", "figures/columns.md", "figures/dials.md"),
     *("figures/history.md", "figures/bench/README.md", "figures/demo/README.md"),
     *("figures/twin/README.md", "figures/real/README.md", "data/README.md"),
+    *("data/codebook.md", "data/regressor.md"),
 )
 PEOPLE = {"demo": 12, "twin": 91}  # whose names a guess is among
 LIST = re.compile(r"<!-- notebooks -->.*?<!-- end -->", re.DOTALL)
 TABLE = re.compile(r"<!-- (?P<file>figures/\S+\.md) -->.*?<!-- end -->", re.DOTALL)
+CITED = re.compile(r"<!--= (?P<what>[^>]+) -->.*?<!--/-->", re.DOTALL)
 MAP = (
     "Map of the method: original (V) is split into bands, one enhancer each (F_hpr, F_lpr) under "
     "frozen identity controllers, merged into protected (G); the compensator (F_fc) makes "
@@ -300,14 +302,49 @@ def fill_pages() -> None:
 
 def fill(text: str) -> str:
     """Replace what stands between ``<!-- figures/x/y.md -->`` and ``<!-- end -->`` by that file,
-    wherever the file exists.
+    wherever the file exists, and numbers between ``<!--= ... -->`` and ``<!--/-->`` by `cited`.
     """
 
     def content(match: re.Match) -> str:
         file, path = match["file"], REPO / match["file"]
         return f"<!-- {file} -->\n\n{path.read_text()}\n<!-- end -->" if path.exists() else match[0]
 
-    return TABLE.sub(content, text)
+    text = TABLE.sub(content, text)
+    return CITED.sub(lambda match: f"<!--= {match['what']} -->{cited(match['what'])}<!--/-->", text)
+
+
+def cited(what: str) -> str:
+    """Numbers of a table within a sentence: "645, 401 and 437".
+
+    Args:
+        what: ``twin/seeds | Live controllers | acc``: a table in ``figures/``, what its rows have
+            in some column (none: all rows), and the column. A share is a count; with ``| %`` it is
+            in percent, with ``| to %`` so, from the least to the greatest.
+
+    Raises:
+        PpferError: if the table has no such cell.
+    """
+    file, *about, column = what.removesuffix(" | %").removesuffix(" | to %").split(" | ")
+    rows = json.loads((FIGURES / f"{file}.json").read_text())
+    rows = [row for row in rows if {*about} <= {*map(str, row.values())} and column in row]
+    if not rows:
+        raise PpferError(f"there is no number to cite for {what!r}")
+    cells = [measure.as_rate(row[column]) or row[column] for row in rows]
+    cells = [rate for cell in cells for rate in getattr(cell, "rates", [cell])]
+    if not isinstance(cells[0], measure.Rate):
+        return listed([f"{cell:,}" if isinstance(cell, int) else f"{cell:.2f}" for cell in cells])
+    if not what.endswith("%"):
+        return listed([f"{rate.k:,}" for rate in cells])
+    shares = [f"{100 * rate.value:.1f}" for rate in cells]
+    if what.endswith("| to %"):
+        shares = sorted({min(shares, key=float), max(shares, key=float)}, key=float)
+        return f"{' to '.join(shares)} %"
+    return f"{listed(list(shares if len({*shares}) > 1 else shares[:1]))} %"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Several in a sentence: "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def main() -> int:

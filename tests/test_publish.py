@@ -6,10 +6,12 @@ import shutil
 
 import matplotlib.pyplot as plt
 import nbformat
+import pytest
 from matplotlib.figure import Figure
 
 from figures import inside, method_map, publish, thumbnails
 from ppfer import measure
+from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.cli import compare, main, notebooks, terminal
 from ppfer.method import PIPELINE
@@ -71,6 +73,33 @@ def test_pages_are_filled_from_files():
     filled = publish.fill(page)
     assert table in filled and "old" not in filled and "kept" in filled
     assert publish.fill(filled) == filled
+
+
+def test_numbers_in_sentences_are_cited_from_files(monkeypatch, tmp_path):
+    rows = [
+        {"approach": "A", "seed": seed, "acc": {"k": k, "n": 2000}, "ssim": k / 3000, "steps": 1500}
+        for seed, k in enumerate((1000, 1001, 30))
+    ]
+    measure.write_table(rows, tmp_path, "one")
+    measure.write_table(compare.over_seeds([[row] for row in rows]), tmp_path, "seeds")
+    monkeypatch.setattr(publish, "FIGURES", tmp_path)
+    cases = {
+        "one | A | acc": "1,000, 1,001 and 30",
+        "seeds | A | acc": "1,000, 1,001 and 30",
+        "one | A | 2 | acc": "30",
+        "one | acc | %": "50.0, 50.0 and 1.5 %",
+        "one | acc | to %": "1.5 to 50.0 %",
+        "one | 0 | acc | to %": "50.0 %",
+        "one | 1 | ssim": "0.33",
+        "one | 1 | steps": "1,500",
+    }
+    for what, shown in cases.items():
+        page = f"of\n<!--= {what} -->old\n<!--/--> and <!--= one | 0 | acc -->x<!--/-->."
+        filled = f"of\n<!--= {what} -->{shown}<!--/--> and <!--= one | 0 | acc -->1,000<!--/-->."
+        assert publish.fill(page) == publish.fill(filled) == filled
+    for what in ("one | B | acc", "one | A | psnr"):
+        with pytest.raises(PpferError, match="no number to cite"):
+            publish.fill(f"<!--= {what} -->1<!--/-->")
 
 
 def test_a_terminal_shows_counts_in_a_hundred_columns():
