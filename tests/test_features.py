@@ -14,7 +14,7 @@ from ppfer.base.errors import PpferError
 from ppfer.base.weights import save_weights
 from ppfer.config import load_config
 from ppfer.measure import Rate
-from ppfer.study.attacks.features import OfTimm, encoders, feature_table, probed
+from ppfer.study.attacks.features import Moments, OfTimm, chosen, encoders, feature_table, probed
 
 TINY = "test_resnet"  # timm's smallest, for tests
 
@@ -60,6 +60,28 @@ def test_the_features_are_what_the_last_layer_sees(tiny_run):
     frames = tiny_run.get("identity")
     said = frames(clips.flatten(0, 1)).unflatten(0, (2, -1)).mean(1)
     torch.testing.assert_close(frames.net.fc(found["V_pl"](clips)), said)
+
+
+def test_thumbnails_name_whom_colours_tell_apart(tiny_run, tmp_path):
+    tiny_run.ensure("attack_linear/none")
+    clips, test = tiny_run.tensor("clips"), tiny_run.parts["test"]
+    said = tiny_run.logits("attack_linear/none", "protected/none", "test")
+    assert (said.argmax(1).numpy() == tiny_run.labels("actor")[test]).all()
+    net = tiny_run.get("attack_linear/none")
+    torch.testing.assert_close(net(clips[test].float() / 255), said)
+    small = Moments()(clips[:2, :1].float() / 255).view(2, 2, 3, 16, 16)
+    assert (small[:, 1] == 0).all()  # a picture that does not move
+    torch.testing.assert_close(small[:, 0].mean((2, 3)), clips[:2, 0].float().mean((2, 3)) / 255)
+
+
+def test_what_a_layer_is_fitted_to_may_have_any_mean_and_spread():
+    labels, g = np.arange(300) % 3, torch.Generator().manual_seed(0)
+    features = torch.randn(300, 4, generator=g) + torch.eye(4)[labels] * 9
+    rows = {"train": np.arange(150), "val": np.arange(150, 200), "test": np.arange(200, 300)}
+    truth = {part: labels[index] for part, index in rows.items()}
+    for moved in (features, features * torch.tensor([1e-3, 1, 10, 1e3]) + 50):
+        layer = chosen(moved, rows, truth, torch.ones(3))
+        assert (layer(moved[200:]).argmax(1).numpy() == truth["test"]).mean() == 1
 
 
 def test_an_encoder_without_weights_is_called_a_baseline(tmp_path):

@@ -67,7 +67,7 @@ def test_renaming_people_is_no_privacy(tiny_run, monkeypatch):
 
 
 def test_one_picture_for_everybody_is_chance_to_every_attacker(tiny_run):
-    prepare(tiny_run, ("mean",), suite(tiny_run))
+    prepare(tiny_run, ("mean",), ("attack_linear", *suite(tiny_run)))
     shown = tiny_run.tensor("protected/mean")
     assert (shown == shown[:1, :1]).all() and tiny_run.make("steadiness/mean") == 0
     test = tiny_run.parts["test"]
@@ -93,10 +93,18 @@ def test_rows_of_several_seeds_and_settings_become_tables(tmp_path, monkeypatch)
     for seed, run, k in ((1, "smoke-seed1", 3), (0, "smoke", 4), (0, "smoke-x", 5)):
         title = "Live controllers" + (", weight 1" if run == "smoke-x" else "")
         row = {"approach": title, "setting": "weight", "acc": {"k": k, "n": 21}, "linkage": 0}
+        row["plr_worst"] = {"k": k, "n": 21, "attack": "R3D on clips"}
         found = [[table, row] for table in (("dials",) if run == "smoke-x" else ("live", "table1"))]
         grid = "dial weight" if run == "smoke-x" else "row"
         write_json(tmp_path / run / "rows" / f"{grid} live.json", {"seed": seed, "rows": found})
+    tried = {"approach": "Live controllers", "plr_worst": {"k": 9, "n": 21, "attack": "linear"}}
+    file = tmp_path / "smoke" / "rows" / "linear live.json"
+    write_json(file, {"seed": 0, "rows": [["linear", tried]]})
     rows.collect(argparse.Namespace(out=tmp_path, only=""))
+    worst = [
+        json.loads((tmp_path / run / "table1.json").read_text()) for run in ("smoke", "smoke-seed1")
+    ]
+    assert [row["plr_worst"]["attack"] for (row,) in worst] == ["linear", "R3D on clips"]
     read = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*.json")}
     found = [(row["approach"], row["seed"], row["acc"]["k"]) for row in read["dials"]]
     assert found == [("Live controllers, weight 1", 0, 5)]

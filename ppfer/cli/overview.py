@@ -30,6 +30,7 @@ WORDS = {  # what the stages of a kind do
     "protected": "protect all clips",
     "recognizer": "learn to read expressions",
     "attack": "learn who it is from protected clips",
+    "attack_linear": "an attacker who looks at thumbnails",
     "attack_scratch": "an attacker with new weights",
     "attack_other": "an attacker of another family",
     "attack_clips": "an attacker who sees movement",

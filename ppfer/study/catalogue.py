@@ -89,6 +89,7 @@ STAGES = (
     flicker.Steadiness,
     recovery.RecoveryAttack,
     attributes.Attribute,
+    features.OnThumbnails,
     features.Features,
     ablation.Joint,
 )

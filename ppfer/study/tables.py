@@ -44,6 +44,7 @@ SUITE = {  # attackers of every row: the stage that trains each on protected cli
     "attack_scratch": "validator from scratch",
     "attack_clips": "R3D on clips",
 }
+LINEAR = "linear layer on thumbnails"
 WHOLE_SUITE = SUITE | {"attack_other": "ConvNeXt from scratch"}  # where all are asked for
 
 
@@ -141,12 +142,12 @@ def worst(rows: Iterable[Mapping]) -> Worst | None:
 
 def worst_leakage(run: Run, name: str, clips: int = 1) -> Worst | None:
     """The most any attacker that was tried names, on the test part, and which one: the validator as
-    trained, its best renaming of people, every member of `suite`, and from within where that was
-    tried (`ppfer.study.attacks.within`). He holds so many `clips` of one person, and adds up their
-    log-probabilities; None where no person has as many test clips.
+    trained, its best renaming of people, a linear layer on thumbnails, every member of `suite`, and
+    from within where that was tried (`ppfer.study.attacks.within`). He holds so many `clips` of one
+    person, and adds up their log-probabilities; None where no person has as many test clips.
     """
     store, truth = f"protected/{name}", run.labels("actor")[run.parts["test"]]
-    attackers = {"identity": "validator as trained"}
+    attackers = {"identity": "validator as trained", f"attack_linear/{name}": LINEAR}
     for kind, title in suite(run).items():
         network = f"{kind}/{name}"
         attackers[network] = title + in_steps(run.stage(network).train.steps)
@@ -232,7 +233,7 @@ def whole_row(run: Run, name: str, *, more: bool = True) -> dict:
     also attacks from within, linkage of strangers and, of a twin, R² of the facial actions. Makes
     what is missing, all at once, while the protector's clips are at hand.
     """
-    kinds = ["recognizer", *suite(run), "steadiness"]
+    kinds = ["recognizer", "attack_linear", *suite(run), "steadiness"]
     kinds += ["within", "linkage"] * more + ["actions"] * (more and has_motions(run))
     for kind in kinds:
         run.ensure(f"{kind}/{name}")

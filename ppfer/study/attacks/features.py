@@ -3,7 +3,8 @@
 Who stores features in place of clips passes on what they keep. And an attacker who trains nothing
 but a linear layer is the weakest there is: what he names leaks to anybody. Encoders were trained
 on unprotected clips alone and see protected ones as they are: F_u, V_pl and, where the setting
-`encoder` names one, a network of timm's with the user's weights. Stage: features.
+`encoder` names one, a network of timm's with the user's weights; the plainest is a thumbnail.
+Stages: features, attack_linear.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from ppfer import nets
 from ppfer.base.errors import PpferError, near
-from ppfer.base.weights import load_weights, read_weights
+from ppfer.base.weights import load_weights, read_weights, save_weights
 from ppfer.measure import Rate, per_class
 from ppfer.run.clips import names_people
 from ppfer.run.run import Run
@@ -123,6 +125,28 @@ def fitted(given: Tensor, labels: Tensor, weights: Tensor, penalty: float) -> nn
     return layer
 
 
+Parts = dict[str, np.ndarray]  # "train", "val" and perhaps "test"
+
+
+def chosen(features: Tensor, rows: Parts, truth: Parts, weights: Tensor) -> nn.Linear:
+    """Of linear layers on features (N, D), one for each penalty, the one that is right most often
+    of "val", where each class counts by its weight: fitted to "train", standardised.
+    """
+    given = features[torch.as_tensor(rows["train"])]
+    mean, spread = given.mean(0), given.std(0) + 1e-4
+    labels = torch.as_tensor(truth["train"]).to(features.device)
+    asked, counts = features[torch.as_tensor(rows["val"])], weights[torch.as_tensor(truth["val"])]
+    found = []
+    for penalty in PENALTIES:
+        layer = fitted((given - mean) / spread, labels, weights.to(features), penalty)
+        with torch.no_grad():
+            layer.weight /= spread
+            layer.bias -= layer.weight @ mean
+            right = layer(asked).argmax(1).cpu().numpy() == truth["val"]
+        found.append((float((torch.as_tensor(right) * counts).sum()), layer))
+    return max(found, key=lambda one: one[0])[1]
+
+
 def probed(run: Run, features: Tensor, label: str) -> dict:
     """What a linear layer reads of a label from features (N, D), on the test part.
 
@@ -134,24 +158,57 @@ def probed(run: Run, features: Tensor, label: str) -> dict:
     labels, classes = attribute_labels(run.table, label)
     rows = {part: index[labels[index] >= 0] for part, index in run.parts.items()}
     rows["val"] = rows["val"] if len(rows["val"]) else rows["train"]
-    truth = {part: torch.as_tensor(labels[index]) for part, index in rows.items()}
-    given = {part: features[torch.as_tensor(index)] for part, index in rows.items()}
-    mean, spread = given["train"].mean(0), given["train"].std(0) + 1e-4
-    given = {part: (x - mean) / spread for part, x in given.items()}
+    truth = {part: labels[index] for part, index in rows.items()}
 
     def read(weights: Tensor) -> dict:
-        put = {"labels": truth["train"].to(features.device), "weights": weights.to(features)}
-        probes = [fitted(given["train"], penalty=p, **put) for p in PENALTIES]
-        counts = weights[truth["val"]]
-        right = [
-            ((net(given["val"]).argmax(1).cpu() == truth["val"]) * counts).sum() for net in probes
-        ]
-        best = probes[int(torch.stack(right).argmax())]
-        return per_class(best(given["test"]).cpu(), truth["test"].numpy(), classes)
+        layer = chosen(features, rows, truth, weights)
+        said = layer(features[torch.as_tensor(rows["test"])]).cpu()
+        return per_class(said, truth["test"], classes)
 
-    shown = torch.bincount(truth["train"], minlength=len(classes)).clamp(min=1)
+    shown = torch.bincount(torch.as_tensor(truth["train"]), minlength=len(classes)).clamp(min=1)
     even = read(len(truth["train"]) / len(classes) / shown)["uar"]
     return read(torch.ones(len(classes)))["average"].to_dict() | {"uar": even}
+
+
+class Moments(nn.Module):
+    """Clips (B, T, 3, H, W) to mean and deviation over time of pictures of 16 × 16, (B, 1536)."""
+
+    sees_clips, width = True, 2 * 3 * 16 * 16
+
+    def forward(self, clips: Tensor) -> Tensor:
+        small = F.adaptive_avg_pool2d(clips.flatten(0, 1).float(), 16).unflatten(0, clips.shape[:2])
+        return torch.cat([small.mean(1), small.std(1, correction=0)], 1).flatten(1)
+
+
+class InFull(nn.Linear):
+    """A last layer in float32, whatever autocast says: its sums cancel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
+@stage("attack_linear/{protector}", needs=("split", "protected/{protector}"), notebook="08")
+class OnThumbnails(Stage):
+    """A linear layer on `Moments`, fitted exactly: it names people where networks of millions of
+    parameters, trained step by step, find nothing.
+    """
+
+    def make(self, folder: Path) -> dict:
+        run = self.run
+        shown = run.logits(Moments(), f"protected/{self.protector}").to(run.device)
+        truth = {part: run.labels("actor")[index] for part, index in run.parts.items()}
+        layer = chosen(shown, run.parts, truth, torch.ones(len(run.classes("actor"))))
+        save_weights(layer, folder / "weights.safetensors")
+        return {}
+
+    def load(self, folder: Path) -> nn.Module:
+        """A frozen network of clips."""
+        layer = InFull(Moments.width, len(self.run.classes("actor")))
+        load_weights(layer, folder / "weights.safetensors")
+        net = nn.Sequential(Moments(), layer.to(self.run.device))
+        net.sees_clips = True
+        return nets.freeze(net)
 
 
 @stage(

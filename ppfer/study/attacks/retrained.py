@@ -34,10 +34,7 @@ class FromScratch(Afresh):
 class OfAnotherFamily(Afresh):
     """A ConvNeXt of timm's: no relative of what protectors train against."""
 
-    def start(self) -> nn.Module:
-        return self.net()
-
-    def net(self) -> nn.Module:
+    def net(self, weights: str = "") -> nn.Module:  # which are of the other family
         side = max(32, self.config.size)  # it is halved five times
         return nets.Classifier("convnext_atto", len(self.run.classes("actor")), side)
 
