@@ -76,7 +76,8 @@ def raised(rows: Sequence[Mapping], tried: Sequence[Mapping]) -> list[dict]:
 
     def worse(cell: Rate | None, *place: object) -> Rate | None:
         if best := worst(inside.get(place, ())):
-            best = Worst(best.k, best.n, f"from within: {best.attack}")
+            where = "" if best.attack.startswith(ON_PIXELS) else "from within: "
+            best = Worst(best.k, best.n, where + best.attack)
         return max(filter(None, (cell, best)), key=lambda rate: rate.value, default=None)
 
     made = []
@@ -94,6 +95,7 @@ def raised(rows: Sequence[Mapping], tried: Sequence[Mapping]) -> list[dict]:
     return made
 
 
+ON_PIXELS = "on pixels: "  # begins attacks of ``within.json`` that are asked beside those from within
 RECOGNISED = ("acc", "acc_retrained")
 WORST = {"plr_worst": 1, "plr_worst_4": 4, "plr_worst_16": 16}  # columns, and clips held
 WITH_WORST = ("table1", "live", "seeds", "beyond_seeds", "dials")

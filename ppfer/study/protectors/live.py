@@ -5,7 +5,8 @@ trained on the result reads it all. Here a ResNet of frames and an R3D of clips 
 clips these are while the enhancers change them; cross-entropy to the uniform distribution is
 bounded, and a live F_u keeps the expression. What the enhancers are given is each frame's
 deviation from its clip's mean over time: the paper calls identity what persists (§3.1), and this
-takes it at its word. The pictures are for recognizers; a person sees nothing in them.
+takes it at its word. The pictures are for recognizers; a person sees nothing in them. It stops who
+trains networks step by step; a linear layer on thumbnails, solved, names nearly everybody.
 """
 
 from __future__ import annotations
