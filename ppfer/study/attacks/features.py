@@ -188,7 +188,9 @@ class InFull(nn.Linear):
             return super().forward(x.float())
 
 
-@stage("attack_linear/{protector}", needs=("split", "protected/{protector}"), notebook="08")
+@stage(
+    "attack_linear/{protector}", needs=("split", "protected/{protector}"), notebook="08", alone=True
+)
 class OnThumbnails(Stage):
     """A linear layer on `Moments`, fitted exactly: it names people where networks of millions of
     parameters, trained step by step, find nothing.
