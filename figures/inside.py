@@ -95,7 +95,7 @@ def raised(rows: Sequence[Mapping], tried: Sequence[Mapping]) -> list[dict]:
     return made
 
 
-ON_PIXELS = "on pixels: "  # begins attacks of ``within.json`` that are asked beside those from within
+ON_PIXELS = "on pixels: "  # begins attacks of ``within.json`` that are not from within
 RECOGNISED = ("acc", "acc_retrained")
 WORST = {"plr_worst": 1, "plr_worst_4": 4, "plr_worst_16": 16}  # columns, and clips held
 WITH_WORST = ("table1", "live", "seeds", "beyond_seeds", "dials")
