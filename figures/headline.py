@@ -64,8 +64,8 @@ def of_people(folder: Path) -> list[dict]:
     tried, inside = read(folder / "within.json"), read(folder / "within_worst.json")
     rows = []
     for name, seen in SEEN.items():
-        pixels = as_rate(seeds.get(name, {}).get("plr_worst"))
-        named = {1: list(pixels.rates) if pixels else [], 16: []}
+        columns, of = {1: "plr_worst", 16: "plr_worst_16"}, seeds.get(name, {})
+        named = {n: [*getattr(as_rate(of.get(key)), "rates", ())] for n, key in columns.items()}
         for row in tried:
             if row["approach"] == name and row["clips"] in named:
                 named[row["clips"]].append(Rate(row["k"], row["n"]))

@@ -37,7 +37,7 @@ from ppfer import measure
 from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
 from ppfer.cli import audit, notebooks
-from ppfer.cli.compare import COLUMNS, over_seeds
+from ppfer.cli.compare import COLUMNS, over_seeds, span
 from ppfer.config import REPO
 from ppfer.method.networks import band_split
 from ppfer.run.names import config_of, made_in
@@ -333,13 +333,11 @@ def cited(what: str) -> str:
     cells = [rate for cell in cells for rate in getattr(cell, "rates", [cell])]
     if not isinstance(cells[0], measure.Rate):
         return listed([f"{cell:,}" if isinstance(cell, int) else f"{cell:.2f}" for cell in cells])
-    if not what.endswith("%"):
-        return listed([f"{rate.k:,}" for rate in cells])
-    shares = [f"{100 * rate.value:.1f}" for rate in cells]
-    if what.endswith("| to %"):
-        shares = sorted({min(shares, key=float), max(shares, key=float)}, key=float)
-        return f"{' to '.join(shares)} %"
-    return f"{listed(list(shares if len({*shares}) > 1 else shares[:1]))} %"
+    if what.endswith(" | to %"):
+        return span(rate.value for rate in cells)
+    if what.endswith(" | %"):
+        return listed([f"{100 * rate.value:.1f}" for rate in cells]) + " %"
+    return listed([f"{rate.k:,}" for rate in cells])
 
 
 def listed(words: Sequence[str]) -> str:

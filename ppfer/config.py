@@ -4,8 +4,6 @@ The defaults here are profile demo's; ``profiles/<name>.toml`` names what differ
 profile or value type is an error (`PpferError`), never a silent default.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

@@ -4,8 +4,6 @@ What makes them fast on a GPU is in `ppfer.run.fast`, how weights are read and s
 `ppfer.base.weights`, the U-ViT and the compensators around it in `ppfer.uvit`.
 """
 
-from __future__ import annotations
-
 import types
 from collections.abc import Sequence
 from pathlib import Path

@@ -8,8 +8,6 @@ One that must know which clips it is given is told their names as well (`Protect
 works otherwise in a video than in clips of a run has a method for that (`ForVideo`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Paper §3.4, Algorithm 2.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

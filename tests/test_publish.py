@@ -88,7 +88,7 @@ def test_numbers_in_sentences_are_cited_from_files(monkeypatch, tmp_path):
         "seeds | A | acc": "1,000, 1,001 and 30",
         "one | A | 2 | acc": "30",
         "one | acc | %": "50.0, 50.0 and 1.5 %",
-        "one | acc | to %": "1.5 to 50.0 %",
+        "one | acc | to %": "1.5 % to 50.0 %",
         "one | 0 | acc | to %": "50.0 %",
         "one | 1 | ssim": "0.33",
         "one | 1 | steps": "1,500",

@@ -87,24 +87,24 @@ def test_rows_made_side_by_side_are_those_of_the_tables(tiny_run, monkeypatch):
         assert all(tiny_run.protector(name) for name in axes["approach"])
 
 
+def test_whom_thumbnails_name_is_told_as_attacks_from_within_are(tiny_run, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPO / "tests" / "bench"))
+    found = importlib.import_module("rows").linear(tiny_run, "none")
+    assert {table for table, _ in found} == {"within"}
+    one = next(row for _, row in found if row["clips"] == 1)
+    assert one["attack"].startswith("on pixels: ") and one["k"] == one["n"] > 0  # a colour each
+
+
 def test_rows_of_several_seeds_and_settings_become_tables(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(REPO / "tests" / "bench"))
     rows = importlib.import_module("rows")
     for seed, run, k in ((1, "smoke-seed1", 3), (0, "smoke", 4), (0, "smoke-x", 5)):
         title = "Live controllers" + (", weight 1" if run == "smoke-x" else "")
         row = {"approach": title, "setting": "weight", "acc": {"k": k, "n": 21}, "linkage": 0}
-        row["plr_worst"] = {"k": k, "n": 21, "attack": "R3D on clips"}
         found = [[table, row] for table in (("dials",) if run == "smoke-x" else ("live", "table1"))]
         grid = "dial weight" if run == "smoke-x" else "row"
         write_json(tmp_path / run / "rows" / f"{grid} live.json", {"seed": seed, "rows": found})
-    tried = {"approach": "Live controllers", "plr_worst": {"k": 9, "n": 21, "attack": "linear"}}
-    file = tmp_path / "smoke" / "rows" / "linear live.json"
-    write_json(file, {"seed": 0, "rows": [["linear", tried]]})
     rows.collect(argparse.Namespace(out=tmp_path, only=""))
-    worst = [
-        json.loads((tmp_path / run / "table1.json").read_text()) for run in ("smoke", "smoke-seed1")
-    ]
-    assert [row["plr_worst"]["attack"] for (row,) in worst] == ["linear", "R3D on clips"]
     read = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*.json")}
     found = [(row["approach"], row["seed"], row["acc"]["k"]) for row in read["dials"]]
     assert found == [("Live controllers, weight 1", 0, 5)]

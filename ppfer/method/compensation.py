@@ -1,7 +1,5 @@
 """Can the expression be brought back? C_fc, its controller, and Algorithm 2 (paper §3.4)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Who is it? The identity controller, C_hpr = C_lpr = V_pl, and who retrains it (paper §4.2)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """What stages share: networks of a config, batches of bands, one loss, measures in training."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Can we make it forget? The U-Nets' pre-training and Algorithm 1 (paper §3.2)."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

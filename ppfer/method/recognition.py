@@ -1,7 +1,5 @@
 """Does the expression survive? F_u, the recognizer of expressions in clips (paper §4.2)."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from ppfer.method.networks import Naming, OnProtected, with_weights

@@ -1,7 +1,5 @@
 """Batches of frames or clips, each a function of seed and step alone, and their augmentation."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Where clips come from: originals, in-the-wild clips, the split, and what a protector makes."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

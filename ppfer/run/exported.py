@@ -6,8 +6,6 @@ measured, and a sha256 of all that. It shows that a file is as it was written, n
 alters one on purpose can write the sum anew.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping

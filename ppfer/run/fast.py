@@ -6,8 +6,6 @@ and what is computed stay the same, up to rounding. `ppfer.run.loop.fit` prepare
 and whoever loads a network prepares that. `deploy` goes further, for a network that will only run.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Callable, Container

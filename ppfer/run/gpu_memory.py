@@ -1,7 +1,5 @@
 """Where clips lie as tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

@@ -6,8 +6,6 @@ parameters are those with ``requires_grad``. Batches are a function of the step 
 resumed at step k sees what an uninterrupted one saw.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

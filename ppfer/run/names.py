@@ -1,7 +1,5 @@
 """Folders of runs: what a run is called, so that two never share one, and which runs there are."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 

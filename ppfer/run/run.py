@@ -6,8 +6,6 @@ used again.
 keys of the stages it stands on; a result whose key still matches is loaded instead of made again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A stage that trains a network, written once."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from pathlib import Path

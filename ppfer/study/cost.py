@@ -7,8 +7,6 @@ the bytes of weights, gradients, AdamW's moments and of the activations that the
 keeps. Seconds scale with operations from a run that was measured (`figures/twin/manifest.json`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from functools import lru_cache

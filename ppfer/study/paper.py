@@ -5,8 +5,6 @@ Shares are in percent as printed, of 2,232 test clips. Keys are the approaches a
 them.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Mapping, Sequence

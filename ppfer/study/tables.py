@@ -2,8 +2,6 @@
 under both protocols.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ppfer import measure

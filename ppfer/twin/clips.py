@@ -2,8 +2,6 @@
 ``config.generate``.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ppfer.base.errors import PpferError

@@ -6,8 +6,6 @@ that reads them learns no expression by heart. Heads turn widely, light and back
 at all, and some wear spectacles.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Callable, Iterator

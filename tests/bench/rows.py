@@ -33,7 +33,7 @@ from ppfer.cli.batch import Batch, lately_opened, run_batch
 from ppfer.cli.compare import Result, over_seeds, side_by_side
 from ppfer.cli.grid import Cell, cells_of
 from ppfer.config import REPO, Config, load_config
-from ppfer.measure import HELD, Worst, json_rows, pooled, write_table
+from ppfer.measure import HELD, json_rows, pooled, write_table
 from ppfer.run.clips import ACTOR_FOLDS, FOLDS
 from ppfer.run.exported import write_export
 from ppfer.run.names import made_in
@@ -112,14 +112,15 @@ def from_within(run: Run, name: str, row: dict) -> Found:
 
 
 def linear(run: Run, name: str) -> Found:
-    """The most that a linear layer on thumbnails names, of rows made before it was asked."""
+    """What a linear layer on thumbnails names, of rows made before it was asked: a table's worst
+    attack is raised by it as by those from within.
+    """
     run.ensure(f"attack_linear/{name}")
     said = run.logits(f"attack_linear/{name}", f"protected/{name}", "test").log_softmax(-1)
-    whose, about = run.labels("actor")[run.parts["test"]], {"approach": run.protector(name).title}
-    held = {f"plr_worst_{n}": pooled(said, whose, n) for n in HELD[1:]}
-    held = {"plr_worst": pooled(said, whose, 1), **held}
-    worst = {key: Worst(rate.k, rate.n, tables.LINEAR) for key, rate in held.items() if rate.n}
-    return [("linear", about | worst)]
+    whose, attack = run.labels("actor")[run.parts["test"]], inside.ON_PIXELS + tables.LINEAR
+    about = {"approach": run.protector(name).title, "seed": run.config.seed, "attack": attack}
+    named = {clips: pooled(said, whose, clips) for clips in HELD}
+    return [("within", about | {"clips": n} | rate.to_dict()) for n, rate in named.items()]
 
 
 def task(run: Run, name: str) -> Found:
@@ -292,17 +293,11 @@ def made_rows(args: argparse.Namespace) -> list[tuple[str, int, str, dict]]:
         for name in axes["approach"]
         for file in sorted(args.out.glob(f"*/rows/{grid} {name}.json"))
     ]
-    found = [
+    return [
         (file.parent.parent.name, about["seed"], table, row)
         for file, about in ((file, json.loads(file.read_text())) for file in files)
         for table, row in about["rows"]
     ]
-    asked = {(x[0], x[3]["approach"]): x[3] for x in found if x[2] == "linear"}
-    for run, _, table, row in found:
-        if table in ("table1", "live", "dials") and (more := asked.get((run, row["approach"]))):
-            for key in inside.WORST.keys() & row.keys() & more.keys():
-                row[key] = max(row[key], more[key], key=lambda cell: cell["k"] / cell["n"])
-    return [x for x in found if x[2] != "linear"]
 
 
 def collect(args: argparse.Namespace) -> list[tuple[str, int, str, dict]]:

@@ -5,8 +5,6 @@ each is in every quarter of a clip; R² on the test clips is the share of an act
 it tells. Stages: motions, actions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Sex, race, age group: the mechanism of PLR with other labels than the name (paper §3.4)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -7,11 +7,9 @@ on unprotected clips alone and see protected ones as they are: F_u, V_pl and, wh
 Stages: features, attack_linear.
 """
 
-from __future__ import annotations
-
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -125,26 +123,26 @@ def fitted(given: Tensor, labels: Tensor, weights: Tensor, penalty: float) -> nn
     return layer
 
 
-Parts = dict[str, np.ndarray]  # "train", "val" and perhaps "test"
-
-
-def chosen(features: Tensor, rows: Parts, truth: Parts, weights: Tensor) -> nn.Linear:
+def chosen(
+    features: Tensor, rows: Mapping[str, np.ndarray], labels: np.ndarray, weights: Tensor
+) -> nn.Linear:
     """Of linear layers on features (N, D), one for each penalty, the one that is right most often
-    of "val", where each class counts by its weight: fitted to "train", standardised.
+    on the validation part, if there is one: fitted to the standardised training part, by labels
+    (N,); each class counts by its weight.
     """
-    given = features[torch.as_tensor(rows["train"])]
-    mean, spread = given.mean(0), given.std(0) + 1e-4
-    labels = torch.as_tensor(truth["train"]).to(features.device)
-    asked, counts = features[torch.as_tensor(rows["val"])], weights[torch.as_tensor(truth["val"])]
-    found = []
-    for penalty in PENALTIES:
-        layer = fitted((given - mean) / spread, labels, weights.to(features), penalty)
+    train, asked = (torch.as_tensor(rows[part]) for part in ("train", "val"))
+    asked = asked if len(asked) else train
+    truth, weights = torch.as_tensor(labels).to(features.device), weights.to(features)
+    mean, spread = features[train].mean(0), features[train].std(0) + 1e-4
+    given = (features[train] - mean) / spread
+    layers, right = [fitted(given, truth[train], weights, p) for p in PENALTIES], []
+    for layer in layers:
         with torch.no_grad():
             layer.weight /= spread
             layer.bias -= layer.weight @ mean
-            right = layer(asked).argmax(1).cpu().numpy() == truth["val"]
-        found.append((float((torch.as_tensor(right) * counts).sum()), layer))
-    return max(found, key=lambda one: one[0])[1]
+            hits = layer(features[asked]).argmax(1) == truth[asked]
+        right.append(float((hits * weights[truth[asked]]).sum()))
+    return layers[int(np.argmax(right))]
 
 
 def probed(run: Run, features: Tensor, label: str) -> dict:
@@ -157,35 +155,32 @@ def probed(run: Run, features: Tensor, label: str) -> dict:
     """
     labels, classes = attribute_labels(run.table, label)
     rows = {part: index[labels[index] >= 0] for part, index in run.parts.items()}
-    rows["val"] = rows["val"] if len(rows["val"]) else rows["train"]
-    truth = {part: labels[index] for part, index in rows.items()}
+    train, test = labels[rows["train"]], torch.as_tensor(rows["test"])
 
     def read(weights: Tensor) -> dict:
-        layer = chosen(features, rows, truth, weights)
-        said = layer(features[torch.as_tensor(rows["test"])]).cpu()
-        return per_class(said, truth["test"], classes)
+        said = chosen(features, rows, labels, weights)(features[test])
+        return per_class(said.cpu(), labels[test], classes)
 
-    shown = torch.bincount(torch.as_tensor(truth["train"]), minlength=len(classes)).clamp(min=1)
-    even = read(len(truth["train"]) / len(classes) / shown)["uar"]
+    shown = torch.bincount(torch.as_tensor(train), minlength=len(classes)).clamp(min=1)
+    even = read(len(train) / len(classes) / shown)["uar"]
     return read(torch.ones(len(classes)))["average"].to_dict() | {"uar": even}
 
 
 class Moments(nn.Module):
-    """Clips (B, T, 3, H, W) to mean and deviation over time of pictures of 16 × 16, (B, 1536)."""
+    """Clips (B, T, 3, H, W) to what a last layer says of the mean and deviation over time of their
+    pictures of 16 × 16, (B, 1536); without one to those.
+    """
 
     sees_clips, width = True, 2 * 3 * 16 * 16
 
+    def __init__(self, last: nn.Module | None = None):
+        super().__init__()
+        self.last = last or nn.Identity()
+
     def forward(self, clips: Tensor) -> Tensor:
         small = F.adaptive_avg_pool2d(clips.flatten(0, 1).float(), 16).unflatten(0, clips.shape[:2])
-        return torch.cat([small.mean(1), small.std(1, correction=0)], 1).flatten(1)
-
-
-class InFull(nn.Linear):
-    """A last layer in float32, whatever autocast says: its sums cancel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
+        with torch.autocast(clips.device.type, enabled=False):  # the layer's sums cancel
+            return self.last(torch.cat([small.mean(1), small.std(1, correction=0)], 1).flatten(1))
 
 
 @stage(
@@ -197,20 +192,17 @@ class OnThumbnails(Stage):
     """
 
     def make(self, folder: Path) -> dict:
-        run = self.run
+        run, even = self.run, torch.ones(len(self.run.classes("actor")))
         shown = run.logits(Moments(), f"protected/{self.protector}").to(run.device)
-        truth = {part: run.labels("actor")[index] for part, index in run.parts.items()}
-        layer = chosen(shown, run.parts, truth, torch.ones(len(run.classes("actor"))))
+        layer = chosen(shown, run.parts, run.labels("actor"), even)
         save_weights(layer, folder / "weights.safetensors")
         return {}
 
     def load(self, folder: Path) -> nn.Module:
         """A frozen network of clips."""
-        layer = InFull(Moments.width, len(self.run.classes("actor")))
+        layer = nn.Linear(Moments.width, len(self.run.classes("actor")))
         load_weights(layer, folder / "weights.safetensors")
-        net = nn.Sequential(Moments(), layer.to(self.run.device))
-        net.sees_clips = True
-        return nets.freeze(net)
+        return nets.freeze(Moments(layer).to(self.run.device))
 
 
 @stage(

@@ -6,8 +6,6 @@ embedding says of the original. Then the strangers' originals are enrolled, and 
 clip of theirs is matched to the nearest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -2,8 +2,6 @@
 Table 3 (paper §4.5).
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 

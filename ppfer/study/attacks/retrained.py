@@ -5,8 +5,6 @@ With the validator retrained from its own weights (`ppfer.method.identity.Attack
 suite every row of Table 1 runs through, `ppfer.study.tables.suite`.
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 from ppfer import nets

@@ -9,8 +9,6 @@ person's histogram) is strongest. He may ask all of them together, and hold seve
 person: he adds up log-probabilities. And he may be as patient as he likes. Stages: numbers, within.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 

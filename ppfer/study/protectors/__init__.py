@@ -1,7 +1,5 @@
 """Ways of protecting a video that the method is compared with, one file each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -6,8 +6,6 @@ compensator (stage compensation, with or without its controller). Stage: joint/<
 enhancers and F_u trained as a whole.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -2,8 +2,6 @@
 leakage, 2 its accuracy.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

@@ -13,8 +13,6 @@ what the donor would have done in the same clip, and to hide from two adversarie
 `codebook_training` has the stages; `data/codebook.md` is the model card of the shipped weights.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ from two adversaries whose clip it was.
 Stages: strangers, codebook.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import replace

@@ -2,8 +2,6 @@
 method, on a colour wheel.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import itertools
 import math

@@ -3,8 +3,6 @@ run's clips. Here it is attacked and recognised like any other, which is how SPA
 measured across data sets. Stage: imported.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ppfer.base.errors import PpferError

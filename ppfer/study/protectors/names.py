@@ -8,8 +8,6 @@ person's clips is taken off before the highest gives the name; no label goes int
 many clips: calibrated on few, the offset is a fingerprint itself. Stage: names.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import hashlib

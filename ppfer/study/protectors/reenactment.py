@@ -12,8 +12,6 @@ roll counter-clockwise as one sees it. Where it finds no face it says NaN, and t
 shipped `regressor` is one, MediaPipe's `landmarker` another.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from collections.abc import Callable, Sequence

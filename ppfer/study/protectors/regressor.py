@@ -6,8 +6,6 @@ punishes that part of the error, and the network keeps how large it is (`Regress
 Stage: regressor. `data/regressor.md` is the model card of the shipped weights.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from collections.abc import Callable

@@ -2,8 +2,6 @@
 f_B in a minimax.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -10,8 +10,6 @@ donor's head. No method that shows the motion can leak less, so other rows are r
 real video nobody knows the motion.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib.util
