@@ -19,7 +19,7 @@ from PIL import ImageDraw
 from figures import headline, inside, publish
 from ppfer.cli import notebooks
 from ppfer.config import REPO
-from ppfer.measure import Rate, Spread, as_rate, json_rows
+from ppfer.measure import Rate, Spread, as_rate, json_rows, markdown
 from ppfer.show import plots
 
 SKIPPED = {".venv", "runs", "my_notebooks", "build", "node_modules"}
@@ -180,6 +180,19 @@ def first_line(path: Path) -> str:
     outputs = (o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", []))
     said = (re.search(r"^profile .*", o.get("text", ""), re.MULTILINE) for o in outputs)
     return next((match[0] for match in said if match), "")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        file
+        for file in sorted((REPO / "figures").rglob("*.json"))
+        if file.with_suffix(".md").exists() and file.parent.name != "bench"  # has its own columns
+    ],
+    ids=lambda file: f"{file.parent.name}/{file.stem}",
+)
+def test_a_printed_table_is_its_rows(file):
+    assert file.with_suffix(".md").read_text() == markdown(json.loads(file.read_text()))
 
 
 def test_all_notebooks_were_run_on_one_processor():

@@ -271,13 +271,18 @@ def make(args: argparse.Namespace) -> None:
         fixed |= {"imported": str(exported(runs))} if grid == "across 2" else {}
         opener = open_wild if grid == "across 2" else lately_opened
         cells = cells_of(axes, args.profile, fixed, (), STAND_ON.get(grid, STAGES))
-        # while the first makes what all stand on, the second trains what stands on clips alone
-        first = ("none", "live")
-        cells.sort(key=lambda cell: (cell.config.seed, cell.values["approach"] not in first))
+        cells.sort(key=lambda cell: (cell.config.seed, *turn(cell.values["approach"])))
         about = {"grid": grid, "out": args.out.resolve(), "opener": opener}
         batch = Rows(cells, runs, runs / "batches" / grid, **about)
-        for outcome in run_batch(batch, torch.cuda.device_count() or 1):
+        for outcome in run_batch(batch, args.workers):
             print(f"{grid}, {cells[outcome.cell]}: {outcome.error or 'done'}", flush=True)
+
+
+def turn(name: str) -> tuple[bool, bool]:
+    """The order of rows: while one process makes what all stand on, another trains live
+    controllers, which stand on clips alone; then come those that several seeds have.
+    """
+    return name not in ("none", "live"), name not in SEEDED
 
 
 def chosen(args: argparse.Namespace) -> dict:
@@ -420,5 +425,7 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=Path, default=REPO / "runs")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="of grids whose names hold this, e.g. budget")
+    each = torch.cuda.device_count() or 1
+    parser.add_argument("--workers", type=int, default=each, help="processes; two share a GPU well")
     given = parser.parse_args()
     what[given.what](given)
