@@ -130,21 +130,25 @@ def collect(folders: Iterable[Path], kept: Path) -> None:
         run = open_run(config_of(folder), folder.parent)
         new += rows_of(run, run.protectors)
         manifests[f"seed {run.config.seed}"] = made_in(folder)
-    put(new, manifests, kept)
-
-
-def put(new: Iterable[Mapping], manifests: Mapping[str, Mapping], kept: Path) -> None:
-    """Put rows in place of the same approaches and seeds of ``within.json``; all others stay, and
-    what F_u reads where the new ones do not say.
-    """
-    groups = grouped(json.loads((kept / "within.json").read_text()), "approach", "seed")
-    for place, rows in grouped(new, "approach", "seed").items():
-        read = {key: one for key, one in groups.get(place, [{}])[0].items() if key in RECOGNISED}
-        groups[place] = [read | row for row in rows]
-    order = list(dict.fromkeys(approach for approach, _ in groups))
-    places = sorted(groups, key=lambda place: (order.index(place[0]), place[1]))
-    write_json(kept / "within.json", [row for place in places for row in groups[place]])
+    put(new, kept)
     write_json(kept / "within_manifest.json", manifests)
+
+
+def put(new: Sequence[Mapping], kept: Path) -> None:
+    """Put rows in place of those of the same approach, seed and kind of attack, from within or on
+    pixels, in ``within.json``; all others stay, and what F_u reads where the new ones do not say.
+    """
+
+    def place(row: Mapping) -> tuple[str, int, bool]:
+        return row["approach"], row["seed"], row["attack"].startswith(ON_PIXELS)
+
+    old, asked = json.loads((kept / "within.json").read_text()), set(map(place, new))
+    read = {place(row)[:2]: {k: row[k] for k in RECOGNISED if k in row} for row in old}
+    rows = [row for row in old if place(row) not in asked]
+    rows += [read.get(place(row)[:2], {}) | row for row in new]
+    order = list(dict.fromkeys(row["approach"] for row in (*old, *new)))
+    rows.sort(key=lambda row: (order.index(row["approach"]), *place(row)[1:]))
+    write_json(kept / "within.json", rows)
 
 
 def keep_all(run: Run, folder: Path) -> None:

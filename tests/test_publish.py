@@ -184,13 +184,16 @@ def test_rows_from_within_of_finished_runs_take_the_place_of_old_ones(
     old = {"attack": "linear", "steps": 1, "clips": 1, "k": 0, "n": 1}
     kept = {"approach": "Another", "seed": 0} | old
     book = {"approach": tiny_run.protector("codebook").title, "seed": 0, "acc": {"k": 1, "n": 2}}
-    write_json(tmp_path / "within.json", [kept, book | old])
+    seen = book | old | {"attack": f"{inside.ON_PIXELS}linear"}
+    write_json(tmp_path / "within.json", [kept, seen, book | old])
     monkeypatch.setattr(inside, "open_run", lambda *_: tiny_run)
     inside.collect([tiny_run.dir], tmp_path)
     rows = json.loads((tmp_path / "within.json").read_text())
     groups = inside.grouped(rows, "approach")
     assert groups["Another",] == [kept]
-    found, asked = groups[book["approach"],], tiny_run.get("within/codebook")
+    *found, last = groups[book["approach"],]
+    asked = tiny_run.get("within/codebook")
+    assert last == seen  # was not asked again
     assert [{key: row[key] for key in old} for row in found] == asked
     assert all(row["acc"] == book["acc"] and row["bound"] == 1 for row in found)
     assert all(

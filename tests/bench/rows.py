@@ -205,7 +205,7 @@ def across(run: Run, name: str) -> Found:
 
 GRIDS = {  # what is asked of which cells, in the order of the tables' rows
     "row": (whole, {"approach": (*ROWS, *tables.MORE)}),
-    "linear": (linear, {"approach": (*tables.TABLE1, "live")}),
+    "linear": (linear, {"approach": (*tables.TABLE1, "live", "reenactment", "codebook")}),
     "task": (task, {"approach": tuple(TASKS)}),
     "schedule": (schedule, {"approach": long_schedule.CURVE}),
     "dial neutral": (dial, {"seed": (0, 1, 2), "approach": ("reenactment_neutral",)}),
@@ -387,31 +387,36 @@ def flat(groups: Iterable[tuple[str, list[dict]]]) -> list[dict]:
 
 
 def keep(args: argparse.Namespace) -> None:
-    """What `collect` finds, in figures/, and what is drawn of it; with ``--only`` its table."""
+    """What `collect` finds, in figures/, and what is drawn of it; with ``--only`` its tables or,
+    in ``within.json``, its rows.
+    """
     every = collect(args)
     made, config = args.out / args.profile, load_config(args.profile)
+    figures = REPO / "figures" / args.profile
+    found = [*args.out.glob("*.json"), *args.out.glob("*.md")]
+    within = [x for x in every if x[2] == "within"]
+    inside.put([row for *_, row in within], figures)
     if args.only:
-        figures = REPO / "figures" / args.profile
-        for path in (*args.out.glob("*.json"), *args.out.glob("*.md")):
+        for path in found:
             shutil.copy(path, figures)
-        made_there = sorted(
-            {f.parent.parent for grid in chosen(args) for f in args.out.glob(f"*/rows/{grid} *")}
-        )
-        about = {at.name: json.loads((at / "manifest.json").read_text()) for at in made_there}
-        write_json(figures / f"{args.only}_manifest.json", about)
-        common.publish.fill_pages()
+        if found:  # else how rows were made stays where they are
+            files = (f for grid in chosen(args) for f in args.out.glob(f"*/rows/{grid} *"))
+            made_there = sorted({file.parent.parent for file in files})
+            about = {at.name: json.loads((at / "manifest.json").read_text()) for at in made_there}
+            write_json(figures / f"{args.only}_manifest.json", about)
+        common.publish.refresh()
         return
-    for path in (*args.out.glob("*.json"), *args.out.glob("*.md")):
+    for path in found:
         shutil.copy(path, made)
     seeds = sorted(args.out.glob("*-seed*/manifest.json"))
     if seeds:  # else what is kept stays
         manifests = {path.parent.name: json.loads(path.read_text()) for path in seeds}
         write_json(made / "seeds_manifest.json", manifests)
-    if within := [x for x in every if x[2] == "within"]:
+    if within:
         runs = {
             f"seed {seed}": read_json(args.out / run / "manifest.json") for run, seed, *_ in within
         }
-        inside.put([row for *_, row in within], runs, REPO / "figures" / args.profile)
+        write_json(figures / "within_manifest.json", runs)
     (made / "discrepancies.md").write_text(paper.discrepancies(made))
     common.publish.keep_tables(made, args.profile, config.actors)
     common.publish.refresh()
@@ -425,7 +430,7 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=Path, default=REPO / "runs")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="of grids whose names hold this, e.g. budget")
-    each = torch.cuda.device_count() or 1
-    parser.add_argument("--workers", type=int, default=each, help="processes; two share a GPU well")
+    gpus = torch.cuda.device_count() or 1
+    parser.add_argument("--workers", type=int, default=gpus, help="processes; two share a GPU well")
     given = parser.parse_args()
     what[given.what](given)
