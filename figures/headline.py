@@ -103,9 +103,14 @@ def of_real_people(folder: Path) -> list[dict]:
 # --- in words -------------------------------------------------------------------
 
 
-def meaning(people: Sequence[Mapping], real: Sequence[Mapping], main: Sequence[Mapping]) -> str:
-    """What rows of `of_people` and `of_real_people`, and of the 91's ``main.json``, mean for a
-    student, for a researcher and for a practitioner.
+def meaning(
+    people: Sequence[Mapping],
+    real: Sequence[Mapping],
+    main: Sequence[Mapping],
+    videos: Sequence[Mapping],
+) -> str:
+    """What rows of `of_people` and `of_real_people`, of the 91's ``main.json`` and of the ten's
+    ``videos.json`` mean for a student, for a researcher and for a practitioner.
     """
     row = {r["approach"]: r for r in people}
     ppfer = next(r for r in main if r["approach"] == "PPFER (C)")
@@ -131,7 +136,9 @@ def meaning(people: Sequence[Mapping], real: Sequence[Mapping], main: Sequence[M
         f"shipped codebook {short(shipped[ONE])} (guessing 10 %), but then {short(shipped[LEFT])} "
         "of their expressions are read (guessing 16.7 %). A codebook of names, learned from "
         f"labelled clips of other people, names {short(names[ONE])} and leaves "
-        f"{short(names[LEFT])}. None is anonymity for people who are known by name. "
+        f"{short(names[LEFT])}. A video shows more than faces: where heads are and a blurred room "
+        f"name {short(videos[0]['1 clip'])}, unless `--frame alone` leaves them out. None is "
+        "anonymity for people who are known by name. "
         "[Notebook 12](../notebooks/12_protect.ipynb) protects a video.\n"
     )
 
@@ -203,9 +210,10 @@ def publish(folder: Path) -> None:
     """Write all of it below a folder that has ``twin`` and ``real``."""
     twin, real = folder / "twin", folder / "real"
     people, ten, main = of_people(twin), of_real_people(real), read(twin / "main.json")
+    videos = read(real / "videos.json")
     write_table(people, twin, "headline")
     write_table(ten, real, "headline")
-    (folder / "meaning.md").write_text(meaning(people, ten, main))
+    (folder / "meaning.md").write_text(meaning(people, ten, main, videos))
     plots.theme()
     (folder / "headline.svg").write_text(plots.svg(figure(people), ALT))
     plt.close("all")

@@ -159,6 +159,7 @@ def test_the_worst_attack_says_from_where_with_how_many_clips_and_steps(tiny_run
         {"attack": "linear", "steps": 300, "clips": 1, "k": 9, "n": 9},
         {"attack": "symbols counted", "steps": 0, "clips": 16, "k": 2, "n": 2},
     ]
+    tiny_run.ensure("attack_linear/none")
     held, got = tiny_run.has, tiny_run.get
     monkeypatch.setattr(tiny_run, "has", lambda n: n == "within/none" or held(n))
     monkeypatch.setattr(tiny_run, "get", lambda n: rows if n == "within/none" else got(n))

@@ -202,6 +202,43 @@ def test_frames_without_a_face_are_black_and_counted(tmp_path, people):
     assert f"no face found in {sum(black)} frames" in str(outcome) and outcome.ok
 
 
+def test_a_head_alone_says_nothing_of_where_it_was_or_of_the_scene(tmp_path, people):
+    """A figure that is the same wherever its face was: then so is the picture."""
+
+    def drawn(clips, names):
+        return torch.full((*clips.shape[:2], 4, *clips.shape[3:]), 0.5)
+
+    def at_rate(rate):
+        return VideoProtector(drawn, figure_square=lambda box: box)
+
+    protector = SimpleNamespace(for_video=at_rate)
+    walked = [
+        np.roll(np.pad(picture, ((0, 0), (0, 40 + 2 * i), (0, 0)), mode="edge"), i, 1)[:, :136]
+        for i, picture in enumerate(people[0])
+    ]
+    source = write(tmp_path / "a.mp4", [*walked, *[walked[0] * 0 + np.uint8(GREEN)] * 20])
+    (outcome,) = protect_files(protector, source, tmp_path / "out", options(frame="alone"))
+    pictures = np.stack([made for made, _ in read(outcome.result)]).astype(int)
+    shown = len(pictures) - outcome.tally.faceless
+    wanted = 128 + scene.GREY * (1 - 128 / 255)
+    assert pictures.shape[1:] == (32, 32, 3) and shown >= len(walked)
+    assert np.abs(pictures[:shown] - wanted).max() < 8 and pictures[shown:].max() < 20
+    boxes = np.array([head.box for heads in outcome.tally for head in heads])
+    assert np.ptp(boxes[:, 0]) > 10
+
+
+def test_of_two_heads_one_at_a_time_is_shown_alone(tmp_path, people):
+    both = [np.concatenate(pair, 1) for pair in zip(*people, strict=False)]
+    source = write(tmp_path / "a.mp4", both)
+    how = options(frame="alone", preview=True, exact=True)
+    (outcome,) = protect_files(painted, source, tmp_path / "out", how)
+    assert "2 faces followed, one at a time shown" in str(outcome)
+    made = np.stack([made for made, _ in read(outcome.result)])
+    assert made.shape == (len(both), 32, 64, 3)
+    assert made[:, :, 36:, 0].min() > 200 > 60 > made[:, :, 36:, 1:].max()
+    assert on_screen(made[0, :, :32]).mean() > 0.5  # beside it the head, not the picture
+
+
 def test_a_video_without_any_face_is_not_written(tmp_path, people):
     write(tmp_path / "in" / "a.mp4", empty(8))
     write(tmp_path / "in" / "b.mp4", people[0])
@@ -221,7 +258,7 @@ def test_whole_pictures_become_the_protected_centre_square(tmp_path, people):
         assert made.shape == (32, 32, 3) and np.abs(made - wanted).mean() < 4
 
 
-@pytest.mark.parametrize("frame", ["face", "whole"])
+@pytest.mark.parametrize("frame", ["face", "alone", "whole"])
 def test_clips_are_whole_and_their_padding_is_cut_off(tmp_path, people, frame):
     source, seen = write(tmp_path / "a.mp4", people[0] + people[0][:5]), []
 
@@ -235,7 +272,7 @@ def test_clips_are_whole_and_their_padding_is_cut_off(tmp_path, people, frame):
     assert len(read(outcome.result)) == outcome.tally.frames == 21
 
 
-@pytest.mark.parametrize("frame", ["face", "whole"])
+@pytest.mark.parametrize("frame", ["face", "alone", "whole"])
 def test_variable_frame_rates_stay_variable(tmp_path, people, frame):
     stamps = (0, 33, 100, 133, 400, 1400, 1433, 1466, 1500, 1700, 1800, 2500)
     times = [Fraction(stamp, 1000) for stamp in stamps]

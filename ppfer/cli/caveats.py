@@ -86,8 +86,8 @@ def in_short(protector: Protector, run: Run) -> str:
     measured = f"still named: {'; '.join(worst)}" if worst else "how much it leaks was not measured"
     lines = [f"{protector.title}: {measured}.", *_bound(protector, run)]
     lines += [
-        "Not promised: that nobody is known by a way of moving, voice, body, clothes or "
-        "surroundings; all that was measured: figures/README.md"
+        "Not promised: that nobody is known by a way of moving or a voice; nor, but for --frame "
+        "alone, by body, clothes, surroundings or where the head is. More: figures/README.md"
     ]
     return "\n".join(lines)
 

@@ -158,8 +158,9 @@ def _protect(add: Add) -> None:
     which = "how heads are protected (default: reenactment); below: what needs a run, what does not"
     add("--approach", help=which)
     add("--weights", type=home, metavar="FILE", help="by what `ppfer export` wrote, without a run")
-    how = "face: each head in the full picture; whole: the centre square (default: face)"
-    add("--frame", choices=("face", "whole"), default="face", help=how)
+    how = "face: each head in the full picture; alone: the nearest head and nothing of the rest, "
+    how += "not even where it was; whole: the centre square (default: face)"
+    add("--frame", choices=("face", "alone", "whole"), default="face", help=how)
     rest = "with --frame face, what becomes of the rest (default: blur)"
     add("--outside", choices=("blur", "black", "keep"), default="blur", help=rest)
     size = "hide so many times the head's size (default: 1, with hair, ears and chin)"

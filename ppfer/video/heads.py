@@ -36,8 +36,8 @@ class ProtectOptions:
 
     size: int  # side of the squares that the protector was trained at, pixels
     device: torch.device
-    # "face": each head is protected and pasted back into the full picture. "whole": the picture's
-    # centre square is protected and is the result, `size` pixels wide
+    # "face": each head is protected and pasted back into the full picture. "alone": the largest is
+    # and, wherever it was, is the result, `size` pixels wide. "whole": the centre square is
     frame: str = "face"
     outside: str = "blur"  # with "face", what becomes of the rest: "blur", "black" or "keep"
     start: float | None = None  # seconds; None is the beginning
@@ -56,8 +56,8 @@ class ProtectOptions:
     protector: str = ""  # tells it from others, whose results are not taken for its own
 
     def __post_init__(self) -> None:
-        if self.frame not in ("face", "whole"):
-            raise PpferError(f"frame is face or whole, not '{self.frame}'")
+        if self.frame not in ("face", "alone", "whole"):
+            raise PpferError(f"frame is face, alone or whole, not '{self.frame}'")
         if self.outside not in ("blur", "black", "keep"):
             raise PpferError(f"outside is blur, black or keep, not '{self.outside}'")
         start, end = self.start or 0, math.inf if self.end is None else self.end
@@ -271,8 +271,9 @@ def _clip(window: list[Shot | None], track: int) -> Tensor:
 
 def _composed(shot: Shot, patches: dict[int, Tensor], options: ProtectOptions) -> np.ndarray:
     """The picture that is written, (H, W, 3) uint8; twice as wide for a preview."""
-    if options.frame == "whole":
-        pixels = _alone(patches[0])
+    shown = max(patches, key=lambda track: shot.squares[track][2], default=None)  # the nearest
+    if options.frame != "face":
+        pixels = _alone(patches.get(shown, torch.zeros(options.size, options.size, 3).byte()))
     else:
         kept = shot.ground.shape[:2] == shot.shape
         pixels = shot.ground.copy() if kept else scene.resized(shot.ground, *shot.shape).numpy()
@@ -285,8 +286,9 @@ def _composed(shot: Shot, patches: dict[int, Tensor], options: ProtectOptions) -
     if not options.preview:
         return pixels
     original = shot.frame.pixels
-    if options.frame == "whole":
-        original = scene.resized(scene.cut(original, *shot.squares[0]), *pixels.shape[:2]).numpy()
+    if options.frame != "face":
+        there = shot.squares.get(shown, (0, 0, min(shot.shape)))
+        original = scene.resized(scene.cut(original, *there), *pixels.shape[:2]).numpy()
     return np.concatenate([original, pixels], axis=1)
 
 

@@ -69,7 +69,7 @@ def protect_files(
         sweep(folder)  # what a killed process left half written
     # Where the rest is kept, a face missed is a face shown: then small ones are looked for as well.
     side = 960 if options.outside == "keep" else 480
-    faces = options.frame == "face" and jobs
+    faces = options.frame != "whole" and jobs
     finder = Finder(side, min(FAINT, options.threshold)) if faces else None
     at_rate = functools.partial(for_video, protector, named=named)
     for path, target in jobs:
@@ -100,7 +100,7 @@ def _protect(
                 _first_pass(passage, source)
             said = _write(passage, frames, source, target, began)
         tally = passage.tally
-        if options.report and options.frame == "face":
+        if options.report and options.frame != "whole":
             how = {name: getattr(options, name) for name in ("outside", "mask_scale", "threshold")}
             about = {"made_by": f"ppfer {__version__}"} | how  # no names, no pixels
             tally.write(target.with_name(target.name + ".json"), about)
@@ -128,7 +128,7 @@ def _write(
     options, tally, about = passage.options, passage.tally, frames.video
     comment, first, end = mark(source, options), None, Fraction(0)
     width, height = about.width, about.height
-    if options.frame == "whole":
+    if options.frame != "face":
         width = height = options.size
     width *= 1 + options.preview
     if is_photo(source):
@@ -148,7 +148,7 @@ def _write(
                 progress.update(count, f"{count / (time.monotonic() - began):.0f} frames/s")
         if first is None:
             raise PpferError(f"{source} has no frame there: it lasts {about.duration:.1f} s")
-        if tally.faceless == tally.frames and options.frame == "face":
+        if tally.faceless == tally.frames and options.frame != "whole":
             raise PpferError(
                 f"no face was found in any of the {tally.frames} frames of {source}; "
                 "the whole picture can be protected instead: --frame whole"
@@ -157,9 +157,10 @@ def _write(
     if not is_photo(source):
         text = f"{tally.frames} frames of {width}×{height}, {float(end - first):.1f} s"
         text += f", {tally.frames / max(time.monotonic() - began, 1e-9):.0f} frames/s"
-    if options.frame == "face":
+    if options.frame != "whole":
         faces = len(tally.tracks)
         text += f", {faces} face{'' if faces == 1 else 's'} followed"
+        text += ", one at a time shown" * (faces > 1 and options.frame == "alone")
         if tally.faceless:
             text += f", no face found in {tally.faceless} frames, which are black"
     return text

@@ -1,6 +1,7 @@
 """Real people, attacked from outside and from within: what ``figures/real`` holds.
 
     python tests/bench/real.py DIR --out figures/real [--readers regressor,mediapipe] [--within]
+    python tests/bench/real.py DIR --out figures/real --videos
 
 DIR holds clips, as `ppfer data` takes them, with the columns actor, sentence and emotion. No
 picture is kept.
@@ -15,6 +16,11 @@ codebooks beside the shipped one; their symbols are names of expressions, learne
 ``live.json``: the attackers of Table 1, who learn from pixels, and dlib's face recogniser (extra
 ``landmarks``) where it is installed: it knows everybody's other clips, and is shown what ``ppfer
 protect`` writes of the test clips. ``--within`` leaves this out, which takes longest.
+
+``videos.json``: attackers on the videos that ``ppfer protect --approach codebook`` writes of all
+clips, with each sentence held out in turn. They see more than a codebook passes: where the head was
+and the scene. With ``--frame alone`` the last two rows are all that is left; what the symbols of a
+whole video say stands in ``within.json``, too.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ import argparse
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import common
@@ -32,25 +38,32 @@ import pandas as pd
 import torch
 from within import ATTACKERS, SOLVED, Names, by_numbers, by_symbols, folds, held_out
 
-from ppfer.base.files import write_json
+from ppfer.base.files import read_json, write_json
 from ppfer.base.progress import Progress
 from ppfer.cli import main as ppfer
 from ppfer.config import load_config
 from ppfer.data.index import index
 from ppfer.data.words import EMOTIONS
-from ppfer.measure import HELD, Rate, pooled, write_table
+from ppfer.measure import HELD, Rate, Worst, pooled, write_table
 from ppfer.run.run import Run
+from ppfer.study.attacks.features import Moments, chosen
 from ppfer.study.attacks.linkage import strangers
-from ppfer.study.attacks.within import TOGETHER
+from ppfer.study.attacks.within import TOGETHER, counted
 from ppfer.study.catalogue import open_run, tables
-from ppfer.study.protectors import reenactment
+from ppfer.study.protectors import codebook, reenactment
+from ppfer.study.tables import LINEAR
 from ppfer.video import decode_clip, read_video
+from ppfer.video.face_log import FaceLog
+from ppfer.video.heads import ProtectOptions
+from ppfer.video.plan import fingerprint
+from ppfer.video.protect_files import protect_files
 
 BASE = ("clips", "split", "identity", "protected/none", "recognizer/none")
 ROWS = ("none", "reenactment", "reenactment_neutral", "codebook")
 LOOKS = 4  # frames of a clip that dlib is shown
 FRAMES = 16  # of a clip, whose numbers are read
 BACK = 48  # of a clip, whose numbers are read back off the donor: with 16 an attacker names fewer
+PERFORMED, OF_VIDEO = "the performances, one a second", "symbols of its video counted"
 CODEBOOKS = {"Codebook of names": Names(), "Codebook of names, clip by clip": Names(own=False)}
 
 # --- from within --------------------------------------------------------------------
@@ -86,11 +99,11 @@ def within(table: pd.DataFrame, runs: dict[str, Run]) -> Iterator[dict]:
         # the shipped codebook, which learned from no person and with the regressor alone
         if reader == "regressor":
             yield from shipped_rows(run, numbers, table, people, said)
-        for title, codebook in CODEBOOKS.items():
+        for title, learner in CODEBOOKS.items():
             for split, by in (("known", said), ("unknown", halves)):
                 names = np.empty(len(table), int)
                 for learned, held in folds(by):
-                    names[held] = codebook.learn(numbers, people, felt, learned)[held]
+                    names[held] = learner.learn(numbers, people, felt, learned)[held]
                 named = held_out(by_symbols(names, people), people, said)
                 yield from rows(title, reader, "symbols counted", named, people, split)
                 yield cell(title, reader, split, "expression", "as named", 1, names == felt)
@@ -162,6 +175,136 @@ def _over(
         said.append(numbers(clip[None]))
         progress.update(len(said))
     return torch.stack(said).numpy()
+
+
+# --- from what ``ppfer protect`` writes ---------------------------------------------
+
+
+class Told(codebook.CodebookReenactment):
+    """The codebook, which keeps what it lets through: of each name the symbols of its windows."""
+
+    def __init__(self, built: codebook.CodebookReenactment):
+        super().__init__(built.puppet, built.book, built.count)
+        self.said: dict[str, list[int]] = {}
+
+    def answer(self, numbers: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+        symbols = super().answer(numbers, names)
+        for name, symbol in zip(names, symbols.tolist(), strict=True):
+            self.said.setdefault(name.rpartition(" ")[0], []).append(symbol)
+        return symbols
+
+
+def videos(run: Run, table: pd.DataFrame) -> Iterator[dict]:
+    """Rows of ``videos.json``: most named by what one sees of a protected video."""
+    people, said = (pd.factorize(table[c])[0] for c in ("actor", "sentence"))
+    told = Told(run.protector("codebook").build(run))
+    paths, seen, boxes, symbols = [Path(path) for path in table["path"]], [], [], []
+    options = ProtectOptions(reenactment.SIDE, torch.device("cpu"), report=True)
+    with tempfile.TemporaryDirectory() as folder:
+        progress = Progress("ppfer protect", len(paths), "clips")
+        for path in paths:
+            (made,) = protect_files(told, path, Path(folder), options)
+            assert made.state == "written", made
+            frames, _ = read_video(made.result)
+            boxes.append(places(made.tally, frames.shape[-2:]))
+            seen.append(Moments()(spread(frames)[None].float() / 255)[0])
+            own = [f"{fingerprint(path)} {track}" for track in made.tally.tracks]
+            symbols.append(max((told.said[name] for name in own), key=len))
+            made.result.unlink()
+            progress.update(len(seen))
+    where = torch.stack(boxes)  # (n, BACK, 3)
+    numbers = {
+        "where the head is and how large": where,
+        "how it moves about, its mean place and size taken off": where
+        - where.mean(1, keepdim=True),
+    }
+    given = {what: standing(one) for what, one in numbers.items()}
+    attacks = {"the whole picture": {LINEAR: on_features(torch.stack(seen), people)}}
+    for what, one in given.items():
+        attacks[what] = {a: by_numbers(a, one, people) for a in (SOLVED, *ATTACKERS)}
+    attacks[PERFORMED] = {"counted": by_windows(symbols, people)}
+    lengths = torch.tensor([[float(len(one))] for one in symbols])
+    attacks["how long it is"] = {"linear": on_features(lengths, people)}
+    for what, tried in attacks.items():
+        found = {name: held_out(attack, people, said) for name, attack in tried.items()}
+        if len(found) > 1:
+            found[TOGETHER] = sum(found.values())
+        row = {"what is seen": what}
+        for clips in HELD:
+            rates = {name: pooled(one, people, clips) for name, one in found.items()}
+            best = max(rates, key=lambda name: rates[name].value)
+            row[column(clips)] = Worst(rates[best].k, rates[best].n, best)
+        print(row, flush=True)
+        yield row
+
+
+def of_videos(out: Path) -> list[dict]:
+    """Rows of ``within.json``: what ``videos.json`` says of a codebook's symbols."""
+    rows = read_json(out / "videos.json", [])
+    about = {"approach": f"{codebook.PROTECTOR.title}, 96 symbols", "reader": "regressor"}
+    about |= {"split": "unknown", "measure": "identity", "attack": OF_VIDEO}
+    return [
+        about | {key: cell[key] for key in ("clips", "k", "n")}
+        for row in rows
+        if row["what is seen"] == PERFORMED
+        for cell in (row[column(n)] | {"clips": n} for n in HELD)
+    ]
+
+
+def column(clips: int) -> str:
+    """Of a table, for so many clips of a person."""
+    return "1 clip" if clips == 1 else f"{clips} clips"
+
+
+def spread(frames: torch.Tensor) -> torch.Tensor:
+    """BACK of frames (T, ...), evenly."""
+    return frames[torch.linspace(0, len(frames) - 1, BACK).round().long()]
+
+
+def places(tally: FaceLog, shape: tuple[int, int]) -> torch.Tensor:
+    """Of BACK frames where the largest head's figure is: its middle, shares of the picture's height
+    (BACK, 2), and the logarithm of its size (BACK, 1).
+    """
+    rows = np.full((tally.frames, 3), np.nan)
+    for row, heads in zip(rows, tally, strict=True):
+        squares = [reenactment.figure_square(head.box) for head in heads if head.sure]
+        if squares:
+            left, top, right, bottom = max(squares, key=lambda s: s[2] - s[0]) / shape[0]
+            row[:] = (left + right) / 2, (top + bottom) / 2, np.log(right - left)
+    filled = pd.DataFrame(rows).interpolate(limit_direction="both").to_numpy(np.float32, copy=True)
+    return spread(torch.from_numpy(filled))
+
+
+def standing(numbers: torch.Tensor) -> np.ndarray:
+    """Numbers (n, T, K), each at mean 0 and deviation 1."""
+    return ((numbers - numbers.mean((0, 1))) / numbers.std((0, 1))).numpy()
+
+
+def on_features(features: torch.Tensor, people: np.ndarray) -> Callable:
+    """A linear layer on features (n, D), solved, for `held_out`."""
+
+    def attack(parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        rows = {part: index.numpy() for part, index in parts.items()}
+        layer = chosen(features, rows, people, torch.ones(int(people.max()) + 1))
+        with torch.no_grad():
+            return layer(features[parts["test"]]).log_softmax(-1)
+
+    return attack
+
+
+def by_windows(symbols: list[list[int]], people: np.ndarray) -> Callable:
+    """One who counts the symbols of all windows and adds up what each says, for `held_out`."""
+    own = torch.tensor([i for i, some in enumerate(symbols) for _ in some])
+    shown = torch.tensor([symbol for some in symbols for symbol in some])
+    whose = torch.as_tensor(people)[own]
+
+    def attack(parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        rows = {k: torch.isin(own, index).nonzero()[:, 0] for k, index in parts.items()}
+        said = counted(shown, whose, rows, int(shown.max()) + 1)
+        found = torch.zeros(len(symbols), said.shape[1])
+        return found.index_add_(0, own[rows["test"]], said)[parts["test"]]
+
+    return attack
 
 
 # --- from outside -------------------------------------------------------------------
@@ -260,13 +403,19 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--readers", default="regressor,mediapipe")
     parser.add_argument("--within", action="store_true", help="within.json alone")
+    parser.add_argument("--videos", action="store_true", help="videos.json alone")
     args = parser.parse_args()
     runs = {}
     for reader in args.readers.split(","):
         given = {"data": args.data, "test": 0.25, "reader": reader}
         runs[reader] = open_run(load_config("demo", given), args.runs)
     table = index(args.data).table
-    write_json(args.out / "within.json", list(within(table, runs)))
+    if args.videos:
+        write_table(list(videos(runs["regressor"], table)), args.out, "videos")
+        others = [r for r in read_json(args.out / "within.json", []) if r["attack"] != OF_VIDEO]
+        write_json(args.out / "within.json", [*others, *of_videos(args.out)])
+        return
+    write_json(args.out / "within.json", [*within(table, runs), *of_videos(args.out)])
     if args.within:
         return
     made = []
