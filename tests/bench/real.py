@@ -19,8 +19,7 @@ protect`` writes of the test clips. ``--within`` leaves this out, which takes lo
 
 ``videos.json``: attackers on the videos that ``ppfer protect --approach codebook`` writes of all
 clips, with each sentence held out in turn. They see more than a codebook passes: where the head was
-and the scene. With ``--frame alone`` the last two rows are all that is left; what the symbols of a
-whole video say stands in ``within.json``, too.
+and the scene. The last row is what ``--frame alone`` leaves, and stands in ``within.json``, too.
 """
 
 from __future__ import annotations
@@ -63,7 +62,10 @@ ROWS = ("none", "reenactment", "reenactment_neutral", "codebook")
 LOOKS = 4  # frames of a clip that dlib is shown
 FRAMES = 16  # of a clip, whose numbers are read
 BACK = 48  # of a clip, whose numbers are read back off the donor: with 16 an attacker names fewer
-PERFORMED, OF_VIDEO = "the performances, one a second", "symbols of its video counted"
+PLACE = "where the head is and how large"
+MOVES = "how it moves about, its mean place and size taken off"
+PERFORMED, LENGTH = "the performances, one a second", "its length, and how often no face was found"
+ALONE, OF_VIDEO = "these two together", "symbols of its video counted, and its length"
 CODEBOOKS = {"Codebook of names": Names(), "Codebook of names, clip by clip": Names(own=False)}
 
 # --- from within --------------------------------------------------------------------
@@ -198,7 +200,7 @@ def videos(run: Run, table: pd.DataFrame) -> Iterator[dict]:
     """Rows of ``videos.json``: most named by what one sees of a protected video."""
     people, said = (pd.factorize(table[c])[0] for c in ("actor", "sentence"))
     told = Told(run.protector("codebook").build(run))
-    paths, seen, boxes, symbols = [Path(path) for path in table["path"]], [], [], []
+    paths, seen, boxes, symbols, long = [Path(path) for path in table["path"]], [], [], [], []
     options = ProtectOptions(reenactment.SIDE, torch.device("cpu"), report=True)
     with tempfile.TemporaryDirectory() as folder:
         progress = Progress("ppfer protect", len(paths), "clips")
@@ -210,25 +212,27 @@ def videos(run: Run, table: pd.DataFrame) -> Iterator[dict]:
             seen.append(Moments()(spread(frames)[None].float() / 255)[0])
             own = [f"{fingerprint(path)} {track}" for track in made.tally.tracks]
             symbols.append(max((told.said[name] for name in own), key=len))
+            count, without = float(made.tally.frames), made.tally.faceless
+            long.append(torch.tensor([count, count**2, without]))
             made.result.unlink()
             progress.update(len(seen))
     where = torch.stack(boxes)  # (n, BACK, 3)
-    numbers = {
-        "where the head is and how large": where,
-        "how it moves about, its mean place and size taken off": where
-        - where.mean(1, keepdim=True),
-    }
-    given = {what: standing(one) for what, one in numbers.items()}
+    moves = where - where.mean(1, keepdim=True)
     attacks = {"the whole picture": {LINEAR: on_features(torch.stack(seen), people)}}
-    for what, one in given.items():
-        attacks[what] = {a: by_numbers(a, one, people) for a in (SOLVED, *ATTACKERS)}
+    for what, numbers in ((PLACE, where), (MOVES, moves)):
+        given = standing(numbers)
+        attacks[what] = {a: by_numbers(a, given, people) for a in (SOLVED, *ATTACKERS)}
     attacks[PERFORMED] = {"counted": by_windows(symbols, people)}
-    lengths = torch.tensor([[float(len(one))] for one in symbols])
-    attacks["how long it is"] = {"linear": on_features(lengths, people)}
-    for what, tried in attacks.items():
-        found = {name: held_out(attack, people, said) for name, attack in tried.items()}
+    attacks[LENGTH] = {"linear": on_features(torch.stack(long), people)}
+    tried = {
+        what: {name: held_out(attack, people, said) for name, attack in some.items()}
+        for what, some in attacks.items()
+    }
+    for found in tried.values():
         if len(found) > 1:
             found[TOGETHER] = sum(found.values())
+    tried[ALONE] = {TOGETHER: tried[PERFORMED]["counted"] + tried[LENGTH]["linear"]}
+    for what, found in tried.items():
         row = {"what is seen": what}
         for clips in HELD:
             rates = {name: pooled(one, people, clips) for name, one in found.items()}
@@ -246,8 +250,9 @@ def of_videos(out: Path) -> list[dict]:
     return [
         about | {key: cell[key] for key in ("clips", "k", "n")}
         for row in rows
-        if row["what is seen"] == PERFORMED
+        if row["what is seen"] == ALONE
         for cell in (row[column(n)] | {"clips": n} for n in HELD)
+        if cell["n"]
     ]
 
 
