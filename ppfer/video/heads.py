@@ -273,7 +273,7 @@ def _composed(shot: Shot, patches: dict[int, Tensor], options: ProtectOptions) -
     """The picture that is written, (H, W, 3) uint8; twice as wide for a preview."""
     shown = max(patches, key=lambda track: shot.squares[track][2], default=None)  # the nearest
     if options.frame != "face":
-        pixels = _alone(patches.get(shown, torch.zeros(options.size, options.size, 3).byte()))
+        pixels = _alone(patches[shown]) if patches else np.zeros(2 * [options.size] + [3], np.uint8)
     else:
         kept = shot.ground.shape[:2] == shot.shape
         pixels = shot.ground.copy() if kept else scene.resized(shot.ground, *shot.shape).numpy()

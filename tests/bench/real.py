@@ -43,11 +43,11 @@ from ppfer.cli import main as ppfer
 from ppfer.config import load_config
 from ppfer.data.index import index
 from ppfer.data.words import EMOTIONS
-from ppfer.measure import HELD, Rate, Worst, pooled, write_table
+from ppfer.measure import HELD, Rate, pooled, write_table
 from ppfer.run.run import Run
 from ppfer.study.attacks.features import Moments, chosen
 from ppfer.study.attacks.linkage import strangers
-from ppfer.study.attacks.within import TOGETHER, counted
+from ppfer.study.attacks.within import TOGETHER, by_clips, counted
 from ppfer.study.catalogue import open_run, tables
 from ppfer.study.protectors import codebook, reenactment
 from ppfer.study.tables import LINEAR
@@ -201,7 +201,7 @@ def videos(run: Run, table: pd.DataFrame) -> Iterator[dict]:
     people, said = (pd.factorize(table[c])[0] for c in ("actor", "sentence"))
     told = Told(run.protector("codebook").build(run))
     paths, seen, boxes, symbols, long = [Path(path) for path in table["path"]], [], [], [], []
-    options = ProtectOptions(reenactment.SIDE, torch.device("cpu"), report=True)
+    options = ProtectOptions(reenactment.SIDE, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         progress = Progress("ppfer protect", len(paths), "clips")
         for path in paths:
@@ -233,13 +233,12 @@ def videos(run: Run, table: pd.DataFrame) -> Iterator[dict]:
             found[TOGETHER] = sum(found.values())
     tried[ALONE] = {TOGETHER: tried[PERFORMED]["counted"] + tried[LENGTH]["linear"]}
     for what, found in tried.items():
-        row = {"what is seen": what}
-        for clips in HELD:
-            rates = {name: pooled(one, people, clips) for name, one in found.items()}
-            best = max(rates, key=lambda name: rates[name].value)
-            row[column(clips)] = Worst(rates[best].k, rates[best].n, best)
-        print(row, flush=True)
-        yield row
+        named = [
+            {"attack": attack, "clips": clips} | pooled(one, people, clips).to_dict()
+            for attack, one in found.items()
+            for clips in HELD
+        ]
+        yield {"what is seen": what} | by_clips([row for row in named if row["n"]])
 
 
 def of_videos(out: Path) -> list[dict]:
@@ -247,18 +246,12 @@ def of_videos(out: Path) -> list[dict]:
     rows = read_json(out / "videos.json", [])
     about = {"approach": f"{codebook.PROTECTOR.title}, 96 symbols", "reader": "regressor"}
     about |= {"split": "unknown", "measure": "identity", "attack": OF_VIDEO}
+    cells = (pair for row in rows if row["what is seen"] == ALONE for pair in row.items())
     return [
-        about | {key: cell[key] for key in ("clips", "k", "n")}
-        for row in rows
-        if row["what is seen"] == ALONE
-        for cell in (row[column(n)] | {"clips": n} for n in HELD)
-        if cell["n"]
+        about | {"clips": int(held.split()[0]), "k": cell["k"], "n": cell["n"]}
+        for held, cell in cells
+        if isinstance(cell, dict)
     ]
-
-
-def column(clips: int) -> str:
-    """Of a table, for so many clips of a person."""
-    return "1 clip" if clips == 1 else f"{clips} clips"
 
 
 def spread(frames: torch.Tensor) -> torch.Tensor:
