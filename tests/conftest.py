@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pandas as pd
 import pytest
 import torch
@@ -17,6 +19,7 @@ from ppfer.study import catalogue
 
 pytest_plugins = ("counting", "in_two")
 
+os.environ["PPFER_KEY"] = ""  # no file at home, the same random choices anywhere
 # tensors this small only wait for each other's threads, all the more on a busy machine
 torch.set_num_threads(1)
 

@@ -147,6 +147,7 @@ def test_an_altered_file_is_refused(alter, file, call, tmp_path, capsys):
         ("export --approach reenactment --out NEW", "reenactment needs no export"),
         ("export --approach solid --out NEW", "solid needs no export"),
         ("export --approach none --out NEW", "none needs no export"),
+        ("protect VIDEO --out NEW --approach none", "none hides nothing"),
         ("export --approach mean --out NEW", "stands on split, which is about a run's clips"),
         ("export --approach tradeoff --out NEW", "was not trained in"),
         ("export --approach pffer --out NEW", "did you mean 'ppfer'?"),

@@ -14,6 +14,7 @@ from making_videos import encode
 
 from ppfer import video
 from ppfer.base.errors import PpferError
+from ppfer.base.files import write_json
 from ppfer.config import REPO
 from ppfer.protect import VideoProtector
 from ppfer.run.clips import by_clip
@@ -404,6 +405,42 @@ def test_results_are_kept_resumed_and_replaced_on_request_only(tmp_path, people)
     assert again(overwrite=True) == ["written", "written"] and result.read_bytes() != kept
     write(result, people[0])  # by somebody else
     assert again() == ["exists", "finished"]
+
+
+def test_whoever_holds_an_original_and_not_the_key_cannot_tell_what_was_made_of_it(
+    tmp_path, people, monkeypatch
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    source, marks, names = write(tmp_path / "a.mp4", people[0][:2]), [], []
+    for given in ("", "a secret", None):  # None: one that is made, and kept for later calls
+        monkeypatch.delenv("PPFER_KEY") if given is None else monkeypatch.setenv("PPFER_KEY", given)
+        for _ in range(2):
+            plan.key.cache_clear()
+            marks.append(plan.mark(source, options()))
+            names.append(plan.fingerprint(source))
+    plan.key.cache_clear()
+    assert len(set(marks)) == len(set(names)) == 3 and marks[::2] == marks[1::2]
+    kept = tmp_path / "home" / "ppfer" / "key"
+    assert len(kept.read_bytes()) == 32 and kept.parent.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("there", ["a file", "a folder"])
+def test_what_lies_where_a_report_belongs_is_not_written_over(tmp_path, people, there):
+    sources = [write(tmp_path / "in" / name, people[0][:2]) for name in ("a.mp4", "b.mp4")]
+    log = tmp_path / "out" / "a.mp4.json"
+    log.mkdir(parents=True) if there == "a folder" else write_json(log, {"title": "mine"})
+    call = {"report": True, "frame": "alone"}
+    outcomes = protect_files(painted, sources, tmp_path / "out", options(**call))
+    assert [outcome.state for outcome in outcomes] == ["exists", "written"]
+    assert str(log) in str(outcomes[0]) and not log.with_suffix("").exists()
+    first, second = protect_files(
+        painted, sources, tmp_path / "out", options(**call, overwrite=True)
+    )
+    if there == "a folder":
+        assert first.state == "failed" and "could not be written" in str(first)
+    else:
+        assert first.state == "written" and "frames_without_face" in log.read_text()
+    assert second.state == "written"
 
 
 def test_what_is_no_video_is_passed_over_with_a_word(tmp_path, people):

@@ -74,9 +74,10 @@ def at_length(protector: Protector, run: Run) -> str:
     return "\n".join([measured, *_bound(protector, run)])
 
 
-def in_short(protector: Protector, run: Run) -> str:
-    """A few lines for the end of a call: the worst that was measured of a protector, of a codebook
-    the bound that no attacker passes, and where the rest stands (`leaked`, `leaked_by`).
+def in_short(protector: Protector, run: Run, frame: str = "alone") -> str:
+    """A few lines for the end of a call: the worst that was measured of a protector, and of what is
+    round a face if the `frame` shows that; of a codebook the bound that no attacker passes; and
+    where the rest stands (`leaked`, `leaked_by`).
     """
     lines = [line.strip() for line in at_length(protector, run).splitlines()]
     worst = []
@@ -85,6 +86,11 @@ def in_short(protector: Protector, run: Run) -> str:
     worst += [line for line in lines if "worst" in line and ":" in line][-1:]
     measured = f"still named: {'; '.join(worst)}" if worst else "how much it leaks was not measured"
     lines = [f"{protector.title}: {measured}.", *_bound(protector, run)]
+    for row in read_json(FIGURES / "real" / "videos.json", [])[:1] if frame == "face" else ():
+        lines.append(
+            f"By {row['what is seen']}, place and room included: {cell_text(row['1 clip'])} of ten real "
+            "people's clips are named behind a codebook. --frame alone leaves that out."
+        )
     lines += [
         "Not promised: that nobody is known by a way of moving or a voice; nor, but for --frame "
         "alone, by body, clothes, surroundings or where the head is. More: figures/README.md"
@@ -100,9 +106,10 @@ def _bound(protector: Protector, run: Run) -> list[str]:
     from ppfer.study.protectors.codebook import bound
 
     answers = f", answers randomised with ε = {epsilon:g}" if epsilon else ""
+    but, most = " but the key" * bool(epsilon), 100 * bound(MANY, symbols, epsilon)
     return [
         f"The bound: the donor's face shows one of {symbols} symbols{answers}; from one of them "
-        f"nobody, whatever he knows, names more than {100 * bound(MANY, symbols, epsilon):.2g} % "
+        f"nobody, whatever he knows{but}, names more than {most:.2g} % "
         f"of {MANY:,} people. A new one comes every second, and each says more."
     ]
 
@@ -126,14 +133,16 @@ def leaked_by(protector: Protector, figures: Path = FIGURES) -> str:
 
 def _read_back(protector: Protector, figures: Path) -> list[str]:
     """The most that attackers from within named, a line for each number of clips they held."""
-    lines = []
+    from ppfer.study.catalogue import PROTECTORS
+
+    lines, others = [], {other.title for other in PROTECTORS}
     for of, people in (("twin", "synthetic people"), ("real", "ten real people")):
         rows = read_json(figures / of / "within.json", [])
         rows = [r for r in rows if r.get("measure", "identity") == "identity"]
         rows = [r for r in rows if f"{r['approach']},".startswith(f"{protector.title},")]
-        exact = [r for r in rows if r["approach"] == protector.title] or rows
-        for clips in dict.fromkeys(r["clips"] for r in exact):
-            tried = [r for r in exact if r["clips"] == clips]
+        rows = [r for r in rows if r["approach"] == protector.title or r["approach"] not in others]
+        for clips in dict.fromkeys(r["clips"] for r in rows):
+            tried = [r for r in rows if r["clips"] == clips]
             most = max(tried, key=lambda r: r["k"] / r["n"])
             held = "from one clip" if clips == 1 else f"from {clips} clips of a person"
             share = cell_text({"k": most["k"], "n": most["n"]})

@@ -49,6 +49,8 @@ def protect(args: argparse.Namespace) -> int:
         return _protected(args, COVERS[approach], options, False, COVERED)
     run = exported or run_of(args)
     config, protector = run.config, run.protector(approach)
+    if approach == "none":
+        raise PpferError("--approach none hides nothing; of what does, see: ppfer protect --help")
     built = built_in(run, protector, args)
     if protector.for_anybody:  # no clips of a run belong to it
         key = digest([approach, *map(run.key, protector.needs)])
@@ -60,7 +62,7 @@ def protect(args: argparse.Namespace) -> int:
     if not protector.for_anybody:
         print(exported.about["closed_set"] if exported else closed_set(run), flush=True)
     built = deployed(built, BATCH, precision=config.precision, compile=config.compile)
-    caveat = exported.about["caveat"] if exported else in_short(protector, run)
+    caveat = exported.about["caveat"] if exported else in_short(protector, run, args.frame)
     return _protected(args, built, options, protector.named, caveat)
 
 

@@ -44,17 +44,17 @@ class FaceLog:
         A frame is "found" where every sure face was seen in it, "bridged" where one was not but
         before or after it, "missed" where there is none: then nothing of it is shown.
         """
-        lines = []
-        for time, heads in zip(self.times, self, strict=True):
-            faces = list(map(_face, heads))
-            scores = [face["score"] for face in faces if face["sure"]]
-            state = "missed" if not scores else "bridged" if None in scores else "found"
-            frame = {"time": round(time, 4), "state": state, "faces": faces}
-            lines.append(f"  {json.dumps(frame)}")
         about |= {"frames_without_face": self.faceless, "faces_followed": len(self.tracks)}
-        head, frames = json.dumps(about | {"frames": []}, indent=1), ",\n".join(lines)
-        with atomic(path) as partial:
-            partial.write_text(head.removesuffix("[]\n}") + f"[\n{frames}\n ]\n}}\n", "utf-8")
+        head = json.dumps(about | {"frames": []}, indent=1).removesuffix("]\n}")
+        with atomic(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(head)
+            for count, (time, heads) in enumerate(zip(self.times, self, strict=True)):
+                faces = list(map(_face, heads))
+                scores = [face["score"] for face in faces if face["sure"]]
+                state = "missed" if not scores else "bridged" if None in scores else "found"
+                frame = {"time": round(time, 4), "state": state, "faces": faces}
+                file.write(f"{',' * (count > 0)}\n  {json.dumps(frame)}")
+            file.write("\n ]\n}\n")
 
 
 def _face(head: Head) -> dict:

@@ -1,17 +1,20 @@
 """Which files are protected, where the results go, and which were made earlier."""
 
 import contextlib
+import functools
 import glob
 import hashlib
+import hmac
 import itertools
 import os
+import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ppfer.base.errors import PpferError, printable
-from ppfer.base.files import digest, normal
+from ppfer.base.files import atomic, digest, normal, owner_only
 from ppfer.video.face_log import FaceLog
 from ppfer.video.file import PHOTO_SUFFIXES, VIDEO_SUFFIXES, comment, file_fault, is_photo, is_video
 from ppfer.video.heads import ProtectOptions
@@ -173,25 +176,72 @@ def _is_result(path: Path) -> bool:
 
 
 def mark(source: Path, options: ProtectOptions) -> str:
-    """What the header of a result says: that it is one, and a digest of all it was made of."""
+    """What the header of a result says: that it is one, and a digest of all it was made of, which
+    tells nothing to whoever has not the key.
+    """
     made_of = {"input": fingerprint(source), "settings": options.settings()}
     return f"{MARK} {digest(made_of)}"
 
 
 def fingerprint(path: Path) -> str:
-    """sha256 of a file's size and of nine pieces of it: quick, and the same after a copy."""
+    """sha256 of a file's size and of nine pieces of it, under `key`: quick, and the same after a
+    copy. What is drawn at random for a video is drawn by it.
+    """
     size, piece = path.stat().st_size, 1 << 16
     made = hashlib.sha256(str(size).encode())
     with contextlib.suppress(OSError), path.open("rb") as file:  # a bad sector: what can be read
         for part in range(9):
             file.seek(max(0, size - piece) * part // 8)
             made.update(file.read(piece))
-    return made.hexdigest()
+    secret = key()
+    return hmac.digest(secret, made.digest(), "sha256").hex() if secret else made.hexdigest()
+
+
+@functools.cache
+def key() -> bytes:
+    """A secret of this user's, made once: whoever holds an original, but not this, cannot tell by
+    a result's header or by what was drawn at random that it was made of it.
+
+    It lies in ``ppfer/key`` in ``$XDG_STATE_HOME`` or ``~/.local/state``; where nothing can be kept
+    each process has another. The variable PPFER_KEY stands for it; empty, nothing is secret.
+    """
+    if (given := os.environ.get("PPFER_KEY")) is not None:
+        return given.encode()
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    path, secret = Path(home, "ppfer", "key"), secrets.token_bytes(32)
+    with contextlib.suppress(OSError):
+        owner_only(path.parent)
+        if not path.exists():
+            with atomic(path) as partial:
+                partial.write_bytes(secret)
+        secret = path.read_bytes()
+    return secret
+
+
+def beside(result: Path) -> Path:
+    """Where it is told where faces were (`FaceLog.write`)."""
+    return result.with_name(result.name + ".json")
+
+
+def _foreign(log: Path) -> bool:
+    """Whether something else lies where `beside` says."""
+    try:
+        with log.open("rb") as file:
+            return not file.read(40).startswith(b'{\n "made_by": "ppfer')
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def earlier(path: Path, target: Path, options: ProtectOptions) -> Outcome | None:
     """What to say of a video whose result is there; None if it is to be made."""
-    if not target.exists() or options.overwrite:
+    if options.overwrite:
+        return None
+    if options.report and _foreign(log := beside(target)):
+        note = f"{log} is there, made by something else; give another folder, or --overwrite"
+        return Outcome(path, "exists", notes=[note])
+    if not target.exists():
         return None
     said = _said(target)
     if said == mark(path, options):

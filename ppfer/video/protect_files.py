@@ -21,8 +21,8 @@ from ppfer.video.faces import FAINT, Finder
 from ppfer.video.file import is_photo
 from ppfer.video.heads import Passage, ProtectOptions
 from ppfer.video.photo import Photo, photo_writer
-from ppfer.video.plan import Outcome, earlier, fingerprint, mark, plan
-from ppfer.video.writer import Writer
+from ppfer.video.plan import Outcome, beside, earlier, fingerprint, mark, plan
+from ppfer.video.writer import Writer, sentences
 
 SOUND_LEFT_OUT = "its sound is left out, since a voice names its speaker"
 SOUND_KEPT = "its sound is kept, and a voice names its speaker"
@@ -103,7 +103,8 @@ def _protect(
         if options.report and options.frame != "whole":
             how = {name: getattr(options, name) for name in ("outside", "mask_scale", "threshold")}
             about = {"made_by": f"ppfer {__version__}"} | how  # no names, no pixels
-            tally.write(target.with_name(target.name + ".json"), about)
+            with sentences(log := beside(target)):
+                tally.write(log, about)
     except PpferError as error:
         return Outcome(source, "failed", notes=[str(error)])
     notes = [said]

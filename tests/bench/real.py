@@ -29,6 +29,7 @@ import importlib.util
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import common
@@ -43,13 +44,14 @@ from ppfer.cli import main as ppfer
 from ppfer.config import load_config
 from ppfer.data.index import index
 from ppfer.data.words import EMOTIONS
-from ppfer.measure import HELD, Rate, pooled, write_table
+from ppfer.measure import HELD, Rate, Worst, pooled, write_table
 from ppfer.run.run import Run
 from ppfer.study.attacks.features import Moments, chosen
 from ppfer.study.attacks.linkage import strangers
 from ppfer.study.attacks.within import TOGETHER, by_clips, counted
 from ppfer.study.catalogue import open_run, tables
-from ppfer.study.protectors import codebook, reenactment
+from ppfer.study.protectors import codebook, names, reenactment
+from ppfer.study.protectors.regressor import shipped
 from ppfer.study.tables import LINEAR
 from ppfer.video import decode_clip, read_video
 from ppfer.video.face_log import FaceLog
@@ -65,7 +67,10 @@ BACK = 48  # of a clip, whose numbers are read back off the donor: with 16 an at
 PLACE = "where the head is and how large"
 MOVES = "how it moves about, its mean place and size taken off"
 PERFORMED, LENGTH = "the performances, one a second", "its length, and how often no face was found"
-ALONE, OF_VIDEO = "these two together", "symbols of its video counted, and its length"
+ALONE, OF_VIDEO = "these two together", "performances of its video, and its length"
+NAMED, READ = "names acted, read by", "the expression named most often, read by"
+BY_LENGTH = "a linear layer on its length"
+SYMBOLS = 96  # of the shipped codebook
 CODEBOOKS = {"Codebook of names": Names(), "Codebook of names, clip by clip": Names(own=False)}
 
 # --- from within --------------------------------------------------------------------
@@ -183,68 +188,109 @@ def _over(
 
 
 class Told(codebook.CodebookReenactment):
-    """The codebook, which keeps what it lets through: of each name the symbols of its windows."""
+    """The codebook, which keeps what it reads: of each name the numbers of its windows."""
 
-    def __init__(self, built: codebook.CodebookReenactment):
-        super().__init__(built.puppet, built.book, built.count)
-        self.said: dict[str, list[int]] = {}
+    def __init__(self, puppet: reenactment.Reenactment, book: codebook.Codebook):
+        super().__init__(puppet, book, SYMBOLS)
+        self.windows: dict[str, list[torch.Tensor]] = {}
 
     def answer(self, numbers: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
-        symbols = super().answer(numbers, names)
-        for name, symbol in zip(names, symbols.tolist(), strict=True):
-            self.said.setdefault(name.rpartition(" ")[0], []).append(symbol)
-        return symbols
+        for name, window in zip(names, numbers.cpu(), strict=True):
+            self.windows.setdefault(name.rpartition(" ")[0], []).append(window)
+        return super().answer(numbers, names)
 
 
-def videos(run: Run, table: pd.DataFrame) -> Iterator[dict]:
-    """Rows of ``videos.json``: most named by what one sees of a protected video."""
-    people, said = (pd.factorize(table[c])[0] for c in ("actor", "sentence"))
-    told = Told(run.protector("codebook").build(run))
-    paths, seen, boxes, symbols, long = [Path(path) for path in table["path"]], [], [], [], []
-    options = ProtectOptions(reenactment.SIDE, torch.device("cpu"))
+@dataclass
+class Watched:
+    """What videos that `Told` has protected show, in their order."""
+
+    seen: list[torch.Tensor] = field(default_factory=list)  # `Moments` of each
+    boxes: list[torch.Tensor] = field(default_factory=list)  # (BACK, 3), see `places`
+    windows: list[torch.Tensor] = field(default_factory=list)  # (W, T, 55) read of each
+    long: list[torch.Tensor] = field(default_factory=list)  # length, its square, faceless frames
+
+
+def watched(told: Told, paths: pd.Series, what: str) -> Watched:
+    """Protect videos, and look at what comes of it."""
+    found, options = Watched(), ProtectOptions(reenactment.SIDE, torch.device("cpu"))
+    progress = Progress(what, len(paths), "clips")
     with tempfile.TemporaryDirectory() as folder:
-        progress = Progress("ppfer protect", len(paths), "clips")
-        for path in paths:
+        for path in map(Path, paths):
             (made,) = protect_files(told, path, Path(folder), options)
             assert made.state == "written", made
             frames, _ = read_video(made.result)
-            boxes.append(places(made.tally, frames.shape[-2:]))
-            seen.append(Moments()(spread(frames)[None].float() / 255)[0])
+            found.boxes.append(places(made.tally, frames.shape[-2:]))
+            found.seen.append(Moments()(spread(frames)[None].float() / 255)[0])
             own = [f"{fingerprint(path)} {track}" for track in made.tally.tracks]
-            symbols.append(max((told.said[name] for name in own), key=len))
+            found.windows.append(torch.stack(max((told.windows[name] for name in own), key=len)))
             count, without = float(made.tally.frames), made.tally.faceless
-            long.append(torch.tensor([count, count**2, without]))
+            found.long.append(torch.tensor([count, count**2, without]))
             made.result.unlink()
-            progress.update(len(seen))
-    where = torch.stack(boxes)  # (n, BACK, 3)
-    moves = where - where.mean(1, keepdim=True)
-    attacks = {"the whole picture": {LINEAR: on_features(torch.stack(seen), people)}}
-    for what, numbers in ((PLACE, where), (MOVES, moves)):
-        given = standing(numbers)
-        attacks[what] = {a: by_numbers(a, given, people) for a in (SOLVED, *ATTACKERS)}
-    attacks[PERFORMED] = {"counted": by_windows(symbols, people)}
-    attacks[LENGTH] = {"linear": on_features(torch.stack(long), people)}
-    tried = {
-        what: {name: held_out(attack, people, said) for name, attack in some.items()}
-        for what, some in attacks.items()
-    }
-    for found in tried.values():
-        if len(found) > 1:
-            found[TOGETHER] = sum(found.values())
-    tried[ALONE] = {TOGETHER: tried[PERFORMED]["counted"] + tried[LENGTH]["linear"]}
-    for what, found in tried.items():
-        named = [
-            {"attack": attack, "clips": clips} | pooled(one, people, clips).to_dict()
-            for attack, one in found.items()
-            for clips in HELD
-        ]
-        yield {"what is seen": what} | by_clips([row for row in named if row["n"]])
+            progress.update(len(found.long))
+    return found
+
+
+def videos(runs: dict[str, Run], table: pd.DataFrame) -> Iterator[dict]:
+    """Rows of ``videos.json``: most named by what one sees of a protected video."""
+    people, said, felt = (pd.factorize(table[c])[0] for c in ("actor", "sentence", "emotion"))
+    for reader, run in runs.items():
+        book = shipped(codebook.Codebook(), run.config, "codebook").eval()
+        found = watched(Told(reenactment.build(run), book), table["path"], f"videos by {reader}")
+        given: dict[str, dict[str, Callable]] = {}
+        length = {BY_LENGTH: on_features(torch.stack(found.long), people)}
+        if reader == "regressor":
+            where = torch.stack(found.boxes)  # (n, BACK, 3)
+            moves = where - where.mean(1, keepdim=True)
+            given["the whole picture"] = {LINEAR: on_features(torch.stack(found.seen), people)}
+            for what, numbers in ((PLACE, where), (MOVES, moves)):
+                given[what] = on_moments(standing(numbers), people)
+            symbols = [book.symbols(windows, SYMBOLS) for windows in found.windows]
+            done = [book.performed(s, SYMBOLS, codebook.FRAMES).flatten(0, 1) for s in symbols]
+            donor = torch.stack([spread(numbers) for numbers in done])
+            shown = {"counted": by_windows([s.tolist() for s in symbols], people)}
+            given[PERFORMED] = shown | on_moments(donor.numpy(), people)
+            given[LENGTH], given[ALONE] = length, given[PERFORMED] | length
+        called = names_of(
+            found.windows, read(run, table["path"], f"clips by {reader}"), people, felt
+        )
+        given[f"{NAMED} {reader}"] = {"counted": by_windows(called, people)}
+        given[f"{NAMED} {reader}, and the length"] = given[f"{NAMED} {reader}"] | length
+        for what, attacks in given.items():
+            tried = {name: held_out(attack, people, said) for name, attack in attacks.items()}
+            if len(tried) > 1:
+                tried[TOGETHER] = sum(tried.values())
+            if {"counted", BY_LENGTH} < tried.keys():
+                tried[f"counted, and {BY_LENGTH}"] = tried["counted"] + tried[BY_LENGTH]
+            named = [
+                {"attack": attack, "clips": clips} | pooled(one, people, clips).to_dict()
+                for attack, one in tried.items()
+                for clips in HELD
+            ]
+            yield {"what is seen": what} | by_clips([row for row in named if row["n"]])
+        most = np.array([np.bincount(acted).argmax() for acted in called])
+        right = int((most == felt).sum())
+        yield {"what is seen": f"{READ} {reader}", "1 clip": Worst(right, len(felt), "as shown")}
+
+
+def names_of(
+    windows: list[torch.Tensor], numbers: np.ndarray, people: np.ndarray, felt: np.ndarray
+) -> list[list[int]]:
+    """What the donor of `names` acts in each video, by what the other half of the people taught,
+    whose clips' numbers are (n, T, 55).
+    """
+    given, wanted, found = torch.as_tensor(numbers), torch.as_tensor(felt), {}
+    for known, held in folds(people % 2):
+        learned = names.ridge(given[known], wanted[known], int(felt.max()) + 1)
+        for row in np.flatnonzero(held):
+            said = names.scores(learned, windows[row])
+            found[row] = (said - said.mean(0) * (len(said) >= names.WINDOWS)).argmax(1).tolist()
+    return [found[row] for row in range(len(windows))]
 
 
 def of_videos(out: Path) -> list[dict]:
     """Rows of ``within.json``: what ``videos.json`` says of a codebook's symbols."""
     rows = read_json(out / "videos.json", [])
-    about = {"approach": f"{codebook.PROTECTOR.title}, 96 symbols", "reader": "regressor"}
+    about = {"approach": f"{codebook.PROTECTOR.title}, {SYMBOLS} symbols", "reader": "regressor"}
     about |= {"split": "unknown", "measure": "identity", "attack": OF_VIDEO}
     cells = (pair for row in rows if row["what is seen"] == ALONE for pair in row.items())
     return [
@@ -271,6 +317,11 @@ def places(tally: FaceLog, shape: tuple[int, int]) -> torch.Tensor:
             row[:] = (left + right) / 2, (top + bottom) / 2, np.log(right - left)
     filled = pd.DataFrame(rows).interpolate(limit_direction="both").to_numpy(np.float32, copy=True)
     return spread(torch.from_numpy(filled))
+
+
+def on_moments(numbers: np.ndarray, people: np.ndarray) -> dict[str, Callable]:
+    """All attackers on numbers over time (n, T, K), for `held_out`."""
+    return {name: by_numbers(name, numbers, people) for name in (SOLVED, *ATTACKERS)}
 
 
 def standing(numbers: torch.Tensor) -> np.ndarray:
@@ -409,7 +460,9 @@ def main() -> None:
         runs[reader] = open_run(load_config("demo", given), args.runs)
     table = index(args.data).table
     if args.videos:
-        write_table(list(videos(runs["regressor"], table)), args.out, "videos")
+        before = read_json(args.out / "videos.json", [])  # of readers that are not asked today
+        made = {row["what is seen"]: row for row in (*before, *videos(runs, table))}
+        write_table(list(made.values()), args.out, "videos")
         others = [r for r in read_json(args.out / "within.json", []) if r["attack"] != OF_VIDEO]
         write_json(args.out / "within.json", [*others, *of_videos(args.out)])
         return
