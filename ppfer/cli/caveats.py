@@ -88,8 +88,8 @@ def in_short(protector: Protector, run: Run, frame: str = "alone") -> str:
     lines = [f"{protector.title}: {measured}.", *_bound(protector, run)]
     for row in read_json(FIGURES / "real" / "videos.json", [])[:1] if frame == "face" else ():
         lines.append(
-            f"By {row['what is seen']}, place and room included: {cell_text(row['1 clip'])} of ten real "
-            "people's clips are named behind a codebook. --frame alone leaves that out."
+            f"By {row['what is seen']}, place and room included: {cell_text(row['1 clip'])} of "
+            "ten real people's clips are named behind a codebook. --frame alone leaves that out."
         )
     lines += [
         "Not promised: that nobody is known by a way of moving or a voice; nor, but for --frame "

@@ -171,7 +171,9 @@ def band_picture(clip: Tensor, title: str, how: Setting) -> tuple[Image.Image, s
         _bands(drawing, found, how)
     words = ", ".join(f"{name} {share:.2f} %" for name, share in found.energy.items())
     gains = {name: how.gain(name) for name in found.energy if how.gain(name) != 1}
-    moved = ", ".join(f"{name} × {gain:g}" for name, gain in gains.items()) or "no band changed"
+    moved = [f"{name} × {gain:g}" for name, gain in gains.items()]
+    moved += [f"{what} {x:g}" for what in ("noise", "threshold") if (x := getattr(how, what))]
+    moved = ", ".join(moved) or "no band changed"
     return drawing.image, f"{title}, frame {how.frame}, {how.wavelet}: {moved}; energy {words}"
 
 
@@ -190,7 +192,7 @@ def _frames(drawing: Canvas, found: Bands, title: str, how: Setting) -> None:
     grey = (grey / grey.max().clamp_min(1e-9)).expand(3, -1, -1)
     difference = f"change, red +{top:.2g}, blue −{top:.2g}" if top else "no change"
     tiles = {title + noisy: original, words: merged, difference: signed(change, top)}
-    tiles["its spectrum, 0 in the middle"] = grey
+    tiles["the new frame's spectrum"] = grey
     for i, (words, picture) in enumerate(tiles.items()):
         x = i * (WIDTH - TILE) // 3
         drawing.text((x + TILE // 2, 10), words, TILE + 8, "mm")
