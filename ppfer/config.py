@@ -19,6 +19,7 @@ from ppfer.base.errors import PpferError, check, near
 
 REPO = Path(__file__).resolve().parent.parent
 PROFILES = ("demo", "smoke", "twin", "paper")  # ppfer/profiles/<name>.toml
+to_dict = dataclasses.asdict  # a config as plain JSON types
 PATHS = (  # settings that name a file or folder
     *("data", "wild", "imported", "regressor_weights", "codebook_weights", "flow_weights"),
     *("nets.classifier_weights", "nets.recognizer_weights", "nets.compensator_weights"),
@@ -272,11 +273,6 @@ def checked(known: Mapping[str, object], given: Mapping[str, object], where: str
             meant = f"{name}{near(name, known)}"
             raise PpferError(f"{where} has no parameter {meant}; it has {', '.join(known)}")
     return {name: coerce(known[name], value, name) for name, value in given.items()}
-
-
-def to_dict(config: object) -> dict:
-    """A dataclass as plain JSON types."""
-    return dataclasses.asdict(config)
 
 
 def pick(config: Config, *names: str) -> dict:

@@ -107,12 +107,10 @@ class Spread:
     def __str__(self) -> str:
         values = [100 * r.value for r in self.rates]
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        return f"{statistics.mean(values):.1f}{spread} % ({self._counts()})"
-
-    def _counts(self) -> str:
-        if len({r.n for r in self.rates}) > 1:
-            return ", ".join(f"{r.k}/{r.n}" for r in self.rates)
-        return ", ".join(str(r.k) for r in self.rates) + f" of {self.rates[0].n}"
+        apart = len({r.n for r in self.rates}) > 1
+        counts = ", ".join(f"{r.k}/{r.n}" if apart else f"{r.k}" for r in self.rates)
+        counts += "" if apart else f" of {self.rates[0].n}"
+        return f"{statistics.mean(values):.1f}{spread} % ({counts})"
 
     @property
     def short(self) -> str:

@@ -1,6 +1,7 @@
 """The one way a file is written, and what tells one content from another."""
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -14,18 +15,9 @@ from typing import Any
 
 import psutil
 
-LFS_MAGIC = b"version https://git-lfs"
-
-
-def lfs_pointer(path: Path) -> bool:
-    """Whether a file is what Git-LFS leaves where the content was not fetched."""
-    with path.open("rb") as stream:
-        return stream.read(len(LFS_MAGIC)) == LFS_MAGIC
-
-
-def normal(text: str) -> str:
-    """The one Unicode form of a name (NFC): a Mac writes é as two letters, others as one."""
-    return unicodedata.normalize("NFC", text)
+LFS_MAGIC = b"version https://git-lfs"  # begins what Git-LFS leaves of content not fetched
+# the one Unicode form of a name: a Mac writes é as two letters, others as one
+normal = functools.partial(unicodedata.normalize, "NFC")
 
 
 def home(path: str | Path) -> Path:

@@ -1,15 +1,9 @@
 """Pixels as bytes."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
+import torch
 
 from ppfer.base.errors import PpferError
-
-if TYPE_CHECKING:
-    import torch
 
 
 def as_uint8(frames: torch.Tensor | np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import Weights, WeightsEnum, get_model_weights
 
 from ppfer.base.errors import PpferError, some
-from ppfer.base.files import atomic, lfs_pointer
+from ppfer.base.files import LFS_MAGIC, atomic
 
 Source = str | Path | Mapping[str, Tensor]
 # what DistributedDataParallel, common training scripts and torch.compile put before every name
@@ -81,10 +81,10 @@ def _read_file(path: Path) -> object:
     """Whatever a weights file holds."""
     if not path.is_file():
         raise PpferError(f"there is no weights file at {path}")
-    if lfs_pointer(path):
-        raise PpferError(f"{path} is a Git-LFS pointer, not the weights; run: git lfs pull")
     with path.open("rb") as stream:
         start = stream.read(64)
+    if start.startswith(LFS_MAGIC):
+        raise PpferError(f"{path} is a Git-LFS pointer, not the weights; run: git lfs pull")
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise PpferError(
             f"{path} is a web page, not weights: the server sent a page (a login, a virus warning) "

@@ -5,6 +5,7 @@ only once the command was found right, since PyTorch takes seconds.
 import _thread
 import contextlib
 import errno
+import functools
 import importlib
 import os
 import sys
@@ -63,16 +64,13 @@ def _imported(module: str) -> ModuleType:
     """A module; a line says so where a busy machine or a slow disk is long about it."""
     there = threading.Event()
     with contextlib.suppress(RuntimeError):  # a `Thread` waits for ever where memory is too little
-        _thread.start_new_thread(_say_if_slow, (there,))
+        words = "loading PyTorch and other libraries"
+        say = functools.partial(print, words, file=sys.stderr, flush=True)
+        _thread.start_new_thread(lambda: there.wait(PATIENCE) or say(), ())
     try:
         return importlib.import_module(module)
     finally:
         there.set()
-
-
-def _say_if_slow(there: threading.Event) -> None:
-    if not there.wait(PATIENCE):
-        print("loading PyTorch and other libraries", file=sys.stderr, flush=True)
 
 
 def _machine_trouble(error: BaseException) -> str:

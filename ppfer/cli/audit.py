@@ -4,24 +4,18 @@ Whatever is not known to hold numbers alone counts as theirs: stores of clips, p
 notebooks, landmarks, names of files.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ppfer.base.errors import PpferError
 from ppfer.cli.terminal import table
 from ppfer.run.names import CLEANED, OWN_PICTURES, data_folders, run_json, synthetic
-
-if TYPE_CHECKING:
-    from ppfer.run.run import Run
 
 NUMBERS = (  # files that hold no picture and no clip's name
     *("manifest.json", "started.json", "run.json", "metrics.jsonl", "weights.safetensors"),
@@ -88,17 +82,6 @@ def folders_of(run: Path) -> set[Path] | None:
         if path.is_absolute() and not any(at in path.parents for at in places or ()):
             places = {*(places or ()), path.parent}
     return places
-
-
-def private_clip_names(run: Run) -> list[str] | None:
-    """Names of the clips that a notebook's copy must not show; None where the clips are of nobody.
-
-    Makes the run's clips, to know their names.
-    """
-    config = run.config
-    if config.generate or synthetic(config.data, config.wild):
-        return None
-    return [str(name) for name in run.make("clips").table["clip"]]
 
 
 # --- what of them lies there ----------------------------------------------------

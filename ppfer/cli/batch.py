@@ -33,8 +33,8 @@ from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import atomic, digest, sweep, write_json
 from ppfer.base.processes import interruptible
 from ppfer.base.progress import EVERY, FILE, following, say
-from ppfer.cli import audit, compare, notebooks
-from ppfer.cli.execute import execute, parameters_of
+from ppfer.cli import compare, notebooks
+from ppfer.cli.execute import execute, parameters_of, private_clip_names
 from ppfer.cli.grid import Cell, cells_of, read_axes
 from ppfer.cli.settings import settings_of
 from ppfer.config import Config
@@ -153,7 +153,7 @@ class Batch:
         """What ends a cell whose stages are made: its notebooks (a `PpferError` names the copy of
         one that fails), or the main run's tables.
         """
-        hide = audit.private_clip_names(run) if self.books else None
+        hide = private_clip_names(run) if self.books else None
         common = {"profile": cell.config.profile, "seed": cell.config.seed}
         common |= {"settings": cell.settings, "runs_dir": self.runs_dir}
         for book in self.books:

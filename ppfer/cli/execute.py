@@ -21,6 +21,8 @@ from ppfer.base.files import sweep
 from ppfer.base.processes import interruptible
 from ppfer.base.progress import relayed
 from ppfer.config import checked
+from ppfer.run.names import synthetic
+from ppfer.run.run import Run
 
 # What glibc gives back it must ask for again, page by page: a tenth of training's time on a CPU.
 KEPT_MEMORY = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
@@ -132,3 +134,14 @@ def without_people(path: Path, names: list[str]) -> None:
     known = {json.dumps(n, ensure_ascii=False)[1:-1]: f"clip {i}" for i, n in enumerate(names)}
     every = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
     path.write_text(re.sub(every, lambda m: known[m[0]], text) if known else text, "utf-8")
+
+
+def private_clip_names(run: Run) -> list[str] | None:
+    """Names of the clips that a notebook's copy must not show; None where the clips are of nobody.
+
+    Makes the run's clips, to know their names.
+    """
+    config = run.config
+    if config.generate or synthetic(config.data, config.wild):
+        return None
+    return [str(name) for name in run.make("clips").table["clip"]]

@@ -177,7 +177,10 @@ def report(run: Run, pictures: Mapping[Path, str]) -> str:
             parts += [f"![{words}](pictures/{path.name})", f"Notebook {path.stem}: {words}"]
 
     made, begun = made_in(run.dir), calls(run.dir)
-    parts += ["## What it took", _in_all(begun)]
+    total = minutes(60 * sum(call["minutes"] for call in begun))
+    each = ", ".join(f"{c['notebooks']} {minutes(60 * c['minutes'])} ({c['ended']})" for c in begun)
+    took = f"{len(begun)} call{'s' * (len(begun) > 1)} of `ppfer run`, {total} in all: {each}."
+    parts += ["## What it took", took if begun else "Nobody kept how long the calls took."]
     if made:
         rows = []
         for name, about in sorted(made.items(), key=lambda pair: -pair[1]["seconds"]):
@@ -189,11 +192,3 @@ def report(run: Run, pictures: Mapping[Path, str]) -> str:
     parts += ["## On what", f"{device_name(run.device)}; {machine}"]
     parts.append(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
     return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def _in_all(begun: list[dict]) -> str:
-    if not begun:
-        return "Nobody kept how long the calls took."
-    total = minutes(60 * sum(call["minutes"] for call in begun))
-    each = ", ".join(f"{c['notebooks']} {minutes(60 * c['minutes'])} ({c['ended']})" for c in begun)
-    return f"{len(begun)} call{'s' * (len(begun) > 1)} of `ppfer run`, {total} in all: {each}."

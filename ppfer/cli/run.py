@@ -10,7 +10,7 @@ from ppfer.base.errors import PpferError
 from ppfer.base.files import read_json
 from ppfer.base.processes import is_main
 from ppfer.base.progress import relayed
-from ppfer.cli import audit, execute, notebooks, report
+from ppfer.cli import execute, notebooks, report
 from ppfer.cli.compare import in_short, results_of, short, write_side_by_side
 from ppfer.cli.overview import Overview, minutes, planned
 from ppfer.cli.settings import config_of, settings_of
@@ -68,7 +68,7 @@ def _make(run: Run, args: argparse.Namespace, books: Sequence[Path], shown: Over
             if is_main():
                 tradeoff.save_figure1(run.dir / "tables")
         return
-    hide = None if args.allow_real_faces else audit.private_clip_names(run)
+    hide = None if args.allow_real_faces else execute.private_clip_names(run)
     parameters = {"profile": args.profile, "seed": args.seed, "settings": settings_of(args)}
     parameters["runs_dir"] = args.runs_dir.resolve()
     for number, path in enumerate(books, 1):

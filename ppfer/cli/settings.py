@@ -20,6 +20,7 @@ from ppfer.run.names import DATA, data_path, known_runs
 
 PATHS_OF_FILES = tuple(name for name in PATHS if name not in DATA)
 NO_FILE = ("", "DEFAULT")  # what a setting that takes a path may be instead
+EMPTY = '""'  # how no text is shown
 
 
 def config_of(args: argparse.Namespace) -> Config:
@@ -89,7 +90,7 @@ def settings(args: argparse.Namespace) -> None:
     print(f"Settings of profile {args.profile}; another value: --set NAME=VALUE\n")
     for name, value in dotted({k: v for k, v in values.items() if k not in _training()}).items():
         if name != "profile":
-            _print(f"{name} = {_text(value)}", meaning[name])
+            _print(f"{name} = {str(value) or EMPTY}", meaning[name])
     print("\nTraining, e.g. --set privacy.steps=100; a stage has all of these:\n")
     for name in values["identity"]:
         _print(f"STAGE.{name}", meaning[f"Train.{name}"])
@@ -97,7 +98,7 @@ def settings(args: argparse.Namespace) -> None:
     usual = {f.name: f.default for f in dataclasses.fields(Train)}
     for name in _training():
         own = {k: v for k, v in values[name].items() if v != usual[k]}
-        said = ", ".join(f"{k}={_text(v)}" for k, v in own.items())
+        said = ", ".join(f"{k}={str(v) or EMPTY}" for k, v in own.items())
         _print(f"{name}: {said}", meaning[name])
 
 
@@ -127,10 +128,6 @@ def meanings() -> dict[str, str]:
 def _training() -> list[str]:
     """Names of the stages whose training has settings."""
     return [f.name for f in dataclasses.fields(Config) if isinstance(f.default, Train)]
-
-
-def _text(value: object) -> str:
-    return '""' if value == "" else str(value)
 
 
 def _print(head: str, meaning: str) -> None:

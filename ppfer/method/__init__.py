@@ -19,17 +19,9 @@ from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage
 
 STAGES = (
-    clips.Clips,
-    clips.Wild,
-    clips.Split,
-    identity.Identity,
-    privacy.Pretrain,
-    privacy.Privacy,
-    compensation.Expression,
-    compensation.Compensation,
-    clips.Protected,
-    recognition.Recognizer,
-    identity.Attack,
+    *(clips.Clips, clips.Wild, clips.Split, clips.Protected),
+    *(identity.Identity, identity.Attack, privacy.Pretrain, privacy.Privacy),
+    *(compensation.Expression, compensation.Compensation, recognition.Recognizer),
 )
 
 

@@ -28,12 +28,7 @@ def wild_labels(emotions: list[str], classes: list[str]) -> np.ndarray:
     return labels
 
 
-@stage(
-    "expression",
-    needs=("clips", "wild"),
-    settings=("nets.classifier", "nets.classifier_weights"),
-    notebook="05",
-)
+@stage("expression", needs=("clips", "wild"), settings=networks.CLASSIFIER, notebook="05")
 class Expression(networks.Naming):
     """C_fc: a ResNet over expressions, one random frame per in-the-wild clip, Surprise masked
     (paper §4.2).

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppfer.method.networks import Naming, OnBands, OnProtected, band_split, leak, with_weights
+from ppfer.method import networks
 from ppfer.run.stage import stage
 from ppfer.wavelets import BandSplit
 
@@ -50,25 +50,26 @@ def mixed_views(bands: BandSplit, pixels: Tensor, labels: Tensor) -> tuple[Tenso
 
 
 @stage(
-    "identity",
-    needs=("clips", "split"),
-    settings=("nets.classifier", "nets.classifier_weights", "bands"),
-    notebook="03",
+    "identity", needs=("clips", "split"), settings=(*networks.CLASSIFIER, "bands"), notebook="03"
 )
-class Identity(OnBands, Naming):
+class Identity(networks.OnBands, networks.Naming):
     """A ResNet over identities, trained on the training clips (paper §4.2)."""
 
     best = (("val_all_frames", max),)
 
     def objective(self, net: nn.Module) -> nn.Module:
-        return IdentityObjective(net, band_split(self.config))
+        return IdentityObjective(net, networks.band_split(self.config))
 
     def report(self, net: nn.Module) -> dict:
-        return {"test": {k: v.to_dict() for k, v in leak(self.run, net, "clips", "test").items()}}
+        return {
+            "test": {
+                k: v.to_dict() for k, v in networks.leak(self.run, net, "clips", "test").items()
+            }
+        }
 
 
 @stage("attack/{protector}", needs=("identity",), notebook="07")
-class Attack(OnProtected, Naming):
+class Attack(networks.OnProtected, networks.Naming):
     """V_pl retrained on a protector's training clips: what an attacker with the protector in hand
     can still read.
     """
@@ -76,4 +77,4 @@ class Attack(OnProtected, Naming):
     best = (("val_all_frames", max),)
 
     def start(self) -> nn.Module:
-        return with_weights(self.net(), self.run.get("identity"))
+        return networks.with_weights(self.net(), self.run.get("identity"))

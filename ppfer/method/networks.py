@@ -13,7 +13,7 @@ from ppfer.base.errors import PpferError
 from ppfer.config import Config, to_dict
 from ppfer.measure import Rate, accuracy, leakage, private_first
 from ppfer.run.run import Run
-from ppfer.run.stage import COMPARING, Protector
+from ppfer.run.stage import COMPARING
 from ppfer.run.training import Training
 from ppfer.wavelets import BandSplit
 
@@ -28,6 +28,11 @@ def band_split(config: Config) -> BandSplit:
 def whole_clips(config: Config) -> bool:
     """Whether the transform needs clips (time axis) rather than single frames."""
     return "t" in config.bands.axes
+
+
+# settings of a stage that trains one of these two
+CLASSIFIER = ("nets.classifier", "nets.classifier_weights")
+RECOGNIZER = ("nets.recognizer", "nets.recognizer_weights")
 
 
 def new_classifier(config: Config, classes: int, weights: str = "") -> nets.Classifier:
@@ -129,11 +134,6 @@ class OnProtected(Training):
     protector: str
 
     @property
-    def what(self) -> Protector:
-        """The protector."""
-        return self.run.protector(self.protector)
-
-    @property
     def store(self) -> str:
         """Its clips."""
         return f"protected/{self.protector}"
@@ -143,7 +143,8 @@ class OnProtected(Training):
 
     def origin(self) -> str:
         compares = self.notebook >= COMPARING  # methods, whatever it is trained on
-        return self.notebook if compares else max(self.notebook, self.what.notebook)
+        made = self.run.protector(self.protector).notebook
+        return self.notebook if compares else max(self.notebook, made)
 
     def pairs(self, index: np.ndarray | None = None) -> Callable:
         """Step → the same frames, protected and original, of the training part or of `index`."""

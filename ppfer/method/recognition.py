@@ -2,13 +2,11 @@
 
 from torch import nn
 
-from ppfer.method.networks import Naming, OnProtected, with_weights
+from ppfer.method.networks import RECOGNIZER, Naming, OnProtected, with_weights
 from ppfer.run.stage import stage
 
 
-@stage(
-    "recognizer/{protector}", settings=("nets.recognizer", "nets.recognizer_weights"), notebook="06"
-)
+@stage("recognizer/{protector}", settings=RECOGNIZER, notebook="06")
 class Recognizer(OnProtected, Naming):
     """F_u on a protector's clips: from scratch (or Kinetics) on the originals, from those weights
     on everything else.

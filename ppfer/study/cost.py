@@ -27,15 +27,8 @@ from ppfer.study.attacks.recovery import RecoveryAttack
 
 MEASURED = REPO / "figures" / "twin" / "manifest.json"
 PRICED = (
-    "identity",
-    "pretrain",
-    "privacy",
-    "expression",
-    "compensation",
-    "recognizer/none",
-    "recognizer/ppfer",
-    "attack/ppfer",
-    "recovery/ppfer",
+    *("identity", "pretrain", "privacy", "expression", "compensation"),
+    *("recognizer/none", "recognizer/ppfer", "attack/ppfer", "recovery/ppfer"),
 )
 # timed by another stage of U-Nets: its own time is mostly validation
 LIKE = {"privacy": "pretrain", "recovery/ppfer": "pretrain"}

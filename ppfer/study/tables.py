@@ -13,27 +13,12 @@ from ppfer.run.clips import has_motions, names_people
 from ppfer.run.run import Run
 
 MAIN = ("none", "enhanced", "ppfer")  # what every run measures
-TABLE1 = (  # the paper's approaches
-    "none",
-    "blur1",
-    "blur2",
-    "tradeoff",
-    "flow",
-    "swap",
-    "ppfer",
-)
+# the paper's approaches
+TABLE1 = ("none", "blur1", "blur2", "tradeoff", "flow", "swap", "ppfer")
 # with ``approaches = "all"``: Algorithm 1 run long, what people reach for, a control and the limit
 MORE = (
-    "ppfer_long",
-    "deface_blur",
-    "mosaic",
-    "landmarks",
-    "motion",
-    "mean",
-    "live",
-    "reenactment",
-    "codebook",
-    "donor",
+    *("ppfer_long", "deface_blur", "mosaic", "landmarks", "motion", "mean"),
+    *("live", "reenactment", "codebook", "donor"),
 )
 # rows of notebook 11; the last one where all are asked for
 WHOLE_BEYOND = ("none", "ppfer", "live", "reenactment", "codebook", "donor", "ppfer_long")

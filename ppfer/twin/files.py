@@ -169,9 +169,14 @@ def generate(
     # what an earlier, interrupted call has drawn stays
     todo = [job for job in jobs if not job[1].exists()]
     batches = [todo[i : i + BATCH] for i in range(0, len(todo), BATCH)]
-    work = functools.partial(_write_clips, size=size, device=device)
+
+    def write(jobs: list[tuple[ClipSpec, Path]]) -> None:
+        clips = render_clips([spec for spec, _ in jobs], size, device).cpu()
+        for clip, (_, path) in zip(clips, jobs, strict=True):
+            write_video(path, clip, FPS, crf=CRF)
+
     with ThreadPoolExecutor(max_workers=2) as pool:
-        list(pool.map(work, batches))  # a list, so that a thread's error is raised here
+        list(pool.map(write, batches))  # a list, so that a thread's error is raised here
 
 
 def _places(specs: list[ClipSpec], folder: Path) -> list[tuple[ClipSpec, Path]]:
@@ -192,12 +197,3 @@ def _write_wild_labels(specs: list[ClipSpec], folder: Path) -> None:
         path = folder / f"{part}(single-labeled)" / "set_1.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows, columns=["video_name", "label"]).to_csv(path, index=False)
-
-
-def _write_clips(
-    jobs: list[tuple[ClipSpec, Path]], size: int, device: torch.device | str | None
-) -> None:
-    """Draws clips and writes each to its file."""
-    clips = render_clips([spec for spec, _ in jobs], size, device).cpu()
-    for clip, (_, path) in zip(clips, jobs, strict=True):
-        write_video(path, clip, FPS, crf=CRF)

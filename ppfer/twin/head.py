@@ -13,16 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppfer.twin import raster
 from ppfer.twin.paint import AXIS, BROW, CHART, EYE, SPAN, Look, hair_shell, plain_column
-from ppfer.twin.raster import (
-    interpolate,
-    light,
-    rasterize,
-    settled,
-    smooth_normals,
-    smoothstep,
-    vertex_faces,
-)
 
 HEAD_MODEL = Path(__file__).parents[2] / "data" / "head_model.npz"
 PIVOT = (0.0, -0.75, -0.7)  # the head turns about the top of the neck
@@ -67,7 +59,7 @@ class Head:
         self.parts = [str(name) for name in self.model["part_names"]]  # of the model's own faces
         keep = part != self.parts.index("lash")  # too heavy at these sizes: the lid line is painted
         faces, part = faces[keep], part[keep]
-        theta = settled(np.arctan2(*mean[:, ::2].astype(np.float64).T - [[0], [AXIS]]))
+        theta = raster.settled(np.arctan2(*mean[:, ::2].astype(np.float64).T - [[0], [AXIS]]))
         chart = np.stack([theta, mean[:, 1]], -1)
 
         # a second skin over the scalp, which `hair_shell` lifts off
@@ -90,9 +82,9 @@ class Head:
         self.device, self.faces = device, put(faces)  # (F, 3) int64
         self.part = put(part.astype(np.int64))  # (F,), the part each face belongs to
         self.actions = put(actions.reshape(len(names), -1))  # (52, 3V), how far each moves vertices
-        self.around = vertex_faces(self.faces, len(self.mean))
+        self.around = raster.vertex_faces(self.faces, len(self.mean))
         # how far each vertex follows the head's turn, (V, 1): shoulders stay where they are
-        sway = smoothstep((self.mean[:, 1] + 1.4) / 0.6)
+        sway = raster.smoothstep((self.mean[:, 1] + 1.4) / 0.6)
         self.sway = put(sway.astype(np.float32))[:, None]
         # how much farther away each counts, (V,), when the nearest face is looked for: teeth stay
         # behind chin and lips
@@ -134,7 +126,9 @@ class Head:
         ring, upper = model["socket_ring"], model["mean"][:, 1] > -0.005
         lit[(ring <= 3) & upper] *= 0.25  # the line of the upper lid
         lit[(ring <= 1) & ~upper] *= 0.6
-        under_chin = smoothstep((-0.72 - model["mean"][:, 1]) / 0.3) * (model["mean"][:, 2] < 0.05)
+        under_chin = raster.smoothstep((-0.72 - model["mean"][:, 1]) / 0.3) * (
+            model["mean"][:, 2] < 0.05
+        )
         lit *= 1 - 0.4 * under_chin
         return np.pad(lit, (0, len(self.source)), constant_values=1)
 
@@ -183,7 +177,7 @@ class Head:
         scalp = shape[self.source]
         off, there = hair_shell(look, scalp, self.chart[self.size :])
         grows = np.concatenate([np.ones(self.size, bool), there > 0])
-        vertices = settled(np.concatenate([shape, scalp + off])).astype(np.float32)
+        vertices = raster.settled(np.concatenate([shape, scalp + off])).astype(np.float32)
         return vertices, grows[self.faces.cpu().numpy()].any(1)
 
 
@@ -267,23 +261,23 @@ def draw(
     n, fine = len(which), size * samples
     # where everything is, and which triangle each pixel shows
     vertices = pose_vertices(model, neutral[which], actions, pose)
-    normals = smooth_normals(vertices, model.faces, model.around)
+    normals = raster.smooth_normals(vertices, model.faces, model.around)
     points = project(vertices, pose, fine)
     points[..., 2] -= model.sunk
     is_hair = model.part == len(model.parts)
-    pixel, face, weights = rasterize(points, model.faces, fine, shown[which], is_hair)
+    pixel, face, weights = raster.rasterize(points, model.faces, fine, shown[which], is_hair)
     frame = pixel // (fine * fine)
 
     # what is seen there is lit
     carried = torch.cat([normals, model.surface.expand(n, -1, -1)], -1)  # (N, V, 7)
-    seen = interpolate(carried, model.faces, frame, face, weights)
+    seen = raster.interpolate(carried, model.faces, frame, face, weights)
     normal = F.normalize(seen[:, :3], dim=-1)
     inside_out = is_hair[face][:, None] & (normal[:, 2:] < 0)  # hair is seen from both sides
     normal = torch.where(inside_out, -normal, normal)
     albedo, gloss, lit = _material(model, textures, which[frame], face, seen[:, 3:])
     lamp = lamp if len(lamp) == 1 else lamp[frame]
     toward, key, fill = lamp.view(-1, 3, 3).unbind(1)
-    colour = light(normal, albedo, gloss, toward, key, fill) * lit[:, None]
+    colour = raster.light(normal, albedo, gloss, toward, key, fill) * lit[:, None]
 
     # mean over the finer pixels before the background: edges stay soft
     canvas = torch.zeros(n * fine * fine, 4, device=pixel.device)

@@ -60,7 +60,11 @@ def crowd(
     put = functools.partial(torch.as_tensor, dtype=torch.float32, device=device)
     drawn = (settled(draws(rng, total)) for draws in (acted_actions, random_poses, random_lamps))
     actions, pose, lamp = map(put, drawn)
-    behind = put(np.stack(_backgrounds(min(BEHIND, people), first)))
+    specs = [  # of backgrounds: one in four a green screen, the others anything
+        ClipSpec(f"crowd {first + i}", Actor(first), "IEO", "neutral", wild=i % 4 > 0)
+        for i in range(min(BEHIND, people))
+    ]
+    behind = put(np.stack([background(spec, SIDE) for spec in specs]))
     place = torch.as_tensor(rng.integers(len(behind), size=total), device=device)
     frames = torch.empty(total, 3, SIDE, SIDE, dtype=torch.uint8, device=device)
     at_once = 1 if device.type == "cpu" else 10
@@ -202,12 +206,3 @@ def random_lamps(rng: np.random.Generator, count: int) -> np.ndarray:
     key = rng.uniform(0.4, 1.0, (count, 1)) * (1 + rng.normal(0, 0.08, (count, 3)))
     fill = rng.uniform(0.12, 0.5, (count, 1)) * (1 + rng.normal(0, 0.08, (count, 3)))
     return np.concatenate([toward, key, fill], 1)
-
-
-def _backgrounds(count: int, first: int) -> list[np.ndarray]:
-    """Linear light (3, SIDE, SIDE): one in four a green screen, the others anything."""
-    specs = [
-        ClipSpec(f"crowd {first + i}", Actor(first), "IEO", "neutral", wild=i % 4 > 0)
-        for i in range(count)
-    ]
-    return [background(spec, SIDE) for spec in specs]

@@ -8,10 +8,11 @@ What stands here is imported when it is asked for: whoever lists files reads non
 import importlib
 
 _HOMES = {
-    "clips": ("decode_clip", "inspect", "square"),
+    "clips": ("decode_clip", "inspect"),
     "clock": ("sample_positions",),
     "file": ("VIDEO_SUFFIXES", "file_fault", "is_video"),
-    "reader": ("Frame", "Frames", "Video", "probe", "read_video"),
+    "reader": ("Frame", "Frames", "Video", "probe"),
+    "writer": ("read_video", "square"),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)
 

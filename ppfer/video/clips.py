@@ -4,12 +4,9 @@ Frames are taken by reading in order, never by seeking: seeking gives frames of 
 AVI, MPEG, WMV and open-GOP files, and for clips of a few hundred frames it is no faster.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -19,9 +16,6 @@ from ppfer.video.clock import sample_positions
 from ppfer.video.file import WHOLE, clip_fault, cut_short, is_photo, survey
 from ppfer.video.picture import photo_pixels
 from ppfer.video.reader import Frames
-
-if TYPE_CHECKING:
-    import torch
 
 
 def decode_clip(path: str | Path, frames: int = 16, size: int = 96) -> np.ndarray:
@@ -40,7 +34,7 @@ def decode_clip(path: str | Path, frames: int = 16, size: int = 96) -> np.ndarra
     """
     path = Path(path)
     if path.is_dir():
-        return np.stack([_square(picture, size) for picture in _pictures(path, frames)])
+        return np.stack([squared(picture, size) for picture in _pictures(path, frames)])
     expected = None
     while True:
         count, kept = 0, {}
@@ -50,7 +44,7 @@ def decode_clip(path: str | Path, frames: int = 16, size: int = 96) -> np.ndarra
             positions = sample_positions(expected, frames)
             for count, frame in enumerate(reader, 1):
                 if count - 1 in positions:
-                    kept[count - 1] = _square(frame.pixels, size)
+                    kept[count - 1] = squared(frame.pixels, size)
         if reader.broken > (1 - WHOLE) * (reader.broken + count):
             raise PpferError(f"{path} cannot be decoded: {reader.faults[0]}")
         if fault := clip_fault(count, reader.present, reader.declared):
@@ -106,14 +100,6 @@ def inspect(path: str | Path) -> tuple[str | None, list[str]]:
     return None, [remark for remark, applies in remarks.items() if applies]
 
 
-def square(frames: torch.Tensor, size: int) -> torch.Tensor:
-    """Every frame of a video (T, 3, H, W) uint8 as `decode_clip` would have it, (T, 3, S, S)."""
-    import torch  # only here: the children that decode a data set start without it
-
-    pictures = frames.permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
-    return torch.from_numpy(np.stack([_square(picture, size) for picture in pictures]))
-
-
 def _pictures(folder: Path, frames: int) -> Iterator[np.ndarray]:
     names = list(filter(is_photo, folder.iterdir()))
     # 10.jpg after 9.jpg
@@ -129,7 +115,7 @@ def _pictures(folder: Path, frames: int) -> Iterator[np.ndarray]:
             ) from error
 
 
-def _square(picture: np.ndarray, size: int) -> np.ndarray:
+def squared(picture: np.ndarray, size: int) -> np.ndarray:
     """(H, W, 3) to (3, size, size)."""
     height, width = picture.shape[:2]
     side = min(height, width)

@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TypeVar
 
@@ -99,23 +99,19 @@ class Shot:
     crops: dict[int, Tensor]  # (3, S, S) uint8, by track
 
 
+@dataclass
 class Passage:
     """One video's way through a protector, which is asked for `ProtectOptions.chunk` frames at a
     time; `rate`, frames per second, may be a guess, and `name` tells this video from others.
     """
 
-    def __init__(
-        self,
-        protector: VideoProtector,
-        options: ProtectOptions,
-        finder: Finder | None,
-        rate: float,
-        name: str,
-    ) -> None:
-        self.protector, self.options = protector, options
-        self.finder, self.rate, self.name = finder, rate, name
-        self.known: FaceLog | None = None  # where faces are, once a first pass has looked for them
-        self.tally = FaceLog()  # grows as the frames go by
+    protector: VideoProtector
+    options: ProtectOptions
+    finder: Finder | None
+    rate: float
+    name: str
+    known: FaceLog | None = None  # where faces are, once a first pass has looked for them
+    tally: FaceLog = field(default_factory=FaceLog)  # grows as the frames go by
 
     def first(self, frames: Iterable[Frame]) -> Iterator[int]:
         """Show the protector's ``first_pass`` all of a video; yields how many frames went by."""

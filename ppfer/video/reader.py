@@ -5,29 +5,21 @@ away. Damage costs only what it hit: what could be decoded is used, and `Frames.
 missing.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import av
 import numpy as np
-import psutil
 
 from ppfer.base.errors import PpferError
 from ppfer.video.clock import Clock
 from ppfer.video.file import cut_short, declared_seconds, opened, packet_end, survey
 from ppfer.video.picture import HDR_TRANSFERS, View, deinterlaced
-
-if TYPE_CHECKING:
-    import torch
 
 SMALL = 50_000_000  # bytes; a file up to this size is looked through where that helps
 INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # formats with an index of moments
@@ -231,28 +223,3 @@ class Frames(contextlib.AbstractContextManager):
 def _moment(seconds: float) -> Fraction:
     """The moment meant by a decimal fraction: 0.8 is 4/5, not a hair more."""
     return Fraction(seconds).limit_denominator(1_000_000)
-
-
-def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
-    """A whole short video at once: frames (T, 3, H, W) uint8, and its frames per second.
-
-    Raises:
-        PpferError: as `Frames`, or the frames would not fit the memory.
-    """
-    import torch
-
-    with Frames(path) as frames:
-        video = frames.video
-        needed = video.frames * video.width * video.height * 3
-        free = psutil.virtual_memory().available
-        if needed > 0.8 * free:
-            raise PpferError(
-                f"{path} is too long to be held in memory at once: {video.frames} frames of "
-                f"{video.width}x{video.height} take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
-                "free; read it frame by frame"
-            )
-        pictures = deque(frame.pixels for frame in frames)
-    whole = torch.empty(len(pictures), 3, video.height, video.width, dtype=torch.uint8)
-    for place in whole:  # one by one, so that memory holds them once, not twice
-        place.copy_(torch.from_numpy(pictures.popleft()).permute(2, 0, 1))
-    return whole, float(video.rate)

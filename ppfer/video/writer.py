@@ -1,18 +1,18 @@
 """One video out: H.264 that plays everywhere, at the times it is given, whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import math
 import os
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import av
 import numpy as np
+import psutil
+import torch
 from av.codec.context import Flags as CodecFlags
 from av.container.core import Flags as ContainerFlags
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
@@ -20,9 +20,8 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from ppfer.base.errors import PpferError
 from ppfer.base.files import atomic
 from ppfer.base.pixels import as_uint8
-
-if TYPE_CHECKING:
-    import torch
+from ppfer.video.clips import squared
+from ppfer.video.reader import Frames
 
 BT709 = 1  # H.273's number of BT.709, for primaries, transfer and matrix alike
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")  # containers that hold H.264 and any time
@@ -228,3 +227,32 @@ def write_video(
         for frame in frames.transpose(0, 2, 3, 1):  # (H, W, 3)
             writer.write(frame)
     return Path(path)
+
+
+def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
+    """A whole short video at once: frames (T, 3, H, W) uint8, and its frames per second.
+
+    Raises:
+        PpferError: as `Frames`, or the frames would not fit the memory.
+    """
+    with Frames(path) as frames:
+        video = frames.video
+        needed = video.frames * video.width * video.height * 3
+        free = psutil.virtual_memory().available
+        if needed > 0.8 * free:
+            raise PpferError(
+                f"{path} is too long to be held in memory at once: {video.frames} frames of "
+                f"{video.width}x{video.height} take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
+                "free; read it frame by frame"
+            )
+        pictures = deque(frame.pixels for frame in frames)
+    whole = torch.empty(len(pictures), 3, video.height, video.width, dtype=torch.uint8)
+    for place in whole:  # one by one, so that memory holds them once, not twice
+        place.copy_(torch.from_numpy(pictures.popleft()).permute(2, 0, 1))
+    return whole, float(video.rate)
+
+
+def square(frames: torch.Tensor, size: int) -> torch.Tensor:
+    """Every frame of a video (T, 3, H, W) uint8 as `decode_clip` would have it, (T, 3, S, S)."""
+    pictures = frames.permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
+    return torch.from_numpy(np.stack([squared(picture, size) for picture in pictures]))

@@ -83,9 +83,6 @@ class BandSplit(nn.Module):
         self.wavelet, self.level, self.mode, self.form, self.axes = wavelet, level, mode, form, axes
         self.taps = pywt.Wavelet(wavelet).dec_len
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{k}={getattr(self, k)!r}" for k in self.__init__.__annotations__)
-
     @property
     def names(self) -> tuple[str, ...]:
         """Approximation, then details as in `NAMES`, the coarsest level (``vertical_2``) first."""

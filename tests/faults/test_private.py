@@ -128,14 +128,16 @@ def test_people_that_a_run_held_once_are_found(runs, tmp_path):
 def test_clips_of_nobody_are_shown_and_others_are_not(tmp_path):
     """The shipped clips, wild ones too, and those rendered in memory; not a folder of one's own."""
     for profile in ("demo", "smoke", "twin"):
-        assert audit.private_clip_names(catalogue.open_run(load_config(profile), tmp_path)) is None
+        assert (
+            execute.private_clip_names(catalogue.open_run(load_config(profile), tmp_path)) is None
+        )
     folder = tmp_path / "mine"
     folder.mkdir()
     clip = next((REPO / "data" / "twin" / "VideoMP4").glob("*.mp4"))
     shutil.copy(clip, folder / "ann-1.mp4")
     (folder / "metadata.csv").write_text("path,actor,emotion\nann-1.mp4,ann,happy\n")
     own = catalogue.open_run(load_config("smoke", {"data": str(folder)}), tmp_path / "runs")
-    assert audit.private_clip_names(own) == ["ann-1"]
+    assert execute.private_clip_names(own) == ["ann-1"]
 
 
 def test_executed_notebooks_hold_no_picture_and_no_name(tmp_path):

@@ -8,7 +8,7 @@ suite every row of Table 1 runs through, `ppfer.study.tables.suite`.
 from torch import nn
 
 from ppfer import nets
-from ppfer.method.networks import Naming, OnProtected
+from ppfer.method.networks import CLASSIFIER, RECOGNIZER, Naming, OnProtected
 from ppfer.run.stage import stage
 
 
@@ -19,11 +19,7 @@ class Afresh(OnProtected, Naming):
     best = (("val_all_frames", max),)
 
 
-@stage(
-    "attack_scratch/{protector}",
-    settings=("nets.classifier", "nets.classifier_weights"),
-    notebook="08",
-)
+@stage("attack_scratch/{protector}", settings=CLASSIFIER, notebook="08")
 class FromScratch(Afresh):
     """The validator's network."""
 
@@ -37,11 +33,7 @@ class OfAnotherFamily(Afresh):
         return nets.Classifier("convnext_atto", len(self.run.classes("actor")), side)
 
 
-@stage(
-    "attack_clips/{protector}",
-    settings=("nets.recognizer", "nets.recognizer_weights"),
-    notebook="08",
-)
+@stage("attack_clips/{protector}", settings=RECOGNIZER, notebook="08")
 class OnClips(Afresh):
     """An R3D over identities, which also sees how people move."""
 

@@ -123,6 +123,11 @@ def learned(
     return found
 
 
+def right(said: Tensor, labels: Tensor) -> int:
+    """How many answers (n, classes) are those of labels (n,)."""
+    return int((said.argmax(1) == labels).sum())
+
+
 def discriminated(given: Tensor, labels: Tensor, parts: dict[str, Tensor]) -> Tensor:
     """Linear discriminant analysis (Fisher 1936), in closed form; log-probabilities (n, classes) of
     the test part. Where a person's clips are few it is stronger than networks.
@@ -145,12 +150,9 @@ def discriminated(given: Tensor, labels: Tensor, parts: dict[str, Tensor]) -> Te
         logits = scaled[rows] @ weights - (means.T * weights).sum(0) / 2
         return logits.log_softmax(1).float()
 
-    def right(shrinkage: float) -> int:
-        said = answers(shrinkage, parts["train"], parts["val"])
-        return int((said.argmax(1) == labels[parts["val"]]).sum())
-
-    known = torch.cat([parts["train"], parts["val"]])
-    return answers(max(SHRINKAGES, key=right), known, parts["test"])
+    train, val, test = (parts[key] for key in ("train", "val", "test"))
+    best = max(SHRINKAGES, key=lambda s: right(answers(s, train, val), labels[val]))
+    return answers(best, torch.cat([train, val]), test)
 
 
 def counted(symbols: Tensor, labels: Tensor, parts: dict[str, Tensor], count: int) -> Tensor:
@@ -173,19 +175,8 @@ def counted(symbols: Tensor, labels: Tensor, parts: dict[str, Tensor], count: in
         own = seen + prior * count * common
         return (own / own.sum(1, keepdim=True)).log()[:, symbols[rows]].T
 
-    def right(prior: float) -> int:
-        rows = parts["val"]
-        return int((given(prior, rows).argmax(1) == labels[rows]).sum())
-
-    return given(max(PRIORS, key=right), parts["test"]).log_softmax(1)
-
-
-def true_motion(run: Run) -> Tensor:
-    """What moves in a twin's clips, as it was before anything was drawn: (N, T, 55)."""
-    specs, times = twin_clips(run)
-    moves = map(twin.motion, specs)
-    parts = [np.concatenate([m.actions[times], m.pose[times][:, :3]], 1) for m in moves]
-    return torch.from_numpy(np.stack(parts)).half()
+    best = max(PRIORS, key=lambda p: right(given(p, parts["val"]), labels[parts["val"]]))
+    return given(best, parts["test"]).log_softmax(1)
 
 
 # --- stages -------------------------------------------------------------------------
@@ -202,8 +193,11 @@ class Numbers(Stage):
         return (*super().needs(), *undone)
 
     def make(self, folder: Path) -> dict:
-        if self.protector in MOTION:
-            numbers, by = true_motion(self.run), "nobody: the true motion"
+        if self.protector in MOTION:  # as it was before anything was drawn
+            by, (specs, times) = "nobody: the true motion", twin_clips(self.run)
+            moves = map(twin.motion, specs)
+            parts = [np.concatenate([m.actions[times], m.pose[times][:, :3]], 1) for m in moves]
+            numbers = torch.from_numpy(np.stack(parts)).half()
         else:
             recovers = self.protector in FACELESS
             by = "the regressor" + ", of what a recovery net made" * recovers

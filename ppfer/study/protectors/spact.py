@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ppfer.base.errors import PpferError
 from ppfer.config import Config
-from ppfer.method.networks import new_classifier, with_weights
+from ppfer.method.networks import CLASSIFIER, new_classifier, with_weights
 from ppfer.run.batches import augment
 from ppfer.run.stage import Protector, stage
 from ppfer.run.training import Training, trainable
@@ -72,12 +72,7 @@ class ContrastObjective(nn.Module):
         return nt_xent(*self.budget(torch.cat([first, second])).chunk(2))
 
 
-@stage(
-    "contrast",
-    needs=("split",),
-    settings=("nets.classifier", "nets.classifier_weights"),
-    notebook="08",
-)
+@stage("contrast", needs=("split",), settings=CLASSIFIER, notebook="08")
 class Contrast(Training):
     """f_B trained on original clips, before the minimax."""
 

@@ -11,7 +11,6 @@ real video nobody knows the motion.
 """
 
 import dataclasses
-import functools
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,9 +23,8 @@ from torch import Tensor, nn
 
 from ppfer import twin
 from ppfer.base.errors import PpferError
-from ppfer.base.progress import Progress
 from ppfer.protect import NamedApply
-from ppfer.run.clips import by_clip, twin_origin
+from ppfer.run.clips import by_clip, counted, twin_origin
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, Stage, stage
 from ppfer.study.protectors.blur import GaussianBlur
@@ -103,15 +101,11 @@ class FaceSwap(nn.Module):
 
 def twin_clips(run: Run) -> tuple[list[twin.ClipSpec], Sequence[int]]:
     """What each clip of a twin shows, and which of its frames the store holds."""
-    origin = twin_origin(run.config)
-    specs = [_specs(int(name.split("_")[0]), **origin)[name] for name in run.table["clip"]]
-    return specs, sample_positions(origin["frames"], run.config.frames)
-
-
-@functools.cache
-def _specs(actor: int, frames: int, seed: int, difficulty: float) -> dict[str, twin.ClipSpec]:
-    """All clips of a twin's actor by their names."""
-    return {s.name: s for s in twin.actor_specs(twin.Actor(actor, seed), frames, difficulty)}
+    frames, seed, difficulty = twin_origin(run.config).values()
+    people = [twin.Actor(int(actor), seed) for actor in run.table["actor"].unique()]
+    specs = (spec for actor in people for spec in twin.actor_specs(actor, frames, difficulty))
+    known = {spec.name: spec for spec in specs}
+    return [known[name] for name in run.table["clip"]], sample_positions(frames, run.config.frames)
 
 
 def dlib_model() -> Path | None:
@@ -166,7 +160,7 @@ class Landmarks(Stage):
         return {"twin": twin_origin(self.config)}
 
     def make(self, folder: Path) -> dict:
-        run, found = self.run, []
+        run = self.run
         if why := swap_missing(run):
             raise PpferError(why)
         if twin_origin(self.config):
@@ -175,11 +169,8 @@ class Landmarks(Stage):
         else:
             by, clips = "dlib", run.tensor("clips")
             each = map(dlib_landmarks(), (clip.cpu() for clip in clips))
-        progress = Progress("landmarks", len(run.table), "clips")
-        for known in each:
-            found.append(known)
-            progress.update(len(found))
-        landmarks = np.stack(found).astype(np.float32)
+        found = counted((known[None] for known in each), "landmarks", len(run.table))
+        landmarks = np.concatenate([*found]).astype(np.float32)  # (N, T, 68, 2)
         np.save(folder / "landmarks.npy", landmarks)
         return {"by": by, "without_face": int(np.isnan(landmarks[:, 0, 0, 0]).sum())}
 
