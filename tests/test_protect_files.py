@@ -20,6 +20,7 @@ from ppfer.protect import VideoProtector
 from ppfer.run.clips import by_clip
 from ppfer.video import heads, plan, scene
 from ppfer.video import protect_files as deploying
+from ppfer.video.file import frame_rate
 from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
 from ppfer.video.writer import Writer
@@ -461,6 +462,60 @@ def test_what_is_no_video_is_passed_over_with_a_word(tmp_path, people):
     assert states(second) == {"a.mp4": "finished", **dict.fromkeys(passed, "passed over")}
     assert (folder / "out" / "deep" / "er" / "a.mp4").exists()
     assert all(outcome.ok for outcome in second)
+
+
+def test_whatever_might_be_a_picture_of_somebody_and_is_left_out_is_no_success(
+    tmp_path, people, monkeypatch
+):
+    folder = tmp_path / "in"
+    write(folder / "a.mp4", people[0][:2])
+    write(folder / f"{'m' * 249}.mp4", people[0][:2])
+    (folder / "b.HEIC").write_bytes(b"anything")
+    os.mkfifo(folder / "p.mp4")
+    walk = os.walk
+
+    def closed(top, onerror, **how):
+        onerror(PermissionError(13, "Permission denied", str(folder / "locked")))
+        yield from walk(top, **how)
+
+    monkeypatch.setattr(os, "walk", closed)
+    outcomes = protect_files(painted, folder, tmp_path / "out", options(report=True, frame="alone"))
+    found = {o.source.name: (o.state, str(o)) for o in outcomes}
+    assert found["a.mp4"][0] == "written" and found["b.HEIC"][0] == "left out"
+    assert "Permission denied" in found["locked"][1] and "regular file" in found["p.mp4"][1]
+    assert "too long" in found[f"{'m' * 249}.mp4"][1]
+    assert [o.source.name for o in outcomes if o.ok] == ["a.mp4"]
+    log = tmp_path / "out" / "a.mp4.json"
+    log.unlink()  # a result without its report is made again, and a report without its result goes
+    assert again_at(tmp_path, "alone") == "written" and log.exists()
+    assert again_at(tmp_path, "whole", overwrite=True) == "written" and not log.exists()
+
+
+def again_at(tmp_path, frame, **how):
+    given = options(report=True, frame=frame, **how)
+    return protect_files(painted, tmp_path / "in" / "a.mp4", tmp_path / "out", given)[0].state
+
+
+def test_a_pause_or_a_rate_that_nobody_knows_does_not_slow_anything_down(tmp_path, people):
+    """At 24 pictures a second and then none for a minute, two a second on average."""
+    times = [*range(48), 48 + 24 * 60]
+    how = {"size": (96, 96), "count": 49, "times": times, "unit": Fraction(1, 24)}
+    source = encode(tmp_path / "a.mkv", draw=lambda k, size: people[0][k % 12], **how)
+    rates = []
+
+    def made(rate):
+        rates.append(rate)
+        return VideoProtector(lambda clips, names: painted(clips), 4)
+
+    (outcome,) = protect_files(
+        SimpleNamespace(for_video=made), source, tmp_path / "out", options(frame="alone")
+    )
+    assert outcome.ok and rates == [pytest.approx(24, rel=0.05)]
+    nothing = SimpleNamespace(average_rate=None, codec_context=SimpleNamespace(framerate=None))
+    nothing.guessed_rate = Fraction(1000)
+    assert frame_rate(nothing) == 25
+    nothing.guessed_rate = Fraction(30)
+    assert frame_rate(nothing) == 30
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path, people):

@@ -5,6 +5,7 @@ notebooks, landmarks, names of files.
 """
 
 import argparse
+import contextlib
 import csv
 import re
 from collections import defaultdict
@@ -54,13 +55,19 @@ def runs_of(runs_dir: Path, data: Path | None = None) -> list[Path]:
     """Runs that have ever held clips of a data folder; without one, clips of people, and the folder
     of what an explorer saved of somebody's own files.
     """
-    marks = [*runs_dir.glob("*/run.json"), *runs_dir.glob("*/**/started.json")]
-    marks += runs_dir.glob(f"{OWN_PICTURES}/*")
-    every = sorted({runs_dir / path.relative_to(runs_dir).parts[0] for path in marks})
+    every = sorted(path for path in runs_dir.glob("*") if path.is_dir() and _is_run(path))
     if data is None:
         return [run for run in every if people_in(run)]
     data = data.resolve()
     return [run for run in every if any(data in (at, *at.parents) for at in folders_of(run) or ())]
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder says that it is a run, has stages of one, or holds an explorer's files."""
+    with contextlib.suppress(PpferError):
+        return bool(run_json(folder))
+    own = folder.glob("*" if folder.name == OWN_PICTURES else "*/started.json")
+    return any(True for _ in own)
 
 
 def people_in(run: Path) -> bool:

@@ -6,6 +6,7 @@ Nothing here may import PyTorch: a question or a typo is answered at once.
 import argparse
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from ppfer import __version__
@@ -27,6 +28,13 @@ APPROACHES = {  # of `ppfer protect`, by what they stand on; a test compares the
 MODULES = {"twin": "data", "student": "notebooks", "clean": "audit"}  # others: as the command
 MODULES |= {"runs": "settings", "cost": "settings"}
 Add = Callable[..., argparse.Action]  # of an option
+
+
+def path(text: str) -> Path:
+    """A path as it was typed; an empty one, of a variable that is not set, would be this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("a path is empty")
+    return home(text)
 
 
 class Command(NamedTuple):
@@ -62,14 +70,14 @@ def parser() -> argparse.ArgumentParser:
 
 def _runs_dir(add: Add) -> None:
     where = f"where runs lie (default: {RUNS.name}/ of the checkout)"
-    add("--runs-dir", type=home, default=RUNS, help=where)
+    add("--runs-dir", type=path, default=RUNS, help=where)
 
 
 def _of_a_run(add: Add) -> None:
     add("--profile", default="demo", help=" | ".join(PROFILES) + " (default: demo)")
     clips = "your clips: a CREMA-D tree, a DFEW tree or a folder with metadata.csv"
-    add("--data", type=home, help=clips)
-    add("--wild", type=home, help="in-the-wild clips for the expression controller")
+    add("--data", type=path, help=clips)
+    add("--wild", type=path, help="in-the-wild clips for the expression controller")
     add("--seed", type=int, default=0)
     add("--name", default="", help="the run's folder (default: made of what differs)")
     setting = "override a setting, e.g. privacy.steps=50; all of them: ppfer settings"
@@ -93,7 +101,7 @@ def _run(add: Add) -> None:
 def _batch(add: Add) -> None:
     _of_a_run(add)
     file = "TOML: names and lists, e.g. privacy.lr = [1e-5, 1e-4]"
-    add("grid_file", type=home, nargs="?", metavar="GRID.toml", help=file)
+    add("grid_file", type=path, nargs="?", metavar="GRID.toml", help=file)
     axis = "an axis: a setting (as in --set), or a parameter of the notebooks"
     add("--grid", action="append", default=[], metavar="NAME=VALUE,VALUE", help=axis)
     books = "run these in every cell (as in ppfer run); default: the main run without Jupyter"
@@ -115,7 +123,7 @@ def _compare(add: Add) -> None:
 def _people(add: Add) -> None:
     _runs_dir(add)
     which = "of runs on this data folder (default: on every data set that was not drawn)"
-    add("--data", type=home, help=which)
+    add("--data", type=path, help=which)
 
 
 def _settings(add: Add) -> None:
@@ -123,12 +131,12 @@ def _settings(add: Add) -> None:
 
 
 def _student(add: Add) -> None:
-    add("folder", type=home, help="what is there already is kept")
+    add("folder", type=path, help="what is there already is kept")
     add("--solutions", action="store_true", help="keep the solutions of the exercises")
 
 
 def _data(add: Add) -> None:
-    add("folder", type=home)
+    add("folder", type=path)
     quick = "look at names, labels and sizes only, not into the files"
     add("--quick", action="store_true", help=quick)
     add("--fold", type=int, default=1, help="which of DFEW's five folds (default: 1)")
@@ -147,17 +155,17 @@ def _twin(add: Add) -> None:
     hard = f"how ambiguous expressions are, 0 clean studio acting (default: {usual})"
     add("--difficulty", type=float, default=usual, help=hard)
     add("--device", default=None, help="cpu | cuda (default: cuda if there)")
-    add("--out", type=home, required=True)
+    add("--out", type=path, required=True)
 
 
 def _protect(add: Add) -> None:
     _of_a_run(add)
     given = "videos, photos (jpg, png, webp, tiff, bmp), folders of them, globs"
-    add("videos", type=home, nargs="+", metavar="FILE", help=given)
-    add("--out", type=home, required=True, help="folder for the protected files")
+    add("videos", type=path, nargs="+", metavar="FILE", help=given)
+    add("--out", type=path, required=True, help="folder for the protected files")
     which = "how heads are protected (default: reenactment); below: what needs a run, what does not"
     add("--approach", help=which)
-    add("--weights", type=home, metavar="FILE", help="by what `ppfer export` wrote, without a run")
+    add("--weights", type=path, metavar="FILE", help="by what `ppfer export` wrote, without a run")
     how = "face: each head in the full picture; alone: the nearest head and nothing of the rest, "
     how += "not even where it was; whole: the centre square (default: face)"
     add("--frame", choices=("face", "alone", "whole"), default="face", help=how)
@@ -181,7 +189,7 @@ def _export(add: Add) -> None:
     which = "a protector that the run has trained, e.g. ppfer, enhanced, live"
     add("--approach", required=True, metavar="NAME", help=which)
     file = "the file to write, e.g. ppfer.safetensors, or ppfer.onnx"
-    add("--out", type=home, required=True, metavar="FILE", help=file)
+    add("--out", type=path, required=True, metavar="FILE", help=file)
 
 
 COMMANDS = {

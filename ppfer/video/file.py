@@ -17,7 +17,8 @@ from ppfer.base.files import LFS_MAGIC
 
 VIDEO_SUFFIXES = tuple(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .m2t .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg "
-    ".mts .mxf .nut .ogg .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m .h264 .hevc".split()
+    ".mts .mxf .nut .ogg .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m .h264 .hevc "
+    ".3gpp .gif .insv .ivf .lrv .m2p .mjpeg .mod .tod .wtv".split()
 )
 WHOLE = 0.75  # a video that covers less of the duration its header declares counts as truncated
 FOREIGN = {
@@ -27,6 +28,7 @@ FOREIGN = {
     b"<html": "is a web page, no video; download it again",
 }
 HEADLESS = ("mpeg", "mpegts", "h264", "hevc", "m4v", "mpegvideo")  # nothing says how long they are
+UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".dng", ".cr2", ".nef", ".arw")  # photos of others
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 NO_PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
@@ -97,9 +99,12 @@ def _prominence(stream: av.VideoStream) -> tuple[bool, bool, int]:
 
 def frame_rate(stream: av.VideoStream) -> Fraction:
     """Frames per second on average; 25 where the file does not say, or what it says cannot be."""
-    said = stream.average_rate, stream.codec_context.framerate, stream.guessed_rate
-    likely = (rate for rate in said if rate and Fraction(1, 100_000) <= rate <= 1000)
-    return Fraction(next(likely, 25))
+    guessed = (
+        stream.codec_context.framerate,
+        stream.guessed_rate,
+    )  # often 1000 where the pace varies
+    said = (stream.average_rate, 1000), *((rate, 120) for rate in guessed)
+    return Fraction(next((r for r, most in said if r and Fraction(1, 100_000) <= r <= most), 25))
 
 
 def declared_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
@@ -141,6 +146,7 @@ class Survey:
     present: float  # the same, to the end of picture and sound
     declared: float  # seconds that the header promises, 0 if it does not
     variable: bool  # whether the pace of the pictures varies
+    rate: float  # pictures a second: on average or, where the pace varies, at most times
 
 
 def survey(path: str | Path) -> Survey:
@@ -161,7 +167,8 @@ def survey(path: str | Path) -> Survey:
     stamps = np.array([time for time in times if time is not None], float) * unit
     gaps = np.diff(np.unique(stamps))
     if not len(gaps):
-        return Survey(pictures, float(pictures / rate), float(pictures / rate), declared, False)
+        seconds = float(pictures / rate)
+        return Survey(pictures, seconds, seconds, declared, False, float(rate))
     usual = float(np.median(gaps))
     # a container that counts in milliseconds rounds every gap by one of them
     variable = bool(np.mean(np.abs(gaps - usual) > max(1.01 * unit, 0.1 * usual)) > 0.02)
@@ -169,4 +176,6 @@ def survey(path: str | Path) -> Survey:
     if np.any(np.diff(stamps) < -1):  # the clock starts again: parts put together
         seconds = pictures * usual
     present = max(seconds, float(end) - float(stamps.min()))
-    return Survey(pictures, seconds, present, declared, variable)
+    return Survey(
+        pictures, seconds, present, declared, variable, 1 / usual if variable else float(rate)
+    )

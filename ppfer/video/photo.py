@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from ppfer.base.files import atomic
 from ppfer.video.heads import Picture
-from ppfer.video.picture import UNREADABLE, photo_pixels
+from ppfer.video.picture import UNREADABLE, opened_photo, photo_pixels
 from ppfer.video.reader import Video
 from ppfer.video.writer import sentences
 
@@ -35,7 +35,7 @@ class Photo:
 def photo_comment(path: Path) -> str:
     """The comment in a photo; "" where there is none."""
     try:
-        with Image.open(path) as picture:
+        with opened_photo(path) as picture:
             said = picture.info.get("comment", "")
     except UNREADABLE:
         return ""

@@ -5,6 +5,7 @@ import functools
 import itertools
 import math
 import tempfile
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -24,10 +25,23 @@ HDR_TRANSFERS = (PQ, HLG)
 WHITE, PEAK = 203.0, 1000.0  # cd/m2: paper white (BT.2408), the brightest of most HDR video
 
 
+@contextlib.contextmanager
+def opened_photo(path: Path) -> Iterator[Image.Image]:
+    """PIL's picture; one of many pixels without PIL's warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as photo:
+            yield photo
+
+
 def photo_pixels(path: Path) -> np.ndarray:
     """A photo as it is shown, (H, W, 3) uint8; a `PpferError` where it cannot be decoded."""
     try:
-        with Image.open(path) as photo:
+        with opened_photo(path) as photo:
+            if (count := getattr(photo, "n_frames", 1)) > 1 and photo.format != "MPO":
+                raise PpferError(
+                    f"{path} holds {count} pictures and is no photo; save it as a video"
+                )
             upright = ImageOps.exif_transpose(photo)
             if upright.has_transparency_data:  # what somebody made invisible stays so
                 white = Image.new("RGBA", upright.size, "white")
@@ -67,11 +81,12 @@ class View:
         if bool(matrix[0][1]) != bool(self.matrix[0][1]):  # turned otherwise than the first picture
             width, height = height, width
         same = (picture.width, picture.height) == (width, height)
+        clear = any(part.is_alpha for part in picture.format.components)
         picture = self.reformatter.reformat(
             picture,
             width,
             height,
-            "gbrp16le" if hdr else "rgb24",
+            "gbrp16le" if hdr else "rgba" if clear else "rgb24",
             interpolation=Interpolation.BILINEAR if same else Interpolation.BICUBIC,
             threads=1,
         )
@@ -81,6 +96,9 @@ class View:
             mapper.push(picture)
             picture = mapper.pull()
         pixels = picture.to_ndarray()
+        if clear and not hdr:  # what somebody made invisible stays so
+            solid = pixels[..., 3:] / np.float32(255)
+            pixels = np.uint8(np.rint(255 + solid * (pixels[..., :3] - np.float32(255))))
         (a, b), (c, d) = matrix
         if a == d == 1:
             return pixels

@@ -16,7 +16,15 @@ from pathlib import Path
 from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import atomic, digest, normal, owner_only
 from ppfer.video.face_log import FaceLog
-from ppfer.video.file import PHOTO_SUFFIXES, VIDEO_SUFFIXES, comment, file_fault, is_photo, is_video
+from ppfer.video.file import (
+    PHOTO_SUFFIXES,
+    UNREAD_SUFFIXES,
+    VIDEO_SUFFIXES,
+    comment,
+    file_fault,
+    is_photo,
+    is_video,
+)
 from ppfer.video.heads import ProtectOptions
 from ppfer.video.photo import photo_comment
 
@@ -63,14 +71,14 @@ def plan(
     for source in sources:
         if source.is_dir():
             root, found = source, list(_walk(source, out))
-            outcomes += [Outcome(path, "passed over", notes=[why]) for path, why in found if why]
-            files = beside = [path for path, why in found if not why]
+            outcomes += [outcome for outcome in found if isinstance(outcome, Outcome)]
+            files = near = [path for path in found if isinstance(path, Path)]
         else:
             root, files = source.parent, [source]
-            beside = [p for p in root.glob("*") if _stem(p) == _stem(source) and not _is_result(p)]
+            near = [p for p in root.glob("*") if _stem(p) == _stem(source) and not _is_result(p)]
         files = [path for path in files if path not in roots]
         roots |= dict.fromkeys(files, root)
-        alike |= Counter(map(_stem, filter(is_video, beside)))
+        alike |= Counter(map(_stem, filter(is_video, near)))
     if not roots:
         but = "".join(f"\n{outcome}" for outcome in outcomes[:3])
         where = ", ".join(map(str, sources))
@@ -87,7 +95,7 @@ def plan(
         if is_photo(path):  # one that is no JPEG or PNG becomes a PNG
             suffix = path.suffix if path.suffix.lower() in PHOTO_SUFFIXES[:3] else ".png"
         target = _target(place, ".preview" * options.preview + suffix, taken)
-        over = originals.get(_inode(target)) if target.exists() else None
+        over = originals.get(_inode(target)) if os.path.exists(target) else None
         if faults[path]:
             outcomes.append(Outcome(path, "failed", notes=[f"it {faults[path]}"]))
         elif over:
@@ -105,28 +113,37 @@ def _expanded(source: Path) -> list[Path]:
     return sorted(map(Path, glob.glob(str(source), recursive=True))) or [source]
 
 
-def _walk(folder: Path, out: Path) -> Iterator[tuple[Path, str | None]]:
-    """(file or folder, why it is passed over; None for what is to be protected), sorted."""
+def _walk(folder: Path, out: Path) -> Iterator[Path | Outcome]:
+    """What is to be protected, and what becomes of other files and folders, sorted."""
     root, results = folder.resolve(), out.resolve()
-    visited = {root}
-    for here, folders, files in os.walk(folder, followlinks=True):
+    visited, closed = {root}, []
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=closed.append):
         folders.sort()
         for path in [Path(here, name) for name in folders]:
             if why := _why_not(path, root, results, visited):
                 folders.remove(path.name)
-                yield path, why
+                yield Outcome(path, "passed over", notes=[why])
             visited.add(path.resolve())
         others = []
         for path in sorted(Path(here, name) for name in files):
             if is_video(path) or is_photo(path):
-                yield path, "an earlier result" if _is_result(path) else None
+                done = Outcome(path, "passed over", notes=["an earlier result"])
+                yield done if _is_result(path) else path
+            elif is_video(path, UNREAD_SUFFIXES):
+                yield Outcome(
+                    path, "left out", notes=["photos of its kind are not read: save a JPEG"]
+                )
             elif not path.name.startswith("."):
                 others.append(path.name)
             elif path.suffix.lower() in VIDEO_SUFFIXES:
                 mac = path.name.startswith("._")
-                yield path, "a Mac's note beside a file, no video" if mac else "hidden"
+                why = "a Mac's note beside a file, no video" if mac else "hidden"
+                yield Outcome(path, "passed over", notes=[why])
         if others:
-            yield Path(here), f"no videos by their names: {len(others)}, e.g. {others[0]}"
+            why = f"no videos by their names: {len(others)}, e.g. {others[0]}"
+            yield Outcome(Path(here), "passed over", notes=[why])
+    for error in closed:
+        yield Outcome(Path(error.filename), "failed", notes=[f"not looked into: {error.strerror}"])
 
 
 def _why_not(path: Path, root: Path, results: Path, visited: set[Path]) -> str | None:
@@ -171,7 +188,7 @@ def _said(path: Path) -> str:
 
 
 def _is_result(path: Path) -> bool:
-    of_ours = path.suffix.lower() == ".mp4" or is_photo(path)
+    of_ours = path.is_file() and (path.suffix.lower() == ".mp4" or is_photo(path))
     return of_ours and _said(path).startswith(MARK)
 
 
@@ -219,18 +236,22 @@ def key() -> bytes:
 
 
 def beside(result: Path) -> Path:
-    """Where it is told where faces were (`FaceLog.write`)."""
+    """Where it is told where faces were (`FaceLog.write`), if that is `reported`."""
     return result.with_name(result.name + ".json")
 
 
-def _foreign(log: Path) -> bool:
+def reported(options: ProtectOptions) -> bool:
+    return options.report and options.frame != "whole"
+
+
+def foreign(log: Path) -> bool:
     """Whether something else lies where `beside` says."""
     try:
         with log.open("rb") as file:
             return not file.read(40).startswith(b'{\n "made_by": "ppfer')
     except FileNotFoundError:
         return False
-    except OSError:
+    except (IsADirectoryError, PermissionError):
         return True
 
 
@@ -238,14 +259,18 @@ def earlier(path: Path, target: Path, options: ProtectOptions) -> Outcome | None
     """What to say of a video whose result is there; None if it is to be made."""
     if options.overwrite:
         return None
-    if options.report and _foreign(log := beside(target)):
-        note = f"{log} is there, made by something else; give another folder, or --overwrite"
-        return Outcome(path, "exists", notes=[note])
-    if not target.exists():
-        return None
+    try:
+        if reported(options) and foreign(log := beside(target)):
+            note = f"{log} is there, made by something else; give another folder, or --overwrite"
+            return Outcome(path, "exists", notes=[note])
+        if not target.exists():
+            return None
+    except OSError as error:  # the name is too long, say
+        return Outcome(path, "failed", notes=[f"{target} cannot be written: {error.strerror}"])
     said = _said(target)
     if said == mark(path, options):
-        return Outcome(path, "finished", target, ["made earlier"])
+        whole = beside(target).exists() or not reported(options)  # else it is made again
+        return Outcome(path, "finished", target, ["made earlier"]) if whole else None
     ours = said.startswith(MARK)
     why = "from another input or with other settings" if ours else "by something else"
     note = f"{target} is there, made {why}; give another folder, or --overwrite"

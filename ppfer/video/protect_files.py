@@ -18,10 +18,10 @@ from ppfer.base.files import sweep
 from ppfer.base.progress import Progress
 from ppfer.protect import Apply, ForVideo, NamedApply, VideoProtector, for_video
 from ppfer.video.faces import FAINT, Finder
-from ppfer.video.file import is_photo
+from ppfer.video.file import is_photo, survey
 from ppfer.video.heads import Passage, ProtectOptions
 from ppfer.video.photo import Photo, photo_writer
-from ppfer.video.plan import Outcome, beside, earlier, fingerprint, mark, plan
+from ppfer.video.plan import Outcome, beside, earlier, fingerprint, foreign, mark, plan, reported
 from ppfer.video.writer import Writer, sentences
 
 SOUND_LEFT_OUT = "its sound is left out, since a voice names its speaker"
@@ -95,16 +95,21 @@ def _protect(
     try:
         with _opened(source, options) as frames:
             rate, sound = float(frames.video.rate), frames.video.sound
+            if not is_photo(source):  # where the pace varies an average would be too slow
+                rate = survey(source).rate
             passage = Passage(at_rate(rate), options, finder, rate, fingerprint(source))
             if passage.protector.first_pass:
                 _first_pass(passage, source)
             said = _write(passage, frames, source, target, began)
         tally = passage.tally
-        if options.report and options.frame != "whole":
+        log = beside(target)
+        if reported(options):
             how = {name: getattr(options, name) for name in ("outside", "mask_scale", "threshold")}
             about = {"made_by": f"ppfer {__version__}"} | how  # no names, no pixels
-            with sentences(log := beside(target)):
+            with sentences(log):
                 tally.write(log, about)
+        elif not foreign(log):  # of an older result
+            log.unlink(missing_ok=True)
     except PpferError as error:
         return Outcome(source, "failed", notes=[str(error)])
     notes = [said]

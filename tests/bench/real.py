@@ -38,6 +38,7 @@ import pandas as pd
 import torch
 from within import ATTACKERS, SOLVED, Names, by_numbers, by_symbols, folds, held_out
 
+from ppfer import nets
 from ppfer.base.files import read_json, write_json
 from ppfer.base.progress import Progress
 from ppfer.cli import main as ppfer
@@ -234,7 +235,7 @@ def videos(runs: dict[str, Run], table: pd.DataFrame) -> Iterator[dict]:
     """Rows of ``videos.json``: most named by what one sees of a protected video."""
     people, said, felt = (pd.factorize(table[c])[0] for c in ("actor", "sentence", "emotion"))
     for reader, run in runs.items():
-        book = shipped(codebook.Codebook(), run.config, "codebook").eval()
+        book = nets.freeze(shipped(codebook.Codebook(), run.config, "codebook"))
         found = watched(Told(reenactment.build(run), book), table["path"], f"videos by {reader}")
         given: dict[str, dict[str, Callable]] = {}
         length = {BY_LENGTH: on_features(torch.stack(found.long), people)}

@@ -125,6 +125,18 @@ def test_people_that_a_run_held_once_are_found(runs, tmp_path):
     assert audit.runs_of(runs, wild) == [runs / "drawn"]
 
 
+def test_a_folder_above_the_runs_is_no_run_and_loses_nothing(runs, tmp_path, capsys):
+    (tmp_path / "thesis.docx").write_text("years")
+    other = tmp_path / "other"
+    write_json(other / "run.json", {"command": "train.sh"})  # another program's
+    (runs / "people" / "run.json").unlink()
+    for above in (tmp_path, tmp_path.parent):
+        assert main(["clean", "--runs-dir", str(above)]) == 0
+        assert "there is no run of people" in capsys.readouterr().out
+    assert (tmp_path / "thesis.docx").exists() and (other / "run.json").exists()
+    assert (runs / "people" / "clips" / "store" / "clips.npy").exists()
+
+
 def test_clips_of_nobody_are_shown_and_others_are_not(tmp_path):
     """The shipped clips, wild ones too, and those rendered in memory; not a folder of one's own."""
     for profile in ("demo", "smoke", "twin"):
