@@ -20,8 +20,8 @@ from ppfer.cli import audit
 from ppfer.measure import Rate
 from ppfer.measure import rate as share
 from ppfer.show import canvas, explore, notebook, plots, sources, tradeoff_explorer
-from ppfer.show.band_panel import CLIP, OWN, BandPanel
 from ppfer.show.band_picture import Setting, analyse, band_picture, take_apart
+from ppfer.show.explore import CLIP, OWN, BandPanel
 from ppfer.video.writer import write_video
 
 START = {"picture": "chirp", "expression": "angry", "frame": 1, "wavelet": "db2"}

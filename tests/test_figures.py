@@ -15,8 +15,7 @@ from ppfer.protect import VideoProtector, protect_all
 from ppfer.study.protectors import reenactment
 from ppfer.video import plan, scene
 from ppfer.video import protect_files as deploying
-from ppfer.video.face_log import FaceLog
-from ppfer.video.faces import Finder, Head, finder_missing
+from ppfer.video.faces import FaceLog, Finder, Head, finder_missing
 from ppfer.video.photo import photo_comment
 from ppfer.video.protect_files import protect_files
 from ppfer.video.scene import GREY, blurred, compose

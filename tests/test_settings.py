@@ -10,7 +10,7 @@ from ppfer.cli.protect import _config
 from ppfer.cli.settings import meanings, settings_of
 from ppfer.config import PATHS, dotted, load_config, pick, to_dict
 from ppfer.study import catalogue, tables
-from ppfer.video.covers import COVERS
+from ppfer.video.scene import COVERS
 
 
 def test_paths_count_from_where_the_command_is_given(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from ppfer.cli.caveats import at_length, closed_set, in_short, leakage_rows
 from ppfer.cli.protect import built_in, run_of
 from ppfer.config import REPO
 from ppfer.run.exported import of_networks, write_export
-from ppfer.video.covers import COVERS
+from ppfer.video.scene import COVERS
 
 CARD = """# {title}
 

@@ -20,9 +20,9 @@ from ppfer.run.names import RUNS, run_json
 from ppfer.run.run import MissingInput, Run
 from ppfer.run.stage import Protector
 from ppfer.study import catalogue
-from ppfer.video.covers import COVERS, SIDE
 from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
+from ppfer.video.scene import COVERS, SIDE
 
 BATCH = 4  # clips at a time
 USUAL = "reenactment"  # approach

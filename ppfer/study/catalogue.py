@@ -34,7 +34,6 @@ from ppfer.study.protectors import (
     flow,
     imported,
     live,
-    long_schedule,
     names,
     reenactment,
     regressor,
@@ -56,7 +55,7 @@ PROTECTORS = (
     spact.PROTECTOR,
     flow.PROTECTOR,
     *swap.PROTECTORS,
-    *long_schedule.PROTECTORS,
+    *ablation.LONG_RUN,
     *recovery.PROTECTORS,
     *simple_baselines.PROTECTORS,
     *deface.PROTECTORS,
@@ -115,7 +114,7 @@ def compare(run: Run) -> None:
         "table1_features": lambda run: features.feature_table(run, names),
         "table3": recovery.table3,
         "table4": ablation.table4,
-        "schedule": long_schedule.schedule_table,
+        "schedule": ablation.schedule_table,
         "live": recovery.beyond_table,
     }
     if not attributes.attributes_of(run):

@@ -9,8 +9,7 @@ import importlib
 
 _HOMES = {
     "clips": ("decode_clip", "inspect"),
-    "clock": ("sample_positions",),
-    "file": ("VIDEO_SUFFIXES", "file_fault", "is_video"),
+    "file": ("VIDEO_SUFFIXES", "file_fault", "is_video", "sample_positions"),
     "reader": ("Frame", "Frames", "Video", "probe"),
     "writer": ("read_video", "square"),
 }

@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ppfer.base.errors import PpferError
-from ppfer.video.clock import sample_positions
-from ppfer.video.file import WHOLE, clip_fault, cut_short, is_photo, survey
+from ppfer.video.file import WHOLE, clip_fault, cut_short, is_photo, sample_positions, survey
 from ppfer.video.picture import photo_pixels
 from ppfer.video.reader import Frames
 

@@ -23,8 +23,7 @@ from ppfer.base.errors import PpferError
 from ppfer.base.files import digest
 from ppfer.protect import NamedApply, VideoProtector, protect_all
 from ppfer.video import Frame, scene
-from ppfer.video.face_log import FaceLog
-from ppfer.video.faces import SURE, Finder, Head, Tracker, head_square
+from ppfer.video.faces import SURE, FaceLog, Finder, Head, Tracker, head_square
 from ppfer.video.scene import GREY, SOFT, Square
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import atomic, digest, normal, owner_only
-from ppfer.video.face_log import FaceLog
+from ppfer.video.faces import FaceLog
 from ppfer.video.file import (
     PHOTO_SUFFIXES,
     UNREAD_SUFFIXES,

@@ -17,8 +17,7 @@ import av
 import numpy as np
 
 from ppfer.base.errors import PpferError
-from ppfer.video.clock import Clock
-from ppfer.video.file import cut_short, declared_seconds, opened, packet_end, survey
+from ppfer.video.file import Clock, cut_short, declared_seconds, opened, packet_end, survey
 from ppfer.video.picture import HDR_TRANSFERS, View, deinterlaced
 
 SMALL = 50_000_000  # bytes; a file up to this size is looked through where that helps

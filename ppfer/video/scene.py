@@ -5,8 +5,9 @@ and has no ground of its own, is composed before the scene as it would be withou
 of the pixels that a head covers nothing is kept, not even their colour.
 """
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -124,3 +125,21 @@ def _weights(side: int) -> np.ndarray:
     ramp = (np.minimum(place, side - place) / max(1.0, SOFT * side)).clip(0, 1)
     ramp = np.rint(128 * ramp).astype(np.int16)
     return np.minimum.outer(ramp, ramp)
+
+
+SIDE = 128  # pixels at which squares are covered
+TILES = 8  # along the side of the square round a head
+
+
+def tiled(clips: Tensor, mode: str) -> Tensor:
+    """Clips (B, T, 3, S, S) as `TILES` × `TILES` means, enlarged again by `F.interpolate`."""
+    frames = clips.flatten(0, 1)
+    small = F.adaptive_avg_pool2d(frames, TILES)
+    return F.interpolate(small, frames.shape[-2:], mode=mode).clamp(0, 1).view_as(clips)
+
+
+COVERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "blur": functools.partial(tiled, mode="bicubic"),  # smooth steps between the means
+    "mosaic": functools.partial(tiled, mode="nearest"),
+    "solid": torch.zeros_like,  # black
+}

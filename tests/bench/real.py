@@ -55,7 +55,7 @@ from ppfer.study.protectors import codebook, names, reenactment
 from ppfer.study.protectors.regressor import shipped
 from ppfer.study.tables import LINEAR
 from ppfer.video import decode_clip, read_video
-from ppfer.video.face_log import FaceLog
+from ppfer.video.faces import FaceLog
 from ppfer.video.heads import ProtectOptions
 from ppfer.video.plan import fingerprint
 from ppfer.video.protect_files import protect_files

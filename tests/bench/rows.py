@@ -41,7 +41,7 @@ from ppfer.run.run import Run
 from ppfer.run.stage import stage
 from ppfer.study import paper, tables
 from ppfer.study.attacks import attributes, features, recovery
-from ppfer.study.protectors import ablation, long_schedule
+from ppfer.study.protectors import ablation
 from ppfer.twin.clips import RenderedWild
 
 # what rows stand on; F_u comes last, so that who is second makes clips meanwhile
@@ -207,7 +207,7 @@ GRIDS = {  # what is asked of which cells, in the order of the tables' rows
     "row": (whole, {"approach": (*ROWS, *tables.MORE)}),
     "linear": (linear, {"approach": (*tables.TABLE1, "live", "reenactment", "codebook")}),
     "task": (task, {"approach": tuple(TASKS)}),
-    "schedule": (schedule, {"approach": long_schedule.CURVE}),
+    "schedule": (schedule, {"approach": ablation.CURVE}),
     "dial neutral": (dial, {"seed": (0, 1, 2), "approach": ("reenactment_neutral",)}),
     "dial offset": (dial, {"approach": ("reenactment",), "reenactment_offset": (0.0, 1.0)}),
     "seed": (seeded, {"seed": (1, 2), "approach": SEEDED}),

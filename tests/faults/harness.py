@@ -26,9 +26,9 @@ from ppfer.cli import batch, main, protect, run
 from ppfer.data import store
 from ppfer.run import loop
 from ppfer.video import writer
-from ppfer.video.covers import COVERS
 from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
+from ppfer.video.scene import COVERS
 
 LOADED = (batch, run)  # once, not in every child
 MOMENTS = {  # where a program can be killed: (owner, name) of a function that is called there

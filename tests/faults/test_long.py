@@ -25,9 +25,9 @@ from counting import COUNTS
 from harness import forked, orphans, smoke
 
 from ppfer.config import REPO
-from ppfer.video.covers import COVERS
 from ppfer.video.heads import ProtectOptions
 from ppfer.video.protect_files import protect_files
+from ppfer.video.scene import COVERS
 
 pytestmark = pytest.mark.full
 needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

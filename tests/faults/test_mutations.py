@@ -387,7 +387,7 @@ BUGS = {
         set_to(video_clips, "sample_positions", lambda count, frames: list(range(frames))),
         check_frames_keep_their_order_and_colours),
     "colour channels swapped on reading": (
-        wrapped(video_clips, "_square", lambda picture, *_: picture[::-1]),
+        wrapped(video_clips, "squared", lambda picture, *_: picture[::-1]),
         check_frames_keep_their_order_and_colours),
     "colour channels swapped on writing": (
         wrapped(video.writer, "as_uint8", lambda clip, *_: clip[..., ::-1, :, :].copy()),

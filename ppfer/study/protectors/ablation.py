@@ -13,8 +13,10 @@ from torch import nn
 
 from ppfer import protect
 from ppfer.method.networks import classification
+from ppfer.method.privacy import SHARES
 from ppfer.run.run import Run
 from ppfer.run.stage import Protector, stage
+from ppfer.study.attacks.recovery import recovery_cells
 from ppfer.study.protectors import BesideRecognizer
 from ppfer.study.tables import all_asked, prepare, table_row
 
@@ -134,10 +136,63 @@ def table4(run: Run, tasks: Sequence[Task] = (*TASKS, FULL)) -> list[dict]:
     """Table 4: PLR and ACC of every task, both protocols; makes what is missing.
 
     Where the config asks for all approaches, Task 5 and the full method come once more with
-    Algorithm 1 run long (see `ppfer.study.protectors.long_schedule`).
+    Algorithm 1 run long.
     """
     again = LONG if all_asked(run) else {}
     prepare(run, [*(task.protector for task in tasks), *again], ("recognizer", "attack"))
     about = {t.protector: {"approach": t.title, "what_ran": t.description} for t in tasks}
     about |= {name: {"approach": title} for name, title in again.items()}
     return [table_row(run, name) | said for name, said in about.items()]
+
+
+ENHANCER, COMPENSATOR = "privacy/long", "compensation/enhanced_long"
+# the curve: Algorithm 1 stopped at the least change, trained ever longer, and in full
+CURVE = ("enhanced", *(f"enhanced_long_{part}" for part in SHARES), "enhanced_long")
+
+
+def _said(run: Run, stage: str = ENHANCER) -> str:
+    train = run.stage(stage).train
+    return f"Algorithm 1 for {train.steps} steps at lr {train.lr:g}, {train.select} weights"
+
+
+def _enhanced(title: str, part: str = "") -> Protector:
+    stage = ENHANCER + part
+    return Protector(
+        f"enhanced_long{part}",
+        title,
+        lambda run: run.get(stage),
+        lambda run: _said(run, stage) + "; no F_fc",
+        needs=(stage,),
+        notebook="10",
+    )
+
+
+LONG_RUN = (
+    *(_enhanced(f"PPFER (G), 1/{part} of the long run", f"_{part}") for part in SHARES),
+    _enhanced("PPFER run long, without compensation (G)"),
+    Protector(
+        "ppfer_long",
+        "PPFER run long (C)",
+        lambda run: protect.PPFER(run.get(ENHANCER), run.get(COMPENSATOR)),
+        lambda run: _said(run) + "; F_fc under C_fc",
+        needs=(ENHANCER, COMPENSATOR),
+        notebook="10",
+        compensates="enhanced_long",
+    ),
+)
+
+
+def schedule_table(run: Run) -> list[dict]:
+    """How long Algorithm 1 runs against what is left of identity, expression and picture: one row
+    a point of `CURVE`, both protocols, and what a recovery U-Net brings back.
+    """
+    prepare(run, CURVE, ("recognizer", "attack", "recovery"))
+    rows = []
+    for name in CURVE:
+        cells = table_row(run, name)
+        steps = run.summary(run.protector(name).needs[0])["best_step"]
+        row = {"approach": cells.pop("approach"), "steps": steps}
+        del cells["what_ran"]
+        back = {f"recovery_{key}": cell for key, cell in recovery_cells(run, name).items()}
+        rows.append(row | cells | back)
+    return rows

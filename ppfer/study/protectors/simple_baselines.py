@@ -16,7 +16,7 @@ from ppfer.run.stage import Protector
 from ppfer.study.attacks.recovery import mean_image
 from ppfer.study.protectors.live import motion_only
 from ppfer.study.protectors.swap import swap_missing
-from ppfer.video.covers import COVERS, TILES
+from ppfer.video.scene import COVERS, TILES
 
 FINE = 4  # landmarks are drawn this much larger and shrunk
 # Of the 68 landmarks in iBUG's order, first and last.
