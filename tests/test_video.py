@@ -43,6 +43,7 @@ from ppfer.video import (
     sample_positions,
     square,
 )
+from ppfer.video.picture import photo_pixels
 from ppfer.video.writer import Writer, write_video
 
 ONE_FOLDER = HealthCheck.function_scoped_fixture
@@ -654,3 +655,27 @@ def test_no_sound_to_keep(kinds: Path, tmp_path: Path) -> None:
     with Writer(tmp_path / "out.mp4", *SIZE, audio_from=make(kinds, "h264_b.mp4")) as writer:
         writer.write(paint(3))
     assert numbers(tmp_path / "out.mp4") == [3]
+
+
+def test_what_is_transparent_is_white_in_a_video_and_in_a_photo(tmp_path):
+    picture = np.full((32, 48, 4), (200, 30, 30, 255), np.uint8)
+    picture[:, 24:] = 90, 90, 90, 0  # somebody cut this out
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        stream = container.add_stream("png", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "rgba"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgba")))
+        container.mux(stream.encode())
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    (frame,) = Frames(tmp_path / "a.mov")
+    for seen in (frame.pixels, photo_pixels(tmp_path / "a.png")):
+        assert (seen[:, 24:] == 255).all() and np.abs(
+            seen[:, :24].astype(int) - picture[:, :24, :3]
+        ).max() < 3
+
+
+def test_a_photo_of_many_pictures_is_none(tmp_path):
+    pictures = [Image.new("RGB", (16, 16), (shade, 0, 0)) for shade in (0, 100, 200)]
+    for name in ("a.webp", "a.png", "a.tif"):
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:])
+        with pytest.raises(PpferError, match="holds 3 pictures and is no photo"):
+            photo_pixels(tmp_path / name)

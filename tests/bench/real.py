@@ -68,8 +68,9 @@ BACK = 48  # of a clip, whose numbers are read back off the donor: with 16 an at
 PLACE = "where the head is and how large"
 MOVES = "how it moves about, its mean place and size taken off"
 PERFORMED, LENGTH = "the performances, one a second", "its length, and how often no face was found"
-ALONE, OF_VIDEO = "these two together", "performances of its video, and its length"
+ALONE, OF_VIDEO = "these two together", "what its video shows, and its length"
 NAMED, READ = "names acted, read by", "the expression named most often, read by"
+IN_VIDEOS = f"{names.PROTECTOR.title}, in videos"
 BY_LENGTH = "a linear layer on its length"
 SYMBOLS = 96  # of the shipped codebook
 CODEBOOKS = {"Codebook of names": Names(), "Codebook of names, clip by clip": Names(own=False)}
@@ -289,16 +290,20 @@ def names_of(
 
 
 def of_videos(out: Path) -> list[dict]:
-    """Rows of ``within.json``: what ``videos.json`` says of a codebook's symbols."""
-    rows = read_json(out / "videos.json", [])
-    about = {"approach": f"{codebook.PROTECTOR.title}, {SYMBOLS} symbols", "reader": "regressor"}
-    about |= {"split": "unknown", "measure": "identity", "attack": OF_VIDEO}
-    cells = (pair for row in rows if row["what is seen"] == ALONE for pair in row.items())
-    return [
-        about | {"clips": int(held.split()[0]), "k": cell["k"], "n": cell["n"]}
-        for held, cell in cells
-        if isinstance(cell, dict)
-    ]
+    """Rows of ``within.json``: what ``videos.json`` says of a codebook's symbols, and of names."""
+    found = {row["what is seen"]: row for row in read_json(out / "videos.json", [])}
+    places = {ALONE: (f"{codebook.PROTECTOR.title}, {SYMBOLS} symbols", "regressor", "identity")}
+    for reader in ("regressor", "mediapipe"):
+        places[f"{NAMED} {reader}, and the length"] = IN_VIDEOS, reader, "identity"
+        places[f"{READ} {reader}"] = IN_VIDEOS, reader, "expression"
+    made = []
+    for what, (approach, reader, measure) in places.items():
+        about = {"approach": approach, "reader": reader, "split": "unknown", "measure": measure}
+        for held, cell in found.get(what, {}).items():
+            if isinstance(cell, dict):
+                tried = {"attack": OF_VIDEO, "clips": int(held.split()[0])}
+                made.append(about | tried | {"k": cell["k"], "n": cell["n"]})
+    return made
 
 
 def spread(frames: torch.Tensor) -> torch.Tensor:
