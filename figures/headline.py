@@ -29,11 +29,11 @@ SEEN = {  # approach: what one sees of it
     CODEBOOK: "one of 96 performances of the donor's own",
 }
 UNKNOWN, SHIPPED = "expression, unknown people", f"{CODEBOOK}, as shipped"
-BEST = "Codebook of names, MediaPipe's reader"
+BEST = "Codebook of names, MediaPipe's reader, clip by clip"
 REAL = {  # row of ten real people: approach, reader, whom the encoder learned from
     SHIPPED: (f"{CODEBOOK}, {SYMBOLS} symbols", "regressor", "unknown"),
-    "Codebook of names": ("Codebook of names", "regressor", "unknown"),
-    BEST: ("Codebook of names", "mediapipe", "unknown"),
+    "Codebook of names, in videos": ("Codebook of names, in videos", "regressor", "unknown"),
+    BEST: ("Codebook of names, clip by clip", "mediapipe", "unknown"),
 }
 ONE, SIXTEEN = "named from one clip", "named from sixteen clips"
 LEFT = "expression read"
@@ -131,14 +131,14 @@ def meaning(
         f"he knows, names more than {SYMBOLS} in K people. Of {PEOPLE} that is {of_few:.0f} %, no "
         f"promise at all; of {crowd:,} it is {share:.1f} %. "
         "[Notebook 11](../notebooks/11_attackers.ipynb) attacks.\n"
-        f"- **A practitioner** cannot have both on real faces without labels: behind re-enactment "
+        f"- **A practitioner** cannot have both on real faces: behind re-enactment "
         f"{short(known['Re-enactment'][ONE])} of ten people's clips are named, and behind the "
         f"shipped codebook {short(shipped[ONE])} (guessing 10 %), but then {short(shipped[LEFT])} "
         "of their expressions are read (guessing 16.7 %). A codebook of names, learned from "
-        f"labelled clips of other people, names {short(names[ONE])} and leaves "
-        f"{short(names[LEFT])}. A video shows more than faces: where heads are and a blurred room "
-        f"name {short(videos[0]['1 clip'])}, unless `--frame alone` leaves them out. None is "
-        "anonymity for people who are known by name. "
+        f"labelled clips of other people, names {short(names[ONE])} (a video's length left aside) "
+        f"and leaves {short(names[LEFT])}. A video shows more than faces: where heads are and a "
+        f"blurred room name {short(videos[0]['1 clip'])}, unless `--frame alone` leaves them "
+        "out. None is anonymity for people who are known by name. "
         "[Notebook 12](../notebooks/12_protect.ipynb) protects a video.\n"
     )
 
