@@ -272,6 +272,6 @@ def earlier(path: Path, target: Path, options: ProtectOptions) -> Outcome | None
         whole = beside(target).exists() or not reported(options)  # else it is made again
         return Outcome(path, "finished", target, ["made earlier"]) if whole else None
     ours = said.startswith(MARK)
-    why = "from another input or with other settings" if ours else "by something else"
+    why = "from another input, with other settings or another key" if ours else "by something else"
     note = f"{target} is there, made {why}; give another folder, or --overwrite"
     return Outcome(path, "exists", notes=[note])
