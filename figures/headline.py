@@ -29,11 +29,11 @@ SEEN = {  # approach: what one sees of it
     CODEBOOK: "one of 96 performances of the donor's own",
 }
 UNKNOWN, SHIPPED = "expression, unknown people", f"{CODEBOOK}, as shipped"
-BEST = "Codebook of names, MediaPipe's reader, clip by clip"
+BEST = "Codebook of names, in videos, MediaPipe's reader"
 REAL = {  # row of ten real people: approach, reader, whom the encoder learned from
     SHIPPED: (f"{CODEBOOK}, {SYMBOLS} symbols", "regressor", "unknown"),
     "Codebook of names, in videos": ("Codebook of names, in videos", "regressor", "unknown"),
-    BEST: ("Codebook of names, clip by clip", "mediapipe", "unknown"),
+    BEST: ("Codebook of names, in videos", "mediapipe", "unknown"),
 }
 ONE, SIXTEEN = "named from one clip", "named from sixteen clips"
 LEFT = "expression read"
@@ -135,7 +135,7 @@ def meaning(
         f"{short(known['Re-enactment'][ONE])} of ten people's clips are named, and behind the "
         f"shipped codebook {short(shipped[ONE])} (guessing 10 %), but then {short(shipped[LEFT])} "
         "of their expressions are read (guessing 16.7 %). A codebook of names, learned from "
-        f"labelled clips of other people, names {short(names[ONE])} (a video's length left aside) "
+        f"labelled clips of other people, names {short(names[ONE])} "
         f"and leaves {short(names[LEFT])}. A video shows more than faces: where heads are and a "
         f"blurred room name {short(videos[0]['1 clip'])}, unless `--frame alone` leaves them "
         "out. None is anonymity for people who are known by name. "
