@@ -14,7 +14,7 @@ from ppfer.base.device import single_thread_pool
 from ppfer.base.files import write_json
 from ppfer.base.weights import save_weights
 from ppfer.cli import main
-from ppfer.cli.caveats import leaked_by
+from ppfer.cli.caveats import around, leaked_by
 from ppfer.cli.options import parser
 from ppfer.cli.protect import USUAL
 from ppfer.config import REPO, load_config
@@ -284,6 +284,23 @@ def test_a_video_is_protected_without_a_run(approach, tmp_path, weights, capsys,
     assert "4 frames of 256×256" in said and "Not promised" in said and "was trained on" not in said
     assert (out / CLIP.name).exists() and not (tmp_path / "runs").exists()
     assert main(call) == 0 and "made earlier" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--outside blur", "By the whole picture: "),
+        ("--outside black", "By where the head is and how large: "),
+        ("--frame alone", ""),
+    ],
+)
+def test_what_is_shown_beside_the_face_is_said(given, said, tmp_path, capsys):
+    call = ["protect", str(CLIP), "--out", str(tmp_path), "--approach", "solid", *given.split()]
+    assert main(call) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(said or "What is promised") and (
+        not said or [line] == around(given[10:])
+    )
 
 
 REAL = {"outside": Rate(4, 50).to_dict(), "people": 7, "strangers": 2}

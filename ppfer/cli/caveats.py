@@ -74,10 +74,19 @@ def at_length(protector: Protector, run: Run) -> str:
     return "\n".join([measured, *_bound(protector, run)])
 
 
-def in_short(protector: Protector, run: Run, frame: str = "alone") -> str:
-    """A few lines for the end of a call: the worst that was measured of a protector, and of what is
-    round a face if the `frame` shows that; of a codebook the bound that no attacker passes; and
-    where the rest stands (`leaked`, `leaked_by`).
+def around(outside: str) -> list[str]:
+    """What a video gives away beside the face, by what becomes of the rest: a line, if measured."""
+    rows = read_json(FIGURES / "real" / "videos.json", [])[outside == "black" :][:1]
+    return [
+        f"By {row['what is seen']}: {cell_text(row['1 clip'])} of ten real people's clips are "
+        "named, with a codebook's donor for a face. --frame alone leaves that out."
+        for row in rows
+    ]
+
+
+def in_short(protector: Protector, run: Run) -> str:
+    """A few lines for the end of a call: the worst that was measured of a protector, of a codebook
+    the bound that no attacker passes, and where the rest stands (`leaked`, `leaked_by`).
     """
     lines = [line.strip() for line in at_length(protector, run).splitlines()]
     worst = []
@@ -86,11 +95,6 @@ def in_short(protector: Protector, run: Run, frame: str = "alone") -> str:
     worst += [line for line in lines if "worst" in line and ":" in line][-1:]
     measured = f"still named: {'; '.join(worst)}" if worst else "how much it leaks was not measured"
     lines = [f"{protector.title}: {measured}.", *_bound(protector, run)]
-    for row in read_json(FIGURES / "real" / "videos.json", [])[:1] if frame == "face" else ():
-        lines.append(
-            f"By {row['what is seen']}, place and room included: {cell_text(row['1 clip'])} of "
-            "ten real people's clips are named behind a codebook. --frame alone leaves that out."
-        )
     lines += [
         "Not promised: that nobody is known by a way of moving or a voice; nor, but for --frame "
         "alone, by body, clothes, surroundings or where the head is. More: figures/README.md"

@@ -10,7 +10,7 @@ import torch
 
 from ppfer.base.errors import PpferError, printable
 from ppfer.base.files import digest
-from ppfer.cli.caveats import closed_set, in_short
+from ppfer.cli.caveats import around, closed_set, in_short
 from ppfer.cli.options import APPROACHES
 from ppfer.cli.settings import settings_of
 from ppfer.config import Config, load_config
@@ -62,7 +62,7 @@ def protect(args: argparse.Namespace) -> int:
     if not protector.for_anybody:
         print(exported.about["closed_set"] if exported else closed_set(run), flush=True)
     built = deployed(built, BATCH, precision=config.precision, compile=config.compile)
-    caveat = exported.about["caveat"] if exported else in_short(protector, run, args.frame)
+    caveat = exported.about["caveat"] if exported else in_short(protector, run)
     return _protected(args, built, options, protector.named, caveat)
 
 
@@ -117,7 +117,7 @@ def _protected(
     good = sum(outcome.ok for outcome in videos)
     print(printable(f"{good} of {len(videos)} done; results are in {args.out.resolve()}"))
     if any(outcome.state == "written" for outcome in videos):
-        print(caveat)
+        print(caveat, *(around(args.outside) if args.frame == "face" else ()), sep="\n")
     return 0 if good == len(videos) else 1
 
 

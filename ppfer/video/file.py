@@ -31,6 +31,7 @@ FOREIGN = {
 HEADLESS = ("mpeg", "mpegts", "h264", "hevc", "m4v", "mpegvideo")  # nothing says how long they are
 UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".dng", ".cr2", ".nef", ".arw")  # photos of others
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+RESTARTS = ("mpeg", "mpegts")  # formats in which the clock may start again midway
 NO_PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
@@ -100,10 +101,8 @@ def _prominence(stream: av.VideoStream) -> tuple[bool, bool, int]:
 
 def frame_rate(stream: av.VideoStream) -> Fraction:
     """Frames per second on average; 25 where the file does not say, or what it says cannot be."""
-    guessed = (
-        stream.codec_context.framerate,
-        stream.guessed_rate,
-    )  # often 1000 where the pace varies
+    # where the pace varies, what is not an average is often 1000
+    guessed = stream.codec_context.framerate, stream.guessed_rate
     said = (stream.average_rate, 1000), *((rate, 120) for rate in guessed)
     return Fraction(next((r for r, most in said if r and Fraction(1, 100_000) <= r <= most), 25))
 
@@ -179,9 +178,6 @@ def survey(path: str | Path) -> Survey:
     present = max(seconds, float(end) - float(stamps.min()))
     pace = 1 / usual if variable else float(rate)
     return Survey(pictures, seconds, present, declared, variable, pace)
-
-
-RESTARTS = ("mpeg", "mpegts")  # formats in which the clock may start again midway
 
 
 def sample_positions(count: int, frames: int) -> list[int]:
