@@ -37,13 +37,12 @@ def grouped(rows: Iterable[Mapping], *keys: str) -> dict[tuple, list[Mapping]]:
 
 
 def of_people(rows: Sequence[Mapping]) -> list[dict]:
-    """Seed by seed; with it what is read of the expression from the same numbers and by F_u. Whom
-    nobody attacked from within has no row.
+    """From within, seed by seed; with it what is read of the expression from the same numbers and
+    by F_u.
     """
     made = []
+    rows = [row for row in rows if not row["attack"].startswith(ON_PIXELS)]
     for (approach, seed), tried in grouped(rows, "approach", "seed").items():
-        if all(row["attack"].startswith(ON_PIXELS) for row in tried):
-            continue
         read = {"expression": "expression read from numbers"} | {k: k for k in RECOGNISED}
         kept = {title: as_rate(tried[0][key]) for key, title in read.items() if key in tried[0]}
         made.append({"approach": approach, "seed": seed} | by_clips(tried) | kept)

@@ -286,9 +286,9 @@ def draw_maps() -> None:
 
 def refresh() -> None:
     """All that is drawn and said of the tables that are kept."""
+    inside.publish(FIGURES)  # the worst attacks of tables, before any is drawn
     for profile, people in PEOPLE.items():
         draw_tables(FIGURES / profile, people)
-    inside.publish(FIGURES)
     headline.publish(FIGURES)
     fill_pages()
 
@@ -332,7 +332,8 @@ def cited(what: str) -> str:
     cells = [measure.as_rate(row[column]) or row[column] for row in rows]
     cells = [rate for cell in cells for rate in getattr(cell, "rates", [cell])]
     if not isinstance(cells[0], measure.Rate):
-        return listed([f"{cell:,}" if isinstance(cell, int) else f"{cell:.2f}" for cell in cells])
+        formats = {str: "", int: ",", float: ".2f"}
+        return listed([format(cell, formats[type(cell)]) for cell in cells])
     if what.endswith(" | to %"):
         return span(rate.value for rate in cells)
     if what.endswith(" | %"):

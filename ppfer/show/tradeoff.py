@@ -183,9 +183,7 @@ def _label(axis: Axes, spots: Sequence, small: Sequence, marks: Sequence) -> Non
     plain = {"fontsize": 9, "zorder": 5}
     grey = {"fontsize": 8, "color": "0.45", "style": "italic"}
     groups = [(group, plain) for group in grouped(spots, 0.06)] + [([*s], grey) for s in small]
-    right = {number: x for x, _, number in spots}
     for (x, y, *numbers), look in groups:
-        x = max([x, *(right[n] for n in numbers if look is plain)])
         text = "\n".join(numbered(numbers[i : i + 3]) for i in range(0, len(numbers), 3))
         lines = text.split("\n")
         size = 0.6 * look["fontsize"] * max(map(len, lines)), 1.3 * look["fontsize"] * len(lines)
@@ -206,15 +204,16 @@ def _box(x: float, y: float, width: float, height: float, at: tuple) -> Bbox:
 
 
 def grouped(spots: Sequence[tuple], reach: float) -> list[list]:
-    """Points (x, y, number) → [x, y, number, …]: a group is within `reach` of its first."""
-    groups: list[list] = []
-    for x, y, number in sorted(spots):
-        near = (g for g in groups if abs(y - g[1]) < reach and x - g[0] < reach)
+    """Points (x, y, number) within `reach` of a first → [the greatest x, mean y, number, …]."""
+    groups: list[list[tuple]] = []
+    for spot in sorted(spots):
+        near = (g for g in groups if all(abs(a - b) < reach for a, b in zip(spot[:2], g[0])))
         if group := next(near, None):
-            group.append(number)
+            group.append(spot)
         else:
-            groups.append([x, y, number])
-    return [[x, y, *sorted(numbers)] for x, y, *numbers in groups]
+            groups.append([spot])
+    found = (tuple(zip(*group, strict=True)) for group in groups)
+    return [[max(across), sum(up) / len(up), *sorted(which)] for across, up, which in found]
 
 
 def numbered(numbers: Sequence[int]) -> str:

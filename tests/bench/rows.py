@@ -22,6 +22,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import common
 import torch
@@ -59,7 +60,7 @@ KNOBS = {  # where the knob of an approach stands
 }
 # F_u trains shorter than in the tables, so that five folds and another data set take minutes
 SHORT = {"recognition.steps": (350,), "adaptation.steps": (200,)}
-SHARES = ("plr", "plr_retrained", "acc", "acc_retrained", "plr_worst")
+SHARES = ("plr", "plr_retrained", "acc", "acc_retrained", *inside.WORST)
 Found = list[tuple[str, dict]]  # rows, each with the name of its table
 
 # --- what is asked of an approach -------------------------------------------------
@@ -305,16 +306,17 @@ def made_rows(args: argparse.Namespace) -> list[tuple[str, int, str, dict]]:
     ]
 
 
-def collect(args: argparse.Namespace) -> list[tuple[str, int, str, dict]]:
-    """Tables of each run, ``<out>/<run>/``; beside them the rows of Tables 1, 3 and 4 that several
-    seeds have (``seeds``, ``seeds_table3``, ``seeds_table4``), in how many pairs each seed has the
-    paper's order (``orders``), and what is asked seed by seed (``seeds_table2``, ``beyond_seeds``),
-    under other settings (``dials``) and for other budgets. Returns `made_rows`.
+def collect(args: argparse.Namespace, to: Path | None = None) -> list[tuple[str, int, str, dict]]:
+    """Tables of each run, ``<to>/<run>/``, beside the rows where nothing else is said; with them
+    the rows of Tables 1, 3 and 4 that several seeds have (``seeds``, ``seeds_table3``,
+    ``seeds_table4``), in how many pairs each seed has the paper's order (``orders``), and what is
+    asked seed by seed (``seeds_table2``, ``beyond_seeds``), under other settings (``dials``) and
+    for other budgets. Returns `made_rows`.
     """
-    every = made_rows(args)
+    every, to = made_rows(args), to or args.out
     for run, table in dict.fromkeys((x[0], x[2]) for x in every if x[2] != "within"):
-        write_table([x[3] for x in every if (x[0], x[2]) == (run, table)], args.out / run, table)
-    beyond = ("plr_worst", "acc", "acc_retrained", "linkage", "actions_r2")
+        write_table([x[3] for x in every if (x[0], x[2]) == (run, table)], to / run, table)
+    beyond = ("plr_worst", "acc", "acc_retrained", "linkage", "actions_r2", *inside.WORST)
     seeds = {f"seeds_{table}": of_seeds(every, table) for table in ("table1", "table3", "table4")}
     found = {
         "beyond_seeds": flat(by_approach(every, "live", beyond)),
@@ -329,7 +331,7 @@ def collect(args: argparse.Namespace) -> list[tuple[str, int, str, dict]]:
     }
     for name, rows in found.items():
         if rows:
-            write_table(rows, args.out, name)
+            write_table(rows, to, name)
     return every
 
 
@@ -388,38 +390,45 @@ def flat(groups: Iterable[tuple[str, list[dict]]]) -> list[dict]:
 
 def keep(args: argparse.Namespace) -> None:
     """What `collect` finds, in figures/, and what is drawn of it; with ``--only`` its tables or,
-    in ``within.json``, its rows.
+    in ``within.json``, its rows. Where the rows lie nothing is added.
     """
-    every = collect(args)
-    made, config = args.out / args.profile, load_config(args.profile)
     figures = REPO / "figures" / args.profile
-    found = [*args.out.glob("*.json"), *args.out.glob("*.md")]
-    within = [x for x in every if x[2] == "within"]
-    inside.put([row for *_, row in within], figures)
-    if args.only:
-        for path in found:
-            shutil.copy(path, figures)
-        if found:  # else how rows were made stays where they are
-            files = (f for grid in chosen(args) for f in args.out.glob(f"*/rows/{grid} *"))
-            made_there = sorted({file.parent.parent for file in files})
-            about = {at.name: json.loads((at / "manifest.json").read_text()) for at in made_there}
-            write_json(figures / f"{args.only}_manifest.json", about)
-        common.publish.refresh()
-        return
+    with TemporaryDirectory() as folder:
+        to = Path(folder)
+        every = collect(args, to)
+        inside.put([row for _, _, table, row in every if table == "within"], figures)
+        found = [*to.glob("*.json"), *to.glob("*.md")]
+        if args.only:
+            keep_part(args, found, figures)
+        else:
+            keep_whole(args, found, to / args.profile)
+    common.publish.refresh()
+
+
+def keep_part(args: argparse.Namespace, found: Sequence[Path], figures: Path) -> None:
+    """The tables of some grids, and how their rows were made."""
+    for path in found:
+        shutil.copy(path, figures)
+    if found:  # else how rows were made stays where they are
+        files = [f for grid in chosen(args) for f in args.out.glob(f"*/rows/{grid} *")]
+        made = manifests(file.parent.parent for file in files)
+        write_json(figures / f"{args.only}_manifest.json", made)
+
+
+def keep_whole(args: argparse.Namespace, found: Sequence[Path], made: Path) -> None:
+    """The tables of all grids beside those of the first seed, and how all of them were made."""
     for path in found:
         shutil.copy(path, made)
-    seeds = sorted(args.out.glob("*-seed*/manifest.json"))
-    if seeds:  # else what is kept stays
-        manifests = {path.parent.name: json.loads(path.read_text()) for path in seeds}
-        write_json(made / "seeds_manifest.json", manifests)
-    if within:
-        runs = {
-            f"seed {seed}": read_json(args.out / run / "manifest.json") for run, seed, *_ in within
-        }
-        write_json(figures / "within_manifest.json", runs)
+    shutil.copy(args.out / args.profile / "manifest.json", made)
+    if seeds := manifests(args.out.glob("*-seed*")):  # else what is kept stays
+        write_json(made / "seeds_manifest.json", seeds)
     (made / "discrepancies.md").write_text(paper.discrepancies(made))
-    common.publish.keep_tables(made, args.profile, config.actors)
-    common.publish.refresh()
+    common.publish.keep_tables(made, args.profile, load_config(args.profile).actors)
+
+
+def manifests(folders: Iterable[Path]) -> dict[str, dict]:
+    """How the rows of some runs were made, by run."""
+    return {at.name: read_json(at / "manifest.json") for at in sorted(set(folders))}
 
 
 if __name__ == "__main__":
