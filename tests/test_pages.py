@@ -6,6 +6,9 @@ import functools
 import itertools
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -270,6 +273,21 @@ def rows_in(folder: str, name: str) -> list[dict]:
 def test_no_table_knows_a_weaker_worst_attack_than_was_tried(name):
     rows = rows_in("twin", name)
     assert json_rows(inside.raised(rows, rows_in("twin", "within"))) == rows
+
+
+def test_tables_of_91_people_come_back_from_their_rows(tmp_path):
+    rows = shutil.copytree(REPO / "figures" / "twin" / "rows", tmp_path / "rows")
+    call = [sys.executable, "tests/bench/rows.py", "collect", "--out", str(rows)]
+    subprocess.run(call, cwd=REPO, check=True)
+    made = {path.stem: path for folder in (rows / "twin", rows) for path in folder.glob("*.json")}
+    made.pop("manifest")
+    assert {"table1", "table2", "table3", "table4", "seeds", "orders", "dials"} <= made.keys()
+    tried = rows_in("twin", "within")
+    for name, path in made.items():
+        found = json.loads(path.read_text())
+        if name in inside.WITH_WORST:
+            found = json_rows(inside.raised(found, tried))
+        assert found == rows_in("twin", name), name
 
 
 @pytest.mark.parametrize("folder", inside.TABLES)
