@@ -131,7 +131,8 @@ class Run:
             torch.cuda.init()  # the first stage may come before anything used the GPU
             torch.cuda.reset_peak_memory_stats(self.device)
         if is_main() or not stage.alone:
-            with explaining_memory(name, self.device, stage.lighter()):
+            memory = explaining_memory(name, self.device, stage.lighter())
+            with memory, torch.random.fork_rng(devices=[]):  # as for what is loaded, see `get`
                 summary = stage.make(folder)
             self._finish(stage, folder, summary, time.monotonic() - began)
 
