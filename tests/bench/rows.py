@@ -316,7 +316,7 @@ def collect(args: argparse.Namespace, to: Path | None = None) -> list[tuple[str,
     every, to = made_rows(args), to or args.out
     for run, table in dict.fromkeys((x[0], x[2]) for x in every if x[2] != "within"):
         write_table([x[3] for x in every if (x[0], x[2]) == (run, table)], to / run, table)
-    beyond = ("plr_worst", "acc", "acc_retrained", "linkage", "actions_r2", *inside.WORST)
+    beyond = (*inside.WORST, "acc", "acc_retrained", "linkage", "actions_r2")
     seeds = {f"seeds_{table}": of_seeds(every, table) for table in ("table1", "table3", "table4")}
     found = {
         "beyond_seeds": flat(by_approach(every, "live", beyond)),
