@@ -1,30 +1,19 @@
 """The most that attackers from within name: ``within_worst`` of what ``within.json`` holds of every
 attack, and ``within_all`` of a run.
-
-    ppfer batch --profile twin --grid approach=none,reenactment,codebook --grid seed=0,1,2 \\
-        --stages 'within/{approach}'
-    python figures/inside.py runs/twin runs/twin-seed1 runs/twin-seed2
-    python figures/publish.py
-
-keeps every attack of these runs in ``figures/twin/within.json``, in place of the same rows.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ppfer.base.files import write_json
 from ppfer.measure import Rate, Spread, Worst, as_rate, write_table
-from ppfer.run.names import config_of, made_in
 from ppfer.run.run import Run
 from ppfer.study.attacks.features import feature_table
 from ppfer.study.attacks.within import by_clips, pooled_row, worst
-from ppfer.study.catalogue import open_run
 from ppfer.study.protectors import codebook
 
 
@@ -122,34 +111,6 @@ def rows_of(run: Run, names: Iterable[str]) -> Iterator[dict]:
             yield about | row | more
 
 
-def collect(folders: Iterable[Path], kept: Path) -> None:
-    """Put all attacks from within of some runs, and how they were made, into ``within.json``."""
-    new, manifests = [], {}
-    for folder in folders:
-        run = open_run(config_of(folder), folder.parent)
-        new += rows_of(run, run.protectors)
-        manifests[f"seed {run.config.seed}"] = made_in(folder)
-    put(new, kept)
-    write_json(kept / "within_manifest.json", manifests)
-
-
-def put(new: Sequence[Mapping], kept: Path) -> None:
-    """Put rows in place of those of the same approach, seed and kind of attack, from within or on
-    pixels, in ``within.json``; all others stay, and what F_u reads where the new ones do not say.
-    """
-
-    def place(row: Mapping) -> tuple[str, int, bool]:
-        return row["approach"], row["seed"], row["attack"].startswith(ON_PIXELS)
-
-    old, asked = json.loads((kept / "within.json").read_text()), set(map(place, new))
-    read = {place(row)[:2]: {k: row[k] for k in RECOGNISED if k in row} for row in old}
-    rows = [row for row in old if place(row) not in asked]
-    rows += [read.get(place(row)[:2], {}) | row for row in new]
-    order = list(dict.fromkeys(row["approach"] for row in (*old, *new)))
-    rows.sort(key=lambda row: (order.index(row["approach"]), *place(row)[1:]))
-    write_json(kept / "within.json", rows)
-
-
 def keep_all(run: Run, folder: Path) -> None:
     """Write ``within_all`` and ``table1_features``: every protector that was attacked from within
     in a run, and every one whose clips' features were probed.
@@ -173,7 +134,3 @@ def publish(folder: Path) -> None:
     for name in WITH_WORST:
         rows = json.loads((folder / "twin" / f"{name}.json").read_text())
         write_table(raised(rows, tried), folder / "twin", name)
-
-
-if __name__ == "__main__":
-    collect(map(Path, sys.argv[1:]), Path(__file__).parent / "twin")

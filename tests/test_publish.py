@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from matplotlib.figure import Figure
 
-from figures import inside, method_map, publish, thumbnails
+from figures import method_map, publish, thumbnails
 from ppfer import measure
 from ppfer.base.errors import PpferError
 from ppfer.base.files import write_json
@@ -173,31 +173,3 @@ def test_a_student_gets_exercises_without_solutions_and_links_that_lead_there(tm
         text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
         local = [x for x in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in x]
         assert not [link for link in local if not (folder / link).exists()], path.name
-
-
-def test_rows_from_within_of_finished_runs_take_the_place_of_old_ones(
-    tiny_run, tmp_path, monkeypatch
-):
-    """What F_u reads of an approach stays with it, and what the runs have not asked stays whole."""
-    for name in ("none", "codebook"):
-        tiny_run.ensure(f"within/{name}")
-    old = {"attack": "linear", "steps": 1, "clips": 1, "k": 0, "n": 1}
-    kept = {"approach": "Another", "seed": 0} | old
-    book = {"approach": tiny_run.protector("codebook").title, "seed": 0, "acc": {"k": 1, "n": 2}}
-    seen = book | old | {"attack": f"{inside.ON_PIXELS}linear"}
-    write_json(tmp_path / "within.json", [kept, seen, book | old])
-    monkeypatch.setattr(inside, "open_run", lambda *_: tiny_run)
-    inside.collect([tiny_run.dir], tmp_path)
-    rows = json.loads((tmp_path / "within.json").read_text())
-    groups = inside.grouped(rows, "approach")
-    assert groups["Another",] == [kept]
-    *found, last = groups[book["approach"],]
-    asked = tiny_run.get("within/codebook")
-    assert last == seen  # was not asked again
-    assert [{key: row[key] for key in old} for row in found] == asked
-    assert all(row["acc"] == book["acc"] and row["bound"] == 1 for row in found)
-    assert all(
-        "acc" not in row and "bound" not in row for row in groups["No privacy preservation",]
-    )
-    made = json.loads((tmp_path / "within_manifest.json").read_text())
-    assert {"within/none", "within/codebook"} <= made["seed 0"].keys()

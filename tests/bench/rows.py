@@ -49,7 +49,7 @@ from ppfer.twin.clips import RenderedWild
 STAGES = ("identity", "protected/{approach}", "recognizer/none")
 ROWS = ("none", "enhanced", *tables.TABLE1[1:])  # the paper's
 SEEDED = (*ROWS, "live", "reenactment", "codebook", "donor", "ppfer_long")  # three seeds
-INSIDE = ("enhanced", "flow", "deface_blur", "reenactment_neutral")  # attacked from within, too
+INSIDE = ("enhanced", "flow", "deface_blur", "reenactment", "reenactment_neutral")  # within, too
 WEAK = ("ppfer", "live", "reenactment", "reenactment_neutral", "donor")  # attacked until it is flat
 TASKS = {task.protector: task for task in (*ablation.TASKS, ablation.FULL)}
 KNOBS = {  # where the knob of an approach stands
@@ -108,7 +108,7 @@ def from_within(run: Run, name: str, row: dict) -> Found:
     """All attacks from within, beside what F_u reads by the approach's row."""
     if name in INSIDE:
         run.ensure(f"within/{name}")
-    read = {key: row[key] for key in inside.RECOGNISED}
+    read = {key: row[key] for key in ("approach", *inside.RECOGNISED)}
     return [("within", tried | read) for tried in inside.rows_of(run, (name,))]
 
 
@@ -140,12 +140,15 @@ def schedule(run: Run, name: str) -> Found:
 
 
 def dial(run: Run, name: str) -> Found:
-    """A row under other settings: what privacy costs as a weight or a constant moves."""
+    """A row under other settings: what privacy costs as a weight or a constant moves. Live
+    controllers, whom a linear layer on thumbnails names, are not attacked from within again.
+    """
     tables.prepare(run, (name,), ())
     row, knob = tables.whole_row(run, name, more=False), KNOBS[name](run.config)
-    if name == "reenactment_neutral":  # an approach of its own
-        return [("dials", row | {"setting": knob}), *from_within(run, name, row)]
-    return [("dials", row | {"approach": f"{row['approach']}, {knob}", "setting": knob})]
+    if name != "reenactment_neutral":  # else an approach of its own
+        row = row | {"approach": f"{row['approach']}, {knob}"}
+    within = [] if name == "live" else from_within(run, name, row)
+    return [("dials", row | {"setting": knob}), *within]
 
 
 def budget(run: Run, name: str) -> Found:
@@ -306,12 +309,12 @@ def made_rows(args: argparse.Namespace) -> list[tuple[str, int, str, dict]]:
     ]
 
 
-def collect(args: argparse.Namespace, to: Path | None = None) -> list[tuple[str, int, str, dict]]:
+def collect(args: argparse.Namespace, to: Path | None = None) -> None:
     """Tables of each run, ``<to>/<run>/``, beside the rows where nothing else is said; with them
     the rows of Tables 1, 3 and 4 that several seeds have (``seeds``, ``seeds_table3``,
     ``seeds_table4``), in how many pairs each seed has the paper's order (``orders``), and what is
     asked seed by seed (``seeds_table2``, ``beyond_seeds``), under other settings (``dials``) and
-    for other budgets. Returns `made_rows`.
+    for other budgets, and every attack from within (``within.json``).
     """
     every, to = made_rows(args), to or args.out
     for run, table in dict.fromkeys((x[0], x[2]) for x in every if x[2] != "within"):
@@ -332,7 +335,8 @@ def collect(args: argparse.Namespace, to: Path | None = None) -> list[tuple[str,
     for name, rows in found.items():
         if rows:
             write_table(rows, to, name)
-    return every
+    if tried := attacks(every):
+        write_json(to / "within.json", tried)
 
 
 def by_approach(every: list, table: str, keys: Sequence[str]) -> Iterable[tuple[str, list[dict]]]:
@@ -384,19 +388,30 @@ def over_folds(rows: list[dict]) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "run"} for row in side_by_side(results)]
 
 
+def attacks(every: list) -> list[dict]:
+    """Rows of ``within.json``: every attack, those on an approach together, by seed."""
+    rows = [row for _, _, table, row in every if table == "within"]
+    order = list(dict.fromkeys(row["approach"] for row in rows))
+
+    def place(row: dict) -> tuple[int, int, bool]:
+        on_pixels = row["attack"].startswith(inside.ON_PIXELS)
+        return order.index(row["approach"]), row["seed"], on_pixels
+
+    return sorted(rows, key=place)
+
+
 def flat(groups: Iterable[tuple[str, list[dict]]]) -> list[dict]:
     return [row for _, rows in groups for row in rows]
 
 
 def keep(args: argparse.Namespace) -> None:
-    """What `collect` finds, in figures/, and what is drawn of it; with ``--only`` its tables or,
-    in ``within.json``, its rows. Where the rows lie nothing is added.
+    """What `collect` finds, in figures/, and what is drawn of it; with ``--only`` its tables.
+    Where the rows lie nothing is added.
     """
     figures = REPO / "figures" / args.profile
     with TemporaryDirectory() as folder:
         to = Path(folder)
-        every = collect(args, to)
-        inside.put([row for _, _, table, row in every if table == "within"], figures)
+        collect(args, to)
         found = [*to.glob("*.json"), *to.glob("*.md")]
         if args.only:
             keep_part(args, found, figures)
