@@ -1,6 +1,8 @@
 """The device: precision, transfers, threads, names, and what a lack of its memory means."""
 
 import contextlib
+import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,12 @@ from torch import Tensor
 
 from ppfer import __version__
 from ppfer.base.errors import PpferError, out_of_memory
+
+# glibc gives large tensors back to the system and takes them again, which costs a tenth of the time
+# in which videos are protected: its M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD
+if platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ):
+    for parameter, value in ((-1, 2**26), (-2, 2**22), (-3, 2**25)):
+        ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

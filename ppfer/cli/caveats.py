@@ -12,7 +12,7 @@ NAMED = {  # columns of a table, in words
     "plr": "by a recogniser of these people trained on originals",
     "plr_retrained": "by one trained again on protected clips",
     "plr_worst": "by the worst attack of its table, which it names",
-    "linkage": "strangers, matched with their originals",
+    "linkage": "strangers, matched with their originals by a network on pixels",
     "outside": "by another project's face recogniser",
 }
 BEYOND = NAMED | {

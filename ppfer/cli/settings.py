@@ -68,9 +68,6 @@ def here(value: object) -> object:
     return str(path.resolve()) if path.exists() else value
 
 
-# --- lists ----------------------------------------------------------------------
-
-
 def runs(args: argparse.Namespace) -> None:
     """List the runs there are."""
     rows = known_runs(args.runs_dir)

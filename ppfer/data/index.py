@@ -95,9 +95,6 @@ def without_duplicates(root: Path, rows: list[dict], rejected: list[tuple[str, s
     return [row for row in rows if row["path"] not in drop], rejected
 
 
-# --- what the columns say -----------------------------------------------------
-
-
 def checked(rows: list[dict]) -> tuple[list[dict], list[tuple[str, str]]]:
     """Rows whose ages are numbers and whose `split` names parts, and remarks on what was odd.
 

@@ -29,9 +29,6 @@ from ppfer.run import fast
 CHECKPOINT_SECONDS = 30.0  # how much work a killed process may lose; Ctrl-C loses none
 
 
-# --- the loop -----------------------------------------------------------------
-
-
 def learning_rate(step: int, config: Train) -> float:
     """Linear warm-up to ``config.lr``, then a cosine to 1 % of it at the last step."""
     if step < config.warmup:

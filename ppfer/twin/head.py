@@ -252,7 +252,7 @@ def draw(
         which: (N,) int64, the actor of each frame.
         actions, pose: (N, 52) and (N, 6), see `pose_vertices`.
         lamp: (N, 9): unit vector to the key light, its colour, the fill's colour; (1, 9) for all.
-        background: (N, 3, size, size) linear light.
+        background: (N, 3, size, size) linear light, or (1, 3, 1, 1).
         samples: of a pixel, along either side.
 
     Returns:
@@ -279,14 +279,23 @@ def draw(
     toward, key, fill = lamp.view(-1, 3, 3).unbind(1)
     colour = raster.light(normal, albedo, gloss, toward, key, fill) * lit[:, None]
 
+    drawn = torch.cat([colour, torch.ones_like(colour[:, :1])], 1)  # (P, 4), with coverage
+    if samples == 1:  # a pixel shows the head or what is behind it
+        behind = F.pad(background, (0, 0, 0, 0, 0, 1)).permute(0, 2, 3, 1)  # without coverage
+        canvas = _bytes(behind).expand(n, size, size, 4).flatten(0, 2)
+        canvas = canvas.index_copy(0, pixel, _bytes(drawn))
+        return canvas.view(n, size, size, 4).permute(0, 3, 1, 2)
     # mean over the finer pixels before the background: edges stay soft
-    canvas = torch.zeros(n * fine * fine, 4, device=pixel.device)
-    canvas.index_copy_(0, pixel, torch.cat([colour, torch.ones_like(colour[:, :1])], 1))
+    canvas = torch.zeros(n * fine * fine, 4, device=pixel.device).index_copy_(0, pixel, drawn)
     canvas = canvas.view(n, size, samples, size, samples, 4).mean((2, 4))
-    canvas = canvas.permute(0, 3, 1, 2)  # (N, 4, H, W)
-    rgb = canvas[:, :3] + background * (1 - canvas[:, 3:])
-    picture = torch.cat([rgb.clamp(0, 1) ** (1 / 2.2), canvas[:, 3:]], 1)
-    return picture.mul(255).round().to(torch.uint8)
+    behind = background.permute(0, 2, 3, 1) * (1 - canvas[..., 3:])
+    return _bytes(torch.cat([canvas[..., :3] + behind, canvas[..., 3:]], -1)).permute(0, 3, 1, 2)
+
+
+def _bytes(picture: Tensor) -> Tensor:
+    """Linear light and coverage (..., 4) as uint8, sRGB and coverage."""
+    light = picture[..., :3].clamp(0, 1) ** (1 / 2.2)
+    return torch.cat([light, picture[..., 3:]], -1).mul_(255).round_().to(torch.uint8)
 
 
 def _material(

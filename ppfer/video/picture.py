@@ -174,9 +174,6 @@ def _graph(picture: av.VideoFrame, unit: Fraction, *filters: tuple[str, str]) ->
     return graph
 
 
-# --- HDR ------------------------------------------------------------------------------------------
-
-
 def _tone_mapper(width: int, height: int, transfer: int) -> Graph:
     """From gbrp16le, PQ or HLG, BT.2020, to what ordinary screens show, rgb24, BT.709: FFmpeg's
     lut3d with a table of 33 x 33 x 33 colours.

@@ -80,9 +80,6 @@ def protect_files(
     return sorted(outcomes, key=lambda outcome: outcome.source)
 
 
-# --- one video ------------------------------------------------------------------------------------
-
-
 def _protect(
     at_rate: Callable[[float], VideoProtector],
     source: Path,

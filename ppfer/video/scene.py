@@ -39,7 +39,7 @@ def blurred(pixels: np.ndarray, hidden: Iterable[Square] = ()) -> np.ndarray:
     outside = np.full((height, width, 1), 255, np.uint8)
     for left, top, side in hidden:
         outside[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = 0
-    seen = resized(np.where(outside > 0, pixels, 0), rows, columns).numpy().astype(np.float32)
+    seen = resized(np.minimum(pixels, outside), rows, columns).numpy().astype(np.float32)
     share = resized(outside, rows, columns).numpy()[..., 0] / np.float32(255)
     if not share.any():
         return np.full((1, 1, 3), GREY, np.uint8)

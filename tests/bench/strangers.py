@@ -1,13 +1,16 @@
-"""Are people whom no attacker has seen told by how they move? `linkage` asks it of pixels; here it
-is asked of the numbers that are read back off a protected clip.
+"""Are people whom no attacker has seen told apart? `linkage` asks it of a network on pixels; here
+it is asked of who solves and does not train.
 
     python tests/bench/strangers.py [--profile twin] [--runs DIR] --out DIR
 
-The attacker has clips of other people, original and protected, and learns from the statistics of
-their numbers which directions tell people apart (Fisher 1936), whether a clip is protected or not.
-How many directions, and how far their covariance is shrunk, is what links most of a third of those
-people when it is learned from the others. Then strangers' originals are enrolled, as for
-`linkage`, and their protected test clips matched to the nearest. Writes ``strangers.json``.
+Everybody is a stranger once: people are dealt out into three groups, and whoever attacks one of
+them has clips of the other two, original and protected. He sees the statistics of the numbers that
+are read back off a clip (of the perfect swap, and of it alone, the true ones), or its thumbnails,
+and learns which directions tell people apart, whether a clip is protected or not (Fisher 1936). How
+many directions, and how far their covariance is shrunk, is what matches most of one of his groups
+when it is learned from the other. Then strangers are enrolled, by their originals or by these as
+he protects them himself, since anybody can: by the mean of their training clips, to the nearest of
+which their protected test clips are matched. Writes ``strangers.json``.
 """
 
 from __future__ import annotations
@@ -24,71 +27,92 @@ from torch import Tensor
 
 from ppfer.base.files import write_json
 from ppfer.config import load_config
-from ppfer.measure import HELD, Linked, pooled, write_table
+from ppfer.measure import HELD, Rate, pooled, write_table
 from ppfer.run.names import RUNS, made_in
 from ppfer.run.run import Run
-from ppfer.study.attacks.linkage import ENROLLED, linked, strangers
-from ppfer.study.attacks.within import SHRINKAGES
+from ppfer.study.attacks.features import Moments
 from ppfer.study.catalogue import open_run
 from ppfer.study.protectors.names import statistics
 
-ASKED = ("none", "donor", "reenactment", "codebook")
+ASKED = ("none", "ppfer", "live", "donor", "reenactment", "codebook")
+GROUPS = 3
+SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.9)
 DIRECTIONS = (3, 6, 12, 24, 48)
 
 
-def learned(given: list[Tensor], whose: np.ndarray, shrinkage: float, count: int) -> Tensor:
-    """(K, count): directions that tell people apart in features (n, K) of their clips, original and
-    protected, in units of what differs between the clips of one person.
+def features(run: Run, name: str) -> dict[str, Tensor]:
+    """What an attacker sees of a protector's clips, (n, K), by what it is."""
+    numbers = statistics(run.get(f"numbers/{name}").cpu())
+    thumbnails = run.logits(Moments(), f"protected/{name}").cpu()
+    return {"numbers": numbers.double(), "thumbnails": thumbnails.double()}
+
+
+def learned(sources: list[Tensor], whose: np.ndarray, known: np.ndarray, shrinkage: float) -> list:
+    """Sources (n, K), original and protected, in directions (n, most) that tell people of the known
+    clips apart, in units of what differs between the clips of one of them, the best first.
     """
-    own = F.one_hot(torch.as_tensor(np.unique(whose, return_inverse=True)[1])).double()
-    x, own = torch.cat(given), own.repeat(len(given), 1)
+    sources = [(x - x[known].mean(0)) / (x[known].std(0) + 1e-3) for x in sources]
+    own = F.one_hot(torch.as_tensor(np.unique(whose[known], return_inverse=True)[1])).double()
+    x, own = torch.cat([x[known] for x in sources]), own.repeat(len(sources), 1)
     means = own.T @ x / own.sum(0)[:, None]
     apart = x - own @ means
     spread = apart.T @ apart / len(x)
     sphere = spread.trace() / len(spread) * torch.eye(len(spread)).to(spread)
     values, vectors = torch.linalg.eigh(spread.lerp(sphere, shrinkage))
     white = vectors * values.rsqrt()
-    return white @ torch.linalg.svd(means @ white, full_matrices=False)[2][:count].T
+    found = white @ torch.linalg.svd(means @ white, full_matrices=False)[2].T
+    return [x @ found[:, : DIRECTIONS[-1]] for x in sources]
 
 
-def matched(
-    run: Run, sources: list[Tensor], people: np.ndarray, others: np.ndarray, *how: float
-) -> tuple[Linked, dict]:
-    """Protected clips of some people matched to their originals by what clips of others taught;
-    of so many clips of a person together, too.
+def matched(run: Run, seen: list[Tensor], people: np.ndarray, count: int) -> dict[int, Rate]:
+    """How often people's test clips in the last source are nearest to their own training clips in
+    the first, from so many clips of a person, by the first `count` directions.
     """
-    actors, train = run.labels("actor"), run.parts["train"]
-    known = np.concatenate([run.parts["train"], run.parts["val"]])
-    known = known[np.isin(actors[known], others)]
-    scaled = [(x - x[known].mean(0)) / (x[known].std(0) + 1e-3) for x in sources]
-    seen = learned([x[known] for x in scaled], actors[known], *how)
-    original, protected = (F.normalize(x @ seen, dim=-1).float() for x in scaled)
-
-    gallery = [original[train[actors[train] == who][:ENROLLED]].mean(0) for who in people]
-    gallery = F.normalize(torch.stack(gallery), dim=-1)
-    probes = run.parts["test"][np.isin(actors[run.parts["test"]], people)]
-    shown, whose = protected[probes], actors[probes]
-    scores, place = shown @ gallery.T, np.searchsorted(people, whose)
-    held = {clips: pooled(scores, place, clips) for clips in HELD}
-    return linked(shown, whose, gallery, people), held
+    enrolled, shown = (F.normalize(seen[i][:, :count], dim=-1).float() for i in (0, -1))
+    actors, train, test = run.labels("actor"), run.parts["train"], run.parts["test"]
+    gallery = torch.stack([enrolled[train[actors[train] == who]].mean(0) for who in people])
+    test = test[np.isin(actors[test], people)]
+    scores = shown[test] @ F.normalize(gallery, dim=-1).T
+    place = np.searchsorted(people, actors[test])
+    return {clips: pooled(scores, place, clips) for clips in HELD}
 
 
-def row_of(run: Run, name: str) -> dict:
-    """How often strangers' clips are matched, from one clip and from several."""
-    names = ("none", name)
-    sources = [statistics(run.get(f"numbers/{n}").cpu()).double() for n in names]
-    unseen = strangers(run)
-    known = np.setdiff1d(run.labels("actor"), unseen)
-    third, rest = known[::3], np.setdiff1d(known, known[::3])
+def against(run: Run, sources: list[Tensor], group: int) -> dict[int, Rate]:
+    """What an attacker of one group matches."""
+    actors = run.labels("actor")
+    groups = [np.unique(actors)[i::GROUPS] for i in range(GROUPS)]
+    strangers, tried, *others = (groups[(group + i) % GROUPS] for i in range(GROUPS))
+    seen = np.concatenate([run.parts["train"], run.parts["val"]])
 
-    def right(how: tuple) -> int:
-        return matched(run, sources, third, rest, *how)[0].k
+    def known(people: np.ndarray) -> np.ndarray:
+        return seen[np.isin(actors[seen], people)]
 
-    how = max(itertools.product(SHRINKAGES, DIRECTIONS), key=right)
-    single, held = matched(run, sources, unseen, known, *how)
-    about = {"approach": run.protector(name).title, "strangers": len(unseen), "1 clip": single}
-    about |= {f"{clips} clips": held[clips] for clips in HELD if clips > 1 and held[clips].n}
-    return about | {"shrinkage": how[0], "directions": how[1]}
+    rest, found = np.concatenate(others), {}
+    for shrinkage in SHRINKAGES:
+        space = learned(sources, actors, known(rest), shrinkage)
+        for count in DIRECTIONS:
+            found[shrinkage, count] = matched(run, space, np.sort(tried), count)[1].k
+    shrinkage, count = max(found, key=found.get)
+    space = learned(sources, actors, known(np.concatenate([tried, rest])), shrinkage)
+    return matched(run, space, strangers, count)
+
+
+def rows_of(run: Run) -> list[dict]:
+    """A row for each approach, for what is seen of it and for how strangers are enrolled."""
+    made, originals = [], features(run, "none")
+    for name, kind in itertools.product(ASKED, originals):
+        protected = originals[kind] if name == "none" else features(run, name)[kind]
+        ways = {"originals": [originals[kind], protected], "protected": [protected]}
+        for enrolled, sources in list(ways.items())[name == "none" :]:
+            row = {"approach": run.protector(name).title, "seen": kind, "enrolled": enrolled}
+            groups = [against(run, sources, group) for group in range(GROUPS)]
+            for clips in HELD:
+                rates = [group[clips] for group in groups]
+                total = Rate(sum(r.k for r in rates), sum(r.n for r in rates))
+                row |= {f"{clips} clip{'s' * (clips > 1)}": total}
+            made.append(row)
+            print(row, flush=True)
+    return made
 
 
 if __name__ == "__main__":
@@ -99,12 +123,9 @@ if __name__ == "__main__":
     given = parser.parse_args()
     common.pick_device([])
     run = open_run(load_config(given.profile), given.runs)
-    for stage in ("clips", "split", *(f"numbers/{name}" for name in ASKED)):
+    needed = ["clips", "split", *(f"numbers/{name}" for name in ASKED)]
+    for stage in needed:
         run.ensure(stage)
-    made = [row_of(run, name) for name in ASKED]
-    write_table(made, given.out, "strangers")
-    stages = {f"numbers/{name}" for name in ASKED}
-    about = {k: v for k, v in made_in(run.dir).items() if k in stages | {"clips"}}
+    write_table(rows_of(run), given.out, "strangers")
+    about = {k: v for k, v in made_in(run.dir).items() if k in needed}
     write_json(given.out / "strangers_manifest.json", about)
-    for row in made:
-        print(row)

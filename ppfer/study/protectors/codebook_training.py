@@ -82,9 +82,6 @@ def donors(spec: ClipSpec) -> np.ndarray:
     return np.concatenate([done.actions, done.pose[:, :3]], 1).astype(np.float32)
 
 
-# --- training ----------------------------------------------------------------------
-
-
 def head(classes: int, width: int) -> nn.Module:
     """Codes (B, CODE) to logits over people or expressions."""
     return nn.Sequential(

