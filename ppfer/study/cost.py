@@ -146,8 +146,9 @@ def report(config: Config) -> str:
     return (
         f"Profile {config.profile}, frames of {config.size}², clips of {config.frames} frames\n\n"
         f"{markdown(rows)}\n"
-        f"Minutes are scaled by operations from profile twin as measured on: {device}; "
-        f"sum {hours:.1f} h; decoding and rows without minutes are not counted.\n"
+        f"Minutes are scaled by operations from profile twin as measured on: {device}, often of "
+        f"two or three trainings at once; alone they are fewer. Sum {hours:.1f} h; decoding and "
+        "rows without minutes are not counted.\n"
         "Memory is an estimate for one step on one process, without the clips (uint8) and cuDNN's "
         "workspace."
     )
