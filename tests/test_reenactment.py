@@ -68,6 +68,19 @@ def test_with_a_reader_that_knows_the_truth_the_donor_is_drawn_with_it(precision
     assert torch.equal(made[0], drawn)
 
 
+@pytest.mark.parametrize("side", [64, 256])  # means of four samples, and one sample a pixel
+def test_a_figure_is_the_picture_without_its_ground(side):
+    alone, whole = (draw_donor(torch.zeros(1, 55), side, alone) for alone in (True, False))
+    colour, covered = alone[:, :3], alone[:, 3:]
+    ground = whole[..., :1, :1].expand_as(whole)
+    assert 0.2 < covered.mean() < 0.8 and torch.equal(
+        covered.unique()[[0, -1]], torch.tensor([0.0, 1.0])
+    )
+    inside, outside = ((covered == share).expand_as(whole) for share in (1, 0))
+    assert (whole - colour)[inside].abs().max() < 2.5 / 255
+    assert torch.equal(whole[outside], ground[outside]) and not colour[outside].any()
+
+
 def test_the_donor_is_whole_and_fills_the_picture():
     numbers = torch.cat([still(), still(jawOpen=1, mouthFunnel=0.5), still(eyeBlinkLeft=1)])
     numbers[1:, -3] = torch.tensor([0.4, -0.4])
