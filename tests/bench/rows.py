@@ -335,8 +335,8 @@ def collect(args: argparse.Namespace, to: Path | None = None) -> None:
     for name, rows in found.items():
         if rows:
             write_table(rows, to, name)
-    if tried := attacks(every):
-        write_json(to / "within.json", tried)
+    if not args.only:  # a part would take the place of all
+        write_json(to / "within.json", attacks(every))
 
 
 def by_approach(every: list, table: str, keys: Sequence[str]) -> Iterable[tuple[str, list[dict]]]:

@@ -100,10 +100,11 @@ def against(run: Run, sources: list[Tensor], group: int) -> dict[int, Rate]:
 def rows_of(run: Run) -> list[dict]:
     """A row for each approach, for what is seen of it and for how strangers are enrolled."""
     made, originals = [], features(run, "none")
-    for name, kind in itertools.product(ASKED, originals):
-        protected = originals[kind] if name == "none" else features(run, name)[kind]
-        ways = {"originals": [originals[kind], protected], "protected": [protected]}
-        for enrolled, sources in list(ways.items())[name == "none" :]:
+    for name in ASKED:
+        protected = originals if name == "none" else features(run, name)
+        ways = ("protected",) if name == "none" else ("originals", "protected")
+        for kind, enrolled in itertools.product(originals, ways):
+            sources = [originals[kind]] * (enrolled == "originals") + [protected[kind]]
             row = {"approach": run.protector(name).title, "seen": kind, "enrolled": enrolled}
             groups = [against(run, sources, group) for group in range(GROUPS)]
             for clips in HELD:
