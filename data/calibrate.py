@@ -44,7 +44,7 @@ def main() -> None:
             made = {"difficulty": difficulty, "seed": seed}
             steps = {"steps": run.config.recognition.steps}
             rows = [row for row in rows if not made.items() <= row.items()]
-            rows.append(made | steps | {k: r.to_dict() for k, r in accuracies(run).items()})
+            rows.append(measure.json_rows([made | steps | accuracies(run)])[0])
             rows.sort(key=lambda row: (row["difficulty"], row["seed"]))
             measure.write_table(rows, folder, "calibration")
 

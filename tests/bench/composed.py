@@ -62,8 +62,8 @@ class Taught(Compensation):
         train = super().train
         return dataclasses.replace(train, steps=LONGER * train.steps, evals=2, select="last")
 
-    def origin(self) -> tuple[bool, str]:
-        return True, "11"
+    def origin(self) -> str:
+        return self.notebook
 
     def needs(self) -> tuple[str, ...]:
         return (*super().needs(), TEACHER)
@@ -81,7 +81,7 @@ class Taught(Compensation):
 def taught(source: str, enhancer: str, title: str, what_ran: str) -> Protector:
     """The row of the U-ViT on a protector's clips."""
     made = f"taught/{source}"
-    how = {"needs": (enhancer, made), "notebook": "11", "source": source}
+    how = {"needs": (enhancer, made), "notebook": "11", "compensates": source}
 
     def build(run: Run) -> nn.Module:
         return protect.PPFER(run.get(enhancer), run.get(made))

@@ -6,8 +6,8 @@
     python tests/bench/rows.py collect --out DIR   tables and manifests of those rows
     python tests/bench/rows.py publish --out DIR   the same, kept in figures/<profile>
 
-With ``--only folds`` or ``--only across`` that part alone: five folds of people nobody has trained
-on, and what was trained on the main set, attacked and read on the wild one.
+``run --only folds`` or ``--only across`` makes that part alone: five folds of people nobody has
+trained on, and what was trained on the main set, attacked and read on the wild one.
 
 A cell is an approach under some settings. `ppfer.cli.batch` makes the stages it stands on; then all
 that the tables ask of it is measured while its clips are at hand, and written to ``DIR/<run>/``, so
@@ -269,7 +269,7 @@ class Rows(Batch):
 def make(args: argparse.Namespace) -> None:
     """Make the rows of every grid, one process a GPU; one that fails is tried by the next call."""
     runs = args.runs.resolve()
-    for grid, (_, axes) in chosen(args).items():
+    for grid, (_, axes) in ((k, v) for k, v in GRIDS.items() if args.only in k):
         steps = grid.partition("budget ")[2]
         fixed = {f"{stage}.steps": steps for stage in ("attack", "attack_clips") if steps}
         fixed |= {"imported": str(exported(runs))} if grid == "across 2" else {}
@@ -289,16 +289,11 @@ def turn(name: str) -> tuple[bool, bool]:
     return name not in ("none", "live"), name not in SEEDED
 
 
-def chosen(args: argparse.Namespace) -> dict:
-    """The grids that are asked for."""
-    return {grid: what for grid, what in GRIDS.items() if args.only in grid}
-
-
 def made_rows(args: argparse.Namespace) -> list[tuple[str, int, str, dict]]:
     """(run, seed, table, row) of all rows there are, in the tables' order."""
     files = [
         file
-        for grid, (_, axes) in chosen(args).items()
+        for grid, (_, axes) in GRIDS.items()
         for name in axes["approach"]
         for file in sorted(args.out.glob(f"*/rows/{grid} {name}.json"))
     ]
@@ -335,8 +330,8 @@ def collect(args: argparse.Namespace, to: Path | None = None) -> None:
     for name, rows in found.items():
         if rows:
             write_table(rows, to, name)
-    if not args.only:  # a part would take the place of all
-        write_json(to / "within.json", attacks(every))
+    if within := attacks(every):
+        write_json(to / "within.json", within)
 
 
 def by_approach(every: list, table: str, keys: Sequence[str]) -> Iterable[tuple[str, list[dict]]]:
@@ -405,45 +400,22 @@ def flat(groups: Iterable[tuple[str, list[dict]]]) -> list[dict]:
 
 
 def keep(args: argparse.Namespace) -> None:
-    """What `collect` finds, in figures/, and what is drawn of it; with ``--only`` its tables.
-    Where the rows lie nothing is added.
+    """What `collect` finds, in figures/, how all of it was made, and what is drawn of it. Where the
+    rows lie nothing is added.
     """
-    figures = REPO / "figures" / args.profile
     with TemporaryDirectory() as folder:
         to = Path(folder)
         collect(args, to)
-        found = [*to.glob("*.json"), *to.glob("*.md")]
-        if args.only:
-            keep_part(args, found, figures)
-        else:
-            keep_whole(args, found, to / args.profile)
+        made = to / args.profile  # tables of the first seed; those of all grids go beside them
+        first = args.out / args.profile / "manifest.json"
+        for path in (first, *to.glob("*.json"), *to.glob("*.md")):
+            shutil.copy(path, made)
+        others = sorted(args.out.glob(f"{args.profile}-*"))
+        how = {run.name: read_json(run / "manifest.json") for run in others}
+        write_json(made / "rows_manifest.json", how)
+        (made / "discrepancies.md").write_text(paper.discrepancies(made))
+        common.publish.keep_tables(made, args.profile, load_config(args.profile).actors)
     common.publish.refresh()
-
-
-def keep_part(args: argparse.Namespace, found: Sequence[Path], figures: Path) -> None:
-    """The tables of some grids, and how their rows were made."""
-    for path in found:
-        shutil.copy(path, figures)
-    if found:  # else how rows were made stays where they are
-        files = [f for grid in chosen(args) for f in args.out.glob(f"*/rows/{grid} *")]
-        made = manifests(file.parent.parent for file in files)
-        write_json(figures / f"{args.only}_manifest.json", made)
-
-
-def keep_whole(args: argparse.Namespace, found: Sequence[Path], made: Path) -> None:
-    """The tables of all grids beside those of the first seed, and how all of them were made."""
-    for path in found:
-        shutil.copy(path, made)
-    shutil.copy(args.out / args.profile / "manifest.json", made)
-    if seeds := manifests(args.out.glob("*-seed*")):  # else what is kept stays
-        write_json(made / "seeds_manifest.json", seeds)
-    (made / "discrepancies.md").write_text(paper.discrepancies(made))
-    common.publish.keep_tables(made, args.profile, load_config(args.profile).actors)
-
-
-def manifests(folders: Iterable[Path]) -> dict[str, dict]:
-    """How the rows of some runs were made, by run."""
-    return {at.name: read_json(at / "manifest.json") for at in sorted(set(folders))}
 
 
 if __name__ == "__main__":
@@ -453,7 +425,7 @@ if __name__ == "__main__":
     parser.add_argument("--profile", default="twin")
     parser.add_argument("--runs", type=Path, default=REPO / "runs")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="", help="of grids whose names hold this, e.g. budget")
+    parser.add_argument("--only", default="", help="run grids whose names hold this, e.g. budget")
     gpus = torch.cuda.device_count() or 1
     parser.add_argument("--workers", type=int, default=gpus, help="processes; two share a GPU well")
     given = parser.parse_args()
