@@ -4,11 +4,21 @@ import importlib
 import json
 import sys
 
+import numpy as np
 import pytest
-from conftest import SMALL, ColouredClips, coloured_run
+import torch
+from conftest import SMALL, ColouredClips, ColouredWild, coloured_run
 
+from ppfer.base.weights import save_tensors
 from ppfer.config import REPO, load_config
+from ppfer.data.words import EMOTIONS
 from ppfer.run.run import Run
+from ppfer.run.stage import stage
+from ppfer.study.catalogue import PROTECTORS, STAGES
+from ppfer.study.protectors.codebook_training import Strangers
+from ppfer.twin import motion
+from ppfer.twin.acting import actor_specs
+from ppfer.twin.people import Actor
 
 
 @pytest.fixture
@@ -40,6 +50,26 @@ def script(monkeypatch, tmp_path):
     return start
 
 
+@stage("strangers", needs=(), settings=("codebook_people",), notebook="11")
+class Acting(Strangers):
+    """Two takes of each expression by each stranger, read without an error: nothing is drawn."""
+
+    def make(self, folder) -> dict:
+        specs = [
+            spec
+            for person in range(self.config.codebook_people)
+            for spec in actor_specs(Actor(20_001 + person))[:12]
+        ]
+        moves = [motion(spec) for spec in specs]
+        acted = [np.concatenate([m.actions[:16], m.pose[:16, :3]], 1) for m in moves]
+        numbers = torch.from_numpy(np.stack(acted)).half()
+        tensors = {"numbers": numbers, "donors": numbers.clone()}
+        tensors["who"] = torch.tensor([spec.actor.id - 20_001 for spec in specs])
+        tensors["emotion"] = torch.tensor([EMOTIONS.index(spec.emotion) for spec in specs])
+        save_tensors(tensors, folder / "strangers.safetensors")
+        return {}
+
+
 def rows_of(folder, name: str) -> list[dict]:
     assert (folder / f"{name}.md").exists()
     return json.loads((folder / f"{name}.json").read_text())
@@ -67,3 +97,44 @@ def test_algorithm_1_is_filmed(script, tmp_path):
     frames = [row["frames"] for row in rows_of(folder, "algorithm1")]
     assert frames[:2] == ["original (V)", "step 0"]
     assert (folder / "algorithm1.jpg").stat().st_size > 1000
+
+
+def test_symbols_are_attacked_and_performed_however_they_were_made(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(REPO / "tests" / "bench"))
+    symbols = importlib.import_module("symbols")
+    learns = {"codebook.steps": 3, "codebook.batch": 8}
+
+    def opened(settings: dict, runs) -> Run:
+        config = load_config("smoke", SMALL | learns | settings)
+        stages = (*STAGES, Acting, ColouredClips, ColouredWild)
+        return Run(config, runs, "cpu", stages=stages, protectors=PROTECTORS)
+
+    few = {"SEEDS": (0, 1), "LEARNED": ((8, 1.0),), "COUNTS": (6,)}
+    few |= {"load_config": lambda _, settings: {"codebook_people": 8} | settings}
+    for name, value in (few | {"open_run": opened}).items():
+        monkeypatch.setattr(symbols, name, value)
+    words = ("--runs", tmp_path / "runs", "--out", tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", ["symbols.py", *map(str, words)])
+    symbols.main()
+    calibrated = rows_of(tmp_path / "out", "calibration_of_codes")
+    assert [row["seed"] for row in calibrated] == [0] * 4 + [1] * 4
+    assert all(row["1 clip"]["attack"] and row["expression named"]["n"] == 36 for row in calibrated)
+    (learned,) = rows_of(tmp_path / "out", "codebook")
+    assert learned["strangers"] == 8 and learned["strangers held out: expression named"]["n"] == 12
+    performed = rows_of(tmp_path / "out", "performances")
+    assert [len(row["expression read, F_u as trained"]["k"]) for row in performed] == [2] * 7
+    made = json.loads((tmp_path / "out" / "symbols_manifest.json").read_text())
+    assert any("codebook" in stages for stages in made.values())
+
+
+def test_the_mean_of_few_clips_is_of_clips_that_are_known(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPO / "tests" / "bench"))
+    symbols = importlib.import_module("symbols")
+    people = torch.tensor([0, 1] * 20)
+    codes = torch.arange(40.0)[:, None]
+    known = torch.arange(4, 40)
+    means = symbols.of_few(codes, people, known)
+    assert means[:2, 0].tolist() == [4 + 7, 5 + 7]  # 4, 6 … 18 and 5, 7 … 19
+    people, parts = symbols.of_strangers(torch.tensor([7] * 80 + [15] * 80))
+    for part, share in (("train", 96), ("val", 16), ("test", 48)):
+        assert people[parts[part]].bincount().tolist() == [share // 2] * 2

@@ -41,7 +41,7 @@ UPDATES = 2  # of the adversaries for each of the encoder
 FIRST = 20_001  # number of the first stranger: nobody else's
 HELD_OUT = 8  # one stranger of so many is kept for validation
 TOLD = 0.5  # weight of telling what the donor would have done
-CLEAR = 8.0  # weight of clear expression against likeness, when performances are chosen
+CLEAR = 8.0  # weight of clear expression, when performances are chosen
 AT_ONCE = 512  # clips rendered and read at a time
 
 
@@ -148,7 +148,9 @@ def fill(book: Codebook, numbers: Tensor, donors: Tensor, emotions: Tensor) -> N
     book.performances.copy_(donors[performing(nearest, votes.argmax(1), donors, emotions)])
 
 
-def performing(wanted: Tensor, named: Tensor, donors: Tensor, emotions: Tensor) -> Tensor:
+def performing(
+    wanted: Tensor, named: Tensor, donors: Tensor, emotions: Tensor, clarity: float = CLEAR
+) -> Tensor:
     """Which of the donor's clips stands for each symbol, no clip for two: one that shows what the
     symbol is named after, clearly (by ridge regression of all that the donor does), and is like
     the one wanted. That one may show another expression, or hardly any: recognizers that were
@@ -158,6 +160,7 @@ def performing(wanted: Tensor, named: Tensor, donors: Tensor, emotions: Tensor) 
         wanted: (M, FRAMES, 55) the donor in the clip nearest to each centre.
         named: (M,) expressions of the symbols.
         donors, emotions: (N, FRAMES, 55) and (N,), all that the donor does.
+        clarity: weight of clear expression against likeness.
 
     Returns:
         (M,) places among the N.
@@ -168,7 +171,7 @@ def performing(wanted: Tensor, named: Tensor, donors: Tensor, emotions: Tensor) 
     clear = x @ torch.linalg.solve(x.mT @ x + ridge, x.mT @ shown)  # (N, expressions)
     scale = donors.std((0, 1)) + 1e-2
     apart = torch.cdist(*((part / scale).flatten(1) for part in (wanted, donors))).square()
-    cost = apart / wanted[0].numel() - CLEAR * clear.T[named]
+    cost = apart / wanted[0].numel() - clarity * clear.T[named]
     cost = cost.masked_fill(named[:, None] != emotions, torch.inf)
     chosen = torch.zeros_like(named)
     for row in cost.amin(1).argsort():  # the surest first
