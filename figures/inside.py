@@ -68,8 +68,10 @@ def raised(rows: Sequence[Mapping], tried: Sequence[Mapping]) -> list[dict]:
 
     def worse(cell: Rate | None, *place: object) -> Rate | None:
         if best := worst(inside.get(place, ())):
-            where = "" if best.attack.startswith(ON_PIXELS) else "from within: "
-            best = Worst(best.k, best.n, where + best.attack)
+            attack = best.attack.removeprefix(ON_PIXELS)
+            decided = ", clip" if clips == 1 else ", added up"  # as `tables.worst_leakage` has it
+            named = f"from within: {attack}" if attack == best.attack else attack + decided
+            best = Worst(best.k, best.n, named)
         return max(filter(None, (cell, best)), key=lambda rate: rate.value, default=None)
 
     made = []

@@ -313,5 +313,5 @@ def test_an_attack_from_within_raises_what_it_beats():
     assert [rate.k for rate in both["plr_worst"].rates] == [5, 3]
     assert other["plr_worst"].attack == "x"
     seen = [tried[0] | {"approach": "B", "attack": f"{inside.ON_PIXELS}linear", "steps": 0}]
-    assert inside.raised(rows, tried + seen)[-1]["plr_worst"].attack == "on pixels: linear"
+    assert inside.raised(rows, tried + seen)[-1]["plr_worst"].attack == "linear, clip"
     assert [row["approach"] for row in inside.of_people(tried + seen)] == ["A", "A"]

@@ -227,8 +227,8 @@ def main() -> None:
     dirs: set[Path] = set()
     for name in given.only:
         write_table(list(TABLES[name](opened)), given.out, name)
-    made = {folder.name: made_in(folder) for folder in sorted(dirs)}
-    write_json(given.out / "symbols_manifest.json", made)
+        made = {folder.name: made_in(folder) for folder in sorted(dirs)}
+        write_json(given.out / "symbols_manifest.json", made)
 
 
 if __name__ == "__main__":
