@@ -400,8 +400,8 @@ def flat(groups: Iterable[tuple[str, list[dict]]]) -> list[dict]:
 
 
 def keep(args: argparse.Namespace) -> None:
-    """What `collect` finds, in figures/, how all of it was made, and what is drawn of it. Where the
-    rows lie nothing is added.
+    """What `collect` finds, in figures/, how the first seed was made, and what is drawn of both.
+    Where the rows lie nothing is added.
     """
     with TemporaryDirectory() as folder:
         to = Path(folder)
@@ -410,9 +410,6 @@ def keep(args: argparse.Namespace) -> None:
         first = args.out / args.profile / "manifest.json"
         for path in (first, *to.glob("*.json"), *to.glob("*.md")):
             shutil.copy(path, made)
-        others = sorted(args.out.glob(f"{args.profile}-*"))
-        how = {run.name: read_json(run / "manifest.json") for run in others}
-        write_json(made / "rows_manifest.json", how)
         (made / "discrepancies.md").write_text(paper.discrepancies(made))
         common.publish.keep_tables(made, args.profile, load_config(args.profile).actors)
     common.publish.refresh()
