@@ -66,8 +66,8 @@ def raised(rows: Sequence[Mapping], tried: Sequence[Mapping]) -> list[dict]:
     """
     inside = grouped(tried, "approach", "seed", "clips")
 
-    def worse(cell: Rate | None, *place: object) -> Rate | None:
-        if best := worst(inside.get(place, ())):
+    def worse(cell: Rate | None, approach: str, seed: int, clips: int) -> Rate | None:
+        if best := worst(inside.get((approach, seed, clips), ())):
             attack = best.attack.removeprefix(ON_PIXELS)
             decided = ", clip" if clips == 1 else ", added up"  # as `tables.worst_leakage` has it
             named = f"from within: {attack}" if attack == best.attack else attack + decided

@@ -99,9 +99,13 @@ def test_algorithm_1_is_filmed(script, tmp_path):
     assert (folder / "algorithm1.jpg").stat().st_size > 1000
 
 
-def test_symbols_are_attacked_and_performed_however_they_were_made(monkeypatch, tmp_path):
+@pytest.fixture
+def symbols(monkeypatch):
     monkeypatch.syspath_prepend(str(REPO / "tests" / "bench"))
-    symbols = importlib.import_module("symbols")
+    return importlib.import_module("symbols")
+
+
+def test_symbols_are_attacked_and_performed_however_they_were_made(symbols, monkeypatch, tmp_path):
     learns = {"codebook.steps": 3, "codebook.batch": 8}
 
     def opened(settings: dict, runs) -> Run:
@@ -109,8 +113,8 @@ def test_symbols_are_attacked_and_performed_however_they_were_made(monkeypatch, 
         stages = (*STAGES, Acting, ColouredClips, ColouredWild)
         return Run(config, runs, "cpu", stages=stages, protectors=PROTECTORS)
 
-    few = {"SEEDS": (0, 1), "LEARNED": ((8, 1.0),), "COUNTS": (6,)}
-    few |= {"load_config": lambda _, settings: {"codebook_people": 8} | settings}
+    few = {"SEEDS": (0, 1), "LEARNED": ((16, 1.0),), "COUNTS": (6,)}
+    few |= {"load_config": lambda _, settings: {"codebook_people": 16} | settings}
     for name, value in (few | {"open_run": opened}).items():
         monkeypatch.setattr(symbols, name, value)
     words = ("--runs", tmp_path / "runs", "--out", tmp_path / "out")
@@ -120,21 +124,24 @@ def test_symbols_are_attacked_and_performed_however_they_were_made(monkeypatch, 
     assert [row["seed"] for row in calibrated] == [0] * 4 + [1] * 4
     assert all(row["1 clip"]["attack"] and row["expression named"]["n"] == 36 for row in calibrated)
     (learned,) = rows_of(tmp_path / "out", "codebook")
-    assert learned["strangers"] == 8 and learned["strangers held out: expression named"]["n"] == 12
+    assert learned["strangers"] == 16 and learned["strangers held out: expression named"]["n"] == 24
     performed = rows_of(tmp_path / "out", "performances")
     assert [len(row["expression read, F_u as trained"]["k"]) for row in performed] == [2] * 7
     made = json.loads((tmp_path / "out" / "symbols_manifest.json").read_text())
     assert any("codebook" in stages for stages in made.values())
 
 
-def test_the_mean_of_few_clips_is_of_clips_that_are_known(monkeypatch):
-    monkeypatch.syspath_prepend(str(REPO / "tests" / "bench"))
-    symbols = importlib.import_module("symbols")
+def test_the_mean_of_few_clips_is_of_clips_that_are_known(symbols):
     people = torch.tensor([0, 1] * 20)
     codes = torch.arange(40.0)[:, None]
     known = torch.arange(4, 40)
     means = symbols.of_few(codes, people, known)
     assert means[:2, 0].tolist() == [4 + 7, 5 + 7]  # 4, 6 … 18 and 5, 7 … 19
-    people, parts = symbols.of_strangers(torch.tensor([7] * 80 + [15] * 80))
-    for part, share in (("train", 96), ("val", 16), ("test", 48)):
-        assert people[parts[part]].bincount().tolist() == [share // 2] * 2
+
+
+def test_strangers_are_counted_from_0_and_dealt_out(symbols):
+    held = {"who": torch.tensor([7] * 80 + [15] * 80), "emotion": torch.arange(160) % 4}
+    people, parts = symbols.of_strangers(held)
+    assert people.unique().tolist() == [0, 1]
+    assert people[parts["test"]].bincount().tolist() == [24, 24]
+    assert sum(map(len, parts.values())) == 160

@@ -3,7 +3,7 @@
     python tests/bench/rows.py run --out DIR       make rows, on all GPUs of the machine; stopped
                                                    (Ctrl-C, ``timeout 9m``), the same goes on;
                                                    on another machine too, which is given DIR
-    python tests/bench/rows.py collect --out DIR   tables and manifests of those rows
+    python tests/bench/rows.py collect --out DIR   tables of those rows
     python tests/bench/rows.py publish --out DIR   the same, kept in figures/<profile>
 
 ``run --only folds`` or ``--only across`` makes that part alone: five folds of people nobody has
@@ -269,7 +269,9 @@ class Rows(Batch):
 def make(args: argparse.Namespace) -> None:
     """Make the rows of every grid, one process a GPU; one that fails is tried by the next call."""
     runs = args.runs.resolve()
-    for grid, (_, axes) in ((k, v) for k, v in GRIDS.items() if args.only in k):
+    for grid, (_, axes) in GRIDS.items():
+        if args.only not in grid:
+            continue
         steps = grid.partition("budget ")[2]
         fixed = {f"{stage}.steps": steps for stage in ("attack", "attack_clips") if steps}
         fixed |= {"imported": str(exported(runs))} if grid == "across 2" else {}

@@ -1,7 +1,7 @@
 """Are people whom no attacker has seen told apart? `linkage` asks it of a network on pixels; here
 it is asked of who solves and does not train.
 
-    python tests/bench/strangers.py [--profile twin] [--runs DIR] [--approaches …] --out DIR
+    python tests/bench/strangers.py [--profile twin] [--runs DIR] --out DIR
 
 Everybody is a stranger once: people are dealt out into three groups, and whoever attacks one of
 them has clips of the other two, original and protected. He sees the statistics of the numbers that
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 import common
@@ -100,10 +99,10 @@ def against(run: Run, sources: list[Tensor], group: int) -> dict[int, Rate]:
     return matched(run, space, strangers, count)
 
 
-def rows_of(run: Run, names: Sequence[str]) -> list[dict]:
+def rows_of(run: Run) -> list[dict]:
     """A row for each approach, for what is seen of it and for how strangers are enrolled."""
     made, originals = [], features(run, "none")
-    for name in names:
+    for name in ASKED:
         protected = originals if name == "none" else features(run, name)
         ways = ("protected",) if name == "none" else ("originals", "protected")
         for kind, enrolled in itertools.product(originals, ways):
@@ -124,13 +123,12 @@ if __name__ == "__main__":
     parser.add_argument("--profile", default="twin")
     parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--approaches", nargs="+", choices=ASKED, default=ASKED)
     given = parser.parse_args()
     common.pick_device([])
     run = open_run(load_config(given.profile), given.runs)
     run.ensure("clips")
     run.ensure("split")
-    write_table(rows_of(run, given.approaches), given.out, "strangers")
-    needed = ["clips", "split", *(f"numbers/{name}" for name in given.approaches)]
+    write_table(rows_of(run), given.out, "strangers")
+    needed = ["clips", "split", *(f"numbers/{name}" for name in ASKED)]
     about = {k: v for k, v in made_in(run.dir).items() if k in needed}
     write_json(given.out / "strangers_manifest.json", about)

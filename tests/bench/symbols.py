@@ -22,6 +22,7 @@ from pathlib import Path
 
 import common
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,16 +30,16 @@ from torch import Tensor
 from ppfer.base.files import write_json
 from ppfer.cli.compare import over_seeds
 from ppfer.config import load_config
+from ppfer.data.split import split
 from ppfer.data.words import EMOTIONS
 from ppfer.measure import HELD, Rate, accuracy, pooled, write_table
 from ppfer.run.names import RUNS, made_in
 from ppfer.run.run import Run
-from ppfer.study.attacks.within import SOLVED, counted, discriminated
+from ppfer.study.attacks.within import SOLVED, by_clips, counted, discriminated
 from ppfer.study.catalogue import open_run
 from ppfer.study.protectors import codebook, codebook_training, reenactment
 from ppfer.study.protectors.codebook import FINEST, Codebook
 from ppfer.study.protectors.names import own_means
-from ppfer.study.tables import worst
 
 COUNTS = (6, 24, 96, FINEST)
 SEEDS = (0, 1, 2)
@@ -54,14 +55,13 @@ def named(symbols: Tensor, count: int, people: Tensor, parts: dict[str, Tensor])
     solved = {"symbols counted": counted(symbols, people, parts, count)}
     solved[SOLVED] = discriminated(F.one_hot(symbols, count).float(), people, parts)
     solved["both together"] = sum(solved.values())
-    truth, cells = people[parts["test"]].cpu().numpy(), {}
-    for clips in HELD:
-        tried = [
-            {"attack": attack, **pooled(said.cpu(), truth, clips).to_dict()}
-            for attack, said in solved.items()
+    truth = people[parts["test"]].cpu().numpy()
+    return by_clips(
+        [
+            {"attack": attack, "clips": clips, **pooled(said.cpu(), truth, clips).to_dict()}
+            for clips, (attack, said) in itertools.product(HELD, solved.items())
         ]
-        cells["1 clip" if clips == 1 else f"{clips} clips"] = worst(tried)
-    return cells
+    )
 
 
 def expressed(book: Codebook, symbols: Tensor, count: int, emotions: Tensor) -> Rate:
@@ -125,13 +125,13 @@ def calibrated(opened: Callable[..., Run]) -> Iterator[dict]:
 # --- how the encoder learns ---------------------------------------------------------
 
 
-def of_strangers(who: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """People counted from 0, and parts of each one's clips: three fifths, a tenth, the rest."""
+def of_strangers(held: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """People counted from 0, and their clips dealt out as a run's are."""
+    who = held["who"]
+    columns = {"actor": who.tolist(), "emotion": held["emotion"].tolist()}
+    parts = split(pd.DataFrame({"clip": range(len(who))} | columns).astype(str))
     people = torch.unique(who, return_inverse=True)[1]
-    turn = torch.cat([torch.arange(int((people == p).sum())) for p in range(int(people.max()) + 1)])
-    turn = turn[people.argsort(stable=True).argsort().cpu()] * 37 % 10  # each one's, mixed
-    parts = {"train": turn < 6, "val": turn == 6, "test": turn > 6}
-    return people, {key: part.nonzero().squeeze(1).to(who.device) for key, part in parts.items()}
+    return people, {key: torch.as_tensor(rows).to(who.device) for key, rows in parts.items()}
 
 
 @torch.no_grad()
@@ -144,7 +144,7 @@ def learned(opened: Callable[..., Run]) -> Iterator[dict]:
         with torch.enable_grad():
             run.ensure("codebook")
         book, held = run.get("codebook").eval(), run.stage("codebook").parts[1]
-        who, theirs = of_strangers(held["who"])
+        who, theirs = of_strangers(held)
         for count in COUNTS:
             row = {"strangers": strangers, "weight of privacy": weight, "symbols": count}
             found = book.symbols(held["numbers"], count)
