@@ -106,7 +106,7 @@ def symbols(monkeypatch):
 
 
 def test_symbols_are_attacked_and_performed_however_they_were_made(symbols, monkeypatch, tmp_path):
-    learns = {"codebook.steps": 3, "codebook.batch": 8}
+    learns = {"codebook.steps": 60, "codebook.batch": 32}
 
     def opened(settings: dict, runs) -> Run:
         config = load_config("smoke", SMALL | learns | settings)
