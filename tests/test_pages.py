@@ -36,6 +36,13 @@ BOOKS = notebooks.chosen("all")
 SCREEN = 60  # lines of the first page of results
 
 
+def test_git_sees_nothing_that_commands_of_the_readme_make_of_peoples_videos():
+    out = set(re.findall(r"--out ([a-z][a-z-]*)", (REPO / "README.md").read_text()))
+    assert {"protected", "alone", "masked"} <= out
+    rules = (REPO / ".gitignore").read_text().splitlines()
+    assert out <= {rule.strip("/") for rule in rules}
+
+
 # --- links ----------------------------------------------------------------------
 
 
