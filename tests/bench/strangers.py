@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
-import common
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -42,28 +42,32 @@ DIRECTIONS = (3, 6, 12, 24, 48)
 
 def features(run: Run, name: str) -> dict[str, Tensor]:
     """What an attacker sees of a protector's clips, (n, K), by what it is."""
-    run.ensure(f"protected/{name}")
-    run.ensure(f"numbers/{name}")
+    for wanted in (f"protected/{name}", f"numbers/{name}"):
+        for need in run.with_needs(wanted):
+            run.make(need, load=False)
     numbers = statistics(run.get(f"numbers/{name}").cpu())
     thumbnails = run.logits(Moments(), f"protected/{name}").cpu()
     return {"numbers": numbers.double(), "thumbnails": thumbnails.double()}
 
 
-def learned(sources: list[Tensor], whose: np.ndarray, known: np.ndarray, shrinkage: float) -> list:
-    """Sources (n, K), original and protected, in directions (n, most) that tell people of the known
-    clips apart, in units of what differs between the clips of one of them, the best first.
+def learned(sources: list[Tensor], whose: np.ndarray, known: np.ndarray) -> Callable[[float], list]:
+    """Shrinkage → sources (n, K), original and protected, in directions (n, most) that tell people
+    of the known clips apart, in units of what differs between the clips of one of them, the best
+    first.
     """
     sources = [(x - x[known].mean(0)) / (x[known].std(0) + 1e-3) for x in sources]
     own = F.one_hot(torch.as_tensor(np.unique(whose[known], return_inverse=True)[1])).double()
     x, own = torch.cat([x[known] for x in sources]), own.repeat(len(sources), 1)
     means = own.T @ x / own.sum(0)[:, None]
     apart = x - own @ means
-    spread = apart.T @ apart / len(x)
-    sphere = spread.trace() / len(spread) * torch.eye(len(spread)).to(spread)
-    values, vectors = torch.linalg.eigh(spread.lerp(sphere, shrinkage))
-    white = vectors * values.rsqrt()
-    found = white @ torch.linalg.svd(means @ white, full_matrices=False)[2].T
-    return [x @ found[:, : DIRECTIONS[-1]] for x in sources]
+    values, vectors = torch.linalg.eigh(apart.T @ apart / len(x))
+
+    def shrunk(shrinkage: float) -> list[Tensor]:
+        white = vectors * values.lerp(values.mean(), shrinkage).rsqrt()
+        found = white @ torch.linalg.svd(means @ white, full_matrices=False)[2].T
+        return [x @ found[:, : DIRECTIONS[-1]] for x in sources]
+
+    return shrunk
 
 
 def matched(run: Run, seen: list[Tensor], people: np.ndarray, count: int) -> dict[int, Rate]:
@@ -90,12 +94,13 @@ def against(run: Run, sources: list[Tensor], group: int) -> dict[int, Rate]:
         return seen[np.isin(actors[seen], people)]
 
     rest, found = np.concatenate(others), {}
+    shrunk = learned(sources, actors, known(rest))
     for shrinkage in SHRINKAGES:
-        space = learned(sources, actors, known(rest), shrinkage)
+        space = shrunk(shrinkage)
         for count in DIRECTIONS:
             found[shrinkage, count] = matched(run, space, np.sort(tried), count)[1].k
     shrinkage, count = max(found, key=found.get)
-    space = learned(sources, actors, known(np.concatenate([tried, rest])), shrinkage)
+    space = learned(sources, actors, known(np.concatenate([tried, rest])))(shrinkage)
     return matched(run, space, strangers, count)
 
 
@@ -124,7 +129,6 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    common.pick_device([])
     run = open_run(load_config(given.profile), given.runs)
     run.ensure("clips")
     run.ensure("split")
