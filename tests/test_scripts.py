@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,6 +138,31 @@ def test_the_mean_of_few_clips_is_of_clips_that_are_known(symbols):
     known = torch.arange(4, 40)
     means = symbols.of_few(codes, people, known)
     assert means[:2, 0].tolist() == [4 + 7, 5 + 7]  # 4, 6 … 18 and 5, 7 … 19
+
+
+def test_strangers_are_matched_by_what_tells_others_apart_and_by_nothing_else(monkeypatch):
+    """Of 27 people, whose clips differ by noise ten times as large as what tells people apart, in
+    other directions; protected, they are shifted and scaled.
+    """
+    monkeypatch.syspath_prepend(str(REPO / "tests" / "bench"))
+    attacked = importlib.import_module("strangers")
+    rng, people, clips = np.random.default_rng(0), 27, 24
+    actors = np.repeat(np.arange(people), clips)
+    parts = np.split(np.arange(people * clips).reshape(people, clips), [12, 16], axis=1)
+    parts = dict(zip(("train", "val", "test"), map(np.ravel, parts), strict=True))
+    run = SimpleNamespace(labels=lambda _: actors, parts=parts)
+    own = rng.normal(size=(people, 6))[actors]
+
+    def seen(own: np.ndarray) -> torch.Tensor:
+        told = own + rng.normal(size=own.shape) / 10
+        return torch.from_numpy(np.hstack([told, 10 * rng.normal(size=(len(own), 30))]))
+
+    originals, protected = seen(own), 3 * seen(own) + 5
+    rates = [attacked.against(run, [originals, protected], group)[1] for group in range(3)]
+    assert sum(rate.k for rate in rates) > 0.9 * sum(rate.n for rate in rates) == 0.9 * 27 * 8
+    nobody = seen(rng.normal(size=own.shape))
+    rates = [attacked.against(run, [originals, nobody], group)[1] for group in range(3)]
+    assert sum(rate.k for rate in rates) < 2 * 27 * 8 / 9
 
 
 def test_strangers_are_counted_from_0_and_dealt_out(symbols):
