@@ -22,7 +22,6 @@ from ppfer import nets, protect
 from ppfer.base.files import write_json
 from ppfer.config import Train, load_config
 from ppfer.measure import write_table
-from ppfer.method import PIPELINE
 from ppfer.method.compensation import Compensation
 from ppfer.run.names import RUNS
 from ppfer.run.run import Run
@@ -103,10 +102,10 @@ def main() -> None:
     args = parser.parse_args()
     stages, protectors = (*STAGES, Taught), (*PROTECTORS, *ROWS)
     run = Run(load_config(args.profile), args.runs, stages=stages, protectors=protectors)
-    for name in PIPELINE:
-        run.make(name, load=False)
     found = []
     for protector in ROWS:
+        for need in run.with_needs(f"recognizer/{protector.name}"):
+            run.make(need, load=False)
         tables.prepare(run, (protector.name,), ("recognizer", "attack"))
         row = tables.whole_row(run, protector.name, more=False)
         found.append({key: row[key] for key in ("approach", "what_ran", *CELLS)})
