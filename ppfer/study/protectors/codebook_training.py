@@ -1,5 +1,5 @@
-"""How the codebook learns: synthetic strangers who act CREMA-D's clips, and an encoder that hides
-from two adversaries whose clip it was.
+"""How the codebook learns: synthetic strangers who act CREMA-D's clips, and an encoder that is to
+hide from two adversaries whose clip it was.
 
 Stages: strangers, codebook.
 """
