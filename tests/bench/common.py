@@ -17,6 +17,7 @@ import torch
 
 from ppfer import measure
 from ppfer.config import REPO
+from ppfer.run.run import Run
 
 sys.path.append(str(REPO))
 from figures import publish  # no part of the package
@@ -31,6 +32,12 @@ def pick_device(arguments: list[str]) -> torch.device:
     torch.set_num_threads(min(2, torch.get_num_threads()))
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(arguments[1] if len(arguments) > 1 else usual)
+
+
+def complete(run: Run, *names: str) -> None:
+    """Make stages and all they stand on, the main run's too, which `Run.ensure` wants there."""
+    for name in dict.fromkeys(need for wanted in names for need in run.with_needs(wanted)):
+        run.make(name, load=False)
 
 
 def row(

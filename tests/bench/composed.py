@@ -104,8 +104,7 @@ def main() -> None:
     run = Run(load_config(args.profile), args.runs, stages=stages, protectors=protectors)
     found = []
     for protector in ROWS:
-        for need in run.with_needs(f"recognizer/{protector.name}"):
-            run.make(need, load=False)
+        common.complete(run, f"recognizer/{protector.name}")
         tables.prepare(run, (protector.name,), ("recognizer", "attack"))
         row = tables.whole_row(run, protector.name, more=False)
         found.append({key: row[key] for key in ("approach", "what_ran", *CELLS)})

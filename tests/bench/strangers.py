@@ -20,6 +20,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -42,9 +43,7 @@ DIRECTIONS = (3, 6, 12, 24, 48)
 
 def features(run: Run, name: str) -> dict[str, Tensor]:
     """What an attacker sees of a protector's clips, (n, K), by what it is."""
-    for wanted in (f"protected/{name}", f"numbers/{name}"):
-        for need in run.with_needs(wanted):
-            run.make(need, load=False)
+    common.complete(run, f"protected/{name}", f"numbers/{name}")
     numbers = statistics(run.get(f"numbers/{name}").cpu())
     thumbnails = run.logits(Moments(), f"protected/{name}").cpu()
     return {"numbers": numbers.double(), "thumbnails": thumbnails.double()}
@@ -130,8 +129,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     run = open_run(load_config(given.profile), given.runs)
-    run.ensure("clips")
-    run.ensure("split")
+    common.complete(run, "split")
     write_table(rows_of(run), given.out, "strangers")
     needed = ["clips", "split", *(f"numbers/{name}" for name in ASKED)]
     about = {k: v for k, v in made_in(run.dir).items() if k in needed}
